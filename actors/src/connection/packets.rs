@@ -1,0 +1,133 @@
+//! From bytes to what the session does: every whole packet of a read is handled, the rest kept.
+//!
+//! A publish without credit ends the read's work: what follows stays undecoded and the socket
+//! unread until there is credit again.
+
+use std::rc::Rc;
+
+use hydrant_protocol::wire::{self, Frame, Packet};
+use hydrant_protocol::{QoS, Violation};
+
+use crate::metrics::CloseReason;
+use crate::shard::{Conn, Shard};
+
+/// So many bytes stand in the arbiter's read buffer.
+pub fn read(shard: &Rc<Shard>, conn: &Rc<Conn>, bytes: usize) {
+    let mut partial = conn.partial.take();
+    if partial.is_empty() {
+        // Most reads: whole packets, decoded where they are.
+        let buffer = shard.read_buffer.borrow();
+        let input = &buffer[..bytes];
+        let used = packets(shard, conn, input);
+        if used < input.len() && conn.closing.get().is_none() {
+            partial.extend_from_slice(&input[used..]);
+        }
+    } else {
+        partial.extend_from_slice(&shard.read_buffer.borrow()[..bytes]);
+        consume(shard, conn, &mut partial);
+    }
+    keep(conn, partial);
+    shard.flush();
+}
+
+/// Bytes that came before are looked at again.
+pub fn resume(shard: &Rc<Shard>, conn: &Rc<Conn>) {
+    let mut partial = conn.partial.take();
+    consume(shard, conn, &mut partial);
+    keep(conn, partial);
+    shard.flush();
+}
+
+fn consume(shard: &Rc<Shard>, conn: &Rc<Conn>, partial: &mut Vec<u8>) {
+    let used = packets(shard, conn, partial);
+    partial.drain(..used);
+}
+
+fn keep(conn: &Rc<Conn>, mut partial: Vec<u8>) {
+    if partial.is_empty() {
+        partial = Vec::new();
+    } else if partial.capacity() > 2 * partial.len() + 1024 {
+        partial.shrink_to_fit();
+    }
+    *conn.partial.borrow_mut() = partial;
+}
+
+/// Handles whole packets from the front of `input`; returns how many bytes they took.
+fn packets(shard: &Rc<Shard>, conn: &Rc<Conn>, input: &[u8]) -> usize {
+    let mut used = 0;
+    let mut count = 0;
+    while used < input.len() {
+        if conn.closing.get().is_some() {
+            break;
+        }
+        match wire::next_frame(&input[used..], shard.wire_limits.max_packet_size) {
+            Ok(Frame::Incomplete) => break,
+            Ok(Frame::Complete { first, body, len }) => {
+                match wire::decode(first, body, &shard.wire_limits) {
+                    Ok(packet) => handle(shard, conn, packet),
+                    Err(violation) => {
+                        violate(shard, conn, violation);
+                        break;
+                    }
+                }
+                if conn.handoff.get().is_some() {
+                    // The other arbiter decodes this packet again.
+                    return used;
+                }
+                used += len;
+                count += 1;
+            }
+            Err(violation) => {
+                violate(shard, conn, violation);
+                break;
+            }
+        }
+        if used < input.len() && (conn.awaits_connack() || !shard.has_credit(conn)) {
+            conn.set_undecoded(true);
+            break;
+        }
+    }
+    if count > 0 {
+        conn.last_packet_ms.set(shard.now_ms());
+        shard.metrics.packets_in.add(count);
+    }
+    used
+}
+
+/// [MQTT-4.8.0-1]: a protocol error ends the connection, a bad CONNECT with its return code where
+/// the standard has one.
+fn violate(shard: &Rc<Shard>, conn: &Rc<Conn>, violation: Violation) {
+    log::debug!(
+        target: "hydrant::mqtt",
+        "closing {} ({}): {violation}",
+        conn.peer,
+        conn.client_id.borrow().as_deref().unwrap_or("no CONNECT")
+    );
+    match violation.connack_code() {
+        Some(code) if conn.session.get().is_none() => shard.refuse_connect(conn, code),
+        _ if violation.is_limit() => shard.close(conn, CloseReason::Limit),
+        _ => shard.close(conn, CloseReason::Violation),
+    }
+}
+
+fn handle(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) {
+    let connected = conn.session.get().is_some();
+    match packet {
+        Packet::Connect(connect) if !connected => shard.connect(conn, *connect),
+        Packet::Connect(_) => violate(shard, conn, Violation::SecondConnect),
+        _ if !connected => violate(shard, conn, Violation::FirstPacketNotConnect),
+        Packet::Publish(publish) => match (publish.qos, publish.packet_id) {
+            (QoS::ExactlyOnce, Some(id)) if !shard.is_new(conn, id) => {}
+            _ => shard.submit(conn, &publish),
+        },
+        Packet::Puback(id) => shard.delivered(conn, id, QoS::AtLeastOnce),
+        Packet::Pubrec(id) => shard.received(conn, id),
+        Packet::Pubrel(id) => shard.release(conn, id),
+        Packet::Pubcomp(id) => shard.delivered(conn, id, QoS::ExactlyOnce),
+        Packet::Subscribe(subscribe) => shard.subscribe(conn, subscribe),
+        Packet::Unsubscribe(unsubscribe) => shard.unsubscribe(conn, &unsubscribe),
+        // In its turn: a client that waits for PINGRESP knows what came before is answered.
+        Packet::Pingreq => shard.write(conn, wire::put_pingresp),
+        Packet::Disconnect => shard.close(conn, CloseReason::Disconnect),
+    }
+}

@@ -1,0 +1,164 @@
+//! The listener: accepts sockets at a bounded rate and spreads them over the ConnectionManagers.
+//!
+//! Bounds: `limits.max_connections` open sockets (past it a socket is closed at once and counted),
+//! `limits.connect_rate` new ones a second (more wait in the listen backlog).
+
+use std::io;
+use std::net::TcpListener;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, Context, Handler, StreamHandler};
+use futures_util::Stream;
+use tokio::time::{Instant, Sleep};
+
+use crate::metrics::CloseReason;
+use crate::shared::{ManagerWork, NewSocket, Shared};
+use crate::supervision::{ActorCell, Ping, Running, on_ping};
+
+/// Wait after an error of accept itself (no file descriptors left).
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+/// The rate may be used up in bursts of a tenth of a second.
+const BURST_PARTS: u32 = 10;
+
+/// See the module.
+pub struct Listener {
+    shared: Arc<Shared>,
+    cell: Arc<ActorCell>,
+    next: usize,
+    nodelay: bool,
+}
+
+impl Listener {
+    /// Prepares the listener; on its arbiter. `socket` stays open when the actor is rebuilt.
+    ///
+    /// # Errors
+    /// The socket cannot be registered with this thread's runtime.
+    pub fn build(
+        shared: &Arc<Shared>,
+        socket: &Arc<TcpListener>,
+        nodelay: bool,
+        cell: &Arc<ActorCell>,
+    ) -> io::Result<Running> {
+        let accept = Accept {
+            // A handle of its own on the same socket, so that a rebuilt listener finds it open.
+            socket: tokio::net::TcpListener::from_std(socket.try_clone()?)?,
+            rate: shared.settings.limits.connect_rate.max(1),
+            tokens: 0,
+            refilled: Instant::now(),
+            pause: None,
+            shared: Arc::clone(shared),
+        };
+        let listener = Self { shared: Arc::clone(shared), cell: Arc::clone(cell), next: 0, nodelay };
+        Ok(Running::new(listener, |ctx| {
+            Listener::add_stream(accept, ctx);
+        }))
+    }
+}
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+}
+
+impl StreamHandler<NewSocket> for Listener {
+    fn handle(&mut self, socket: NewSocket, _: &mut Self::Context) {
+        self.cell.enter(1);
+        let shared = &self.shared;
+        let open = shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        if open > shared.settings.limits.max_connections {
+            shared.connections.fetch_sub(1, Ordering::Relaxed);
+            shared.metrics.shards[0].close(CloseReason::TooMany);
+            return;
+        }
+        shared.connections_peak.fetch_max(open, Ordering::Relaxed);
+        if self.nodelay {
+            let _ = socket.stream.set_nodelay(true);
+        }
+        self.next = (self.next + 1) % shared.managers.len();
+        shared.managers[self.next].push(ManagerWork::Accept(socket), 256);
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Ping> for Listener {
+    type Result = ();
+    fn handle(&mut self, _: Ping, ctx: &mut Self::Context) {
+        on_ping(&self.cell, ctx);
+    }
+}
+
+struct Accept {
+    socket: tokio::net::TcpListener,
+    rate: u32,
+    tokens: u32,
+    refilled: Instant,
+    pause: Option<Pin<Box<Sleep>>>,
+    shared: Arc<Shared>,
+}
+
+impl Accept {
+    fn pause_for(&mut self, time: Duration) {
+        self.pause = Some(Box::pin(tokio::time::sleep(time)));
+    }
+
+    /// True when the rate allows one more now.
+    fn may_accept(&mut self) -> bool {
+        if self.tokens > 0 {
+            self.tokens -= 1;
+            return true;
+        }
+        let burst = (self.rate / BURST_PARTS).max(1);
+        let period = Duration::from_secs(1) * burst / self.rate;
+        let since = self.refilled.elapsed();
+        if since >= period {
+            self.refilled = Instant::now();
+            self.tokens = burst - 1;
+            return true;
+        }
+        self.pause_for(period - since);
+        false
+    }
+}
+
+impl Stream for Accept {
+    type Item = NewSocket;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<NewSocket>> {
+        loop {
+            if self.shared.stopping.load(Ordering::Relaxed) {
+                // A new connection is refused by the closed socket once the node is gone.
+                return Poll::Pending;
+            }
+            if let Some(pause) = &mut self.pause {
+                if pause.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                self.pause = None;
+            }
+            match self.socket.poll_accept(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok((stream, peer))) => {
+                    if !self.may_accept() {
+                        // Accepted already: the pause that was set holds back the next one.
+                        cx.waker().wake_by_ref();
+                    }
+                    // It is registered again with the arbiter that will own it.
+                    if let Ok(stream) = stream.into_std() {
+                        return Poll::Ready(Some(NewSocket { stream, peer, read: Vec::new() }));
+                    }
+                }
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Poll::Ready(Err(error)) => {
+                    log::warn!("accepting pauses for {ERROR_PAUSE:?}: {error}");
+                    self.pause_for(ERROR_PAUSE);
+                }
+            }
+        }
+    }
+}

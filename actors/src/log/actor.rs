@@ -1,0 +1,349 @@
+//! See the module above.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+
+use super::state::{LogState, Outcome};
+use crate::inbox::Inbox;
+use crate::metrics::DropReason;
+use crate::ports::{LogRecord, MessageLog, OutboxPosition, Report, SessionStore, StoreOp};
+use crate::shared::{ManagerWork, Shared, StorageWork, Token};
+use crate::supervision::{ActorCell, Ping, Running, on_ping};
+
+/// Records handed to the log in one call.
+const APPEND_AT_ONCE: usize = 4096;
+/// Records read from a lane in one go, and their bytes.
+const READ_RECORDS: usize = 4096;
+const READ_BYTES: usize = 4 * 1024 * 1024;
+
+/// What the actor's streams yield.
+#[derive(Debug, Clone, Copy)]
+pub enum LogEvent {
+    /// Records wait in the inbox.
+    Work,
+    /// Reports wait.
+    Reports,
+}
+
+/// What the log actor is made of; clones share everything.
+#[derive(Clone)]
+pub struct LogParts {
+    /// What the actors share.
+    pub shared: Arc<Shared>,
+    /// The message log.
+    pub log: Arc<dyn MessageLog>,
+    /// Where lanes that are behind are read from.
+    pub store: Arc<dyn SessionStore>,
+    /// Records under way.
+    pub state: Arc<Mutex<LogState>>,
+    /// What the log reports.
+    pub reports: Inbox<Vec<Report>>,
+}
+
+/// See the module.
+pub struct LogActor {
+    parts: LogParts,
+    cell: Arc<ActorCell>,
+    /// A lane is being read from the store.
+    reading: bool,
+    retry: Duration,
+}
+
+impl LogActor {
+    /// What every incarnation of the actor works with. Call once; sets the log's report sink.
+    pub fn parts(shared: &Arc<Shared>, log: Arc<dyn MessageLog>, store: Arc<dyn SessionStore>) -> LogParts {
+        let reports: Inbox<Vec<Report>> = Inbox::new(usize::MAX, usize::MAX);
+        let sink = reports.clone();
+        log.on_report(Box::new(move |batch| sink.push(batch, 0)));
+        LogParts { shared: Arc::clone(shared), log, store, state: Arc::default(), reports }
+    }
+
+    /// Prepares the actor; on its arbiter.
+    pub fn build(parts: &LogParts, cell: &Arc<ActorCell>) -> Running {
+        let retry = parts.shared.settings.log.retry_min;
+        let work = parts.shared.log.stream().map(|_| LogEvent::Work);
+        let reports = parts.reports.stream().map(|_| LogEvent::Reports);
+        let actor = Self { parts: parts.clone(), cell: Arc::clone(cell), reading: false, retry };
+        Running::new(actor, |ctx| {
+            LogActor::add_stream(reports, ctx);
+            LogActor::add_stream(work, ctx);
+        })
+    }
+
+    fn has_room(&self, state: &LogState) -> bool {
+        let settings = &self.parts.shared.settings.log;
+        state.len() < settings.max_pending_messages && state.bytes() < settings.max_pending_bytes
+    }
+
+    /// Takes records up while there is room, hands them on, reads lanes that are behind.
+    fn advance(&mut self, ctx: &mut Context<Self>) {
+        let shared = Arc::clone(&self.parts.shared);
+        let mut taken = shared.log.take(APPEND_AT_ONCE);
+        {
+            let mut state = self.parts.state.lock();
+            while !taken.is_empty() && self.has_room(&state) {
+                self.cell.fault_point();
+                if let Some(work) = taken.pop() {
+                    state.push(work.record, work.token);
+                }
+            }
+        }
+        if taken.is_empty() {
+            shared.log.release();
+        } else {
+            // Without room the stream would offer the same records again and again.
+            shared.log.hold();
+        }
+        drop(taken);
+        self.send();
+        self.read_lanes(ctx);
+        let state = self.parts.state.lock();
+        shared.metrics.log_pending.set(state.len() as u64);
+    }
+
+    fn send(&self) {
+        loop {
+            let batch = {
+                let mut state = self.parts.state.lock();
+                if state.resetting {
+                    return;
+                }
+                state.take_unsent(APPEND_AT_ONCE, Instant::now())
+            };
+            if batch.is_empty() {
+                return;
+            }
+            let offered = batch.len();
+            let left = self.parts.log.append(batch);
+            self.parts.shared.metrics.log_appended.add((offered - left.len()) as u64);
+            if !left.is_empty() {
+                // Room is announced by the next report.
+                self.parts.state.lock().give_back(&left);
+                return;
+            }
+        }
+    }
+
+    /// Reads on in one lane that is behind, while half the room is free.
+    fn read_lanes(&mut self, ctx: &mut Context<Self>) {
+        if self.reading {
+            return;
+        }
+        let settings = &self.parts.shared.settings.log;
+        {
+            let state = self.parts.state.lock();
+            if state.len() * 2 > settings.max_pending_messages || state.bytes() * 2 > settings.max_pending_bytes
+            {
+                return;
+            }
+        }
+        let behind = self.parts.shared.lanes.lock().behind();
+        // The lane that is furthest back: its oldest record has waited longest.
+        let Some((lane, from)) = behind.into_iter().min_by_key(|(_, next)| *next) else { return };
+        self.reading = true;
+        let read = self.parts.store.read_outbox(lane, from, READ_RECORDS, READ_BYTES);
+        let done = read.into_actor(self).map(move |result, actor, ctx| {
+            actor.reading = false;
+            match result {
+                Ok(records) => actor.lane_read(lane, from, records),
+                Err(error) => {
+                    log::warn!(target: "hydrant::log", "reading lane {lane} of the outbox again: {error}");
+                    ctx.run_later(actor.retry, |actor, ctx| actor.advance(ctx));
+                    return;
+                }
+            }
+            actor.advance(ctx);
+        });
+        ctx.spawn(done);
+    }
+
+    fn lane_read(&self, lane: u16, from: u64, records: Vec<LogRecord>) {
+        let next = records.last().and_then(|last| last.outbox).map_or(from, |at| at.position + 1);
+        let mut state = self.parts.state.lock();
+        for record in records {
+            state.push(record, None);
+        }
+        // Taken up before the lane says so: a panic in between repeats, it does not lose.
+        self.parts.shared.lanes.lock().read(lane, next);
+    }
+
+    fn take_reports(&mut self, ctx: &mut Context<Self>) {
+        let shared = Arc::clone(&self.parts.shared);
+        let mut answers: Vec<VecDeque<Token>> = shared.managers.iter().map(|_| VecDeque::new()).collect();
+        let mut moved: Vec<(u16, u64)> = Vec::new();
+        let mut failure = None;
+        let mut reports = self.parts.reports.take(256);
+        let now = Instant::now();
+        let mut handled = 0;
+        while let Some(batch) = reports.pop() {
+            let mut acknowledged = 0;
+            let mut state = self.parts.state.lock();
+            for report in batch {
+                handled += 1;
+                match state.report(report, now) {
+                    Outcome::Acknowledged(token, outbox, took) => {
+                        acknowledged += 1;
+                        shared.metrics.log_latency.record(took);
+                        answer(&mut answers, token);
+                        self.move_cursor(&mut moved, outbox);
+                    }
+                    Outcome::Refused(token, outbox, record, why) => {
+                        self.refused(&record, &why, token);
+                        self.move_cursor(&mut moved, outbox);
+                    }
+                    Outcome::Failed(why) => failure = Some(why),
+                    Outcome::Unknown => {}
+                }
+            }
+            shared.metrics.log_acked.add(acknowledged);
+            if acknowledged > 0 && failure.is_none() {
+                self.retry = shared.settings.log.retry_min;
+                shared.set_ready("log", None);
+            }
+        }
+        drop(reports);
+        for (manager, tokens) in shared.managers.iter().zip(answers) {
+            if !tokens.is_empty() {
+                manager.push(ManagerWork::Completed(tokens), 0);
+            }
+        }
+        self.write_cursors(moved);
+        if let Some(why) = failure {
+            self.reset(&why);
+        }
+        self.finish_reset(ctx);
+        self.cell.enter(handled);
+        // After everything is answered: a test's fault must not lose reports.
+        self.cell.fault_point();
+    }
+
+    fn move_cursor(&self, moved: &mut Vec<(u16, u64)>, outbox: Option<OutboxPosition>) {
+        let Some(at) = outbox else { return };
+        let Some(cursor) = self.parts.shared.lanes.lock().acknowledge(at.lane, at.position) else { return };
+        match moved.iter_mut().find(|(lane, _)| *lane == at.lane) {
+            Some((_, known)) => *known = cursor,
+            None => moved.push((at.lane, cursor)),
+        }
+    }
+
+    fn write_cursors(&self, moved: Vec<(u16, u64)>) {
+        if moved.is_empty() {
+            return;
+        }
+        let shared = &self.parts.shared;
+        let (records, bytes) = shared.lanes.lock().backlog();
+        shared.metrics.outbox_records.set(records);
+        shared.metrics.outbox_bytes.set(bytes);
+        let ops = moved.into_iter().map(|(lane, position)| StoreOp::MoveCursor { lane, position }).collect();
+        shared.storage.push(StorageWork::Write { ops, tokens: Vec::new(), transaction: None }, 64);
+    }
+
+    fn refused(&self, record: &LogRecord, why: &str, token: Option<Token>) {
+        let shared = &self.parts.shared;
+        shared.metrics.log_failed.inc();
+        shared.metrics.shards[0].drop_messages(DropReason::LogRefused, 1);
+        log::error!(
+            target: "hydrant::log",
+            "dropped a record of {} from {:?} for {}: {why}",
+            record.client_id, record.mqtt_topic, record.topic
+        );
+        if let Some(token) = token {
+            shared.managers[usize::from(token.shard)].push(ManagerWork::Refused(token), 0);
+        }
+    }
+
+    fn reset(&mut self, why: &str) {
+        let mut state = self.parts.state.lock();
+        self.parts.shared.metrics.log_failed.inc();
+        if state.resetting {
+            return;
+        }
+        state.resetting = true;
+        drop(state);
+        log::warn!(target: "hydrant::log", "the log does not take records, sending again from the cursor: {why}");
+        self.parts.shared.set_ready("log", Some(why.to_owned()));
+        self.parts.shared.metrics.log_resets.inc();
+        self.parts.log.reset();
+    }
+
+    /// Everything in the log's hands is reported: sends again after a while.
+    fn finish_reset(&mut self, ctx: &mut Context<Self>) {
+        let ready = {
+            let state = self.parts.state.lock();
+            state.resetting && state.in_log() == 0
+        };
+        if !ready {
+            return;
+        }
+        let wait = self.retry;
+        self.retry = (self.retry * 2).min(self.parts.shared.settings.log.retry_max);
+        ctx.run_later(wait, |actor, ctx| {
+            actor.parts.state.lock().rewind();
+            actor.advance(ctx);
+        });
+    }
+}
+
+fn answer(answers: &mut [VecDeque<Token>], token: Option<Token>) {
+    if let Some(token) = token
+        && let Some(answers) = answers.get_mut(usize::from(token.shard))
+    {
+        answers.push_back(token);
+    }
+}
+
+impl Actor for LogActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // What a predecessor left half done.
+        self.finish_reset(ctx);
+        self.advance(ctx);
+        // Lanes fall behind without a message to this actor.
+        ctx.run_interval(Duration::from_millis(20), |actor, ctx| {
+            if actor.parts.shared.lanes.lock().any_behind() || actor.parts.state.lock().has_unsent() {
+                actor.advance(ctx);
+            }
+        });
+    }
+}
+
+impl StreamHandler<LogEvent> for LogActor {
+    fn handle(&mut self, event: LogEvent, ctx: &mut Self::Context) {
+        let cell = Arc::clone(&self.cell);
+        let _entered = cell.enter(1);
+        if let LogEvent::Reports = event {
+            self.take_reports(ctx);
+        }
+        self.advance(ctx);
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Ping> for LogActor {
+    type Result = ();
+    fn handle(&mut self, _: Ping, ctx: &mut Self::Context) {
+        on_ping(&self.cell, ctx);
+    }
+}
+
+/// Work waiting for the log, as the cell shows it.
+pub fn depth(parts: &LogParts) -> usize {
+    parts.shared.log.len()
+}
+
+/// One line for `broker tree`.
+pub fn describe(parts: &LogParts) -> String {
+    let pending = parts.state.lock().len();
+    let (records, bytes) = parts.shared.lanes.lock().backlog();
+    format!("{}; pending {pending}, outbox {records} records {bytes} bytes", parts.log.describe())
+}
+

@@ -1,0 +1,10 @@
+//! The log actor: hands records to the message log in order, keeps each until it is acknowledged,
+//! and sends again from the first unacknowledged one after a failure.
+
+mod actor;
+mod lanes;
+mod state;
+
+pub use actor::{LogActor, LogParts, depth, describe};
+pub use lanes::LaneBook;
+pub use state::LogState;

@@ -1,0 +1,160 @@
+//! ConnectionManager: owns the connection actors of its arbiter. It starts them, hands them what
+//! store and log have answered, and looks at their clocks.
+//!
+//! Their tasks live in the arbiter and their state in the [`Shard`]: a rebuilt manager has its
+//! connections back, no socket closes.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, AsyncContext, Context, Handler, StreamHandler};
+use tokio::sync::oneshot;
+
+use crate::connection;
+use crate::inbox::Work;
+use crate::metrics::CloseReason;
+use crate::shard::Shard;
+use crate::shared::{ConnectionInfo, ManagerWork};
+use crate::supervision::{ActorCell, Ping, Running, on_ping};
+
+/// How often clocks are looked at; keep-alive and time-outs are late by at most this.
+const TICK: Duration = Duration::from_millis(250);
+/// Session expiry is looked at every so many ticks.
+const EXPIRY_TICKS: u64 = 40;
+/// Work items handled before other actors of the arbiter get their turn.
+const AT_ONCE: usize = 256;
+
+/// See the module.
+pub struct ConnectionManager {
+    shard: Rc<Shard>,
+    cell: Arc<ActorCell>,
+    ticks: u64,
+}
+
+impl ConnectionManager {
+    /// Prepares the manager of an arbiter; on its thread.
+    pub fn build(shard: &Rc<Shard>, cell: &Arc<ActorCell>) -> Running {
+        let work = shard.shared.managers[usize::from(shard.index)].stream();
+        let manager = Self { shard: Rc::clone(shard), cell: Arc::clone(cell), ticks: 0 };
+        Running::new(manager, |ctx| {
+            ConnectionManager::add_stream(work, ctx);
+            ctx.run_interval(TICK, |manager, _| manager.tick());
+        })
+    }
+
+    fn tick(&mut self) {
+        let _entered = self.cell.enter(0);
+        self.ticks += 1;
+        self.shard.check_timers();
+        // A rebuilt router or a store that came back may have left credit nobody was told of.
+        self.shard.resume_paused();
+        if self.ticks.is_multiple_of(EXPIRY_TICKS) {
+            self.shard.expire_sessions();
+        }
+        let (sessions, offline) = self.shard.session_counts();
+        self.shard.metrics.sessions.set(sessions as u64);
+        self.shard.metrics.sessions_offline.set(offline as u64);
+        self.shard.flush();
+        self.shard.report_drained();
+    }
+
+    fn accept(&self, socket: crate::shared::NewSocket) {
+        connection::start(&self.shard, socket);
+    }
+
+    fn list(&self, skip: usize, limit: usize) -> Vec<ConnectionInfo> {
+        let conns = self.shard.conns.borrow();
+        conns.iter().skip(skip).take(limit).map(|(_, conn)| self.shard.connection_info(conn)).collect()
+    }
+
+    fn fault(&self, client_id: &str, fault: crate::shared::ConnectionFault) {
+        let conns = self.shard.conns.borrow();
+        let found = conns
+            .iter()
+            .find(|(_, conn)| conn.client_id.borrow().as_deref().is_some_and(|id| id == client_id));
+        if let Some((_, conn)) = found {
+            conn.fault.set(Some(fault));
+            conn.wake();
+        }
+    }
+
+    fn drain(&self, done: oneshot::Sender<()>) {
+        self.shard.start_draining(done);
+        self.shard.report_drained();
+    }
+}
+
+impl Actor for ConnectionManager {
+    type Context = Context<Self>;
+}
+
+impl StreamHandler<Work> for ConnectionManager {
+    fn handle(&mut self, _: Work, _: &mut Self::Context) {
+        let mut entered = self.cell.enter(0);
+        let shard = &self.shard;
+        let inbox = shard.shared.managers[usize::from(shard.index)].clone();
+        let mut taken = inbox.take(AT_ONCE);
+        loop {
+            self.cell.fault_point();
+            // Answers are completed one by one in place: what a panic interrupts is not lost, and
+            // a token that was completed changes nothing the second time.
+            match taken.front_mut() {
+                None => break,
+                Some(ManagerWork::Completed(tokens)) => {
+                    while let Some(token) = tokens.front().copied() {
+                        shard.complete(token);
+                        tokens.pop_front();
+                        entered.add(1);
+                    }
+                }
+                Some(_) => {}
+            }
+            entered.add(1);
+            match taken.pop() {
+                Some(ManagerWork::Accept(socket)) => self.accept(socket),
+                Some(ManagerWork::Refused(token)) => shard.refuse(token),
+                Some(ManagerWork::QueuePage { slot, stamp, entries }) => {
+                    shard.queue_page(slot, stamp, entries);
+                }
+                Some(ManagerWork::List { skip, limit, reply }) => {
+                    let _ = reply.send(self.list(skip, limit));
+                }
+                Some(ManagerWork::Fault { client_id, fault }) => self.fault(&client_id, fault),
+                Some(ManagerWork::Drain { done }) => self.drain(done),
+                Some(ManagerWork::Completed(_)) | None => {}
+            }
+        }
+        drop(taken);
+        shard.flush();
+        shard.resume_paused();
+    }
+}
+
+impl Handler<Ping> for ConnectionManager {
+    type Result = ();
+    fn handle(&mut self, _: Ping, ctx: &mut Self::Context) {
+        on_ping(&self.cell, ctx);
+    }
+}
+
+impl Shard {
+    fn connection_info(&self, conn: &crate::shard::Conn) -> ConnectionInfo {
+        let (inflight, queued, clean) = self.session_load(conn);
+        ConnectionInfo {
+            client_id: conn.client_id.borrow().as_deref().unwrap_or_default().to_owned(),
+            manager: usize::from(self.index),
+            address: conn.peer.to_string(),
+            clean,
+            connected_ms: self.now_ms().saturating_sub(conn.accepted_ms),
+            inflight,
+            queued,
+            output_bytes: conn.out.borrow().len(),
+        }
+    }
+
+    /// A socket that is refused before it has an actor.
+    pub fn refuse_socket(&self, reason: CloseReason) {
+        self.metrics.close(reason);
+    }
+}

@@ -1,0 +1,11 @@
+//! What the actor tree needs from outside, as traits. `src/` implements them; nothing here knows
+//! Kafka, fjall or Cassandra.
+
+mod log;
+mod store;
+
+pub use log::{LogError, LogRecord, MessageLog, OutboxPosition, Report};
+pub use store::{
+    LaneState, Lanes, OutgoingStage, QueueEntry, SessionId, SessionStore, StoreError, StoreFuture,
+    StoreOp, StoredSession, StoredSubscription, StoredWill,
+};

@@ -1,0 +1,169 @@
+//! The session store: what outlives a connection and a node's memory.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use hydrant_protocol::{Message, PacketId, QoS};
+
+use super::log::{LogRecord, OutboxPosition};
+
+/// A persistent session's number, never used twice within a store.
+pub type SessionId = u64;
+
+/// What a store operation returns.
+pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'static>>;
+
+/// Why the store did not do it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// For now: the same operations may be written again (every operation is idempotent by key).
+    #[error("the session store is not available: {0}")]
+    Unavailable(String),
+    /// The store is damaged or not ours; nobody should write into it.
+    #[error("the session store cannot be used: {0}")]
+    Unusable(String),
+}
+
+/// How far an outgoing QoS 2 message has come (MQTT 3.1.1 section 4.3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutgoingStage {
+    /// PUBLISH may have been sent under this packet id; PUBREC has not come.
+    Publish,
+    /// PUBREC came; from here on only PUBREL is sent.
+    Release,
+}
+
+/// A message that waits for one persistent session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueEntry {
+    /// 1, 2, 3 … in the order of delivery, given by the queue's one writer.
+    pub sequence: u64,
+    /// QoS of the delivery: the lower of publish and subscription.
+    pub qos: QoS,
+    /// RETAIN as the subscriber shall see it.
+    pub retain: bool,
+    /// The message.
+    pub message: Arc<Message>,
+    /// Packet id and stage, once given and written (QoS 2 only).
+    pub outgoing: Option<(PacketId, OutgoingStage)>,
+}
+
+/// A subscription of a persistent session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSubscription {
+    /// Checked topic filter.
+    pub filter: Arc<str>,
+    /// Granted QoS.
+    pub qos: QoS,
+}
+
+/// A Last Will that fires unless its connection ends with DISCONNECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredWill {
+    /// Who left it.
+    pub client_id: Arc<str>,
+    /// What is published.
+    pub message: Arc<Message>,
+}
+
+/// A persistent session as it is found at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSession {
+    /// Its number.
+    pub id: SessionId,
+    /// Whose it is.
+    pub client_id: Arc<str>,
+    /// Rises at every CONNECT.
+    pub epoch: u64,
+    /// When its last connection ended, milliseconds since the Unix epoch; `None` while connected
+    /// (or when the node died with the connection).
+    pub disconnected_ms: Option<u64>,
+    /// What it is subscribed to.
+    pub subscriptions: Vec<StoredSubscription>,
+    /// Packet ids of incoming QoS 2 messages that are received and not released.
+    pub receipts: Vec<PacketId>,
+    /// Entries in its queue.
+    pub queued: u64,
+    /// Bytes in its queue, by [`Message::cost`].
+    pub queued_bytes: u64,
+    /// Highest sequence in its queue; 0 where it is empty.
+    pub last_sequence: u64,
+}
+
+/// One change. A list of them is written as one atomic, durable batch. Each is idempotent.
+#[derive(Debug, Clone)]
+pub enum StoreOp {
+    /// Makes or replaces a session's record.
+    PutSession { id: SessionId, client_id: Arc<str>, epoch: u64, disconnected_ms: Option<u64> },
+    /// Removes a session with its subscriptions, receipts and queue.
+    DeleteSession { id: SessionId, client_id: Arc<str> },
+    /// Adds or replaces a subscription.
+    PutSubscription { id: SessionId, filter: Arc<str>, qos: QoS },
+    /// Removes a subscription.
+    DeleteSubscription { id: SessionId, filter: Arc<str> },
+    /// Adds an entry to a session's queue.
+    PutQueued { id: SessionId, entry: QueueEntry },
+    /// Gives a queued entry its packet id and stage.
+    PutOutgoing { id: SessionId, sequence: u64, packet_id: PacketId, stage: OutgoingStage },
+    /// Removes a delivered entry, with its packet id and stage.
+    DeleteQueued { id: SessionId, sequence: u64 },
+    /// An incoming QoS 2 message is received under this packet id.
+    PutReceipt { id: SessionId, packet_id: PacketId },
+    /// It is released.
+    DeleteReceipt { id: SessionId, packet_id: PacketId },
+    /// Sets a topic's retained message.
+    PutRetained { message: Arc<Message> },
+    /// Removes it.
+    DeleteRetained { topic: Arc<str> },
+    /// Keeps a will until it is fired or discarded.
+    PutWill { will: StoredWill },
+    /// It fired or was discarded.
+    DeleteWill { client_id: Arc<str> },
+    /// Appends to the outbox. Positions within a lane come without gaps, in order.
+    PutOutbox { record: LogRecord, position: OutboxPosition },
+    /// Everything in the lane below `position` is acknowledged by the log. Buckets wholly below
+    /// it are dropped whole.
+    MoveCursor { lane: u16, position: u64 },
+}
+
+/// A lane of the outbox as it is found at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LaneState {
+    /// Lane number.
+    pub lane: u16,
+    /// First position that the log has not acknowledged.
+    pub cursor: u64,
+    /// One past the last position written.
+    pub end: u64,
+    /// Bytes between the two, by [`LogRecord::cost`], at least approximately.
+    pub bytes: u64,
+}
+
+/// All lanes of an outbox that hold or held something.
+pub type Lanes = Vec<LaneState>;
+
+/// Sessions, queues, retained messages, wills and the outbox, kept durably.
+///
+/// Order: writes become visible and durable in the order in which `write` is called; a read sees
+/// every write whose future has resolved.
+pub trait SessionStore: Send + Sync + 'static {
+    /// Writes all operations atomically; resolves when they are durable. Shared, because
+    /// StorageActor keeps the batch until it knows how it ended and may write it again.
+    fn write(&self, ops: Arc<Vec<StoreOp>>) -> StoreFuture<()>;
+    /// Every persistent session, at start.
+    fn sessions(&self) -> StoreFuture<Vec<StoredSession>>;
+    /// Every retained message, at start.
+    fn retained(&self) -> StoreFuture<Vec<Arc<Message>>>;
+    /// Every will whose connection the node did not see end, at start.
+    fn wills(&self) -> StoreFuture<Vec<StoredWill>>;
+    /// Up to `limit` entries of a queue with `sequence >= from`, in order, at most about
+    /// `max_bytes` (at least one entry when there is one).
+    fn read_queue(&self, id: SessionId, from: u64, limit: usize, max_bytes: usize) -> StoreFuture<Vec<QueueEntry>>;
+    /// The outbox's lanes, at start.
+    fn lanes(&self) -> StoreFuture<Lanes>;
+    /// Up to `limit` records of a lane from `from` on, in order, with their `outbox` set.
+    fn read_outbox(&self, lane: u16, from: u64, limit: usize, max_bytes: usize) -> StoreFuture<Vec<LogRecord>>;
+    /// One line for `broker tree`.
+    fn describe(&self) -> String;
+}

@@ -1,0 +1,185 @@
+//! Every bound and choice the actor tree works with, already checked. `src/config` fills it.
+//!
+//! Sizes are bytes, times are [`Duration`]s. A bound of 0 is refused by the configuration unless
+//! its comment gives 0 a meaning.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hydrant_protocol::mapping::Mapping;
+
+/// All settings of one node's actor tree.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `node.id`: 1 to 64 of `[A-Za-z0-9._-]`.
+    pub node_id: Arc<str>,
+    /// `node.workers`: arbiters that carry connections.
+    pub workers: usize,
+    /// `node.shutdown_deadline`: SIGTERM to exit.
+    pub shutdown_deadline: Duration,
+    /// Limits a peer meets.
+    pub limits: Limits,
+    /// Sessions.
+    pub session: SessionSettings,
+    /// The batches of StorageActor.
+    pub storage: StorageSettings,
+    /// The log actor.
+    pub log: LogSettings,
+    /// Restarts and stalls.
+    pub supervision: SupervisionSettings,
+    /// The topic mapping, with an acknowledgement level a route.
+    pub mapping: Arc<Mapping>,
+    /// `sys.interval`: how often `$SYS` is published; zero switches it off.
+    pub sys_interval: Duration,
+    /// `debug.faults`: the admin socket may make an actor panic, stall or fail. For tests.
+    pub faults: bool,
+}
+
+/// Limits a peer meets. Past each: a clean close and a counter.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// `limits.max_connections`: past it a new socket is closed at once.
+    pub max_connections: usize,
+    /// `limits.connect_rate`: new connections a second; more wait in the listen backlog.
+    pub connect_rate: u32,
+    /// `limits.connect_timeout`: from accept to a whole CONNECT.
+    pub connect_timeout: Duration,
+    /// `limits.max_packet_size`: whole packet with its fixed header.
+    pub max_packet_size: usize,
+    /// `limits.max_topic_length`: bytes of a topic name or filter.
+    pub max_topic_length: usize,
+    /// `limits.max_topic_levels`: levels of a topic name or filter.
+    pub max_topic_levels: usize,
+    /// `limits.max_filters_per_subscribe`: filters in one SUBSCRIBE or UNSUBSCRIBE.
+    pub max_filters_per_subscribe: usize,
+    /// `limits.max_subscriptions`: a session's subscriptions; more get return code 0x80.
+    pub max_subscriptions: usize,
+    /// `limits.max_client_id_length`: bytes.
+    pub max_client_id_length: usize,
+    /// `limits.allow_empty_client_id`: a server-made id for an empty one with CleanSession.
+    pub allow_empty_client_id: bool,
+    /// `limits.max_keep_alive`: seconds; 0 allows every value, also none at all.
+    pub max_keep_alive: u16,
+    /// `limits.max_unacknowledged`: publishes of one connection whose PUBACK or PUBREC is
+    /// outstanding; past it the connection's socket is not read.
+    pub max_unacknowledged: usize,
+    /// `limits.max_output_bytes`: bytes waiting in one connection's outgoing buffer; past it QoS 0
+    /// is dropped and QoS 1-2 queues.
+    pub max_output_bytes: usize,
+    /// `limits.write_timeout`: a connection whose socket takes nothing for so long is closed.
+    pub write_timeout: Duration,
+    /// `limits.max_retained_messages`: retained messages of the node.
+    pub max_retained_messages: usize,
+    /// `limits.max_retained_bytes`: their topics and payloads.
+    pub max_retained_bytes: usize,
+    /// `limits.route_cache_entries`: topics whose subscribers one arbiter remembers.
+    pub route_cache_entries: usize,
+    /// `limits.max_router_bytes`: publishes waiting in one TopicRouter; past it connections of its
+    /// arbiter are not read.
+    pub max_router_bytes: usize,
+}
+
+/// Sessions.
+#[derive(Debug, Clone)]
+pub struct SessionSettings {
+    /// `session.max_inflight`: outgoing QoS 1-2 messages not acknowledged by the subscriber.
+    pub max_inflight: u16,
+    /// `session.max_queued_messages`: QoS 1-2 messages waiting for one session.
+    pub max_queued_messages: usize,
+    /// `session.max_queued_bytes`: the same in bytes.
+    pub max_queued_bytes: usize,
+    /// `session.max_queued_in_memory`: of a persistent session's queue, entries held in memory;
+    /// the rest is read back from the store.
+    pub max_queued_in_memory: usize,
+    /// `session.overflow`: what happens past the bounds.
+    pub overflow: Overflow,
+    /// `session.queue_qos0`: QoS 0 is queued for offline persistent sessions too.
+    pub queue_qos0: bool,
+    /// `session.expiry`: a persistent session offline for so long is removed; zero is never.
+    pub expiry: Duration,
+    /// `session.max_sessions`: persistent sessions of the node; past it a new one is refused
+    /// with CONNACK 0x03.
+    pub max_sessions: usize,
+}
+
+/// What happens to a message for a session whose queue is full. Counted either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overflow {
+    /// `drop_new`: the new message is not queued.
+    DropNew,
+    /// `drop_old`: the oldest waiting one makes room.
+    DropOld,
+}
+
+/// The batches of StorageActor.
+#[derive(Debug, Clone)]
+pub struct StorageSettings {
+    /// `storage.batch_max_ops`: operations in one batch.
+    pub batch_max_ops: usize,
+    /// `storage.batch_max_bytes`: bytes in one batch.
+    pub batch_max_bytes: usize,
+    /// `storage.batch_delay`: how long a batch waits for company once nothing is in flight; zero
+    /// writes at once (a batch then fills while the one before it is being synced).
+    pub batch_delay: Duration,
+    /// `storage.max_in_flight`: batches handed to the store and not answered.
+    pub max_in_flight: usize,
+    /// `storage.max_pending_bytes`: bytes waiting in StorageActor; past it publishers pause.
+    pub max_pending_bytes: usize,
+    /// `storage.outbox_max_bytes`: the outbox on disk; full means no acknowledgement.
+    pub outbox_max_bytes: u64,
+    /// `storage.outbox_lanes`: hash lanes.
+    pub outbox_lanes: u16,
+    /// `storage.retry_min` and `storage.retry_max`: back-off after an unavailable store.
+    pub retry_min: Duration,
+    /// See `retry_min`.
+    pub retry_max: Duration,
+}
+
+/// Which log there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogKind {
+    /// The embedded append-only log: its sync is what both `stored` and `kafka` wait for.
+    Embedded,
+    /// Kafka: `stored` goes through the outbox.
+    Kafka,
+    /// None: messages reach MQTT subscribers only.
+    None,
+}
+
+/// The log actor.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// `log.kind`.
+    pub kind: LogKind,
+    /// `log.max_pending_messages`: records waiting in memory or unacknowledged by the log.
+    pub max_pending_messages: usize,
+    /// `log.max_pending_bytes`: the same in bytes. Past either QoS 0 is dropped, `kafka`
+    /// publishers pause, `stored` goes on in the outbox.
+    pub max_pending_bytes: usize,
+    /// `log.retry_min` and `log.retry_max`: back-off after the log refused service.
+    pub retry_min: Duration,
+    /// See `retry_min`.
+    pub retry_max: Duration,
+}
+
+/// Restarts and stalls.
+#[derive(Debug, Clone)]
+pub struct SupervisionSettings {
+    /// `supervision.restart_min`: first back-off of a permanent actor, doubled up to
+    /// `restart_max`, with jitter.
+    pub restart_min: Duration,
+    /// See `restart_min`.
+    pub restart_max: Duration,
+    /// `supervision.max_restarts` within `restart_window`; past it the parent fails, up to the
+    /// node, which exits non-zero.
+    pub max_restarts: u32,
+    /// See `max_restarts`.
+    pub restart_window: Duration,
+    /// `supervision.stall_timeout`: an actor that has work and makes no progress for so long is
+    /// killed and rebuilt.
+    pub stall_timeout: Duration,
+    /// `supervision.watchdog_warn`: a blocked arbiter thread is reported after this.
+    pub watchdog_warn: Duration,
+    /// `supervision.watchdog_exit`: and ends the node after this; zero never.
+    pub watchdog_exit: Duration,
+}

@@ -1,0 +1,193 @@
+//! Publishes on their way from the connections to the router, and from one arbiter to another:
+//! one arena of bytes a batch, no allocation a message.
+//!
+//! Bounds: `limits.max_router_bytes`; a connection that finds the batch full stops reading.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hydrant_protocol::{Message, PacketId, QoS};
+
+use crate::ports::StoreOp;
+use crate::shared::Transaction;
+
+use super::Conn;
+
+/// Where a publish comes from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A client on this arbiter.
+    Client(Rc<Conn>),
+    /// The Last Will of this client.
+    Will(Arc<str>),
+    /// The node itself (`$SYS`).
+    Node,
+}
+
+/// One publish of a batch; its topic and payload stand in the arena.
+#[derive(Debug)]
+pub struct Entry {
+    /// Who sent it.
+    pub origin: Rc<Conn>,
+    pub topic: Range<u32>,
+    pub payload: Range<u32>,
+    pub qos: QoS,
+    pub retain: bool,
+    pub packet_id: Option<PacketId>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct PublishBatch {
+    arena: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+fn append(arena: &mut Vec<u8>, bytes: &[u8]) -> Range<u32> {
+    let start = arena.len();
+    arena.extend_from_slice(bytes);
+    // A batch is bounded far below 4 GiB: max_router_bytes plus one packet.
+    #[allow(clippy::cast_possible_truncation)]
+    {
+        start as u32..arena.len() as u32
+    }
+}
+
+fn slice<'a>(arena: &'a [u8], range: &Range<u32>) -> &'a [u8] {
+    &arena[range.start as usize..range.end as usize]
+}
+
+fn topic<'a>(arena: &'a [u8], range: &Range<u32>) -> &'a str {
+    // Appended from a &str and cut at its ends, so the check never fails.
+    std::str::from_utf8(slice(arena, range)).unwrap_or_default()
+}
+
+impl PublishBatch {
+    /// Copies a publish into the batch.
+    pub fn push(&mut self, origin: &Rc<Conn>, publish: &hydrant_protocol::wire::Publish<'_>) {
+        let topic = append(&mut self.arena, publish.topic.as_bytes());
+        let payload = append(&mut self.arena, publish.payload);
+        self.entries.push(Entry {
+            origin: Rc::clone(origin),
+            topic,
+            payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            packet_id: publish.packet_id,
+        });
+    }
+
+    /// Publishes in it.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True when it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of topics and payloads, and what the entries take.
+    pub fn bytes(&self) -> usize {
+        self.arena.len() + self.entries.len() * size_of::<Entry>()
+    }
+
+    /// Entry `at` with its topic and payload.
+    pub(super) fn get(&self, at: usize) -> Option<(&Entry, &str, &[u8])> {
+        let entry = self.entries.get(at)?;
+        Some((entry, topic(&self.arena, &entry.topic), slice(&self.arena, &entry.payload)))
+    }
+
+    /// Empties it and keeps its allocation, unless that is past `keep` bytes.
+    pub fn clear(&mut self, keep: usize) {
+        self.entries.clear();
+        self.arena.clear();
+        if self.arena.capacity() > keep {
+            self.arena = Vec::new();
+        }
+        if self.entries.capacity() * size_of::<Entry>() > keep {
+            self.entries = Vec::new();
+        }
+    }
+}
+
+/// Which subscribers a publish is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// All.
+    All,
+    /// QoS 2, not stored yet: the queues of persistent sessions only.
+    Queues,
+    /// QoS 2, stored: everybody who was not served by [`Phase::Queues`].
+    Live,
+}
+
+/// One publish on its way to another arbiter.
+#[derive(Debug)]
+pub struct RemoteEntry {
+    topic: Range<u32>,
+    payload: Range<u32>,
+    pub qos: QoS,
+    /// The route waits for the store: QoS 2 is not delivered before.
+    pub durable: bool,
+    pub phase: Phase,
+}
+
+/// Publishes whose subscribers are on another arbiter.
+#[derive(Debug, Default)]
+pub struct RemoteBatch {
+    arena: Vec<u8>,
+    entries: Vec<RemoteEntry>,
+    /// What the receiver's queue entries are written together with.
+    pub transaction: Option<Transaction>,
+    /// How far the receiver is, so that its restart does not repeat.
+    pub done: usize,
+}
+
+impl RemoteBatch {
+    pub(super) fn push(&mut self, topic: &str, payload: &[u8], qos: QoS, durable: bool, phase: Phase) {
+        let topic = append(&mut self.arena, topic.as_bytes());
+        let payload = append(&mut self.arena, payload);
+        self.entries.push(RemoteEntry { topic, payload, qos, durable, phase });
+    }
+
+    /// Publishes in it.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True when it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes it takes.
+    pub fn bytes(&self) -> usize {
+        self.arena.len() + self.entries.len() * size_of::<RemoteEntry>()
+    }
+
+    pub(super) fn get(&self, at: usize) -> Option<(&RemoteEntry, &str, &[u8])> {
+        let entry = self.entries.get(at)?;
+        Some((entry, topic(&self.arena, &entry.topic), slice(&self.arena, &entry.payload)))
+    }
+
+    /// Cuts it back to `entries` publishes and `bytes` of arena.
+    pub(super) fn truncate(&mut self, entries: usize, bytes: usize) {
+        self.entries.truncate(entries);
+        self.arena.truncate(bytes);
+    }
+
+    pub(super) fn mark(&self) -> (usize, usize) {
+        (self.entries.len(), self.arena.len())
+    }
+}
+
+/// A publish that the node makes itself: a Last Will, or a `$SYS` value.
+#[derive(Debug)]
+pub struct InternalPublish {
+    pub origin: Origin,
+    pub message: Arc<Message>,
+    /// Written together with what the message causes (the end of a stored will).
+    pub ops: Vec<StoreOp>,
+}

@@ -1,0 +1,246 @@
+//! One client's socket as the rest of its arbiter sees it: the outgoing buffer, the
+//! acknowledgements in their order, and the clocks. The socket itself belongs to the connection
+//! actor.
+//!
+//! Bounds: `out` by `limits.max_output_bytes` (checked by who delivers), `acks` by
+//! `limits.max_unacknowledged` (checked before reading), `partial` by `limits.max_packet_size`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use hydrant_protocol::{PacketId, wire};
+use tokio::task::AbortHandle;
+
+use crate::metrics::CloseReason;
+use crate::shared::ConnectionFault;
+
+/// An answer a client is owed. Sent in the order in which the requests came
+/// ([MQTT-4.6.0-2], [MQTT-4.6.0-3]).
+#[derive(Debug)]
+pub enum AckKind {
+    /// CONNACK with return code 0.
+    Connack {
+        /// Session Present.
+        session_present: bool,
+    },
+    /// PUBACK.
+    Puback(PacketId),
+    /// PUBREC.
+    Pubrec(PacketId),
+    /// PUBCOMP.
+    Pubcomp(PacketId),
+    /// SUBACK with its return codes, and the filters whose retained messages follow it.
+    Suback(PacketId, Vec<u8>, Vec<(hydrant_protocol::topic::TopicFilter, hydrant_protocol::QoS)>),
+    /// UNSUBACK.
+    Unsuback(PacketId),
+}
+
+/// One entry of the queue of answers.
+#[derive(Debug)]
+pub struct Ack {
+    /// What is sent.
+    pub kind: AckKind,
+    /// It may be sent.
+    pub done: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Conn {
+    /// Its key in the shard's slab.
+    pub id: usize,
+    /// The peer.
+    pub peer: SocketAddr,
+    /// When the socket came, by the shard's clock.
+    pub accepted_ms: u64,
+    /// When the last whole packet came.
+    pub last_packet_ms: Cell<u64>,
+    /// Keep Alive of CONNECT, seconds; 0 is none.
+    pub keep_alive_s: Cell<u16>,
+    /// The session's slot, once CONNECT was accepted.
+    pub session: Cell<Option<u32>>,
+    /// CONNACK is out: packets may be sent.
+    pub open: Cell<bool>,
+    /// The connection is to end, and why.
+    pub closing: Cell<Option<CloseReason>>,
+    /// The socket moves to this arbiter.
+    pub handoff: Cell<Option<u16>>,
+    /// The node shuts down: no more reading, close when everything is answered.
+    pub draining: Cell<bool>,
+    /// Not reading for want of credit.
+    pub paused: Cell<bool>,
+    /// The outgoing buffer ran full: something waits for it to empty.
+    pub wants_pump: Cell<bool>,
+    /// Since when the socket takes nothing.
+    pub write_blocked_ms: Cell<Option<u64>>,
+    /// Woken and not polled since.
+    pub woken_ms: Cell<Option<u64>>,
+    /// A fault that a test asked for.
+    pub fault: Cell<Option<ConnectionFault>>,
+    /// Packets encoded since they were last counted.
+    pub packets_out: Cell<u64>,
+    /// Epoch of the session, and the number of its next publish.
+    pub epoch: Cell<u64>,
+    /// See `epoch`.
+    pub publishes: Cell<u64>,
+    /// Encoded packets that wait for the socket.
+    pub out: RefCell<Vec<u8>>,
+    /// The beginning of a packet whose rest has not come.
+    pub partial: RefCell<Vec<u8>>,
+    /// The Last Will of this connection.
+    pub will: RefCell<Option<Box<wire::Will>>>,
+    /// Client id, once known.
+    pub client_id: RefCell<Option<Arc<str>>>,
+    acks: RefCell<VecDeque<Ack>>,
+    /// Index of the front of `acks`, counted from the first there ever was.
+    acks_from: Cell<u32>,
+    dirty: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    abort: RefCell<Option<AbortHandle>>,
+    killed: Cell<Option<&'static str>>,
+    undecoded: Cell<bool>,
+}
+
+impl Conn {
+    /// A connection before CONNECT.
+    pub fn new(id: usize, peer: SocketAddr, now_ms: u64, read: Vec<u8>) -> Self {
+        Self {
+            id,
+            peer,
+            accepted_ms: now_ms,
+            last_packet_ms: Cell::new(now_ms),
+            keep_alive_s: Cell::new(0),
+            session: Cell::new(None),
+            open: Cell::new(false),
+            closing: Cell::new(None),
+            handoff: Cell::new(None),
+            draining: Cell::new(false),
+            paused: Cell::new(false),
+            wants_pump: Cell::new(false),
+            write_blocked_ms: Cell::new(None),
+            woken_ms: Cell::new(None),
+            fault: Cell::new(None),
+            packets_out: Cell::new(0),
+            epoch: Cell::new(0),
+            publishes: Cell::new(0),
+            out: RefCell::default(),
+            partial: RefCell::new(read),
+            will: RefCell::default(),
+            client_id: RefCell::default(),
+            acks: RefCell::default(),
+            acks_from: Cell::new(0),
+            dirty: Cell::new(false),
+            waker: RefCell::default(),
+            abort: RefCell::default(),
+            killed: Cell::new(None),
+            undecoded: Cell::new(false),
+        }
+    }
+
+    /// Keeps the waker of the actor's stream; called at every poll.
+    pub fn polled(&self, waker: &Waker) {
+        self.woken_ms.set(None);
+        self.dirty.set(false);
+        let mut slot = self.waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    /// CONNECT was accepted and its CONNACK waits for the store: nothing behind it is looked at, so
+    /// that no answer comes before it ([MQTT-3.2.0-1]).
+    pub fn awaits_connack(&self) -> bool {
+        self.session.get().is_some() && !self.open.get()
+    }
+
+    /// Wakes the actor.
+    pub fn wake(&self) {
+        self.dirty.set(true);
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Wakes the actor once for any number of packets, and notes when.
+    pub(super) fn wake_dirty(&self, started: Instant) {
+        if !self.dirty.get() {
+            if self.woken_ms.get().is_none() {
+                let now = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                self.woken_ms.set(Some(now));
+            }
+            self.wake();
+        }
+    }
+
+    /// Keeps the handle by which the actor's task can be ended.
+    pub fn set_abort(&self, handle: AbortHandle) {
+        *self.abort.borrow_mut() = Some(handle);
+    }
+
+    /// Ends the actor's task.
+    pub fn abort(&self, why: &'static str) {
+        self.killed.set(Some(why));
+        if let Some(handle) = self.abort.borrow().as_ref() {
+            handle.abort();
+        }
+    }
+
+    /// Why the task was ended from outside.
+    pub fn killed(&self) -> Option<&'static str> {
+        self.killed.get()
+    }
+
+    /// Whole packets may stand in `partial`: decoding stopped for want of credit.
+    pub fn set_undecoded(&self, undecoded: bool) {
+        self.undecoded.set(undecoded);
+    }
+
+    /// See [`Self::set_undecoded`].
+    pub fn has_undecoded(&self) -> bool {
+        self.undecoded.get()
+    }
+
+    /// Answers owed and not sent.
+    pub fn acks_outstanding(&self) -> usize {
+        self.acks.borrow().len()
+    }
+
+    /// Queues an answer that must wait; returns its index for [`Self::ack_done`].
+    pub fn owe(&self, kind: AckKind) -> u32 {
+        let mut acks = self.acks.borrow_mut();
+        acks.push_back(Ack { kind, done: false });
+        #[allow(clippy::cast_possible_truncation)]
+        self.acks_from.get().wrapping_add(acks.len() as u32 - 1)
+    }
+
+    /// The answer at `index` may be sent.
+    pub fn ack_done(&self, index: u32) {
+        let at = index.wrapping_sub(self.acks_from.get()) as usize;
+        if let Some(ack) = self.acks.borrow_mut().get_mut(at) {
+            ack.done = true;
+        }
+    }
+
+    /// Queues an answer that may be sent as soon as those before it are.
+    pub fn owe_done(&self, kind: AckKind) {
+        self.acks.borrow_mut().push_back(Ack { kind, done: true });
+    }
+
+    /// The next answer that may be sent.
+    pub fn next_ack(&self) -> Option<AckKind> {
+        let mut acks = self.acks.borrow_mut();
+        if !acks.front()?.done {
+            return None;
+        }
+        self.acks_from.set(self.acks_from.get().wrapping_add(1));
+        let ack = acks.pop_front();
+        if acks.is_empty() && acks.capacity() > 64 {
+            *acks = VecDeque::new();
+        }
+        ack.map(|ack| ack.kind)
+    }
+}

@@ -1,0 +1,218 @@
+//! CONNECT: limits, takeover, session, will, and the CONNACK that follows when what must be
+//! durable is.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hydrant_protocol::session::{Inbound, Outbound};
+use hydrant_protocol::wire::{self, Connect, Version};
+use hydrant_protocol::{Message, topic::TopicFilter};
+
+use crate::metrics::CloseReason;
+use crate::ports::{StoreOp, StoredSession, StoredWill};
+
+use super::conn::AckKind;
+use super::sessions::{Session, Stored, unix_ms};
+use super::{Conn, Shard, WaitKind};
+
+/// CONNACK return codes (MQTT 3.1.1 table 3.1).
+const IDENTIFIER_REJECTED: u8 = 2;
+const SERVER_UNAVAILABLE: u8 = 3;
+
+impl Shard {
+    /// The first packet of a connection. Either its session is attached, or it is closing.
+    pub fn connect(&self, conn: &Rc<Conn>, connect: Connect) {
+        let limits = &self.shared.settings.limits;
+        let empty = connect.client_id.is_empty();
+        let keep_alive = connect.keep_alive;
+        let too_slow =
+            limits.max_keep_alive > 0 && (keep_alive == 0 || keep_alive > limits.max_keep_alive);
+        if connect.client_id.len() > limits.max_client_id_length
+            || (empty && !limits.allow_empty_client_id)
+            || (connect.version == Version::V311 && too_slow)
+        {
+            return self.refuse_connect(conn, IDENTIFIER_REJECTED);
+        }
+        if self.is_draining() || self.shared.stopping.load(Ordering::Relaxed) {
+            return self.refuse_connect(conn, SERVER_UNAVAILABLE);
+        }
+        let client_id =
+            if empty { self.generated_client_id() } else { Arc::clone(&connect.client_id) };
+        let home = if empty { self.index } else { self.shared.home(&client_id) };
+        if home != self.index {
+            // Everything about a client id is on one arbiter: the socket moves, with what was
+            // read of it, and its CONNECT is decoded again there.
+            conn.handoff.set(Some(home));
+            conn.wake();
+            return;
+        }
+        let known = self.sessions.borrow().by_client.get(&client_id).copied();
+        if let Some(slot) = known {
+            self.take_over(slot);
+        }
+        let mut must_wait = !connect.clean_session;
+        if connect.clean_session {
+            // [MQTT-3.1.2-6]: also a persistent session of before is gone, durably before CONNACK.
+            let known = self.sessions.borrow().by_client.get(&client_id).copied();
+            if let Some(slot) = known {
+                self.remove_session(slot);
+                must_wait = true;
+            }
+        } else if self.sessions.borrow().by_client.get(&client_id).is_none()
+            && self.shared.persistent_sessions.load(Ordering::Relaxed)
+                >= self.shared.settings.session.max_sessions
+        {
+            return self.refuse_connect(conn, SERVER_UNAVAILABLE);
+        }
+        let session_present = self.attach_session(conn, &client_id, connect.clean_session);
+        conn.keep_alive_s.set(keep_alive);
+        *conn.client_id.borrow_mut() = Some(Arc::clone(&client_id));
+        if let Some(will) = connect.will {
+            self.store_will(&client_id, &will);
+            *conn.will.borrow_mut() = Some(Box::new(will));
+            must_wait = true;
+        }
+        let kind = AckKind::Connack { session_present };
+        if must_wait {
+            let index = conn.owe(kind);
+            self.wait_for_store(WaitKind::Answer { conn: Rc::clone(conn), index });
+        } else {
+            self.answer(conn, kind);
+        }
+    }
+
+    /// [MQTT-3.1.4-2]: the connection that a client has is closed.
+    fn take_over(&self, slot: u32) {
+        let old = self.sessions.borrow_mut().get(slot).and_then(|session| session.conn.clone());
+        if let Some(old) = old {
+            self.close(&old, CloseReason::Takeover);
+            self.detach(&old, CloseReason::Takeover);
+        }
+    }
+
+    fn attach_session(&self, conn: &Rc<Conn>, client_id: &Arc<str>, clean: bool) -> bool {
+        let mut sessions = self.sessions.borrow_mut();
+        let now = unix_ms();
+        let known = sessions.by_client.get(client_id).copied();
+        let slot = known.unwrap_or_else(|| {
+            let stored = (!clean).then(|| {
+                self.shared.persistent_sessions.fetch_add(1, Ordering::Relaxed);
+                Box::new(Stored {
+                    id: self.shared.next_session.fetch_add(1, Ordering::Relaxed),
+                    next_sequence: 1,
+                    oldest: 1,
+                    queued: 0,
+                    queued_bytes: 0,
+                    spilled: false,
+                    read_from: 0,
+                    reading: false,
+                    disconnected_ms: None,
+                })
+            });
+            sessions.insert(Session {
+                client_id: Arc::clone(client_id),
+                stamp: self.stamp(),
+                epoch: 0,
+                inbound: Inbound::default(),
+                outbound: Outbound::default(),
+                filters: Vec::new(),
+                conn: None,
+                stored,
+            })
+        });
+        if let Some(session) = sessions.get(slot) {
+            // The epoch of a clean session is not stored; the wall clock keeps it rising.
+            session.epoch = now.max(session.epoch + 1);
+            session.conn = Some(Rc::clone(conn));
+            conn.epoch.set(session.epoch);
+            conn.publishes.set(0);
+            if let Some(stored) = &mut session.stored {
+                stored.disconnected_ms = None;
+                self.outgoing.borrow_mut().ops.push(StoreOp::PutSession {
+                    id: stored.id,
+                    client_id: Arc::clone(client_id),
+                    epoch: session.epoch,
+                    disconnected_ms: None,
+                });
+            }
+        }
+        conn.session.set(Some(slot));
+        known.is_some()
+    }
+
+    fn store_will(&self, client_id: &Arc<str>, will: &wire::Will) {
+        let message = Arc::new(Message {
+            topic: Arc::clone(&will.topic),
+            payload: will.payload.clone(),
+            qos: will.qos,
+            retain: will.retain,
+            properties: None,
+        });
+        let will = StoredWill { client_id: Arc::clone(client_id), message };
+        self.outgoing.borrow_mut().ops.push(StoreOp::PutWill { will });
+    }
+
+    /// [MQTT-3.1.3-6]: a unique id for a client that gives none.
+    fn generated_client_id(&self) -> Arc<str> {
+        use rand::Rng;
+        let random: u64 = rand::rng().random();
+        Arc::from(format!("auto-{}-{random:016x}", self.shared.settings.node_id))
+    }
+
+    /// [MQTT-3.2.2-4], [MQTT-3.2.2-5]: the return code, and the end of the connection.
+    pub fn refuse_connect(&self, conn: &Rc<Conn>, code: u8) {
+        self.write(conn, |out| wire::put_connack(out, false, code));
+        self.close(conn, CloseReason::Refused);
+    }
+
+    /// A session found in the store at start: offline, its subscriptions in force. The wills that
+    /// the node did not see end fire by [`Self::restore_will`].
+    pub fn restore_session(&self, found: &StoredSession) {
+        let filters: Vec<(TopicFilter, hydrant_protocol::QoS)> = found
+            .subscriptions
+            .iter()
+            .filter_map(|subscription| {
+                let filter =
+                    TopicFilter::from_arc(Arc::clone(&subscription.filter), &wire::Limits::PROTOCOL);
+                filter.ok().map(|filter| (filter, subscription.qos))
+            })
+            .collect();
+        let session = Session {
+            client_id: Arc::clone(&found.client_id),
+            stamp: self.stamp(),
+            epoch: found.epoch,
+            inbound: Inbound::restored(&found.receipts),
+            outbound: Outbound::default(),
+            filters: filters.iter().map(|(filter, _)| filter.clone()).collect(),
+            conn: None,
+            stored: Some(Box::new(Stored {
+                id: found.id,
+                next_sequence: found.last_sequence + 1,
+                oldest: (found.last_sequence + 1).saturating_sub(found.queued),
+                queued: found.queued,
+                queued_bytes: found.queued_bytes,
+                spilled: true,
+                read_from: 0,
+                reading: false,
+                // The node died with the connection: its absence begins now.
+                disconnected_ms: Some(found.disconnected_ms.unwrap_or_else(unix_ms)),
+            })),
+        };
+        let mut sessions = self.sessions.borrow_mut();
+        let slot = sessions.insert(session);
+        let subscriber = crate::shared::Subscriber { shard: self.index, persistent: true, slot };
+        for (filter, qos) in &filters {
+            self.shared.subscribe(filter, subscriber, *qos);
+        }
+        self.shared.persistent_sessions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A will whose connection the node did not see end: the network connection is gone, so it
+    /// fires ([MQTT-3.1.2-8]).
+    pub fn restore_will(&self, will: &StoredWill) {
+        let ops = vec![StoreOp::DeleteWill { client_id: Arc::clone(&will.client_id) }];
+        let origin = super::Origin::Will(Arc::clone(&will.client_id));
+        self.publish_internal(origin, Arc::clone(&will.message), ops);
+    }
+}

@@ -1,0 +1,362 @@
+//! The state of one arbiter: its connections, sessions, routes and what waits for store or log.
+//!
+//! Passive: connection, ConnectionManager and TopicRouter actors of the arbiter call into it, one
+//! at a time, on one thread. It lives in the arbiter and not in an actor, so that a rebuilt actor
+//! finds everything as it was.
+//!
+//! Invariants: a `RefCell` is borrowed for one step and never across a call that may reach another
+//! step; what a handler has decided to write to store or log stands in `outgoing` until it is
+//! flushed, also when that handler panics.
+
+mod batch;
+mod conn;
+mod connect;
+mod deliver;
+mod outgoing;
+mod publish;
+mod resume;
+mod routes;
+mod sessions;
+mod subscribe;
+mod waits;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use hydrant_protocol::wire;
+use slab::Slab;
+use tokio::sync::oneshot;
+
+pub use batch::{Origin, PublishBatch, RemoteBatch};
+pub use conn::{Ack, AckKind, Conn};
+pub use sessions::Session;
+pub use waits::WaitKind;
+
+use crate::metrics::ShardMetrics;
+use crate::shared::Shared;
+use batch::InternalPublish;
+use outgoing::Outgoing;
+use routes::Routes;
+use sessions::Sessions;
+use waits::Wait;
+
+/// Bytes that one read of a socket can bring; the buffer belongs to the arbiter.
+pub const READ_BUFFER: usize = 64 * 1024;
+/// Outgoing buffers kept for reuse, and how large one may be to be kept.
+const POOLED_BUFFERS: usize = 256;
+const POOLED_CAPACITY: usize = 64 * 1024;
+
+/// See the module.
+pub struct Shard {
+    /// Index of the arbiter.
+    pub index: u16,
+    /// What the arbiters share.
+    pub shared: Arc<Shared>,
+    /// Counters of this arbiter.
+    pub metrics: Arc<ShardMetrics>,
+    /// What wire decoding holds packets against.
+    pub wire_limits: wire::Limits,
+    /// What a socket is read into.
+    pub read_buffer: RefCell<Box<[u8]>>,
+    /// Sockets, by the id in [`Conn`].
+    pub conns: RefCell<Slab<Rc<Conn>>>,
+    sessions: RefCell<Sessions>,
+    routes: RefCell<Routes>,
+    waits: RefCell<Slab<Wait>>,
+    next_stamp: Cell<u32>,
+    outgoing: RefCell<Outgoing>,
+    /// Publishes decoded and not routed yet.
+    batch: RefCell<PublishBatch>,
+    /// The batch that the router works on, and how far it is.
+    routing: RefCell<PublishBatch>,
+    routed: Cell<usize>,
+    internal: RefCell<VecDeque<InternalPublish>>,
+    router_waker: RefCell<Option<Waker>>,
+    paused: RefCell<Vec<Rc<Conn>>>,
+    buffers: RefCell<Vec<Vec<u8>>>,
+    started: Instant,
+    draining: Cell<bool>,
+    drained: RefCell<Vec<oneshot::Sender<()>>>,
+    /// The publish at which the router before this one ended, and how many did.
+    router_deaths: Cell<(u64, u8)>,
+    routed_total: Cell<u64>,
+}
+
+impl Shard {
+    /// An empty shard for arbiter `index`.
+    pub fn new(index: u16, shared: Arc<Shared>) -> Rc<Self> {
+        let limits = &shared.settings.limits;
+        let wire_limits = wire::Limits {
+            max_packet_size: limits.max_packet_size,
+            max_topic_length: limits.max_topic_length,
+            max_topic_levels: limits.max_topic_levels,
+            max_filters: limits.max_filters_per_subscribe,
+        };
+        let metrics = Arc::clone(&shared.metrics.shards[usize::from(index)]);
+        Rc::new(Self {
+            index,
+            metrics,
+            wire_limits,
+            read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
+            conns: RefCell::default(),
+            sessions: RefCell::default(),
+            routes: RefCell::default(),
+            waits: RefCell::default(),
+            next_stamp: Cell::new(1),
+            outgoing: RefCell::new(Outgoing::new(shared.managers.len())),
+            batch: RefCell::default(),
+            routing: RefCell::default(),
+            routed: Cell::new(0),
+            internal: RefCell::default(),
+            router_waker: RefCell::default(),
+            paused: RefCell::default(),
+            buffers: RefCell::default(),
+            started: Instant::now(),
+            draining: Cell::new(false),
+            drained: RefCell::default(),
+            router_deaths: Cell::new((u64::MAX, 0)),
+            routed_total: Cell::new(0),
+            shared,
+        })
+    }
+
+    /// Milliseconds since the shard was made.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A number that tells a reused slot from the one that was meant.
+    fn stamp(&self) -> u32 {
+        let stamp = self.next_stamp.get();
+        self.next_stamp.set(stamp.wrapping_add(1));
+        stamp
+    }
+
+    /// True while publishes wait for the router.
+    pub fn has_router_work(&self) -> bool {
+        !self.batch.borrow().is_empty()
+            || self.routed.get() < self.routing.borrow().len()
+            || !self.internal.borrow().is_empty()
+    }
+
+    /// Publishes that wait for the router.
+    pub fn router_depth(&self) -> usize {
+        self.batch.borrow().len() + self.routing.borrow().len().saturating_sub(self.routed.get())
+    }
+
+    /// Keeps the waker of the router's stream.
+    pub fn set_router_waker(&self, waker: &Waker) {
+        let mut slot = self.router_waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    fn wake_router(&self) {
+        // Taken, so that a hundred publishes in a row wake it once; the stream puts it back.
+        if let Some(waker) = self.router_waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether a connection may read more: its own acknowledgements are not too far behind, and
+    /// the actors its publishes wait for have room.
+    pub fn has_credit(&self, conn: &Conn) -> bool {
+        let limits = &self.shared.settings.limits;
+        if conn.acks_outstanding() >= limits.max_unacknowledged {
+            return false;
+        }
+        if self.batch.borrow().bytes() >= limits.max_router_bytes {
+            return false;
+        }
+        // A full store or log pauses those who wait for it; the others only far past the bound.
+        let waits = conn.acks_outstanding() > 0;
+        let storage = &self.shared.storage;
+        if !storage.has_room()
+            && (waits || storage.bytes() > 2 * self.shared.settings.storage.max_pending_bytes)
+        {
+            return false;
+        }
+        !(waits && !self.shared.log.has_room())
+    }
+
+    /// Remembers a connection that stopped reading for want of credit.
+    pub fn pause(&self, conn: &Rc<Conn>) {
+        if !conn.paused.replace(true) {
+            self.metrics.paused.inc();
+            self.paused.borrow_mut().push(Rc::clone(conn));
+        }
+    }
+
+    /// Lets paused connections look again; those still without credit pause again.
+    pub fn resume_paused(&self) {
+        if self.paused.borrow().is_empty() {
+            return;
+        }
+        let now = self.now_ms();
+        for conn in self.paused.take() {
+            conn.paused.set(false);
+            // The keep-alive does not run while we did not read ([MQTT-3.1.2-24]).
+            conn.last_packet_ms.set(now);
+            conn.wake();
+        }
+    }
+
+    /// Connections that stopped reading.
+    pub fn paused_count(&self) -> usize {
+        self.paused.borrow().len()
+    }
+
+    /// A buffer to encode into, from the pool.
+    fn take_buffer(&self) -> Vec<u8> {
+        self.buffers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Gives a flushed buffer back, so that an idle connection holds none.
+    pub fn give_buffer(&self, mut buffer: Vec<u8>) {
+        let mut pool = self.buffers.borrow_mut();
+        if buffer.capacity() > 0 && buffer.capacity() <= POOLED_CAPACITY && pool.len() < POOLED_BUFFERS {
+            buffer.clear();
+            pool.push(buffer);
+        }
+    }
+
+    /// Appends packets to a connection's outgoing buffer. All or nothing: when `encode` panics,
+    /// the buffer is what it was before.
+    pub fn write<R>(&self, conn: &Conn, encode: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        struct Whole<'a>(&'a mut Vec<u8>, usize, bool);
+        impl Drop for Whole<'_> {
+            fn drop(&mut self) {
+                if !self.2 {
+                    self.0.truncate(self.1);
+                }
+            }
+        }
+        let mut out = conn.out.borrow_mut();
+        if out.capacity() == 0 {
+            *out = self.take_buffer();
+        }
+        let before = out.len();
+        let mut whole = Whole(&mut out, before, false);
+        let result = encode(whole.0);
+        whole.2 = true;
+        drop(whole);
+        drop(out);
+        conn.packets_out.set(conn.packets_out.get() + 1);
+        conn.wake_dirty(self.started);
+        result
+    }
+
+    /// Closes a connection from outside its actor: the actor ends at its next poll.
+    pub fn close(&self, conn: &Conn, reason: crate::metrics::CloseReason) {
+        if conn.closing.get().is_none() {
+            conn.closing.set(Some(reason));
+        }
+        conn.wake();
+    }
+
+    /// A router starts: true when `limit` routers before it ended at the publish that it would
+    /// begin with.
+    pub fn router_died_on_the_same(&self, limit: u8) -> bool {
+        let at = self.routed_total.get();
+        let (last, deaths) = self.router_deaths.get();
+        if !self.has_router_work() {
+            return false;
+        }
+        // The first router that starts at a publish has not died on it.
+        let deaths = if last == at { deaths + 1 } else { 0 };
+        self.router_deaths.set((at, deaths));
+        deaths >= limit
+    }
+
+    /// In flight, waiting, and CleanSession of a connection's session.
+    pub fn session_load(&self, conn: &Conn) -> (usize, usize, bool) {
+        let sessions = self.sessions.borrow();
+        let session = conn.session.get().and_then(|slot| sessions.slots.get(slot as usize));
+        session.map_or((0, 0, true), |session| {
+            let out = &session.outbound;
+            let queued = session.stored.as_ref().map_or(out.waiting(), |stored| stored.queued as usize);
+            (out.in_flight(), queued, session.stored.is_none())
+        })
+    }
+
+    /// Tells who waits for it that the last connection is gone.
+    pub fn report_drained(&self) {
+        if self.draining.get() && self.conns.borrow().is_empty() && !self.has_router_work() {
+            for done in self.drained.take() {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Stops taking work from sockets; connections close once their acknowledgements are out.
+    /// `done` is told when the last one is gone.
+    pub fn start_draining(&self, done: oneshot::Sender<()>) {
+        self.draining.set(true);
+        self.drained.borrow_mut().push(done);
+        for (_, conn) in self.conns.borrow().iter() {
+            conn.draining.set(true);
+            conn.wake();
+        }
+    }
+
+    /// True after [`Self::start_draining`].
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Looks at every connection's clocks: CONNECT in time, keep-alive, a socket that takes
+    /// nothing, an actor that does not answer.
+    pub fn check_timers(&self) {
+        use crate::metrics::CloseReason;
+        let now = self.now_ms();
+        let limits = &self.shared.settings.limits;
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let stall = ms(self.shared.settings.supervision.stall_timeout);
+        let conns: Vec<Rc<Conn>> = self.conns.borrow().iter().map(|(_, conn)| Rc::clone(conn)).collect();
+        for conn in conns {
+            if conn.woken_ms.get().is_some_and(|woken| now.saturating_sub(woken) > stall) {
+                // Woken and never polled: its actor waits for something that does not come.
+                conn.closing.set(Some(CloseReason::ActorDied));
+                conn.abort("stalled: it did not answer its wake-up");
+                continue;
+            }
+            if conn.closing.get().is_some() {
+                // It was woken to end; one that does not is killed a stall later.
+                if conn.woken_ms.get().is_none() {
+                    conn.woken_ms.set(Some(now));
+                }
+                continue;
+            }
+            if conn.session.get().is_none() {
+                if now.saturating_sub(conn.accepted_ms) > ms(limits.connect_timeout) {
+                    self.close(&conn, CloseReason::ConnectTimeout);
+                }
+                continue;
+            }
+            let silent = now.saturating_sub(conn.last_packet_ms.get());
+            let patience = u64::from(conn.keep_alive_s.get()) * 1500;
+            if patience > 0 && silent > patience && !conn.paused.get() {
+                self.close(&conn, CloseReason::KeepAlive);
+                continue;
+            }
+            if conn
+                .write_blocked_ms
+                .get()
+                .is_some_and(|since| now.saturating_sub(since) > ms(limits.write_timeout))
+            {
+                self.close(&conn, CloseReason::WriteTimeout);
+            }
+        }
+    }
+
+    /// The generation of the subscription table.
+    fn generation(&self) -> u64 {
+        self.shared.generation.load(Ordering::Acquire)
+    }
+}

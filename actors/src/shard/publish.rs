@@ -1,0 +1,466 @@
+//! What the TopicRouter does with each publish: subscribers, log, retained message, and what its
+//! acknowledgement waits for.
+//!
+//! A publish's answer is queued last, after everything that could panic: a publish that was half
+//! done is taken back ([`super::outgoing::Mark`]) and begun again.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use hydrant_protocol::mapping::Mapped;
+use hydrant_protocol::{AckLevel, Message, QoS, wire};
+
+use crate::metrics::{CloseReason, DropReason};
+use crate::ports::{LogRecord, OutboxPosition, StoreOp};
+use crate::settings::LogKind;
+use crate::shared::{LogWork, Part};
+
+use super::batch::{InternalPublish, Origin, Phase, RemoteBatch};
+use super::conn::AckKind;
+use super::deliver::View;
+use super::routes::Route;
+use super::sessions::unix_ms;
+use super::waits::Held;
+use super::{Conn, Shard, WaitKind};
+
+/// Topics below which only the node publishes.
+const SYS_PREFIX: &str = "$SYS/";
+/// A batch's arena is given back to the allocator above this.
+const KEEP_ARENA: usize = 1024 * 1024;
+
+/// What of a publish is not over when it has been routed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Needs {
+    store: bool,
+    log: Option<usize>,
+}
+
+impl Shard {
+    /// A decoded publish goes to the router. QoS 2 was seen for the first time.
+    pub fn submit(&self, conn: &Rc<Conn>, publish: &wire::Publish<'_>) {
+        self.batch.borrow_mut().push(conn, publish);
+        self.wake_router();
+    }
+
+    /// A Last Will goes to the router. Its end in the store is written together with it.
+    pub(super) fn publish_will(&self, client_id: Arc<str>, will: &wire::Will) {
+        let message = Arc::new(Message {
+            topic: Arc::clone(&will.topic),
+            payload: will.payload.clone(),
+            qos: will.qos,
+            retain: will.retain,
+            properties: None,
+        });
+        let ops = vec![StoreOp::DeleteWill { client_id: Arc::clone(&client_id) }];
+        self.publish_internal(Origin::Will(client_id), message, ops);
+    }
+
+    /// A message of the node's own goes to the router.
+    pub fn publish_internal(&self, origin: Origin, message: Arc<Message>, ops: Vec<StoreOp>) {
+        self.internal.borrow_mut().push_back(InternalPublish { origin, message, ops });
+        self.wake_router();
+    }
+
+    /// Routes everything that waits on this arbiter. `before_each` runs before a publish is begun
+    /// and may panic (a test's fault); that publish is then begun again by the next call.
+    pub fn route_all(&self, before_each: impl Fn()) -> u64 {
+        let mut handled = 0;
+        loop {
+            if self.routed.get() >= self.routing.borrow().len() {
+                self.routing.borrow_mut().clear(KEEP_ARENA);
+                self.routed.set(0);
+                if self.batch.borrow().is_empty() {
+                    break;
+                }
+                self.routing.swap(&self.batch);
+            }
+            let routing = self.routing.borrow();
+            while let Some((entry, topic, payload)) = routing.get(self.routed.get()) {
+                before_each();
+                let undo = Undo::new(self);
+                self.count_in(entry.qos, payload.len());
+                self.route_client(&entry.origin, topic, payload, entry.qos, entry.retain, entry.packet_id);
+                undo.keep();
+                self.routed.set(self.routed.get() + 1);
+                self.routed_total.set(self.routed_total.get() + 1);
+                handled += 1;
+            }
+        }
+        loop {
+            let next = self.internal.borrow().front().map(|next| {
+                (next.origin.clone(), Arc::clone(&next.message), next.ops.clone())
+            });
+            let Some((origin, message, ops)) = next else { break };
+            before_each();
+            let undo = Undo::new(self);
+            self.route_internal(&origin, &message, ops);
+            undo.keep();
+            self.internal.borrow_mut().pop_front();
+            self.routed_total.set(self.routed_total.get() + 1);
+            handled += 1;
+        }
+        self.flush();
+        handled
+    }
+
+    /// The publish that the router is at has made it panic again: it is given up, and its
+    /// publisher's connection ends without an acknowledgement.
+    pub fn skip_poisoned(&self) {
+        let poisoned = {
+            let routing = self.routing.borrow();
+            routing.get(self.routed.get()).map(|(entry, topic, _)| {
+                log::error!(target: "hydrant::router", "gave up a publish to {topic:?}: it made the router panic twice");
+                Rc::clone(&entry.origin)
+            })
+        };
+        match poisoned {
+            Some(conn) => {
+                self.routed.set(self.routed.get() + 1);
+                self.routed_total.set(self.routed_total.get() + 1);
+                self.close(&conn, CloseReason::Violation);
+            }
+            None => drop(self.internal.borrow_mut().pop_front()),
+        }
+        self.metrics.drop_messages(DropReason::Poisoned, 1);
+    }
+
+    fn count_in(&self, qos: QoS, payload: usize) {
+        self.metrics.publishes_in[qos as usize].inc();
+        self.metrics.payload_in.add(payload as u64);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn route_client(
+        &self,
+        conn: &Rc<Conn>,
+        topic: &str,
+        payload: &[u8],
+        qos: QoS,
+        retain: bool,
+        packet_id: Option<hydrant_protocol::PacketId>,
+    ) {
+        if topic.starts_with(SYS_PREFIX) {
+            // [MQTT-3.3.5-2]: not allowed, answered all the same.
+            self.metrics.drop_messages(DropReason::NoRoute, 1);
+            if let Some(id) = packet_id {
+                if qos == QoS::ExactlyOnce {
+                    self.receipt_done(conn, id);
+                }
+                self.answer(conn, publish_answer(qos, id));
+            }
+            return;
+        }
+        let route = self.route(topic);
+        let durable = route.level != AckLevel::Accepted;
+        let mut view = View::new(topic, payload, qos, durable);
+        view.shared_topic = Some(&route.topic);
+        let mut needs = self.fan_out(&route, &mut view, durable);
+        if retain {
+            needs.store |= self.retain(&mut view, durable);
+        }
+        if let Some(mapped) = &route.mapped {
+            let sequence = conn.publishes.get();
+            conn.publishes.set(sequence + 1);
+            let client_id = conn.client_id.borrow().clone().unwrap_or_default();
+            let identity = (client_id, conn.epoch.get(), sequence);
+            self.log_record(mapped, &route, identity, &mut view, retain, &mut needs);
+        }
+        let Some(id) = packet_id else { return };
+        self.finish_client(conn, &route, &mut view, id, needs);
+    }
+
+    /// Queues the publish's answer, now or when store and log have answered.
+    fn finish_client(
+        &self,
+        conn: &Rc<Conn>,
+        route: &Route,
+        view: &mut View<'_>,
+        id: hydrant_protocol::PacketId,
+        mut needs: Needs,
+    ) {
+        let durable = route.level != AckLevel::Accepted;
+        let mut receipt = None;
+        if view.qos == QoS::ExactlyOnce {
+            receipt = self.receipt_of(conn, id);
+            if durable && let Some((_, _, Some(session))) = receipt {
+                self.outgoing.borrow_mut().ops.push(StoreOp::PutReceipt { id: session, packet_id: id });
+                needs.store = true;
+            }
+        }
+        if !needs.store && needs.log.is_none() {
+            // Nothing to wait for. A held QoS 2 message has nobody but live subscribers.
+            if view.qos == QoS::ExactlyOnce {
+                if durable {
+                    let message = view.message();
+                    self.deliver_held(&message);
+                }
+                self.receipt_done(conn, id);
+            }
+            self.metrics.acks[route.level as usize].inc();
+            self.answer(conn, publish_answer(view.qos, id));
+            return;
+        }
+        let held = receipt.map(|(slot, stamp, _)| {
+            let message = durable.then(|| view.message());
+            Box::new(Held { message, receipt: Some((slot, stamp, id)) })
+        });
+        let index = conn.owe(publish_answer(view.qos, id));
+        let kind = WaitKind::Publish {
+            conn: Some((Rc::clone(conn), index)),
+            held,
+            at: Instant::now(),
+            level: route.level as u8,
+        };
+        self.attach(needs, kind);
+    }
+
+    /// Makes the wait for what a publish needs and hands out its tokens.
+    fn attach(&self, needs: Needs, kind: WaitKind) {
+        let wait = self.wait(needs.store, needs.log.is_some(), kind);
+        let mut outgoing = self.outgoing.borrow_mut();
+        if needs.store {
+            outgoing.tokens.push(self.token(Part::Store, wait));
+        }
+        if let Some(at) = needs.log
+            && let Some(work) = outgoing.log.get_mut(at)
+        {
+            work.token = Some(self.token(Part::Log, wait));
+        }
+    }
+
+    fn route_internal(&self, origin: &Origin, message: &Arc<Message>, ops: Vec<StoreOp>) {
+        let route = self.route(&message.topic);
+        let own = matches!(origin, Origin::Node);
+        let durable = !own && route.level != AckLevel::Accepted;
+        let mut view = View::new(&message.topic, &message.payload, message.qos, durable);
+        view.shared_topic = Some(&message.topic);
+        let mut needs = self.fan_out(&route, &mut view, durable);
+        if message.retain {
+            needs.store |= self.retain(&mut view, durable);
+        }
+        if let (Some(mapped), Origin::Will(client_id)) = (&route.mapped, origin) {
+            let identity = (Arc::clone(client_id), 0, 0);
+            self.log_record(mapped, &route, identity, &mut view, message.retain, &mut needs);
+        }
+        self.outgoing.borrow_mut().ops.extend(ops);
+        if message.qos == QoS::ExactlyOnce && durable {
+            let held = view.message();
+            if needs.store || needs.log.is_some() {
+                let held = Some(Box::new(Held { message: Some(held), receipt: None }));
+                let level = route.level as u8;
+                self.attach(needs, WaitKind::Publish { conn: None, held, at: Instant::now(), level });
+            } else {
+                self.deliver_held(&held);
+            }
+        }
+    }
+
+    /// Subscribers here and on other arbiters. True in `store`: queue entries are being written.
+    fn fan_out(&self, route: &Route, view: &mut View<'_>, durable: bool) -> Needs {
+        let held = view.qos == QoS::ExactlyOnce && durable;
+        let phase = if held { Phase::Queues } else { Phase::All };
+        let queues = view.qos != QoS::AtMostOnce;
+        let mut needs = Needs { store: durable && queues && route.local_queues, log: None };
+        if !held || route.local_queues {
+            for (slot, granted) in &route.local {
+                self.deliver(*slot, *granted, phase, view);
+            }
+        }
+        if !route.remote.is_empty() {
+            let mut outgoing = self.outgoing.borrow_mut();
+            for (shard, stored) in &route.remote {
+                let stored = queues && *stored;
+                if held && !stored {
+                    continue;
+                }
+                let at = usize::from(*shard);
+                outgoing.remote[at].push(view.topic, view.payload, view.qos, durable, phase);
+                if durable && stored {
+                    outgoing.joined[at] = true;
+                    needs.store = true;
+                }
+            }
+        }
+        needs
+    }
+
+    /// A QoS 2 message is stored: its live subscribers, everywhere.
+    pub(super) fn deliver_held(&self, message: &Arc<Message>) {
+        let route = self.route(&message.topic);
+        let mut view = View::new(&message.topic, &message.payload, message.qos, true);
+        view.owned = Some(Arc::clone(message));
+        for (slot, granted) in &route.local {
+            self.deliver(*slot, *granted, Phase::Live, &mut view);
+        }
+        let mut outgoing = self.outgoing.borrow_mut();
+        for (shard, _) in &route.remote {
+            let at = usize::from(*shard);
+            outgoing.remote[at].push(view.topic, view.payload, view.qos, true, Phase::Live);
+        }
+    }
+
+    /// Publishes of another arbiter for the subscribers here.
+    pub fn route_remote(&self, batch: &mut RemoteBatch, before_each: impl Fn()) -> u64 {
+        // Their queue entries are one part of a transaction: nothing else is written with them.
+        self.flush();
+        let first = batch.done;
+        while let Some((entry, topic, payload)) = batch.get(batch.done) {
+            before_each();
+            let undo = Undo::new(self);
+            let route = self.route(topic);
+            let mut view = View::new(topic, payload, entry.qos, entry.durable);
+            view.shared_topic = Some(&route.topic);
+            for (slot, granted) in &route.local {
+                self.deliver(*slot, *granted, entry.phase, &mut view);
+            }
+            undo.keep();
+            batch.done += 1;
+        }
+        self.outgoing.borrow_mut().transaction = batch.transaction.take();
+        self.flush();
+        (batch.done - first) as u64
+    }
+
+    /// Sets or removes the retained message; true when the publish waits for the store.
+    fn retain(&self, view: &mut View<'_>, durable: bool) -> bool {
+        let limits = &self.shared.settings.limits;
+        let mut retained = self.shared.retained.write();
+        let own = view.topic.starts_with(SYS_PREFIX);
+        if view.payload.is_empty() {
+            // [MQTT-3.3.1-10], [MQTT-3.3.1-11]
+            retained.remove(view.topic);
+            let op = StoreOp::DeleteRetained { topic: Arc::from(view.topic) };
+            self.outgoing.borrow_mut().ops.push(op);
+        } else {
+            let full = retained.get(view.topic).is_none()
+                && (retained.len() >= limits.max_retained_messages
+                    || retained.bytes() + view.cost() > limits.max_retained_bytes);
+            if full && !own {
+                self.metrics.drop_messages(DropReason::RetainedFull, 1);
+                return false;
+            }
+            let message = view.message();
+            retained.insert(Arc::clone(&message));
+            if !own {
+                self.outgoing.borrow_mut().ops.push(StoreOp::PutRetained { message });
+            }
+        }
+        self.shared.metrics.retained.set(retained.len() as u64);
+        self.shared.metrics.retained_bytes.set(retained.bytes() as u64);
+        durable && !own
+    }
+
+    /// The record for the log, by the way its level asks for.
+    fn log_record(
+        &self,
+        mapped: &Mapped,
+        route: &Route,
+        (client_id, epoch, sequence): (Arc<str>, u64, u64),
+        view: &mut View<'_>,
+        retain: bool,
+        needs: &mut Needs,
+    ) {
+        let kind = self.shared.settings.log.kind;
+        let qos0 = view.qos == QoS::AtMostOnce;
+        let room = self.shared.log.has_room();
+        if qos0 && !room {
+            self.metrics.drop_messages(DropReason::LogFull, 1);
+            return;
+        }
+        let record = LogRecord {
+            id: 0,
+            topic: Arc::clone(&mapped.topic),
+            key: mapped.key.clone(),
+            payload: match &view.owned {
+                Some(message) => message.payload.clone(),
+                None => Bytes::copy_from_slice(view.payload),
+            },
+            mqtt_topic: Arc::clone(&route.topic),
+            qos: view.qos,
+            retain,
+            client_id,
+            epoch,
+            sequence,
+            outbox: None,
+            received_ms: unix_ms(),
+            properties: None,
+        };
+        let mut outgoing = self.outgoing.borrow_mut();
+        if kind == LogKind::Kafka && !qos0 && route.level == AckLevel::Stored {
+            // StorageActor gives the position when it writes the entry.
+            let lane = self.lane(&record);
+            let position = OutboxPosition { lane, position: 0 };
+            outgoing.ops.push(StoreOp::PutOutbox { record, position });
+            needs.store = true;
+            return;
+        }
+        // An accepted publish that the log has no room for waits for it like one of level kafka.
+        if !qos0 && (route.level != AckLevel::Accepted || !room) {
+            needs.log = Some(outgoing.log.len());
+        }
+        outgoing.log.push(LogWork { record, token: None });
+    }
+
+    fn lane(&self, record: &LogRecord) -> u16 {
+        let lanes = u32::from(self.shared.settings.storage.outbox_lanes.max(1));
+        let key = record.key.as_deref().unwrap_or_default();
+        let hash = hydrant_protocol::mapping::murmur2(record.topic.as_bytes())
+            ^ hydrant_protocol::mapping::murmur2(key);
+        #[allow(clippy::cast_possible_truncation)]
+        {
+            (hash % lanes) as u16
+        }
+    }
+
+    /// The publisher's session, if it is still there: slot, stamp, and its number when stored.
+    fn receipt_of(
+        &self,
+        conn: &Rc<Conn>,
+        _id: hydrant_protocol::PacketId,
+    ) -> Option<(u32, u32, Option<crate::ports::SessionId>)> {
+        let slot = conn.session.get()?;
+        let mut sessions = self.sessions.borrow_mut();
+        let session = sessions.get(slot)?;
+        Some((slot, session.stamp, session.stored.as_ref().map(|stored| stored.id)))
+    }
+
+    fn receipt_done(&self, conn: &Rc<Conn>, id: hydrant_protocol::PacketId) {
+        if let Some(slot) = conn.session.get()
+            && let Some(session) = self.sessions.borrow_mut().get(slot)
+        {
+            session.inbound.stored(id);
+        }
+    }
+}
+
+fn publish_answer(qos: QoS, id: hydrant_protocol::PacketId) -> AckKind {
+    if qos == QoS::ExactlyOnce { AckKind::Pubrec(id) } else { AckKind::Puback(id) }
+}
+
+/// Takes back what a publish has put into [`super::outgoing::Outgoing`] when it does not get to
+/// its end.
+struct Undo<'a> {
+    shard: &'a Shard,
+    mark: Option<super::outgoing::Mark>,
+}
+
+impl<'a> Undo<'a> {
+    fn new(shard: &'a Shard) -> Self {
+        Self { shard, mark: Some(shard.outgoing.borrow().mark()) }
+    }
+    fn keep(mut self) {
+        self.mark = None;
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if let Some(mark) = &self.mark
+            && let Ok(mut outgoing) = self.shard.outgoing.try_borrow_mut()
+        {
+            outgoing.rollback(mark);
+        }
+    }
+}

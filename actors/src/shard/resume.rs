@@ -1,0 +1,141 @@
+//! A session goes on: CONNACK is out, its queue comes back from the store page by page, what was
+//! in flight is sent again under its packet id ([MQTT-4.4.0-1]).
+
+use std::rc::Rc;
+
+use hydrant_protocol::session::{Acknowledged, Waiting};
+use hydrant_protocol::{PacketId, QoS, wire};
+
+use crate::ports::{OutgoingStage, QueueEntry, StoreOp};
+
+use super::sessions::Session;
+use super::{Conn, Shard, WaitKind};
+
+impl Shard {
+    /// CONNACK is in the outgoing buffer: from here on packets may follow it ([MQTT-3.2.0-1]).
+    pub(super) fn opened(&self, conn: &Rc<Conn>) {
+        conn.open.set(true);
+        self.metrics.connects.inc();
+        self.pump(conn);
+    }
+
+    /// A page of a session's queue has been read.
+    pub fn queue_page(&self, slot: u32, stamp: u32, entries: Vec<QueueEntry>) {
+        let conn = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            if session.stamp != stamp {
+                return;
+            }
+            let Some(conn) = session.conn.clone() else { return };
+            let Some(stored) = &mut session.stored else { return };
+            if !stored.reading || !conn.open.get() {
+                // An answer to a connection that is gone; the one after it asks again.
+                return;
+            }
+            stored.reading = false;
+            match entries.last() {
+                Some(last) => {
+                    stored.read_from = last.sequence + 1;
+                    stored.spilled = stored.read_from < stored.next_sequence;
+                }
+                None => {
+                    stored.read_from = stored.next_sequence;
+                    stored.spilled = false;
+                }
+            }
+            for entry in entries {
+                self.take_back(session, &conn, entry);
+            }
+            conn
+        };
+        self.pump(&conn);
+    }
+
+    fn take_back(&self, session: &mut Session, conn: &Rc<Conn>, entry: QueueEntry) {
+        let Some((packet_id, stage)) = entry.outgoing else {
+            session.outbound.wait(Waiting {
+                sequence: entry.sequence,
+                qos: entry.qos,
+                retain: entry.retain,
+                message: entry.message,
+            });
+            return;
+        };
+        let cost = u32::try_from(entry.message.cost()).unwrap_or(u32::MAX);
+        let released = stage == OutgoingStage::Release;
+        session.outbound.restore(packet_id, entry.qos, released, entry.sequence, cost);
+        if released {
+            self.write(conn, |out| wire::put_pubrel(out, packet_id));
+        } else {
+            let message = &entry.message;
+            self.write(conn, |out| {
+                wire::put_publish(
+                    out,
+                    &message.topic,
+                    &message.payload,
+                    entry.qos,
+                    true,
+                    entry.retain,
+                    Some(packet_id),
+                );
+            });
+            self.count_publish_out(entry.qos, message.payload.len());
+        }
+    }
+
+    /// PUBACK or PUBCOMP: the message is delivered.
+    pub fn delivered(&self, conn: &Rc<Conn>, packet_id: PacketId, qos: QoS) {
+        let waits = {
+            let Some(slot) = conn.session.get() else { return };
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            let known = match qos {
+                QoS::ExactlyOnce => session.outbound.pubcomp(packet_id),
+                _ => session.outbound.puback(packet_id),
+            };
+            let Acknowledged::Message { sequence, cost } = known else { return };
+            if let Some(stored) = &mut session.stored {
+                let id = stored.id;
+                self.forget_queued(stored, sequence, u64::from(cost));
+                self.outgoing.borrow_mut().ops.push(StoreOp::DeleteQueued { id, sequence });
+            }
+            session.outbound.waiting() > 0
+        };
+        if waits || conn.wants_pump.get() || self.is_spilled(conn) {
+            self.pump(conn);
+        }
+    }
+
+    fn is_spilled(&self, conn: &Rc<Conn>) -> bool {
+        conn.session.get().is_some_and(|slot| {
+            self.sessions.borrow_mut().get(slot).is_some_and(|session| {
+                session.stored.as_ref().is_some_and(|stored| stored.spilled && !stored.reading)
+            })
+        })
+    }
+
+    /// PUBREC: from here on only PUBREL is sent; in a persistent session once that is durable. A
+    /// PUBREC for an unknown id is answered too, so that the client can finish.
+    pub fn received(&self, conn: &Rc<Conn>, packet_id: PacketId) {
+        let stored = {
+            let Some(slot) = conn.session.get() else { return };
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            match session.outbound.pubrec(packet_id) {
+                Acknowledged::Message { sequence, .. } => {
+                    session.stored.as_ref().map(|stored| (stored.id, sequence))
+                }
+                Acknowledged::Unknown => None,
+            }
+        };
+        match stored {
+            Some((id, sequence)) => {
+                let stage = OutgoingStage::Release;
+                self.outgoing.borrow_mut().ops.push(StoreOp::PutOutgoing { id, sequence, packet_id, stage });
+                self.wait_for_store(WaitKind::Release { conn: Rc::clone(conn), packet_id });
+            }
+            None => self.write(conn, |out| wire::put_pubrel(out, packet_id)),
+        }
+    }
+}

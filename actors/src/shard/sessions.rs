@@ -1,0 +1,233 @@
+//! The sessions whose home is this arbiter, connected or not.
+//!
+//! Bounds: `session.max_sessions` persistent ones of the node; clean ones by
+//! `limits.max_connections`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ahash::AHashMap;
+use hydrant_protocol::PacketId;
+use hydrant_protocol::session::{Inbound, Outbound};
+use hydrant_protocol::topic::TopicFilter;
+use slab::Slab;
+
+use crate::metrics::{CloseReason, DropReason};
+use crate::ports::{SessionId, StoreOp};
+use crate::shared::Subscriber;
+
+use super::conn::AckKind;
+use super::{Conn, Shard};
+
+/// What a persistent session has beside a clean one.
+#[derive(Debug)]
+pub struct Stored {
+    /// Its number in the store.
+    pub id: SessionId,
+    /// Sequence of the next queue entry.
+    pub next_sequence: u64,
+    /// Lowest sequence that may be in the store; `drop_old` begins there.
+    pub oldest: u64,
+    /// Entries in the store's queue, and their bytes.
+    pub queued: u64,
+    /// See `queued`.
+    pub queued_bytes: u64,
+    /// From `read_from` on, entries are in the store only.
+    pub spilled: bool,
+    /// First sequence that has not been read back.
+    pub read_from: u64,
+    /// A page is being read.
+    pub reading: bool,
+    /// When its connection ended, Unix milliseconds.
+    pub disconnected_ms: Option<u64>,
+}
+
+/// One MQTT session.
+#[derive(Debug)]
+pub struct Session {
+    /// Whose it is.
+    pub client_id: Arc<str>,
+    /// Tells a reused slot from the one that was meant.
+    pub stamp: u32,
+    /// Rises at every CONNECT.
+    pub epoch: u64,
+    /// Incoming QoS 2.
+    pub inbound: Inbound,
+    /// Outgoing QoS 1-2.
+    pub outbound: Outbound,
+    /// Its filters; their QoS stands in the subscription table.
+    pub filters: Vec<TopicFilter>,
+    /// Its connection.
+    pub conn: Option<Rc<Conn>>,
+    /// Present in a persistent session.
+    pub stored: Option<Box<Stored>>,
+}
+
+#[derive(Debug, Default)]
+pub struct Sessions {
+    pub slots: Slab<Box<Session>>,
+    pub by_client: AHashMap<Arc<str>, u32>,
+}
+
+impl Sessions {
+    pub fn get(&mut self, slot: u32) -> Option<&mut Session> {
+        self.slots.get_mut(slot as usize).map(|session| &mut **session)
+    }
+
+    pub fn insert(&mut self, session: Session) -> u32 {
+        let client_id = Arc::clone(&session.client_id);
+        // A node has fewer sessions than 2^32.
+        #[allow(clippy::cast_possible_truncation)]
+        let slot = self.slots.insert(Box::new(session)) as u32;
+        self.by_client.insert(client_id, slot);
+        slot
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Shard {
+    /// Sessions of this arbiter, and those of them that are offline.
+    pub fn session_counts(&self) -> (usize, usize) {
+        let sessions = self.sessions.borrow();
+        let offline = sessions.slots.iter().filter(|(_, session)| session.conn.is_none()).count();
+        (sessions.slots.len(), offline)
+    }
+
+    pub(super) fn subscriber(&self, slot: u32, session: &Session) -> Subscriber {
+        Subscriber { shard: self.index, persistent: session.stored.is_some(), slot }
+    }
+
+    /// True while `conn` is the session's connection.
+    pub(super) fn is_current(&self, slot: u32, stamp: u32, conn: &Rc<Conn>) -> bool {
+        conn.closing.get().is_none()
+            && self.sessions.borrow_mut().get(slot).is_some_and(|session| {
+                session.stamp == stamp && session.conn.as_ref().is_some_and(|now| Rc::ptr_eq(now, conn))
+            })
+    }
+
+    /// An incoming QoS 2 message is durable. Its PUBREC goes to the connection it came on; when
+    /// the client has reconnected meanwhile, to the new one too, which may have resent it.
+    pub(super) fn receipt_stored(&self, slot: u32, stamp: u32, id: PacketId, conn: Option<&Rc<Conn>>) {
+        let current = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            if session.stamp != stamp || !session.inbound.stored(id) {
+                return;
+            }
+            session.conn.clone()
+        };
+        if let Some(current) = current
+            && current.open.get()
+            && !conn.is_some_and(|conn| Rc::ptr_eq(conn, &current))
+        {
+            self.answer(&current, AckKind::Pubrec(id));
+        }
+    }
+
+    /// Removes a session with everything that belongs to it, here and in the store.
+    pub(super) fn remove_session(&self, slot: u32) {
+        let (session, subscriber) = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.slots.try_remove(slot as usize) else { return };
+            sessions.by_client.remove(&session.client_id);
+            let subscriber = self.subscriber(slot, &session);
+            (session, subscriber)
+        };
+        for filter in &session.filters {
+            self.shared.unsubscribe(filter, subscriber);
+        }
+        let lost = session.outbound.waiting() as u64;
+        match &session.stored {
+            Some(stored) => {
+                self.shared.persistent_sessions.fetch_sub(1, Ordering::Relaxed);
+                let op = StoreOp::DeleteSession { id: stored.id, client_id: Arc::clone(&session.client_id) };
+                self.outgoing.borrow_mut().ops.push(op);
+            }
+            None => self.metrics.drop_messages(DropReason::SessionEnded, lost),
+        }
+    }
+
+    /// Removes persistent sessions that have been offline for longer than `session.expiry`.
+    pub fn expire_sessions(&self) {
+        let expiry = self.shared.settings.session.expiry;
+        if expiry.is_zero() {
+            return;
+        }
+        let Some(limit) = unix_ms().checked_sub(u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX)) else {
+            return;
+        };
+        let expired: Vec<(u32, u64)> = self
+            .sessions
+            .borrow()
+            .slots
+            .iter()
+            .filter(|(_, session)| session.conn.is_none())
+            .filter_map(|(slot, session)| {
+                let stored = session.stored.as_ref()?;
+                let since = stored.disconnected_ms?;
+                #[allow(clippy::cast_possible_truncation)]
+                (since < limit).then_some((slot as u32, stored.queued))
+            })
+            .collect();
+        for (slot, queued) in expired {
+            self.metrics.drop_messages(DropReason::SessionExpired, queued);
+            self.remove_session(slot);
+        }
+        self.flush();
+    }
+
+    /// The connection is over: its will, and what becomes of its session. Called exactly once a
+    /// connection, by whoever learns first that it ends; the actor's end only removes the socket.
+    pub fn detach(&self, conn: &Rc<Conn>, reason: CloseReason) {
+        if conn.closing.get().is_none() {
+            conn.closing.set(Some(reason));
+        }
+        let Some(slot) = conn.session.take() else { return };
+        conn.open.set(false);
+        let will = conn.will.take();
+        let client_id = conn.client_id.borrow().clone();
+        if let (Some(will), Some(client_id)) = (will, client_id) {
+            // [MQTT-3.14.4-2]: only DISCONNECT discards it.
+            if reason == CloseReason::Disconnect {
+                self.outgoing.borrow_mut().ops.push(StoreOp::DeleteWill { client_id });
+            } else {
+                self.publish_will(client_id, &will);
+            }
+        }
+        let persistent = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            session.conn = None;
+            match &mut session.stored {
+                Some(stored) => {
+                    let now = unix_ms();
+                    stored.disconnected_ms = Some(now);
+                    stored.spilled = true;
+                    stored.reading = false;
+                    stored.read_from = 0;
+                    session.outbound.clear();
+                    let op = StoreOp::PutSession {
+                        id: stored.id,
+                        client_id: Arc::clone(&session.client_id),
+                        epoch: session.epoch,
+                        disconnected_ms: Some(now),
+                    };
+                    self.outgoing.borrow_mut().ops.push(op);
+                    true
+                }
+                None => false,
+            }
+        };
+        if !persistent {
+            // [MQTT-3.1.2-6]: a clean session ends with its connection.
+            self.remove_session(slot);
+        }
+        self.flush();
+    }
+}

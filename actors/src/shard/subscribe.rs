@@ -1,0 +1,150 @@
+//! SUBSCRIBE, UNSUBSCRIBE and PUBREL, and the retained messages that follow a SUBACK.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hydrant_protocol::session::{Receipt, Release};
+use hydrant_protocol::topic::TopicFilter;
+use hydrant_protocol::wire::{self, SUBACK_FAILURE, Subscribe, Unsubscribe};
+use hydrant_protocol::{PacketId, QoS};
+
+use crate::metrics::DropReason;
+use crate::ports::StoreOp;
+
+use super::conn::AckKind;
+use super::deliver::View;
+use super::{Conn, Shard, WaitKind};
+
+impl Shard {
+    /// SUBSCRIBE: as many requests of one filter ([MQTT-3.8.4-4]), one SUBACK.
+    pub fn subscribe(&self, conn: &Rc<Conn>, subscribe: Subscribe) {
+        let Some(slot) = conn.session.get() else { return };
+        let limit = self.shared.settings.limits.max_subscriptions;
+        let mut codes = Vec::with_capacity(subscribe.filters.len());
+        let mut granted = Vec::with_capacity(subscribe.filters.len());
+        let mut must_wait = false;
+        {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            let subscriber = self.subscriber(slot, session);
+            for (filter, qos) in subscribe.filters {
+                if session.filters.len() >= limit && !session.filters.contains(&filter) {
+                    codes.push(SUBACK_FAILURE);
+                    continue;
+                }
+                if self.shared.subscribe(&filter, subscriber, qos) {
+                    session.filters.push(filter.clone());
+                }
+                if let Some(stored) = &session.stored {
+                    self.outgoing.borrow_mut().ops.push(StoreOp::PutSubscription {
+                        id: stored.id,
+                        filter: Arc::clone(filter.arc()),
+                        qos,
+                    });
+                    must_wait = true;
+                }
+                codes.push(qos as u8);
+                granted.push((filter, qos));
+            }
+        }
+        self.answer_stored(conn, AckKind::Suback(subscribe.packet_id, codes, granted), must_wait);
+    }
+
+    /// UNSUBSCRIBE: UNSUBACK in any case ([MQTT-3.10.4-2]).
+    pub fn unsubscribe(&self, conn: &Rc<Conn>, unsubscribe: &Unsubscribe) {
+        let Some(slot) = conn.session.get() else { return };
+        let mut must_wait = false;
+        {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            let subscriber = self.subscriber(slot, session);
+            for filter in &unsubscribe.filters {
+                let Some(at) = session.filters.iter().position(|known| known == filter) else { continue };
+                session.filters.swap_remove(at);
+                self.shared.unsubscribe(filter, subscriber);
+                if let Some(stored) = &session.stored {
+                    self.outgoing.borrow_mut().ops.push(StoreOp::DeleteSubscription {
+                        id: stored.id,
+                        filter: Arc::clone(filter.arc()),
+                    });
+                    must_wait = true;
+                }
+            }
+        }
+        self.answer_stored(conn, AckKind::Unsuback(unsubscribe.packet_id), must_wait);
+    }
+
+    /// PUBREL: the receipt's end is durable before PUBCOMP.
+    pub fn release(&self, conn: &Rc<Conn>, packet_id: PacketId) {
+        let Some(slot) = conn.session.get() else { return };
+        let must_wait = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            match (session.inbound.release(packet_id), &session.stored) {
+                (Release::Released, Some(stored)) => {
+                    let op = StoreOp::DeleteReceipt { id: stored.id, packet_id };
+                    self.outgoing.borrow_mut().ops.push(op);
+                    true
+                }
+                _ => false,
+            }
+        };
+        self.answer_stored(conn, AckKind::Pubcomp(packet_id), must_wait);
+    }
+
+    /// A QoS 2 PUBLISH arrives: true when it is new and goes to the router. A repeated one is
+    /// answered, or its answer is on its way ([MQTT-4.3.3-2]).
+    pub fn is_new(&self, conn: &Rc<Conn>, packet_id: PacketId) -> bool {
+        let Some(slot) = conn.session.get() else { return false };
+        let receipt = match self.sessions.borrow_mut().get(slot) {
+            Some(session) => session.inbound.publish(packet_id),
+            None => return false,
+        };
+        if receipt == Receipt::Known {
+            self.answer(conn, AckKind::Pubrec(packet_id));
+        }
+        receipt == Receipt::New
+    }
+
+    fn answer_stored(&self, conn: &Rc<Conn>, kind: AckKind, must_wait: bool) {
+        if must_wait {
+            let index = conn.owe(kind);
+            self.wait_for_store(WaitKind::Answer { conn: Rc::clone(conn), index });
+        } else {
+            self.answer(conn, kind);
+        }
+    }
+
+    /// [MQTT-3.3.1-6], [MQTT-3.3.1-8]: what is retained on the filters of a new subscription, with
+    /// RETAIN set, at the lower of both QoS. A topic that several of the filters match comes for
+    /// each of them, as if they had come one by one.
+    pub(super) fn deliver_retained(&self, conn: &Rc<Conn>, filters: &[(TopicFilter, QoS)]) {
+        let mut found = Vec::new();
+        for (filter, granted) in filters {
+            found.clear();
+            self.shared.retained.read().matching(filter, &mut found);
+            for message in &found {
+                let qos = message.qos.min(*granted);
+                let mut view = View::new(&message.topic, &message.payload, message.qos, false);
+                view.shared_topic = Some(&message.topic);
+                let Some(slot) = conn.session.get() else { return };
+                let mut sessions = self.sessions.borrow_mut();
+                let Some(session) = sessions.get(slot) else { return };
+                if qos == QoS::AtMostOnce {
+                    if conn.out.borrow().len() >= self.shared.settings.limits.max_output_bytes {
+                        self.metrics.drop_messages(DropReason::SlowSubscriber, 1);
+                        continue;
+                    }
+                    self.write(conn, |out| {
+                        wire::put_publish(out, &message.topic, &message.payload, qos, false, true, None);
+                    });
+                    self.count_publish_out(qos, message.payload.len());
+                } else if session.stored.is_some() {
+                    self.deliver_stored(slot, session, qos, true, &mut view);
+                } else {
+                    self.deliver_clean(session, qos, true, &mut view);
+                }
+            }
+        }
+    }
+}

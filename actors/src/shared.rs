@@ -1,0 +1,283 @@
+//! What the actors of one node share: the tables every arbiter reads, and the inboxes through
+//! which they give each other work.
+//!
+//! Owned by nobody in particular: it outlives every actor, so that a rebuilt one finds the tables
+//! and its work as they were. Locks are held for one operation, never across an await or a handler.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use hydrant_protocol::QoS;
+use hydrant_protocol::topic::{Retained, SubscriptionTable};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+
+use crate::inbox::Inbox;
+use crate::log::LaneBook;
+use crate::metrics::Metrics;
+use crate::ports::{LogRecord, QueueEntry, SessionId, StoreOp};
+use crate::settings::Settings;
+use crate::shard::RemoteBatch;
+
+/// Who is subscribed: a session by its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subscriber {
+    /// Index of the arbiter that holds the session.
+    pub shard: u16,
+    /// The session outlives its connection.
+    pub persistent: bool,
+    /// Its slot there.
+    pub slot: u32,
+}
+
+/// Which half of a wait is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The session store has written it.
+    Store,
+    /// The log has acknowledged it.
+    Log,
+}
+
+/// Points at a wait of one arbiter: something that goes on when store or log have answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Token {
+    /// Index of the arbiter.
+    pub shard: u16,
+    /// Which half is meant.
+    pub part: Part,
+    /// Slot in its table of waits.
+    pub wait: u32,
+    /// Tells a reused slot from the one that was meant.
+    pub stamp: u32,
+}
+
+/// Writes that belong together although several arbiters contribute to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transaction {
+    /// Never used twice in a node's life.
+    pub id: u64,
+    /// How many requests make it up.
+    pub parts: u16,
+}
+
+/// Work for StorageActor.
+#[derive(Debug)]
+pub enum StorageWork {
+    /// Writes `ops` atomically, then answers each token.
+    Write {
+        /// In order.
+        ops: Vec<StoreOp>,
+        /// Answered together, after the write.
+        tokens: Vec<Token>,
+        /// Written only together with its other parts.
+        transaction: Option<Transaction>,
+    },
+    /// Reads a page of a session's queue; sees every write pushed before it.
+    ReadQueue {
+        /// Where the answer goes.
+        shard: u16,
+        /// The session's slot there.
+        slot: u32,
+        /// Tells a reused slot from the one that was meant.
+        stamp: u32,
+        /// The session.
+        session: SessionId,
+        /// First sequence wanted.
+        from: u64,
+        /// Entries at most.
+        limit: usize,
+    },
+}
+
+/// Work for the log actor.
+#[derive(Debug)]
+pub struct LogWork {
+    /// The record; its id is given by the log actor.
+    pub record: LogRecord,
+    /// Who waits for it.
+    pub token: Option<Token>,
+}
+
+/// A new socket on its way to the arbiter that will own it.
+#[derive(Debug)]
+pub struct NewSocket {
+    /// Non-blocking, accepted.
+    pub stream: std::net::TcpStream,
+    /// The peer.
+    pub peer: SocketAddr,
+    /// Bytes already read from it.
+    pub read: Vec<u8>,
+}
+
+/// One row of `broker tree --connections`.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// Client id; empty before CONNECT.
+    pub client_id: String,
+    /// Index of its manager.
+    pub manager: usize,
+    /// Peer address.
+    pub address: String,
+    /// CleanSession.
+    pub clean: bool,
+    /// Milliseconds since the socket was accepted.
+    pub connected_ms: u64,
+    /// Outgoing QoS 1-2 messages in flight.
+    pub inflight: usize,
+    /// Messages waiting for it.
+    pub queued: usize,
+    /// Bytes waiting in its outgoing buffer.
+    pub output_bytes: usize,
+}
+
+/// A fault that a test asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionFault {
+    /// The actor panics at its next event.
+    Panic,
+    /// It waits for ever.
+    Stall,
+    /// It fails.
+    Fail,
+}
+
+/// Work for a ConnectionManager.
+#[derive(Debug)]
+pub enum ManagerWork {
+    /// Start a connection actor for this socket.
+    Accept(NewSocket),
+    /// Store or log have answered.
+    Completed(VecDeque<Token>),
+    /// A publish that the log refused for good: its publisher is disconnected, never acknowledged.
+    Refused(Token),
+    /// A page of a session's queue.
+    QueuePage {
+        /// The session's slot.
+        slot: u32,
+        /// Tells a reused slot.
+        stamp: u32,
+        /// Entries in order; fewer than asked for: there are no more.
+        entries: Vec<QueueEntry>,
+    },
+    /// List connections.
+    List {
+        /// Skip so many.
+        skip: usize,
+        /// Give so many at most.
+        limit: usize,
+        /// The answer.
+        reply: oneshot::Sender<Vec<ConnectionInfo>>,
+    },
+    /// Make a client's connection actor misbehave.
+    Fault {
+        /// Whose.
+        client_id: String,
+        /// How.
+        fault: ConnectionFault,
+    },
+    /// Stop reading, finish what is in flight, close. Answered when no connection is left.
+    Drain {
+        /// Sent when the last connection is gone.
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// Work for a TopicRouter from other arbiters.
+#[derive(Debug)]
+pub enum RouterWork {
+    /// Publishes whose subscribers are here.
+    Deliver(RemoteBatch),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Shared {
+    /// Checked settings.
+    pub settings: Arc<Settings>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Every subscription of the node.
+    pub subscriptions: RwLock<SubscriptionTable<Subscriber>>,
+    /// Rises with every change of `subscriptions`; a cached route of another generation is stale.
+    pub generation: AtomicU64,
+    /// Retained messages.
+    pub retained: RwLock<Retained>,
+    /// Inboxes of the ConnectionManagers.
+    pub managers: Vec<Inbox<ManagerWork>>,
+    /// Inboxes of the TopicRouters.
+    pub routers: Vec<Inbox<RouterWork>>,
+    /// StorageActor's inbox.
+    pub storage: Inbox<StorageWork>,
+    /// The log actor's inbox.
+    pub log: Inbox<LogWork>,
+    /// The outbox's lanes: what is written, handed to the log, acknowledged.
+    pub lanes: Mutex<LaneBook>,
+    /// Number for the next persistent session.
+    pub next_session: AtomicU64,
+    /// Number for the next transaction.
+    pub next_transaction: AtomicU64,
+    /// Persistent sessions of the node.
+    pub persistent_sessions: AtomicUsize,
+    /// Open sockets.
+    pub connections: AtomicUsize,
+    /// Most connections at one time.
+    pub connections_peak: AtomicUsize,
+    /// Topics that a client may not publish to are counted per topic nowhere else.
+    pub stopping: AtomicBool,
+    /// Why the node is not ready, by the part that says so.
+    pub not_ready: Mutex<HashMap<&'static str, String>>,
+}
+
+impl Shared {
+    /// The arbiter that holds everything about a client id.
+    pub fn home(&self, client_id: &str) -> u16 {
+        if self.managers.len() == 1 {
+            return 0;
+        }
+        // FNV-1a: stable over restarts, so that recovery finds the same home.
+        let hash = client_id
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        #[allow(clippy::cast_possible_truncation)]
+        {
+            ((hash >> 16) % self.managers.len() as u64) as u16
+        }
+    }
+
+    /// Adds or replaces a subscription; true when it is new.
+    pub fn subscribe(
+        &self,
+        filter: &hydrant_protocol::topic::TopicFilter,
+        subscriber: Subscriber,
+        qos: QoS,
+    ) -> bool {
+        let new = self.subscriptions.write().subscribe(filter, subscriber, qos);
+        self.generation.fetch_add(1, Ordering::Release);
+        if new {
+            self.metrics.subscriptions.inc();
+        }
+        new
+    }
+
+    /// Removes a subscription; true when there was one.
+    pub fn unsubscribe(&self, filter: &hydrant_protocol::topic::TopicFilter, subscriber: Subscriber) -> bool {
+        let removed = self.subscriptions.write().unsubscribe(filter, subscriber);
+        if removed {
+            self.generation.fetch_add(1, Ordering::Release);
+            self.metrics.subscriptions.sub(1);
+        }
+        removed
+    }
+
+    /// A part of the node is not ready, and why; `None` when it is again.
+    pub fn set_ready(&self, part: &'static str, why_not: Option<String>) {
+        let mut not_ready = self.not_ready.lock();
+        match why_not {
+            Some(why) => not_ready.insert(part, why),
+            None => not_ready.remove(part),
+        };
+    }
+}

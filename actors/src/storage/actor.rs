@@ -1,0 +1,295 @@
+//! See the module above.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
+use parking_lot::Mutex;
+
+use super::book::{Batch, Read, StorageBook};
+use crate::inbox::Work;
+use crate::ports::{SessionStore, StoreError, StoreOp};
+use crate::shared::{LogWork, ManagerWork, Shared, Token};
+use crate::supervision::{ActorCell, Ping, Running, on_ping};
+
+/// Bytes of one page of a queue, about.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// What StorageActor is made of; clones share everything.
+#[derive(Clone)]
+pub struct StorageParts {
+    /// What the actors share.
+    pub shared: Arc<Shared>,
+    /// The session store.
+    pub store: Arc<dyn SessionStore>,
+    /// What is under way.
+    pub book: Arc<Mutex<StorageBook>>,
+}
+
+/// See the module.
+pub struct StorageActor {
+    parts: StorageParts,
+    cell: Arc<ActorCell>,
+    retry: Duration,
+    /// The delay of a lone batch is running.
+    delaying: bool,
+}
+
+impl StorageActor {
+    /// Prepares the actor; on its arbiter.
+    pub fn build(parts: &StorageParts, cell: &Arc<ActorCell>) -> Running {
+        let retry = parts.shared.settings.storage.retry_min;
+        let work = parts.shared.storage.stream();
+        let actor = Self { parts: parts.clone(), cell: Arc::clone(cell), retry, delaying: false };
+        Running::new(actor, |ctx| {
+            StorageActor::add_stream(work, ctx);
+        })
+    }
+
+    /// Takes requests up until the batch is full, writes it if there is room under way, begins
+    /// reads.
+    fn drive(&mut self, ctx: &mut Context<Self>) {
+        let shared = Arc::clone(&self.parts.shared);
+        let settings = &shared.settings.storage;
+        loop {
+            let batch = {
+                let mut book = self.parts.book.lock();
+                if book.in_flight.len() >= settings.max_in_flight {
+                    // The next batch fills in the inbox, where its bytes count.
+                    shared.storage.hold();
+                    break;
+                }
+                self.gather(&mut book);
+                if !self.delaying
+                    && !settings.batch_delay.is_zero()
+                    && book.in_flight.is_empty()
+                    && book.has_next()
+                    && book.gathered() < settings.batch_max_ops
+                {
+                    self.delaying = true;
+                    ctx.run_later(settings.batch_delay, |actor, ctx| {
+                        actor.drive(ctx);
+                        actor.delaying = false;
+                    });
+                    break;
+                }
+                book.form(|ops| assign_positions(&shared, ops))
+            };
+            match batch {
+                Some(batch) => self.write(batch, ctx),
+                None => {
+                    shared.storage.release();
+                    break;
+                }
+            }
+        }
+        self.begin_reads(ctx);
+        let pending = shared.storage.bytes() as u64;
+        shared.metrics.storage_pending_bytes.set(pending);
+    }
+
+    fn gather(&self, book: &mut StorageBook) {
+        let shared = &self.parts.shared;
+        let settings = &shared.settings.storage;
+        while book.gathered() < settings.batch_max_ops && !shared.lanes.lock().is_full() && book.unpark() {}
+        let before = shared.storage.bytes();
+        let mut taken = shared.storage.take(settings.batch_max_ops);
+        while !taken.is_empty()
+            && book.gathered() < settings.batch_max_ops
+            && before.saturating_sub(shared.storage.bytes()) < settings.batch_max_bytes
+        {
+            self.cell.fault_point();
+            let full = shared.lanes.lock().is_full();
+            let parked = book.parked();
+            if let Some(work) = taken.pop() {
+                book.take_up(work, full);
+            }
+            if book.parked() > parked {
+                shared.metrics.outbox_full.inc();
+            }
+        }
+    }
+
+    fn write(&self, batch: Batch, ctx: &mut Context<Self>) {
+        let id = batch.id;
+        let write = self.parts.store.write(Arc::clone(&batch.ops));
+        ctx.spawn(write.into_actor(self).map(move |result, actor, ctx| actor.written(id, result, ctx)));
+    }
+
+    fn written(&mut self, id: u64, result: Result<(), StoreError>, ctx: &mut Context<Self>) {
+        let cell = Arc::clone(&self.cell);
+        let _entered = cell.enter(1);
+        let shared = Arc::clone(&self.parts.shared);
+        match result {
+            Ok(()) => {
+                let Some(batch) = self.parts.book.lock().done(id) else { return };
+                self.retry = shared.settings.storage.retry_min;
+                shared.metrics.storage_batches.inc();
+                shared.metrics.storage_ops.add(batch.ops.len() as u64);
+                shared.metrics.storage_latency.record(batch.since.elapsed());
+                shared.set_ready("storage", None);
+                self.answer(batch);
+            }
+            Err(StoreError::Unusable(why)) => {
+                cell.fail(format!("the session store cannot be used: {why}"));
+                shared.set_ready("storage", Some(why));
+                ctx.stop();
+                return;
+            }
+            Err(error) => {
+                // Unknown whether it was written: every operation is idempotent, so again.
+                log::warn!(target: "hydrant::storage", "writing a batch again in {:?}: {error}", self.retry);
+                shared.metrics.storage_retries.inc();
+                shared.set_ready("storage", Some(error.to_string()));
+                let wait = self.retry;
+                self.retry = (self.retry * 2).min(shared.settings.storage.retry_max);
+                ctx.run_later(wait, move |actor, ctx| actor.write_again(id, ctx));
+                return;
+            }
+        }
+        self.drive(ctx);
+    }
+
+    fn write_again(&self, id: u64, ctx: &mut Context<Self>) {
+        let batch = {
+            let mut book = self.parts.book.lock();
+            let found = book.in_flight.iter_mut().find(|batch| batch.id == id);
+            found.map(|batch| {
+                batch.since = Instant::now();
+                batch.clone()
+            })
+        };
+        if let Some(batch) = batch {
+            self.write(batch, ctx);
+        }
+    }
+
+    /// Those who waited, one message an arbiter; and the outbox entries to the log actor.
+    fn answer(&self, batch: Batch) {
+        let shared = &self.parts.shared;
+        hand_to_log(shared, &batch.ops);
+        let mut answers: Vec<VecDeque<Token>> = shared.managers.iter().map(|_| VecDeque::new()).collect();
+        for token in batch.tokens {
+            if let Some(answers) = answers.get_mut(usize::from(token.shard)) {
+                answers.push_back(token);
+            }
+        }
+        for (manager, tokens) in shared.managers.iter().zip(answers) {
+            if !tokens.is_empty() {
+                manager.push(ManagerWork::Completed(tokens), 0);
+            }
+        }
+    }
+
+    fn begin_reads(&self, ctx: &mut Context<Self>) {
+        let ready = self.parts.book.lock().ready_reads();
+        for read in ready {
+            let page = self.parts.store.read_queue(read.session, read.from, read.limit, PAGE_BYTES);
+            ctx.spawn(page.into_actor(self).map(move |result, actor, ctx| match result {
+                Ok(entries) => actor.page(&read, entries),
+                Err(error) => {
+                    log::warn!(target: "hydrant::storage", "reading a session's queue again: {error}");
+                    actor.parts.book.lock().read_again(Some(read.id));
+                    ctx.run_later(actor.retry, |actor, ctx| actor.drive(ctx));
+                }
+            }));
+        }
+    }
+
+    fn page(&self, read: &Read, entries: Vec<crate::ports::QueueEntry>) {
+        self.parts.book.lock().read_done(read.id);
+        let work = ManagerWork::QueuePage { slot: read.slot, stamp: read.stamp, entries };
+        self.parts.shared.managers[usize::from(read.shard)].push(work, 0);
+    }
+}
+
+/// Gives the outbox entries of a batch their positions; a batch written again keeps them.
+fn assign_positions(shared: &Shared, ops: &mut [StoreOp]) {
+    let mut lanes = None;
+    for op in ops {
+        if let StoreOp::PutOutbox { record, position } = op {
+            let lanes = lanes.get_or_insert_with(|| shared.lanes.lock());
+            position.position = lanes.assign(position.lane, record.cost() as u64);
+            record.outbox = Some(*position);
+        }
+    }
+    if let Some(lanes) = lanes {
+        let (records, bytes) = lanes.backlog();
+        shared.metrics.outbox_records.set(records);
+        shared.metrics.outbox_bytes.set(bytes);
+    }
+}
+
+/// Durable outbox entries go to the log actor while it has room; else it reads them later.
+fn hand_to_log(shared: &Shared, ops: &[StoreOp]) {
+    let mut lanes = None;
+    let mut work = Vec::new();
+    for op in ops {
+        if let StoreOp::PutOutbox { record, position } = op {
+            let lanes = lanes.get_or_insert_with(|| shared.lanes.lock());
+            if lanes.durable(position.lane, position.position, shared.log.has_room()) {
+                work.push((LogWork { record: record.clone(), token: None }, record.cost()));
+            }
+        }
+    }
+    // Pushed under the lanes' lock: two batches cannot overtake each other.
+    shared.log.push_all(work);
+}
+
+impl Actor for StorageActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // What a predecessor had under way is written again, in order.
+        let again: Vec<Batch> = {
+            let mut book = self.parts.book.lock();
+            book.read_again(None);
+            book.in_flight.iter().cloned().collect()
+        };
+        for batch in again {
+            self.write(batch, ctx);
+        }
+        self.drive(ctx);
+        // Room in the outbox comes without a message to this actor when nothing else is written.
+        ctx.run_interval(Duration::from_millis(50), |actor, ctx| {
+            if actor.parts.book.lock().parked() > 0 {
+                actor.drive(ctx);
+            }
+        });
+    }
+}
+
+impl StreamHandler<Work> for StorageActor {
+    fn handle(&mut self, _: Work, ctx: &mut Self::Context) {
+        let cell = Arc::clone(&self.cell);
+        let _entered = cell.enter(1);
+        self.drive(ctx);
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Ping> for StorageActor {
+    type Result = ();
+    fn handle(&mut self, _: Ping, ctx: &mut Self::Context) {
+        on_ping(&self.cell, ctx);
+    }
+}
+
+/// One line for `broker tree`.
+pub fn describe(parts: &StorageParts) -> String {
+    let (in_flight, parked) = {
+        let book = parts.book.lock();
+        (book.in_flight.len(), book.parked())
+    };
+    let batches = parts.shared.metrics.storage_batches.get().max(1);
+    let ops = parts.shared.metrics.storage_ops.get();
+    format!(
+        "{}; {in_flight} batches under way, {parked} parked, {} operations a batch",
+        parts.store.describe(),
+        ops / batches
+    )
+}

@@ -1,0 +1,420 @@
+//! Starts the actor tree of a node on its arbiters, and stops it.
+//!
+//! Order at start: store and log are read, sessions restored, permanent actors started, then the
+//! listener. At shutdown the other way round: no new sockets, connections drain, batches are
+//! written, the log is flushed.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use actix_rt::{Arbiter, ArbiterHandle};
+use hydrant_protocol::topic::{Retained, SubscriptionTable};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+
+use crate::inbox::Inbox;
+use crate::listener::Listener;
+use crate::log::{self as log_actor, LaneBook, LogActor, LogParts};
+use crate::manager::ConnectionManager;
+use crate::metrics::Metrics;
+use crate::ports::{Lanes, MessageLog, SessionStore, StoreError, StoredSession, StoredWill};
+use crate::router::TopicRouter;
+use crate::settings::Settings;
+use crate::shard::{Origin, Shard};
+use crate::shared::{ConnectionFault, ConnectionInfo, ManagerWork, Shared, StorageWork};
+use crate::storage::{self, StorageActor, StorageBook, StorageParts};
+use crate::supervision::{
+    ActorCell, Child, Fault, Registry, Supervisor, SupervisorHandle, Watchdog,
+};
+use crate::sys::Sys;
+
+thread_local! {
+    static SHARD: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
+}
+
+/// The shard of this arbiter's thread.
+fn current_shard() -> Option<Rc<Shard>> {
+    SHARD.with(|shard| shard.borrow().clone())
+}
+
+/// What a tree is made of.
+pub struct Parts {
+    /// Checked settings.
+    pub settings: Arc<Settings>,
+    /// The session store.
+    pub store: Arc<dyn SessionStore>,
+    /// The message log; one that refuses everything where `log.kind` is none.
+    pub log: Arc<dyn MessageLog>,
+    /// The bound listening socket, non-blocking, and its name in the tree.
+    pub listener: (Arc<TcpListener>, String),
+    /// TCP_NODELAY on accepted sockets.
+    pub nodelay: bool,
+    /// Called once when the tree cannot be kept up; the node exits non-zero with the sentence.
+    pub on_failure: Arc<dyn Fn(String) + Send + Sync>,
+}
+
+/// What was found in the store at start.
+struct Found {
+    sessions: Vec<StoredSession>,
+    wills: Vec<StoredWill>,
+    retained: Retained,
+    lanes: Lanes,
+}
+
+async fn read(store: &Arc<dyn SessionStore>) -> Result<Found, StoreError> {
+    let mut retained = Retained::new();
+    for message in store.retained().await? {
+        retained.insert(message);
+    }
+    Ok(Found {
+        sessions: store.sessions().await?,
+        wills: store.wills().await?,
+        retained,
+        lanes: store.lanes().await?,
+    })
+}
+
+/// A running tree.
+pub struct ActorSystem {
+    /// What the actors share.
+    pub shared: Arc<Shared>,
+    /// The tree for `broker tree`.
+    pub registry: Arc<Registry>,
+    supervisor: SupervisorHandle,
+    storage: StorageParts,
+    log: LogParts,
+    arbiters: Vec<Arbiter>,
+    watchdog: Option<Watchdog>,
+}
+
+impl ActorSystem {
+    /// Starts the tree; on the main arbiter, which carries supervisor and listener.
+    ///
+    /// # Errors
+    /// The store cannot be read, or there is no thread to be had.
+    pub async fn start(parts: Parts) -> Result<Self, StoreError> {
+        let found = read(&parts.store).await?;
+        let settings = Arc::clone(&parts.settings);
+        let shared = make_shared(&settings, &found);
+        let registry = Registry::new(Arc::clone(&settings.node_id));
+        let failure = Arc::clone(&parts.on_failure);
+        let watchdog = Watchdog::start(
+            &settings.supervision,
+            Arc::clone(&shared.metrics),
+            Box::new(move |why| failure(why)),
+        )
+        .map_err(no_thread)?;
+        let cell = ActorCell::new("supervisor", "Supervisor").shared();
+        registry.add(Arc::clone(&cell));
+        let failure = Arc::clone(&parts.on_failure);
+        let supervisor = Supervisor::start(
+            cell,
+            settings.supervision.clone(),
+            Arc::clone(&shared.metrics),
+            Box::new(move |why| failure(why)),
+        );
+        let storage = StorageParts {
+            shared: Arc::clone(&shared),
+            store: Arc::clone(&parts.store),
+            book: Arc::new(Mutex::new(StorageBook::default())),
+        };
+        let log = LogActor::parts(&shared, parts.log, parts.store);
+        let mut system =
+            Self { shared, registry, supervisor, storage, log, arbiters: Vec::new(), watchdog: Some(watchdog) };
+        system.start_children(parts.listener, parts.nodelay, found).await;
+        Ok(system)
+    }
+
+    async fn start_children(&mut self, listener: (Arc<TcpListener>, String), nodelay: bool, found: Found) {
+        let main = Arbiter::current();
+        self.watch("main", &main);
+        let services = self.arbiter("services");
+        let workers: Vec<ArbiterHandle> =
+            (0..self.shared.managers.len()).map(|n| self.arbiter(&format!("worker/{n}"))).collect();
+        // In the order of the design's picture.
+        let (socket, name) = listener;
+        let shared = Arc::clone(&self.shared);
+        let listening = self.cell(&format!("listener/{name}"), "Listener", |cell| cell);
+        let managers: Vec<_> = (0..workers.len()).map(|n| self.manager_cell(n)).collect();
+        let routers: Vec<_> = (0..workers.len()).map(|n| self.router_cell(n)).collect();
+        let (depth, detail) = (self.storage.clone(), self.storage.clone());
+        let storing = self.cell("storage", "StorageActor", |cell| {
+            cell.with_depth(move || depth.shared.storage.len()).with_detail(move || storage::describe(&detail))
+        });
+        let (depth, detail) = (self.log.clone(), self.log.clone());
+        let logging = self.cell("log", "LogActor", |cell| {
+            cell.with_depth(move || log_actor::depth(&depth)).with_detail(move || log_actor::describe(&detail))
+        });
+        self.restore(&workers, found).await;
+        let parts = self.storage.clone();
+        self.child(storing, &services, move |cell| StorageActor::build(&parts, cell));
+        let parts = self.log.clone();
+        self.child(logging, &services, move |cell| LogActor::build(&parts, cell));
+        for (n, worker) in workers.iter().enumerate() {
+            self.child(Arc::clone(&routers[n]), worker, |cell| {
+                with_shard(|shard| TopicRouter::build(shard, cell))
+            });
+            self.child(Arc::clone(&managers[n]), worker, |cell| {
+                with_shard(|shard| ConnectionManager::build(shard, cell))
+            });
+        }
+        self.child(listening, &main, move |cell| match Listener::build(&shared, &socket, nodelay, cell) {
+            Ok(running) => running,
+            // The supervisor takes a factory's panic for a failed start and tries again.
+            #[allow(clippy::panic)]
+            Err(error) => panic!("the listening socket cannot be watched: {error}"),
+        });
+        self.start_sys();
+    }
+
+    fn cell(
+        &self,
+        path: &str,
+        kind: &'static str,
+        build: impl FnOnce(ActorCell) -> ActorCell,
+    ) -> Arc<ActorCell> {
+        let cell = build(ActorCell::new(path, kind)).shared();
+        self.registry.add(Arc::clone(&cell));
+        cell
+    }
+
+    fn manager_cell(&self, n: usize) -> Arc<ActorCell> {
+        let (inbox, metrics) = (self.shared.managers[n].clone(), Arc::clone(&self.shared.metrics.shards[n]));
+        self.cell(&format!("connection-manager/{n}"), "ConnectionManager", |cell| {
+            cell.with_depth(move || inbox.len()).with_detail(move || {
+                let (open, offline) = (metrics.connections.get(), metrics.sessions_offline.get());
+                format!("{open} connections, {offline} sessions offline")
+            })
+        })
+    }
+
+    fn router_cell(&self, n: usize) -> Arc<ActorCell> {
+        let inbox = self.shared.routers[n].clone();
+        self.cell(&format!("topic-router/{n}"), "TopicRouter", |cell| cell.with_depth(move || inbox.len()))
+    }
+
+    fn child(
+        &self,
+        cell: Arc<ActorCell>,
+        arbiter: &ArbiterHandle,
+        factory: impl Fn(&Arc<ActorCell>) -> crate::supervision::Running + Send + Sync + 'static,
+    ) {
+        self.supervisor.add(Child { cell, arbiter: arbiter.clone(), factory: Arc::new(factory) });
+    }
+
+    fn arbiter(&mut self, name: &str) -> ArbiterHandle {
+        let arbiter = Arbiter::new();
+        let handle = arbiter.handle();
+        self.arbiters.push(arbiter);
+        self.watch(name, &handle);
+        handle
+    }
+
+    fn watch(&self, name: &str, arbiter: &ArbiterHandle) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.watch(name, arbiter);
+        }
+    }
+
+    /// Makes the shards and gives each the sessions and wills whose home it is.
+    async fn restore(&self, workers: &[ArbiterHandle], found: Found) {
+        let mut sessions: HashMap<u16, Vec<StoredSession>> = HashMap::new();
+        for session in found.sessions {
+            sessions.entry(self.shared.home(&session.client_id)).or_default().push(session);
+        }
+        let mut wills: HashMap<u16, Vec<StoredWill>> = HashMap::new();
+        for will in found.wills {
+            wills.entry(self.shared.home(&will.client_id)).or_default().push(will);
+        }
+        let mut restored = Vec::new();
+        for (index, worker) in (0_u16..).zip(workers) {
+            let shared = Arc::clone(&self.shared);
+            let sessions = sessions.remove(&index).unwrap_or_default();
+            let wills = wills.remove(&index).unwrap_or_default();
+            let (done, wait) = oneshot::channel();
+            worker.spawn_fn(move || {
+                let shard = Shard::new(index, shared);
+                for session in &sessions {
+                    shard.restore_session(session);
+                }
+                for will in &wills {
+                    shard.restore_will(will);
+                }
+                SHARD.with(|slot| *slot.borrow_mut() = Some(shard));
+                let _ = done.send(());
+            });
+            restored.push(wait);
+        }
+        for wait in restored {
+            let _ = wait.await;
+        }
+    }
+
+    /// `$SYS`, on the first worker.
+    fn start_sys(&self) {
+        let interval = self.shared.settings.sys_interval;
+        if interval.is_zero() {
+            return;
+        }
+        let Some(worker) = self.arbiters.get(1) else { return };
+        worker.spawn(async move {
+            let mut sys = Sys::default();
+            let mut timer = tokio::time::interval(interval);
+            loop {
+                timer.tick().await;
+                let Some(shard) = current_shard() else { return };
+                for message in sys.messages(&shard.shared) {
+                    shard.publish_internal(Origin::Node, message, Vec::new());
+                }
+            }
+        });
+    }
+
+    /// True when every actor runs.
+    pub fn is_whole(&self) -> bool {
+        self.supervisor.is_whole()
+    }
+
+    /// Makes an actor misbehave, for tests. Connections are `connection/CLIENT-ID`; whether there
+    /// is such a connection is not answered.
+    ///
+    /// # Errors
+    /// No such actor.
+    pub fn fault(shared: &Shared, registry: &Registry, path: &str, fault: Fault) -> Result<(), String> {
+        let Some(client_id) = path.strip_prefix("connection/") else {
+            return registry.arm_fault(path, fault);
+        };
+        let fault = match fault {
+            Fault::Panic => ConnectionFault::Panic,
+            Fault::Stall => ConnectionFault::Stall,
+            Fault::Fail => ConnectionFault::Fail,
+        };
+        let work = ManagerWork::Fault { client_id: client_id.to_owned(), fault };
+        shared.managers[usize::from(shared.home(client_id))].push(work, 64);
+        Ok(())
+    }
+
+    /// One page of the open connections, over all managers in their order.
+    pub async fn connections(shared: &Shared, skip: usize, limit: usize) -> Vec<ConnectionInfo> {
+        let mut rows = Vec::new();
+        let mut skip = skip;
+        for (n, manager) in shared.managers.iter().enumerate() {
+            if rows.len() >= limit {
+                break;
+            }
+            let here = usize::try_from(shared.metrics.shards[n].connections.get()).unwrap_or(usize::MAX);
+            if skip >= here {
+                skip -= here;
+                continue;
+            }
+            let (reply, answer) = oneshot::channel();
+            manager.push(ManagerWork::List { skip, limit: limit - rows.len(), reply }, 64);
+            rows.extend(answer.await.unwrap_or_default());
+            skip = 0;
+        }
+        rows
+    }
+
+    /// Stops in order: no new sockets, connections drain, batches are written, the log is flushed.
+    /// False when the deadline cut it short; what was acknowledged as stored is in the store then
+    /// too.
+    pub async fn stop(mut self, deadline: Duration) -> bool {
+        let until = Instant::now() + deadline;
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.set_ready("shutdown", Some("the node shuts down".to_owned()));
+        self.supervisor.begin_shutdown();
+        let waits: Vec<_> = self
+            .shared
+            .managers
+            .iter()
+            .map(|manager| {
+                let (done, wait) = oneshot::channel();
+                manager.push(ManagerWork::Drain { done }, 64);
+                wait
+            })
+            .collect();
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        let mut whole = true;
+        for wait in waits {
+            whole &= tokio::time::timeout(left(until), wait).await.is_ok();
+        }
+        whole &= self.until_written(until).await;
+        whole &= self.log.log.flush(left(until).max(Duration::from_millis(100)));
+        self.supervisor.finish();
+        drop(self.watchdog.take());
+        for arbiter in &self.arbiters {
+            arbiter.stop();
+        }
+        whole
+    }
+
+    /// Waits until StorageActor and the log actor have nothing under way.
+    async fn until_written(&self, until: Instant) -> bool {
+        loop {
+            let storage_idle = self.shared.storage.is_empty() && self.storage.book.lock().is_idle();
+            let routers_idle = self.shared.routers.iter().all(Inbox::is_empty);
+            // With the log away, what the outbox holds stays there for the next start.
+            let away = self.shared.not_ready.lock().contains_key("log");
+            let log_idle = away || (self.shared.log.is_empty() && self.log.state.lock().is_empty());
+            if storage_idle && routers_idle && log_idle {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn with_shard<T>(build: impl FnOnce(&Rc<Shard>) -> T) -> T {
+    match current_shard() {
+        Some(shard) => build(&shard),
+        // Children of a worker are added after its shard was made.
+        #[allow(clippy::unreachable)]
+        None => unreachable!("a worker's actor is built on its worker"),
+    }
+}
+
+fn no_thread(error: io::Error) -> StoreError {
+    StoreError::Unusable(format!("no thread can be started: {error}"))
+}
+
+fn make_shared(settings: &Arc<Settings>, found: &Found) -> Arc<Shared> {
+    let workers = settings.workers.max(1);
+    let limits = &settings.limits;
+    let next_session = found.sessions.iter().map(|session| session.id).max().unwrap_or(0) + 1;
+    let mut retained = Retained::new();
+    for message in found.retained.iter() {
+        retained.insert(Arc::clone(message));
+    }
+    let metrics = Metrics::new(workers);
+    metrics.retained.set(retained.len() as u64);
+    metrics.retained_bytes.set(retained.bytes() as u64);
+    let lanes = LaneBook::new(settings.storage.outbox_lanes, settings.storage.outbox_max_bytes, &found.lanes);
+    Arc::new(Shared {
+        settings: Arc::clone(settings),
+        metrics,
+        subscriptions: RwLock::new(SubscriptionTable::new()),
+        generation: AtomicU64::new(0),
+        retained: RwLock::new(retained),
+        managers: (0..workers).map(|_| Inbox::new(limits.max_connections, usize::MAX)).collect(),
+        routers: (0..workers).map(|_| Inbox::new(usize::MAX, limits.max_router_bytes)).collect(),
+        storage: Inbox::<StorageWork>::new(usize::MAX, settings.storage.max_pending_bytes),
+        log: Inbox::new(settings.log.max_pending_messages, settings.log.max_pending_bytes),
+        lanes: Mutex::new(lanes),
+        next_session: AtomicU64::new(next_session),
+        next_transaction: AtomicU64::new(1),
+        persistent_sessions: AtomicUsize::new(0),
+        connections: AtomicUsize::new(0),
+        connections_peak: AtomicUsize::new(0),
+        stopping: AtomicBool::new(false),
+        not_ready: Mutex::new(HashMap::new()),
+    })
+}
