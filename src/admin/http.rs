@@ -1,0 +1,120 @@
+//! The admin HTTP port: `/metrics`, `/health`, `/ready`, and nothing that changes anything.
+//!
+//! One request a connection (`Connection: close`), so one time-out bounds everything a peer can do:
+//! trickle its header, not read the answer, or stay silent. Header bytes and the number of
+//! connections are bounded too; a body is never read. What is not a request for one of the three
+//! paths is counted in `admin_bad_requests`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::view::NodeView;
+use super::{AdminLimits, exposition};
+
+type Node = Arc<dyn NodeView>;
+
+/// Serves until dropped.
+pub(super) async fn serve(listener: TcpListener, limits: AdminLimits, node: Node) {
+    let slots = Arc::new(Semaphore::new(limits.http_connections));
+    let router = router(node.clone());
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Mostly out of file descriptors: the next try would fail at once as well.
+                log::warn!("admin http: accept failed: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
+            node.metrics().admin_bad_requests.inc();
+            continue; // dropping the stream closes it
+        };
+        let (router, limits, node) = (router.clone(), limits.clone(), node.clone());
+        tokio::spawn(async move {
+            connection(stream, limits, router, node).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, limits: AdminLimits, router: Router, node: Node) {
+    let served = http1::Builder::new()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.http_header_timeout)
+        .max_buf_size(limits.http_header_bytes.max(8 * 1024)) // hyper's least
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let bad = match tokio::time::timeout(limits.http_timeout, served).await {
+        Ok(Ok(())) => false,
+        Ok(Err(error)) => error.is_parse() || error.is_timeout() || error.is_incomplete_message(),
+        Err(_) => true,
+    };
+    if bad {
+        node.metrics().admin_bad_requests.inc();
+    }
+}
+
+fn router(node: Node) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(node)
+}
+
+async fn metrics(State(node): State<Node>) -> Response {
+    match exposition::render(&*node) {
+        Ok(text) => ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn health(State(node): State<Node>) -> Response {
+    verdict("healthy", node.healthy())
+}
+
+async fn ready(State(node): State<Node>) -> Response {
+    verdict("ready", node.ready())
+}
+
+fn verdict(what: &str, state: Result<(), Vec<String>>) -> Response {
+    let (code, reasons) = match state {
+        Ok(()) => (StatusCode::OK, Vec::new()),
+        Err(reasons) => (StatusCode::SERVICE_UNAVAILABLE, reasons),
+    };
+    (
+        code,
+        Json(json!({ what: code == StatusCode::OK, "reasons": reasons })),
+    )
+        .into_response()
+}
+
+async fn not_found(State(node): State<Node>) -> Response {
+    node.metrics().admin_bad_requests.inc();
+    (
+        StatusCode::NOT_FOUND,
+        "there is /metrics, /health and /ready\n",
+    )
+        .into_response()
+}
+
+async fn wrong_method(State(node): State<Node>) -> Response {
+    node.metrics().admin_bad_requests.inc();
+    (StatusCode::METHOD_NOT_ALLOWED, "use GET\n").into_response()
+}

@@ -1,0 +1,213 @@
+//! The admin endpoints of a node: an HTTP port for machines (`/metrics`, `/health`, `/ready`) and
+//! a unix socket in the data directory for `broker tree`, `tail`, `status` and the tests' faults.
+//!
+//! They run on a thread and a runtime of their own, so that they answer while every arbiter is
+//! busy or blocked, and ask the node through [`NodeView`] only. Everything a peer can hold open is
+//! bounded by [`AdminLimits`]. Neither endpoint authenticates: the port is on loopback unless the
+//! configuration says otherwise and changes nothing; the socket has mode 0600.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, oneshot};
+
+pub mod client;
+mod exposition;
+mod families;
+mod http;
+pub mod render;
+mod socket;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod view;
+mod wire;
+
+pub use view::{
+    ActorRow, ConnectionRow, FAULTS_OFF, FaultAction, NodeView, TailRow, TailSource, ViewFuture,
+};
+pub use wire::{MAX_PAGE_SIZE, Status, TailRequest, TreeRequest};
+
+/// Where the admin socket of the node with this data directory is.
+pub fn socket_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("admin.sock")
+}
+
+/// What the admin endpoints listen on.
+#[derive(Debug, Clone)]
+pub struct AdminOptions {
+    /// `admin.address`; None switches the HTTP port off.
+    pub http: Option<SocketAddr>,
+    /// The admin socket, see [`socket_path`].
+    pub socket: PathBuf,
+    /// What a peer can use up.
+    pub limits: AdminLimits,
+}
+
+/// What a peer of the admin endpoints can use up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminLimits {
+    /// HTTP connections at a time; one more is closed at once.
+    pub http_connections: usize,
+    /// Bytes of an HTTP request's header; at least 8 KiB.
+    pub http_header_bytes: usize,
+    /// From accept to the end of the header.
+    pub http_header_timeout: Duration,
+    /// From accept to the end of the answer.
+    pub http_timeout: Duration,
+    /// Connections of the admin socket at a time; one more is closed at once.
+    pub socket_connections: usize,
+    /// Of these, tails.
+    pub tails: usize,
+    /// Bytes of a request line on the admin socket.
+    pub max_line: usize,
+    /// From accept to the request, and from there to the end of the answer of all but a tail.
+    pub request_timeout: Duration,
+}
+
+impl Default for AdminLimits {
+    fn default() -> Self {
+        Self {
+            http_connections: 64,
+            http_header_bytes: 16 * 1024,
+            http_header_timeout: Duration::from_secs(5),
+            http_timeout: Duration::from_secs(15),
+            socket_connections: 32,
+            tails: 16,
+            max_line: 16 * 1024,
+            request_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The running admin endpoints. Dropping it shuts them down.
+#[derive(Debug)]
+pub struct AdminServer {
+    http: Option<SocketAddr>,
+    socket: PathBuf,
+    /// Device and inode of our socket: at the end only our own is removed.
+    identity: (u64, u64),
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl AdminServer {
+    /// Binds the port and the socket and starts serving on a thread of its own.
+    ///
+    /// # Errors
+    /// The port or the socket cannot be bound, or there is no thread to be had; the error's text
+    /// is one sentence for the user, with what to do.
+    pub fn start(options: AdminOptions, node: Arc<dyn NodeView>) -> io::Result<Self> {
+        let AdminOptions {
+            http,
+            socket,
+            limits,
+        } = options;
+        let tcp = http.map(bind_http).transpose()?;
+        let http = tcp.as_ref().map(StdTcpListener::local_addr).transpose()?;
+        let unix = socket::bind(&socket)?;
+        let made = socket.symlink_metadata()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(4)
+            .build()?;
+        let (tcp, unix) = {
+            let _entered = runtime.enter();
+            (
+                tcp.map(tokio::net::TcpListener::from_std).transpose()?,
+                tokio::net::UnixListener::from_std(unix)?,
+            )
+        };
+        let tails = Semaphore::new(limits.tails);
+        let context = Arc::new(socket::Context {
+            node,
+            limits,
+            http,
+            started: Instant::now(),
+            tails,
+        });
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    let web = async {
+                        match tcp {
+                            Some(tcp) => {
+                                http::serve(tcp, context.limits.clone(), context.node.clone()).await
+                            }
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        () = web => {}
+                        () = socket::serve(unix, context.clone()) => {}
+                        _ = stopped => {}
+                    }
+                });
+                // A log that never answers must not keep the node from ending.
+                runtime.shutdown_timeout(Duration::from_secs(1));
+            })?;
+        Ok(Self {
+            http,
+            socket,
+            identity: (made.dev(), made.ino()),
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// The HTTP port's address, with the port the system chose where the configuration says 0.
+    pub fn bound_address(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
+    /// Closes the port, the socket and their connections, and removes the socket. Takes at most
+    /// about a second.
+    pub fn shutdown(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(()); // the thread is gone already: fine
+        }
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        if self
+            .socket
+            .symlink_metadata()
+            .is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
+        {
+            let _ = std::fs::remove_file(&self.socket); // a stale one is replaced at the next start
+        }
+        let _ = thread.join();
+    }
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn bind_http(address: SocketAddr) -> io::Result<StdTcpListener> {
+    const ELSE: &str = "choose another with --set admin.address=HOST:PORT";
+    let listener = StdTcpListener::bind(address).map_err(|error| {
+        let what = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("admin.address {address} is in use by another process: {ELSE}")
+            }
+            _ => format!("admin.address {address} cannot be listened on ({error}): {ELSE}"),
+        };
+        io::Error::new(error.kind(), what)
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

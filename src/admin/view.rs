@@ -1,0 +1,149 @@
+//! What the admin endpoints ask of a node: [`NodeView`] and [`TailSource`], and the plain rows
+//! they answer with. The node implements both; nothing here knows how.
+//!
+//! The rows go over the admin socket as they are, so they are serde types with no reference in
+//! them. Bounds are the asker's: a page of connections, a limit of records.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use hydrant_actors::metrics::Metrics;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// A future a [`NodeView`] returns.
+pub type ViewFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The answer to a fault request on a node that was not started for it.
+pub const FAULTS_OFF: &str = "faults are off: start the node with debug.faults = true";
+
+/// What the admin endpoints see of a node. Called on the admin thread: no method may block.
+pub trait NodeView: Send + Sync + 'static {
+    /// The node's counters.
+    fn metrics(&self) -> Arc<Metrics>;
+    /// The actor tree, parents before their children, without connections.
+    fn actors(&self) -> Vec<ActorRow>;
+    /// One page of the connections; `page` counts from 0. Shorter than `page_size` on the last page.
+    fn connections(&self, page: usize, page_size: usize) -> ViewFuture<Vec<ConnectionRow>>;
+    /// Whether clients can be served; otherwise every reason why not.
+    fn ready(&self) -> Result<(), Vec<String>>;
+    /// Whether no actor has failed for good; otherwise every reason.
+    fn healthy(&self) -> Result<(), Vec<String>>;
+    /// Makes an actor misbehave. The error is one sentence for the user ([`FAULTS_OFF`] where the
+    /// node was not started for it, or that no actor has this path).
+    fn fault(&self, action: FaultAction, path: &str) -> Result<(), String>;
+    /// The embedded log; None where `log.kind` is `kafka` or `none`.
+    fn tail(&self) -> Option<Arc<dyn TailSource>>;
+}
+
+/// The embedded log as `broker tail` reads it. Every call but [`TailSource::changed`] may read or
+/// write files: the admin endpoints make them on a thread for blocking work.
+pub trait TailSource: Send + Sync + 'static {
+    /// At most `limit` records of `topic` from offset `from`, or from the first one there is after
+    /// it. Empty at the end and for a topic that does not exist.
+    fn read(&self, topic: &str, from: u64, limit: usize) -> Result<Vec<TailRow>, String>;
+    /// The first offset that retention has left; 0 for a topic that does not exist.
+    fn first(&self, topic: &str) -> u64;
+    /// The offset the next record will get.
+    fn end(&self, topic: &str) -> u64;
+    /// The next offset `group` will read, if it has committed one.
+    fn committed(&self, group: &str, topic: &str) -> Option<u64>;
+    /// Stores the next offset `group` will read.
+    fn commit(&self, group: &str, topic: &str, offset: u64) -> Result<(), String>;
+    /// Changes after records were appended to any topic. Closed when the log is.
+    fn changed(&self) -> watch::Receiver<u64>;
+    /// The topics there are.
+    fn topics(&self) -> Vec<String>;
+}
+
+/// An actor of the tree.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ActorRow {
+    /// Its path, such as `connection-manager/0`.
+    pub path: String,
+    /// Its depth in the tree; the root has 0.
+    pub indent: usize,
+    /// Its state in one word, such as `running` or `backing-off`.
+    pub state: String,
+    /// Messages waiting in its mailbox.
+    pub mailbox: u64,
+    /// Restarts since the node started.
+    pub restarts: u64,
+    /// Messages handled since the node started.
+    pub handled: u64,
+    /// The longest handler, in microseconds.
+    pub longest_us: u64,
+    /// Anything else in a few words, such as a manager's count of connections.
+    pub detail: String,
+    /// How it last ended, if it did.
+    pub last_exit: Option<String>,
+}
+
+/// A client's connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ConnectionRow {
+    /// The client id; empty before CONNECT.
+    pub client_id: String,
+    /// The connection manager it belongs to.
+    pub manager: usize,
+    /// The peer's address and port.
+    pub address: String,
+    /// CleanSession was set.
+    pub clean: bool,
+    /// Milliseconds since it was accepted.
+    pub connected_ms: u64,
+    /// Outgoing QoS 1-2 messages in flight.
+    pub inflight: u64,
+    /// Messages queued for it.
+    pub queued: u64,
+    /// Bytes waiting in its outgoing buffer.
+    pub output_bytes: u64,
+}
+
+/// A record of the embedded log.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TailRow {
+    /// Its offset in the topic.
+    pub offset: u64,
+    /// When it was appended, milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// Its key, if it has one.
+    #[serde(with = "super::wire::base64_option")]
+    pub key: Option<Vec<u8>>,
+    /// The MQTT topic it was published to.
+    pub mqtt_topic: String,
+    /// The QoS it was published with.
+    pub qos: u8,
+    /// The retain flag it was published with.
+    pub retain: bool,
+    /// Who published it.
+    pub client_id: String,
+    /// The payload.
+    #[serde(with = "super::wire::base64_bytes")]
+    pub payload: Vec<u8>,
+}
+
+/// What a fault request makes an actor do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FaultAction {
+    /// Panic in a handler.
+    Panic,
+    /// Await something that never comes.
+    Stall,
+    /// End with an error.
+    Fail,
+}
+
+impl std::str::FromStr for FaultAction {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "panic" => Ok(Self::Panic),
+            "stall" => Ok(Self::Stall),
+            "fail" => Ok(Self::Fail),
+            other => Err(format!("`{other}` is no fault: give panic, stall or fail")),
+        }
+    }
+}

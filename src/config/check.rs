@@ -1,0 +1,405 @@
+//! From resolved values to [`Config`], and what must hold between keys.
+//!
+//! Every key of the table is read here exactly by its path; a path that is not in the table, or a
+//! key nobody reads, fails a test.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hydrant_actors::settings::{
+    Limits, LogKind, LogSettings, Overflow, SessionSettings, Settings, StorageSettings,
+    SupervisionSettings,
+};
+use hydrant_protocol::AckLevel;
+
+use super::error::{ConfigErrors, Origin};
+use super::keys::{KEYS, PROPERTIES, parse_address};
+use super::source::Effective;
+use super::value::Value;
+use super::{Config, EmbeddedLogConfig, ListenerConfig, StoreConfig, SyncPolicy};
+use super::{properties, routes};
+use crate::kafka::KafkaOptions;
+
+/// Reads values by path; what is amiss with the table itself is an error too, not a panic.
+struct Reader<'a> {
+    effective: &'a Effective,
+    errors: ConfigErrors,
+    read: BTreeSet<&'a str>,
+}
+
+impl<'a> Reader<'a> {
+    fn value(&mut self, path: &'a str) -> Option<&'a Value> {
+        self.read.insert(path);
+        self.effective
+            .values
+            .get(path)
+            .map(|resolved| &resolved.value)
+    }
+
+    fn origin(&self, path: &str) -> Origin {
+        self.effective
+            .values
+            .get(path)
+            .map_or(Origin::Default, |r| r.origin.clone())
+    }
+
+    fn internal(&mut self, path: &str) {
+        let origin = self.origin(path);
+        self.errors.push(
+            origin,
+            format!("{path}: the table of keys and its reader disagree"),
+        );
+    }
+
+    fn number<T: TryFrom<u64> + Default>(&mut self, path: &'a str) -> T {
+        match self.value(path) {
+            Some(Value::Number(Some(n))) if let Ok(n) = T::try_from(*n) => n,
+            _ => {
+                self.internal(path);
+                T::default()
+            }
+        }
+    }
+
+    fn time(&mut self, path: &'a str) -> Duration {
+        match self.value(path) {
+            Some(Value::Time(time)) => *time,
+            _ => {
+                self.internal(path);
+                Duration::ZERO
+            }
+        }
+    }
+
+    fn flag(&mut self, path: &'a str) -> bool {
+        match self.value(path) {
+            Some(Value::Bool(b)) => *b,
+            _ => {
+                self.internal(path);
+                false
+            }
+        }
+    }
+
+    fn text(&mut self, path: &'a str) -> &'a str {
+        match self.value(path) {
+            Some(Value::Text(text)) => text,
+            _ => {
+                self.internal(path);
+                ""
+            }
+        }
+    }
+
+    fn address(&mut self, path: &'a str) -> std::net::SocketAddr {
+        let text = self.text(path);
+        parse_address(text).unwrap_or_else(|| {
+            self.internal(path);
+            ([127, 0, 0, 1], 0).into()
+        })
+    }
+
+    /// Reports at the later of the two keys' places, unless one of them is wrong by itself.
+    fn cross(&mut self, holds: bool, keys: [&'a str; 2], message: &str) {
+        if !holds && !keys.iter().any(|key| self.effective.bad.contains(key)) {
+            let origin = self.origin(keys[0]).max(self.origin(keys[1]));
+            self.errors.push(origin, message);
+        }
+    }
+
+    fn ordered(&mut self, low: &'a str, high: &'a str) -> (Duration, Duration) {
+        let (min, max) = (self.time(low), self.time(high));
+        self.cross(
+            min <= max,
+            [low, high],
+            &format!("{low} must not be above {high}"),
+        );
+        (min, max)
+    }
+}
+
+/// The checked configuration; `errors` holds what the layers had already.
+///
+/// # Errors
+/// All of them together.
+pub fn config(effective: &Effective, errors: ConfigErrors) -> Result<Config, ConfigErrors> {
+    build(effective, errors).map(|(config, _)| config)
+}
+
+/// The same, with the paths that were read.
+pub(super) fn build(
+    effective: &Effective,
+    errors: ConfigErrors,
+) -> Result<(Config, BTreeSet<&str>), ConfigErrors> {
+    let mut r = Reader {
+        effective,
+        errors,
+        read: BTreeSet::new(),
+    };
+    let workers = match r.value("node.workers") {
+        Some(Value::Number(None)) => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        _ => r.number("node.workers"),
+    };
+    let sync = match r.text("storage.sync") {
+        "never" => SyncPolicy::Never,
+        _ => SyncPolicy::Always,
+    };
+    let log = log_settings(&mut r);
+    let default_ack = routes::ack_level(r.text("route_default.ack")).unwrap_or_default();
+    let mapping = routes::compile(&effective.routes, default_ack, &mut r.errors);
+    if log.kind == LogKind::None && !effective.bad.contains("log.kind") {
+        acks_without_log(&mut r, default_ack);
+    }
+    unavailable(&mut r);
+    let kafka = kafka(&mut r, log.kind);
+    let listener = ListenerConfig {
+        address: r.address("listener.address"),
+        backlog: r.number("listener.backlog"),
+        send_buffer: Some(r.number("listener.send_buffer")).filter(|n| *n > 0),
+        receive_buffer: Some(r.number("listener.receive_buffer")).filter(|n| *n > 0),
+        nodelay: r.flag("listener.nodelay"),
+    };
+    let admin_address = r.address("admin.address");
+    let admin = r.flag("admin.enabled").then_some(admin_address);
+    let clash = admin == Some(listener.address) && listener.address.port() != 0;
+    r.cross(
+        !clash,
+        ["listener.address", "admin.address"],
+        "listener.address and admin.address are the same: give one of them another port",
+    );
+    let store = StoreConfig {
+        sync,
+        cache_size: r.number("storage.cache_size"),
+        journal_max_size: r.number("storage.journal_max_size"),
+    };
+    let embedded_log = EmbeddedLogConfig {
+        sync,
+        retention: r.time("log.retention"),
+        retention_bytes: r.number("log.retention_bytes"),
+        max_topics: r.number("log.max_topics"),
+    };
+    let node_id: Arc<str> = r.text("node.id").into();
+    let data_dir = PathBuf::from(r.text("node.data_dir"));
+    let shutdown_deadline = r.time("node.shutdown_deadline");
+    let (limits, session, storage) = (limits(&mut r), session(&mut r), storage(&mut r));
+    let supervision = supervision(&mut r);
+    let (sys_interval, faults) = (r.time("sys.interval"), r.flag("debug.faults"));
+    if mapping.is_none() && r.errors.0.is_empty() {
+        r.errors
+            .push(Origin::Default, "the routes were refused without a reason");
+    }
+    let (errors, read) = (r.errors, r.read);
+    let Some(mapping) = mapping else {
+        return Err(errors.into_result().err().unwrap_or_default());
+    };
+    errors.into_result()?;
+    let settings = Settings {
+        node_id,
+        workers,
+        shutdown_deadline,
+        limits,
+        session,
+        storage,
+        log,
+        supervision,
+        mapping: Arc::new(mapping),
+        sys_interval,
+        faults,
+    };
+    Ok((
+        Config {
+            settings,
+            data_dir,
+            listener,
+            admin,
+            store,
+            log: embedded_log,
+            kafka,
+        },
+        read,
+    ))
+}
+
+/// What this version does not have yet.
+fn unavailable(r: &mut Reader<'_>) {
+    let cassandra = r.text("storage.kind") == "cassandra";
+    if cassandra {
+        let origin = r.origin("storage.kind");
+        r.errors.push(
+            origin,
+            "storage.kind = \"cassandra\" is not available in this version yet: use \"embedded\"",
+        );
+    }
+    if r.text("cluster.kind") == "zookeeper" {
+        let origin = r.origin("cluster.kind");
+        r.errors.push(
+            origin.clone(),
+            "cluster.kind = \"zookeeper\" is not available in this version yet: use \"single\"",
+        );
+        if !cassandra {
+            r.errors.push(origin, "a cluster cannot use the embedded store, whose state dies with its node: storage.kind must be \"cassandra\"");
+        }
+    }
+}
+
+/// `ack = "kafka"` waits for a log; without one such a publish would never be acknowledged.
+fn acks_without_log(r: &mut Reader<'_>, default: AckLevel) {
+    for route in &r.effective.routes {
+        if route.config.ack == Some(AckLevel::Kafka) {
+            r.errors.push(route.origin.clone(), "ack = \"kafka\" of this route needs a log, and log.kind is \"none\": use \"stored\" or another log.kind");
+        }
+    }
+    r.cross(
+        default != AckLevel::Kafka,
+        ["route_default.ack", "log.kind"],
+        "route_default.ack = \"kafka\" needs a log, and log.kind is \"none\": use \"stored\" or another log.kind",
+    );
+}
+
+fn limits(r: &mut Reader<'_>) -> Limits {
+    Limits {
+        max_connections: r.number("limits.max_connections"),
+        connect_rate: r.number("limits.connect_rate"),
+        connect_timeout: r.time("limits.connect_timeout"),
+        max_packet_size: r.number("limits.max_packet_size"),
+        max_topic_length: r.number("limits.max_topic_length"),
+        max_topic_levels: r.number("limits.max_topic_levels"),
+        max_filters_per_subscribe: r.number("limits.max_filters_per_subscribe"),
+        max_subscriptions: r.number("limits.max_subscriptions"),
+        max_client_id_length: r.number("limits.max_client_id_length"),
+        allow_empty_client_id: r.flag("limits.allow_empty_client_id"),
+        max_keep_alive: r.number("limits.max_keep_alive"),
+        max_unacknowledged: r.number("limits.max_unacknowledged"),
+        max_output_bytes: r.number("limits.max_output_bytes"),
+        write_timeout: r.time("limits.write_timeout"),
+        max_retained_messages: r.number("limits.max_retained_messages"),
+        max_retained_bytes: r.number("limits.max_retained_bytes"),
+        route_cache_entries: r.number("limits.route_cache_entries"),
+        max_router_bytes: r.number("limits.max_router_bytes"),
+    }
+}
+
+fn session(r: &mut Reader<'_>) -> SessionSettings {
+    SessionSettings {
+        max_inflight: r.number("session.max_inflight"),
+        max_queued_messages: r.number("session.max_queued_messages"),
+        max_queued_bytes: r.number("session.max_queued_bytes"),
+        max_queued_in_memory: r.number("session.max_queued_in_memory"),
+        overflow: match r.text("session.overflow") {
+            "drop_old" => Overflow::DropOld,
+            _ => Overflow::DropNew,
+        },
+        queue_qos0: r.flag("session.queue_qos0"),
+        expiry: r.time("session.expiry"),
+        max_sessions: r.number("session.max_sessions"),
+    }
+}
+
+fn storage(r: &mut Reader<'_>) -> StorageSettings {
+    let (retry_min, retry_max) = r.ordered("storage.retry_min", "storage.retry_max");
+    StorageSettings {
+        batch_max_ops: r.number("storage.batch_max_ops"),
+        batch_max_bytes: r.number("storage.batch_max_bytes"),
+        batch_delay: r.time("storage.batch_delay"),
+        max_in_flight: r.number("storage.max_in_flight"),
+        max_pending_bytes: r.number("storage.max_pending_bytes"),
+        outbox_max_bytes: r.number("storage.outbox_max_bytes"),
+        outbox_lanes: r.number("storage.outbox_lanes"),
+        retry_min,
+        retry_max,
+    }
+}
+
+fn log_settings(r: &mut Reader<'_>) -> LogSettings {
+    let (retry_min, retry_max) = r.ordered("log.retry_min", "log.retry_max");
+    LogSettings {
+        kind: match r.text("log.kind") {
+            "kafka" => LogKind::Kafka,
+            "none" => LogKind::None,
+            _ => LogKind::Embedded,
+        },
+        max_pending_messages: r.number("log.max_pending_messages"),
+        max_pending_bytes: r.number("log.max_pending_bytes"),
+        retry_min,
+        retry_max,
+    }
+}
+
+fn supervision(r: &mut Reader<'_>) -> SupervisionSettings {
+    let (restart_min, restart_max) =
+        r.ordered("supervision.restart_min", "supervision.restart_max");
+    let [warn, exit] = ["supervision.watchdog_warn", "supervision.watchdog_exit"];
+    let (watchdog_warn, watchdog_exit) = (r.time(warn), r.time(exit));
+    r.cross(
+        watchdog_exit.is_zero() || watchdog_exit >= watchdog_warn,
+        [warn, exit],
+        "supervision.watchdog_exit must not be below supervision.watchdog_warn, or 0s for never",
+    );
+    SupervisionSettings {
+        restart_min,
+        restart_max,
+        max_restarts: r.number("supervision.max_restarts"),
+        restart_window: r.time("supervision.restart_window"),
+        stall_timeout: r.time("supervision.stall_timeout"),
+        watchdog_warn,
+        watchdog_exit,
+    }
+}
+
+/// `[kafka]` is checked whatever `log.kind` says, and handed on only with "kafka".
+fn kafka(r: &mut Reader<'_>, kind: LogKind) -> Option<KafkaOptions> {
+    let servers = match r.value("kafka.bootstrap_servers") {
+        Some(Value::List(servers)) => servers.join(","),
+        _ => String::new(),
+    };
+    let wanted = kind == LogKind::Kafka && !r.effective.bad.contains("log.kind");
+    if wanted && servers.is_empty() && !r.effective.bad.contains("kafka.bootstrap_servers") {
+        let origin = r.origin("log.kind");
+        r.errors.push(origin, "log.kind = \"kafka\" needs kafka.bootstrap_servers: set it to \"host:port\" of your Kafka");
+    }
+    r.read.insert(PROPERTIES);
+    let properties = properties::check(&r.effective.properties, &mut r.errors);
+    let [packet, message] = ["limits.max_packet_size", "kafka.message_max_bytes"];
+    let (packet_bytes, message_max_bytes): (usize, usize) = (r.number(packet), r.number(message));
+    r.cross(
+        !wanted || packet_bytes <= message_max_bytes,
+        [packet, message],
+        "limits.max_packet_size is above kafka.message_max_bytes, and Kafka could never take such a message: lower the one or raise the other",
+    );
+    let fixed = r.effective.routes.iter().map(|route| &route.config.topic);
+    let mut options = KafkaOptions {
+        bootstrap_servers: servers,
+        security_protocol: r.text("kafka.security_protocol").to_string(),
+        linger: r.time("kafka.linger"),
+        batch_size: r.number("kafka.batch_size"),
+        batch_num_messages: r.number("kafka.batch_num_messages"),
+        compression: r.text("kafka.compression").to_string(),
+        queue_max_messages: r.number("kafka.queue_max_messages"),
+        queue_max_bytes: r.number("kafka.queue_max_bytes"),
+        message_max_bytes,
+        create_topics: r.flag("kafka.create_topics"),
+        partitions: r.number("kafka.partitions"),
+        replication_factor: r.number("kafka.replication_factor"),
+        max_topics_created: r.number("kafka.max_topics_created"),
+        max_topics_per_client: r.number("kafka.max_topics_per_client"),
+        request_timeout: r.time("kafka.request_timeout"),
+        message_timeout: Duration::ZERO,
+        expected_topics: fixed
+            .filter(|topic| !topic.contains('{'))
+            .cloned()
+            .collect(),
+        properties: BTreeMap::new(),
+    };
+    if !wanted || options.bootstrap_servers.is_empty() {
+        return None;
+    }
+    for sentence in options.check() {
+        let key = KEYS.iter().find(|key| sentence.contains(key.path));
+        let origin = r.origin(key.map_or("log.kind", |key| key.path));
+        r.errors.push(origin, sentence);
+    }
+    options.properties = properties;
+    Some(options)
+}

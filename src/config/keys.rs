@@ -1,0 +1,296 @@
+//! The one table of configuration keys: name, kind, range, default, meaning.
+//!
+//! Defaults, checking, the search for the nearest key, `config print` and `config.toml` itself are
+//! all derived from [`KEYS`]; a test holds `config.toml` to it. A new key is one line here and one
+//! read in `check.rs` (a key nobody reads fails a test).
+//!
+//! Arrays of tables (`[[route]]`) are not keys: see `routes.rs`.
+
+use std::net::SocketAddr;
+
+/// What values a key takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number, both bounds inclusive.
+    Int {
+        min: u64,
+        max: u64,
+        unit: &'static str,
+    },
+    /// The same, or the word "auto".
+    Auto {
+        min: u64,
+        max: u64,
+        unit: &'static str,
+    },
+    /// Bytes: "64KiB" or a plain integer.
+    Size { min: u64, max: u64 },
+    /// "250ms", "15s", "7d"; bounds in milliseconds. 0 needs no unit.
+    Duration { min: u64, max: u64 },
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Text that passes the check; its error says what is expected.
+    Text(fn(&str) -> Result<(), &'static str>),
+    /// A list of non-empty texts, or one text with commas.
+    List,
+    /// A table of its own, names free: `kafka.properties`.
+    Table,
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// `section.name`.
+    pub path: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// As one writes it in the file, without quotes; `None`: not set.
+    pub default: Option<&'static str>,
+    /// One line: what it bounds or chooses.
+    pub doc: &'static str,
+}
+
+/// Prefix of the librdkafka properties passed through.
+pub const PROPERTIES: &str = "kafka.properties";
+/// The array of tables.
+pub const ROUTE: &str = "route";
+
+const MS: u64 = 1;
+const S: u64 = 1000 * MS;
+const MIN: u64 = 60 * S;
+const HOUR: u64 = 60 * MIN;
+const DAY: u64 = 24 * HOUR;
+/// Of humantime's years, so that it prints as "100years".
+const CENTURY: u64 = 100 * 31_557_600 * S;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+type Doc = &'static str;
+
+const fn key(path: Doc, kind: Kind, default: Doc, doc: Doc) -> Key {
+    Key {
+        path,
+        kind,
+        default: Some(default),
+        doc,
+    }
+}
+const fn int(path: Doc, default: Doc, min: u64, max: u64, unit: Doc, doc: Doc) -> Key {
+    key(path, Kind::Int { min, max, unit }, default, doc)
+}
+const fn size(path: Doc, default: Doc, min: u64, max: u64, doc: Doc) -> Key {
+    key(path, Kind::Size { min, max }, default, doc)
+}
+const fn time(path: Doc, default: Doc, min: u64, max: u64, doc: Doc) -> Key {
+    key(path, Kind::Duration { min, max }, default, doc)
+}
+const fn flag(path: Doc, default: Doc, doc: Doc) -> Key {
+    key(path, Kind::Bool, default, doc)
+}
+const fn choice(path: Doc, default: Doc, of: &'static [&'static str], doc: Doc) -> Key {
+    key(path, Kind::Choice(of), default, doc)
+}
+
+/// The acknowledgement levels, as config writes them.
+pub const ACKS: &[&str] = &["accepted", "stored", "kafka"];
+
+/// The sections in the order of `config.toml`, each with its meaning.
+pub const SECTIONS: &[(&str, &str)] = &[
+    ("node", "This node."),
+    ("listener", "Where MQTT clients connect."),
+    ("admin", "HTTP for operators: /metrics, /health, /ready."),
+    (
+        "limits",
+        "Limits a client meets. Past each: a clean close, or waiting, and a counter.",
+    ),
+    ("session", "Sessions and their queues."),
+    (
+        "storage",
+        "The session store: sessions, queues, retained messages, QoS 2 state, outbox.",
+    ),
+    (
+        "log",
+        "Where every published message goes for back-end services.",
+    ),
+    (
+        "kafka",
+        "Used when log.kind is \"kafka\". Always acks=all and an idempotent producer.",
+    ),
+    ("cluster", "Other nodes."),
+    (
+        "route_default",
+        "For every topic without a [[route]] of its own.",
+    ),
+    ("supervision", "Restarts of actors, and stalls."),
+    ("sys", "The $SYS topics."),
+    ("debug", "For tests."),
+];
+
+/// Every key, in the order of `config.toml`.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key("node.id", Kind::Text(node_id), "n1", "Name of this node; its data directory is tied to it"),
+    key("node.data_dir", Kind::Text(not_empty), "data", "Directory of the embedded store, the embedded log and the admin socket; locked by the running node"),
+    key("node.workers", Kind::Auto { min: 1, max: 256, unit: "threads" }, "auto", "Threads that carry connections; \"auto\" is one a core"),
+    time("node.shutdown_deadline", "15s", 0, HOUR, "From SIGTERM to exit, at most"),
+    key("listener.address", Kind::Text(address), "0.0.0.0:1883", "IP address and port for MQTT over TCP; port 0 takes a free one"),
+    int("listener.backlog", "1024", 1, 65_535, "sockets", "Connections that wait in the kernel to be accepted"),
+    size("listener.send_buffer", "0", 0, 64 * MIB, "Kernel send buffer of a connection; 0 leaves it to the system"),
+    size("listener.receive_buffer", "0", 0, 64 * MIB, "Kernel receive buffer of a connection; 0 leaves it to the system"),
+    flag("listener.nodelay", "true", "TCP_NODELAY: small packets leave at once"),
+    flag("admin.enabled", "true", "Serve the admin HTTP port"),
+    key("admin.address", Kind::Text(address), "127.0.0.1:9883", "IP address and port; it has no authentication, so keep it on loopback or a private network"),
+    int("limits.max_connections", "100000", 1, 10_000_000, "connections", "Connections at once; past it a new socket is closed. The process's open-files limit bounds it too"),
+    int("limits.connect_rate", "5000", 1, 1_000_000, "connections a second", "New connections; more wait in the listen backlog"),
+    time("limits.connect_timeout", "10s", 100 * MS, HOUR, "From accept to a whole CONNECT packet"),
+    size("limits.max_packet_size", "1MiB", 128, 256 * MIB, "One MQTT packet with its header"),
+    int("limits.max_topic_length", "65535", 1, 65_535, "bytes", "A topic name or filter"),
+    int("limits.max_topic_levels", "128", 1, 65_535, "levels", "Levels of a topic name or filter"),
+    int("limits.max_filters_per_subscribe", "1000", 1, 65_535, "filters", "Filters in one SUBSCRIBE or UNSUBSCRIBE"),
+    int("limits.max_subscriptions", "10000", 1, 10_000_000, "subscriptions", "Subscriptions of one session; more are refused with return code 0x80"),
+    int("limits.max_client_id_length", "1024", 23, 65_535, "bytes", "A client identifier"),
+    flag("limits.allow_empty_client_id", "true", "An empty client id with CleanSession=1 gets an id made by the broker"),
+    int("limits.max_keep_alive", "0", 0, 65_535, "seconds", "Longest keep-alive accepted; 0 allows every value, none at all included"),
+    int("limits.max_unacknowledged", "1024", 1, 65_535, "messages", "Publishes of one connection without their PUBACK or PUBREC yet; past it its socket is not read"),
+    size("limits.max_output_bytes", "1MiB", KIB, GIB, "Waiting to be written to one connection; past it QoS 0 is dropped and QoS 1-2 queues"),
+    time("limits.write_timeout", "30s", 100 * MS, DAY, "A connection whose socket takes nothing for so long is closed"),
+    int("limits.max_retained_messages", "1000000", 0, 1_000_000_000, "messages", "Retained messages of the node"),
+    size("limits.max_retained_bytes", "256MiB", 0, TIB, "Topics and payloads of the retained messages"),
+    int("limits.route_cache_entries", "65536", 1, 100_000_000, "topics", "Topics whose subscribers one thread remembers"),
+    size("limits.max_router_bytes", "4MiB", KIB, 16 * GIB, "Publishes waiting in one topic router; past it connections of its thread are not read"),
+    int("session.max_inflight", "256", 1, 65_535, "messages", "QoS 1-2 messages sent to a subscriber and not acknowledged by it"),
+    int("session.max_queued_messages", "10000", 1, 1_000_000_000, "messages", "QoS 1-2 messages waiting for one session"),
+    size("session.max_queued_bytes", "64MiB", KIB, TIB, "The same in bytes"),
+    int("session.max_queued_in_memory", "1000", 1, 1_000_000, "messages", "Of these, held in memory; the rest of a persistent session's queue is read back from the store"),
+    choice("session.overflow", "drop_new", &["drop_new", "drop_old"], "What a full queue drops: the new message, or the oldest waiting one"),
+    flag("session.queue_qos0", "false", "Queue QoS 0 messages too while a persistent session is offline"),
+    time("session.expiry", "7d", 0, CENTURY, "A persistent session offline for so long is removed; 0s is never"),
+    int("session.max_sessions", "1000000", 1, 1_000_000_000, "sessions", "Persistent sessions of the node; past it a new one is refused with CONNACK 0x03"),
+    choice("storage.kind", "embedded", &["embedded", "cassandra"], "Where sessions are kept; \"cassandra\" is not available in this version"),
+    choice("storage.sync", "always", &["always", "never"], "fsync of store and embedded log: \"always\" before an acknowledgement, one a batch; with \"never\" what was acknowledged survives a crash of the process, not of the machine"),
+    size("storage.cache_size", "64MiB", MIB, TIB, "Block cache of the embedded store"),
+    size("storage.journal_max_size", "512MiB", 64 * MIB, TIB, "Write-ahead journals of the embedded store on disk"),
+    int("storage.batch_max_ops", "4096", 1, 1_000_000, "operations", "Operations in one batch"),
+    size("storage.batch_max_bytes", "4MiB", KIB, GIB, "Bytes in one batch"),
+    time("storage.batch_delay", "0ms", 0, 10 * S, "How long a batch waits for company when nothing is in flight; a batch fills anyway while the one before it is synced"),
+    int("storage.max_in_flight", "1", 1, 1024, "batches", "Batches handed to the store and not answered"),
+    size("storage.max_pending_bytes", "64MiB", KIB, TIB, "Writes waiting in memory; past it publishers pause"),
+    size("storage.outbox_max_bytes", "4GiB", MIB, 1024 * TIB, "Messages stored and not yet in Kafka; full means no acknowledgement, never loss"),
+    int("storage.outbox_lanes", "16", 1, 1024, "lanes", "Hash lanes of the outbox; a topic and key stay in one lane, in order"),
+    time("storage.retry_min", "20ms", MS, HOUR, "First wait after the store refused service; doubled up to retry_max"),
+    time("storage.retry_max", "2s", MS, HOUR, "Longest such wait"),
+    choice("log.kind", "embedded", &["embedded", "kafka", "none"], "\"embedded\": an append-only log on disk, read with `broker tail`; \"kafka\": see [kafka]; \"none\": MQTT subscribers only"),
+    time("log.retention", "24h", 0, CENTURY, "Embedded log: records older than this are removed; 0s keeps them whatever their age"),
+    size("log.retention_bytes", "1GiB", MIB, 1024 * TIB, "Embedded log: past this size the oldest records are removed"),
+    int("log.max_topics", "10000", 1, 10_000_000, "topics", "Embedded log: topics made on first use, at most"),
+    int("log.max_pending_messages", "200000", 1, 100_000_000, "messages", "Records on their way to the log; past it QoS 0 is dropped and \"kafka\" publishers pause"),
+    size("log.max_pending_bytes", "128MiB", KIB, TIB, "The same in bytes"),
+    time("log.retry_min", "50ms", MS, HOUR, "First wait after the log refused service; doubled up to retry_max"),
+    time("log.retry_max", "5s", MS, HOUR, "Longest such wait"),
+    Key { path: "kafka.bootstrap_servers", kind: Kind::List, default: None, doc: "Required with log.kind = \"kafka\": \"host:port\", several as a list or with commas" },
+    choice("kafka.security_protocol", "plaintext", &["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"], "The two with ssl need a broker built with the cargo feature kafka-tls"),
+    time("kafka.linger", "5ms", 0, 10 * S, "How long a batch waits for more records"),
+    size("kafka.batch_size", "1MiB", KIB, 256 * MIB, "Bytes in one batch for one partition"),
+    int("kafka.batch_num_messages", "10000", 1, 1_000_000, "records", "Records in one batch"),
+    choice("kafka.compression", "lz4", &["none", "gzip", "snappy", "lz4", "zstd"], "Codec of a batch"),
+    int("kafka.queue_max_messages", "500000", 1, 100_000_000, "records", "Records in the producer's own queue"),
+    size("kafka.queue_max_bytes", "256MiB", MIB, 1024 * GIB, "The same in bytes"),
+    size("kafka.message_max_bytes", "1MiB", KIB, 256 * MIB, "Largest request to Kafka; not above the topics' max.message.bytes"),
+    flag("kafka.create_topics", "true", "Make a topic on first use; false requires it to exist"),
+    int("kafka.partitions", "12", 1, 10_000, "partitions", "Partitions of a topic made on first use"),
+    int("kafka.replication_factor", "1", 0, 32, "copies", "Copies of a topic made on first use; 0 takes the Kafka cluster's default; 3 in production"),
+    int("kafka.max_topics_created", "1000", 0, 10_000_000, "topics", "Topics this node makes, at most"),
+    int("kafka.max_topics_per_client", "20", 0, 1_000_000, "topics", "Topics made for one client id, at most"),
+    time("kafka.request_timeout", "30s", S, 15 * MIN, "How long Kafka may take to answer one request"),
+    Key { path: PROPERTIES, kind: Kind::Table, default: None, doc: "More librdkafka properties, passed through by their own names" },
+    choice("cluster.kind", "single", &["single", "zookeeper"], "\"zookeeper\" is not available in this version"),
+    choice("route_default.ack", "stored", ACKS, "When a publisher gets PUBACK or PUBREC: once the node has it in memory, the store on disk, or Kafka (the embedded log)"),
+    time("supervision.restart_min", "10ms", MS, HOUR, "First wait before an actor is rebuilt, with jitter; doubled up to restart_max"),
+    time("supervision.restart_max", "2s", MS, HOUR, "Longest such wait"),
+    int("supervision.max_restarts", "10", 0, 1_000_000, "restarts", "Restarts of one actor within restart_window; past it its parent fails, up to the node, which exits"),
+    time("supervision.restart_window", "60s", MS, DAY, "The window for max_restarts"),
+    time("supervision.stall_timeout", "2s", 50 * MS, DAY, "An actor with work and no progress for so long is killed and rebuilt"),
+    time("supervision.watchdog_warn", "1s", 10 * MS, DAY, "A blocked thread is reported after this"),
+    time("supervision.watchdog_exit", "0s", 0, DAY, "A thread blocked for so long ends the node; 0s never"),
+    time("sys.interval", "10s", 0, DAY, "How often $SYS is published; 0s switches it off"),
+    flag("debug.faults", "false", "The admin socket may make an actor panic, stall or fail"),
+];
+
+/// The key of that path.
+pub fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// What is nearest to an unknown `path`: a key where it has two parts, else a section. `None` when
+/// nothing is near.
+pub fn nearest(path: &str) -> Option<&'static str> {
+    let (section, name) = path.split_once('.').unwrap_or((path, ""));
+    let score = |candidate: &str| {
+        let (its_section, its_name) = candidate.split_once('.').unwrap_or((candidate, ""));
+        if name.is_empty() {
+            return strsim::normalized_damerau_levenshtein(section, its_section);
+        }
+        // A right name in the wrong section is nearer than a wrong name in the right one.
+        0.3 * strsim::normalized_damerau_levenshtein(section, its_section)
+            + 0.7 * strsim::normalized_damerau_levenshtein(name, its_name)
+    };
+    let keys = KEYS.iter().map(|key| key.path).filter(|_| !name.is_empty());
+    let sections = SECTIONS
+        .iter()
+        .map(|(section, _)| *section)
+        .chain([ROUTE])
+        .filter(|_| name.is_empty());
+    keys.chain(sections)
+        .map(|candidate| (score(candidate), candidate))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(score, _)| *score >= 0.5)
+        .map(|(_, candidate)| candidate)
+}
+
+/// ", did you mean x?" for a message; what there is where nothing is near.
+pub fn hint<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let near = known
+        .clone()
+        .map(|k| (strsim::normalized_damerau_levenshtein(word, k), k))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(score, _)| *score >= 0.5);
+    match near {
+        Some((_, k)) => format!("the nearest is \"{k}\""),
+        None => format!("known: {}", known.collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn not_empty(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        Err("must not be empty")
+    } else {
+        Ok(())
+    }
+}
+
+fn node_id(text: &str) -> Result<(), &'static str> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if (1..=64).contains(&text.len()) && text.bytes().all(legal) {
+        Ok(())
+    } else {
+        Err("must be 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    }
+}
+
+fn address(text: &str) -> Result<(), &'static str> {
+    parse_address(text)
+        .map(|_| ())
+        .ok_or("must be an IP address and a port, as in \"0.0.0.0:1883\" or \"[::]:1883\"")
+}
+
+/// "localhost" is the one name taken: a listener is bound to an address, not looked up.
+pub fn parse_address(text: &str) -> Option<SocketAddr> {
+    match text.strip_prefix("localhost:") {
+        Some(port) => Some(SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?))),
+        None => text.parse().ok(),
+    }
+}

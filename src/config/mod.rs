@@ -1,0 +1,135 @@
+//! Configuration: built-in defaults, `config.toml`, environment, `--set`, flags; each wins over
+//! those before it. Past [`load`] everything is checked and nobody checks again.
+//!
+//! - `keys`: the one table of keys, from which all the rest is derived.
+//! - `source`: the layers, and which value wins.
+//! - `value`: one value's check.
+//! - `routes`, `properties`: the two parts with names of their own.
+//! - `check`: from values to [`Config`], and what must hold between keys.
+//! - `print`: `broker config print`, and the text of `config.toml`.
+//!
+//! All mistakes are reported at once, each with line, variable or flag ([`ConfigErrors`]).
+
+mod check;
+mod error;
+mod keys;
+mod print;
+mod properties;
+mod routes;
+mod source;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hydrant_actors::settings::Settings;
+
+use crate::kafka::KafkaOptions;
+pub use error::{ConfigError, ConfigErrors, Origin};
+pub use print::shipped;
+use source::Effective;
+pub use source::Sources;
+
+/// A checked configuration. Not `Debug`: there are secrets in it.
+#[derive(Clone)]
+pub struct Config {
+    /// What the actor tree works with.
+    pub settings: Settings,
+    /// `node.data_dir`, as given (relative to the working directory).
+    pub data_dir: PathBuf,
+    /// `[listener]`.
+    pub listener: ListenerConfig,
+    /// `admin.address`; `None` when `admin.enabled` is false.
+    pub admin: Option<SocketAddr>,
+    /// The embedded store's part of `[storage]`.
+    pub store: StoreConfig,
+    /// The embedded log's part of `[log]`.
+    pub log: EmbeddedLogConfig,
+    /// `[kafka]`; `Some` exactly when `log.kind` is "kafka".
+    pub kafka: Option<KafkaOptions>,
+}
+
+/// `[listener]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// `listener.address`; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// `listener.backlog`: sockets waiting to be accepted.
+    pub backlog: u32,
+    /// `listener.send_buffer` in bytes; `None` is the system's choice.
+    pub send_buffer: Option<usize>,
+    /// `listener.receive_buffer` in bytes; `None` is the system's choice.
+    pub receive_buffer: Option<usize>,
+    /// `listener.nodelay`: TCP_NODELAY.
+    pub nodelay: bool,
+}
+
+/// When written data is synced to disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// fsync before the batch is acknowledged.
+    Always,
+    /// The kernel decides: survives a crash of the process, not of the machine.
+    Never,
+}
+
+/// The embedded store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// `storage.sync`.
+    pub sync: SyncPolicy,
+    /// `storage.cache_size`: bytes of block cache.
+    pub cache_size: u64,
+    /// `storage.journal_max_size`: bytes of journals on disk.
+    pub journal_max_size: u64,
+}
+
+/// The embedded log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddedLogConfig {
+    /// `storage.sync`: one policy for both.
+    pub sync: SyncPolicy,
+    /// `log.retention`: age; zero keeps records whatever their age.
+    pub retention: Duration,
+    /// `log.retention_bytes`.
+    pub retention_bytes: u64,
+    /// `log.max_topics`: topics made on first use, at most.
+    pub max_topics: usize,
+}
+
+/// A checked configuration and where each of its values came from.
+#[derive(Clone)]
+pub struct Loaded {
+    /// The checked configuration.
+    pub config: Config,
+    effective: Effective,
+}
+
+impl Loaded {
+    /// The effective configuration as TOML, the source of each value as a comment, secrets as
+    /// "***".
+    pub fn print(&self) -> String {
+        print::effective(&self.effective)
+    }
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.print())
+    }
+}
+
+/// Puts the layers together and checks them.
+///
+/// # Errors
+/// Every mistake in every layer, at once.
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
+    let mut errors = ConfigErrors::default();
+    let effective = source::resolve(sources, &mut errors);
+    let config = check::config(&effective, errors)?;
+    Ok(Loaded { config, effective })
+}

@@ -1,0 +1,176 @@
+//! One value: from TOML or from the text of an override to a checked [`Value`].
+//!
+//! Pure. An error is the part of the sentence after the key's name, and says what would be right.
+
+use std::time::Duration;
+
+use toml::Value as Raw;
+use toml::de::DeValue;
+
+use super::keys::{self, Key, Kind};
+
+/// A value past its check, in the key's kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Of `Bool`.
+    Bool(bool),
+    /// Of `Int`, `Size` (bytes) and `Auto` ("auto" is `None`).
+    Number(Option<u64>),
+    /// Of `Duration`.
+    Time(Duration),
+    /// Of `Choice` and `Text`.
+    Text(String),
+    /// Of `List`.
+    List(Vec<String>),
+}
+
+/// A TOML value of the file without its spans. `None` for a number no 64 bits hold and for a table.
+pub fn from_toml(value: &DeValue<'_>) -> Option<Raw> {
+    Some(match value {
+        DeValue::String(text) => Raw::String(text.to_string()),
+        DeValue::Integer(i) => Raw::Integer(i64::from_str_radix(i.as_str(), i.radix()).ok()?),
+        DeValue::Float(f) => Raw::Float(f.as_str().parse().ok()?),
+        DeValue::Boolean(b) => Raw::Boolean(*b),
+        DeValue::Datetime(d) => Raw::Datetime(*d),
+        DeValue::Array(items) => Raw::Array(
+            items
+                .iter()
+                .map(|i| from_toml(i.get_ref()))
+                .collect::<Option<_>>()?,
+        ),
+        DeValue::Table(_) => return None,
+    })
+}
+
+/// The value of an environment variable or of `--set`: TOML where it is TOML of a type the key
+/// can take, else the text itself.
+pub fn from_text(kind: Kind, text: &str) -> Raw {
+    let parsed = DeValue::parse(text)
+        .ok()
+        .and_then(|value| from_toml(value.get_ref()));
+    match (kind, parsed) {
+        (_, Some(parsed @ (Raw::String(_) | Raw::Array(_)))) => parsed,
+        (Kind::Bool | Kind::Int { .. } | Kind::Auto { .. } | Kind::Size { .. }, Some(parsed)) => {
+            parsed
+        }
+        _ => Raw::String(text.to_string()),
+    }
+}
+
+/// Checks `raw` against the key's kind and range.
+pub fn check(key: &Key, raw: &Raw) -> Result<Value, String> {
+    let wrong = |expected: &str| {
+        Err(format!(
+            "must be {expected}, not {} {raw}",
+            article(raw.type_str())
+        ))
+    };
+    match (key.kind, raw) {
+        (Kind::Bool, Raw::Boolean(b)) => Ok(Value::Bool(*b)),
+        (Kind::Bool, _) => wrong("true or false"),
+        (Kind::Auto { .. }, Raw::String(word)) if word == "auto" => Ok(Value::Number(None)),
+        (Kind::Int { min, max, unit } | Kind::Auto { min, max, unit }, Raw::Integer(i)) => {
+            match u64::try_from(*i) {
+                Ok(n) if (min..=max).contains(&n) => Ok(Value::Number(Some(n))),
+                _ => Err(format!("= {i} is out of range: {min} to {max} {unit}")),
+            }
+        }
+        (Kind::Int { .. }, _) => wrong("a whole number"),
+        (Kind::Auto { .. }, _) => wrong("a whole number or \"auto\""),
+        (Kind::Size { min, max }, Raw::Integer(_) | Raw::String(_)) => {
+            let bytes = match raw {
+                Raw::Integer(i) => u64::try_from(*i).ok(),
+                Raw::String(text) => text.parse::<bytesize::ByteSize>().ok().map(|s| s.as_u64()),
+                _ => None,
+            };
+            match bytes {
+                Some(n) if (min..=max).contains(&n) => Ok(Value::Number(Some(n))),
+                None if raw.is_str() => wrong("a size, as in \"64KiB\" or 65536"),
+                _ => Err(format!(
+                    "= {raw} is out of range: {} to {}",
+                    size_text(min),
+                    size_text(max)
+                )),
+            }
+        }
+        (Kind::Size { .. }, _) => wrong("a size, as in \"64KiB\" or 65536"),
+        (Kind::Duration { .. }, Raw::Integer(0)) => check(key, &Raw::String("0s".into())),
+        (Kind::Duration { min, max }, Raw::String(text)) => match humantime::parse_duration(text) {
+            Ok(time) if (millis(min)..=millis(max)).contains(&time) => Ok(Value::Time(time)),
+            Ok(_) => Err(format!(
+                "= {raw} is out of range: {} to {}",
+                time_text(min),
+                time_text(max)
+            )),
+            Err(_) => wrong("a time with its unit, as in \"250ms\", \"15s\" or \"7d\""),
+        },
+        (Kind::Duration { .. }, _) => {
+            wrong("a time with its unit, as in \"250ms\", \"15s\" or \"7d\"")
+        }
+        (Kind::Choice(words), Raw::String(word)) => match words.iter().find(|w| *w == word) {
+            Some(word) => Ok(Value::Text((*word).to_string())),
+            None => Err(format!(
+                "= {raw} is not one of {}; {}",
+                words_text(words),
+                keys::hint(word, words.iter().copied())
+            )),
+        },
+        (Kind::Choice(words), _) => wrong(&format!("one of {}", words_text(words))),
+        (Kind::Text(check), Raw::String(text)) => match check(text) {
+            Ok(()) => Ok(Value::Text(text.clone())),
+            Err(rule) => Err(format!("= {raw} is not right: it {rule}")),
+        },
+        (Kind::Text(_), _) => wrong("a string"),
+        (Kind::List, Raw::String(text)) => list(text.split(',').map(str::to_string)),
+        (Kind::List, Raw::Array(items)) if items.iter().all(Raw::is_str) => {
+            list(items.iter().filter_map(Raw::as_str).map(str::to_string))
+        }
+        (Kind::List, _) => wrong("a string or a list of strings"),
+        (Kind::Table, _) => wrong("a table"),
+    }
+}
+
+fn list(items: impl Iterator<Item = String>) -> Result<Value, String> {
+    let items: Vec<String> = items.map(|item| item.trim().to_string()).collect();
+    if items.is_empty()
+        || items
+            .iter()
+            .any(|i| i.is_empty() || i.contains(char::is_whitespace))
+    {
+        return Err("must name at least one, and none empty or with a space inside".into());
+    }
+    Ok(Value::List(items))
+}
+
+fn article(noun: &str) -> String {
+    let vowel = noun.starts_with(['a', 'e', 'i', 'o', 'u']);
+    format!("{} {noun}", if vowel { "an" } else { "a" })
+}
+
+const fn millis(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// `1MiB`, for messages and `config.toml`.
+pub fn size_text(bytes: u64) -> String {
+    let units = ["", "KiB", "MiB", "GiB", "TiB"];
+    let mut power = 0;
+    while power + 1 < units.len() && bytes != 0 && bytes.is_multiple_of(1 << (10 * (power + 1))) {
+        power += 1;
+    }
+    format!("{}{}", bytes >> (10 * power), units[power])
+}
+
+/// `15s`, for messages and `config.toml`.
+pub fn time_text(ms: u64) -> String {
+    humantime::format_duration(millis(ms)).to_string()
+}
+
+/// `"a", "b"`.
+pub fn words_text(words: &[&str]) -> String {
+    words
+        .iter()
+        .map(|w| format!("\"{w}\""))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

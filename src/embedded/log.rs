@@ -1,0 +1,476 @@
+//! [`EmbeddedLog`]: the message log where there is no Kafka.
+//!
+//! Owns one fjall database (see [`super::segments`]) and a writer thread that takes what is
+//! pending, writes it as one batch with one sync, and reports it.
+//!
+//! Invariants: records of a topic get their offsets in the order of `append`. After a failed batch
+//! everything pending and everything appended later is reported `Unavailable` until `reset`, so
+//! that nothing overtakes what has to be sent again. Each record taken is reported exactly once.
+//!
+//! Bounds: [`LogOptions::max_pending_bytes`] not reported, by [`LogRecord::cost`]; at least one
+//! record is always taken.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hydrant_actors::ports::{LogError, LogRecord, MessageLog, Report, StoreError};
+use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::segments::Segments;
+use super::store::spawn;
+use super::{OpenError, Sync};
+
+/// Retention is looked at so often.
+const SWEEP: Duration = Duration::from_secs(1);
+/// A group's name ends here, in bytes.
+const GROUP_MAX: usize = 255;
+
+/// How the log works.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// When a record is reported `Ok`.
+    pub sync: Sync,
+    /// Bytes of block cache (reading only).
+    pub cache_size: u64,
+    /// Bytes of journal; at least 64 MiB.
+    pub journal_max_size: u64,
+    /// Bytes taken and not reported, by [`LogRecord::cost`].
+    pub max_pending_bytes: usize,
+    /// Records in one batch, and so in one sync.
+    pub batch_max_records: usize,
+    /// Bytes in one batch.
+    pub batch_max_bytes: usize,
+    /// Records older than this go, with their segment (up to an eighth later); zero keeps all.
+    pub retention_age: Duration,
+    /// Past so many bytes the oldest segment goes; 0 keeps all.
+    pub retention_bytes: u64,
+    /// Bytes in one segment, which is also what stays in memory; at most a quarter of
+    /// `retention_bytes`.
+    pub segment_bytes: u64,
+    /// A further topic is refused.
+    pub max_topics: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            sync: Sync::Always,
+            cache_size: 8 << 20,
+            journal_max_size: 128 << 20,
+            max_pending_bytes: 32 << 20,
+            batch_max_records: 8192,
+            batch_max_bytes: 2 << 20,
+            retention_age: Duration::from_secs(7 * 24 * 3600),
+            retention_bytes: 1 << 30,
+            segment_bytes: 32 << 20,
+            max_topics: 1000,
+        }
+    }
+}
+
+/// A topic as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The oldest offset there is; `end` when there is none.
+    pub first: u64,
+    /// One past the newest offset.
+    pub end: u64,
+}
+
+type Sink = Box<dyn Fn(Vec<Report>) + Send + std::marker::Sync>;
+
+#[derive(Default)]
+struct Queue {
+    records: VecDeque<LogRecord>,
+    /// Given up by a reset: id and cost.
+    given_up: Vec<(u64, usize)>,
+    /// Cost of everything not reported.
+    bytes: usize,
+    /// Records not reported.
+    outstanding: usize,
+    /// Set by a failure, cleared by a reset.
+    failed: Option<String>,
+    resets: u64,
+    stop: bool,
+}
+
+struct Shared {
+    dir: PathBuf,
+    node: String,
+    options: LogOptions,
+    queue: Mutex<Queue>,
+    work: Condvar,
+    reported: Condvar,
+    sink: OnceLock<Sink>,
+    /// `None` between a failure and the next batch after a reset.
+    segments: RwLock<Option<Segments>>,
+    appended: watch::Sender<u64>,
+}
+
+/// The message log on fjall. Dropping it waits for what was taken.
+pub struct EmbeddedLog {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl EmbeddedLog {
+    /// Opens or makes the log of `node_id` in `dir`, a folder of its own.
+    ///
+    /// # Errors
+    /// [`OpenError`], one sentence each.
+    pub fn open(
+        dir: &Path,
+        node_id: &str,
+        mut options: LogOptions,
+    ) -> Result<Arc<Self>, OpenError> {
+        if options.retention_bytes > 0 {
+            options.segment_bytes = options
+                .segment_bytes
+                .min(options.retention_bytes / 4)
+                .max(1);
+        }
+        let segments = Segments::open(dir, node_id, &options, now_ms())?;
+        let shared = Arc::new(Shared {
+            dir: dir.into(),
+            node: node_id.into(),
+            options,
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            reported: Condvar::new(),
+            sink: OnceLock::new(),
+            segments: RwLock::new(Some(segments)),
+            appended: watch::Sender::new(0),
+        });
+        let run = Arc::clone(&shared);
+        let writer =
+            spawn("log-write", move || run.write_loop()).map_err(|error| OpenError::Disk {
+                dir: dir.into(),
+                reason: error.to_string(),
+            })?;
+        Ok(Arc::new(Self {
+            shared,
+            writer: Some(writer),
+        }))
+    }
+
+    /// Up to `limit` records of a topic from offset `from` on (or from the first there is), in
+    /// order, at most about `max_bytes` (at least one when there is one). Reads the disk: not for
+    /// an arbiter thread.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`] while the log is closed after a failure.
+    pub fn read(
+        &self,
+        topic: &str,
+        from: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<(u64, LogRecord)>, LogError> {
+        self.with(|segments| segments.read(topic, from, limit, max_bytes))
+    }
+
+    /// One past the newest offset of a topic; `None` when there is no such topic.
+    ///
+    /// # Errors
+    /// See [`EmbeddedLog::read`].
+    pub fn end_offset(&self, topic: &str) -> Result<Option<u64>, LogError> {
+        self.with(|segments| Ok(segments.topic(topic).map(|topic| topic.end)))
+    }
+
+    /// The oldest offset of a topic that retention has left.
+    ///
+    /// # Errors
+    /// See [`EmbeddedLog::read`].
+    pub fn first_offset(&self, topic: &str) -> Result<Option<u64>, LogError> {
+        self.with(|segments| Ok(segments.topic(topic).map(|topic| topic.first)))
+    }
+
+    /// Every topic, by name.
+    ///
+    /// # Errors
+    /// See [`EmbeddedLog::read`].
+    pub fn topics(&self) -> Result<Vec<TopicInfo>, LogError> {
+        self.with(|segments| Ok(segments.topics()))
+    }
+
+    /// The next offset that a group wants of a topic, if it ever committed one.
+    ///
+    /// # Errors
+    /// See [`EmbeddedLog::read`].
+    pub fn committed(&self, group: &str, topic: &str) -> Result<Option<u64>, LogError> {
+        self.with(|segments| segments.committed(group, topic))
+    }
+
+    /// Remembers the next offset that a group wants of a topic. Not synced: after a power cut a
+    /// group may see records again.
+    ///
+    /// # Errors
+    /// [`LogError::Refused`] for a name that is empty, longer than 255 bytes or holds NUL; else see
+    /// [`EmbeddedLog::read`].
+    pub fn commit(&self, group: &str, topic: &str, offset: u64) -> Result<(), LogError> {
+        if group.is_empty()
+            || group.len() > GROUP_MAX
+            || group.contains('\0')
+            || topic.len() > GROUP_MAX
+        {
+            return Err(LogError::Refused(
+                "a group's name has 1 to 255 bytes and no NUL".into(),
+            ));
+        }
+        self.with(|segments| segments.commit(group, topic, offset))
+    }
+
+    /// Changes whenever something was appended.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.shared.appended.subscribe()
+    }
+
+    fn with<T>(&self, run: impl FnOnce(&Segments) -> Result<T, StoreError>) -> Result<T, LogError> {
+        match self.shared.segments.read().as_ref() {
+            Some(segments) => {
+                run(segments).map_err(|error| LogError::Unavailable(error.to_string()))
+            }
+            None => Err(LogError::Unavailable("it is closed after a failure".into())),
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Drop for EmbeddedLog {
+    fn drop(&mut self) {
+        self.shared.queue.lock().stop = true;
+        self.shared.work.notify_all();
+        if self
+            .writer
+            .take()
+            .is_some_and(|writer| writer.join().is_err())
+        {
+            log::error!("the embedded log's thread panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn write_loop(&self) {
+        let mut swept = Instant::now();
+        let mut batch = Vec::new();
+        loop {
+            let mut queue = self.queue.lock();
+            while queue.records.is_empty() && queue.given_up.is_empty() && !queue.stop {
+                if self.work.wait_for(&mut queue, SWEEP).timed_out() {
+                    break;
+                }
+            }
+            if queue.stop && queue.records.is_empty() && queue.given_up.is_empty() {
+                return;
+            }
+            let given_up = std::mem::take(&mut queue.given_up);
+            let (failed, resets) = (queue.failed.clone(), queue.resets);
+            let mut bytes = 0;
+            while batch.len() < self.options.batch_max_records
+                && bytes < self.options.batch_max_bytes
+                && let Some(record) = queue.records.pop_front()
+            {
+                bytes += record.cost();
+                batch.push(record);
+            }
+            drop(queue);
+            if !given_up.is_empty() {
+                let error = LogError::Unavailable("given up by a reset".into());
+                let reports = given_up
+                    .iter()
+                    .map(|(id, _)| Report {
+                        id: *id,
+                        result: Err(error.clone()),
+                    })
+                    .collect();
+                self.report(reports, given_up.iter().map(|(_, cost)| cost).sum());
+            }
+            if !batch.is_empty() {
+                let result = match failed {
+                    Some(reason) => Err(reason),
+                    None => self.write(&batch).inspect_err(|reason| {
+                        let mut queue = self.queue.lock();
+                        if queue.resets == resets {
+                            queue.failed = Some(reason.clone());
+                        }
+                    }),
+                };
+                let mut reports: Vec<_> = batch
+                    .drain(..)
+                    .map(|record| Report {
+                        id: record.id,
+                        result: match &result {
+                            Ok(_) => Ok(()),
+                            Err(reason) => Err(LogError::Unavailable(reason.clone())),
+                        },
+                    })
+                    .collect();
+                for (at, error) in result.into_iter().flatten() {
+                    reports[at].result = Err(error);
+                }
+                let count = reports
+                    .iter()
+                    .filter(|report| report.result.is_ok())
+                    .count();
+                self.report(reports, bytes);
+                if count > 0 {
+                    self.appended
+                        .send_modify(|appended| *appended += count as u64);
+                }
+            }
+            if swept.elapsed() >= SWEEP {
+                swept = Instant::now();
+                self.sweep();
+            }
+        }
+    }
+
+    /// Room is made first, so that whoever is told finds it; `flush` waits for the sink's return.
+    fn report(&self, reports: Vec<Report>, bytes: usize) {
+        let count = reports.len();
+        self.queue.lock().bytes -= bytes;
+        if let Some(sink) = self.sink.get()
+            && catch_unwind(AssertUnwindSafe(|| sink(reports))).is_err()
+        {
+            log::error!("whoever takes the embedded log's reports panicked");
+        }
+        let mut queue = self.queue.lock();
+        queue.outstanding -= count;
+        if queue.outstanding == 0 {
+            self.reported.notify_all();
+        }
+    }
+
+    fn write(&self, batch: &[LogRecord]) -> Result<Vec<(usize, LogError)>, String> {
+        if self.segments.read().is_none() {
+            let segments = Segments::open(&self.dir, &self.node, &self.options, now_ms());
+            *self.segments.write() = Some(segments.map_err(|error| error.to_string())?);
+            log::info!("embedded log in {} open again", self.dir.display());
+        }
+        self.guarded(|segments| segments.append(batch, &self.options, now_ms()))
+    }
+
+    /// Bounded: what one look does not finish, the next does.
+    fn sweep(&self) {
+        for _ in 0..16 {
+            if self.segments.read().is_none()
+                || !self
+                    .guarded(|segments| segments.sweep(&self.options, now_ms()))
+                    .unwrap_or(false)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Runs something that writes; after a failure or a panic the database is closed.
+    fn guarded<T>(
+        &self,
+        run: impl FnOnce(&Segments) -> Result<T, StoreError>,
+    ) -> Result<T, String> {
+        let error = {
+            let segments = self.segments.read();
+            let Some(segments) = segments.as_ref() else {
+                return Err("it is closed".into());
+            };
+            match catch_unwind(AssertUnwindSafe(|| run(segments))) {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the storage engine panicked, see the log".into(),
+            }
+        };
+        log::error!("embedded log in {} closed: {error}", self.dir.display());
+        *self.segments.write() = None;
+        // The engine's threads let go of its files shortly after it is dropped.
+        std::thread::sleep(Duration::from_millis(50));
+        Err(error)
+    }
+}
+
+impl MessageLog for EmbeddedLog {
+    fn append(&self, mut records: Vec<LogRecord>) -> Vec<LogRecord> {
+        let mut queue = self.shared.queue.lock();
+        let mut taken = 0;
+        for record in &records {
+            let cost = record.cost();
+            if queue.outstanding > 0 && queue.bytes + cost > self.shared.options.max_pending_bytes {
+                break;
+            }
+            queue.bytes += cost;
+            queue.outstanding += 1;
+            taken += 1;
+        }
+        let rest = records.split_off(taken);
+        queue.records.extend(records);
+        drop(queue);
+        self.shared.work.notify_one();
+        rest
+    }
+
+    fn on_report(&self, sink: Sink) {
+        if self.shared.sink.set(sink).is_err() {
+            log::error!("the embedded log's reports already go somewhere");
+        }
+    }
+
+    fn reset(&self) {
+        let mut queue = self.shared.queue.lock();
+        let given_up: Vec<_> = queue
+            .records
+            .drain(..)
+            .map(|record| (record.id, record.cost()))
+            .collect();
+        queue.given_up.extend(given_up);
+        queue.failed = None;
+        queue.resets += 1;
+        drop(queue);
+        self.shared.work.notify_one();
+    }
+
+    fn flush(&self, deadline: Duration) -> bool {
+        let until = Instant::now() + deadline;
+        let mut queue = self.shared.queue.lock();
+        while queue.outstanding > 0 {
+            if self
+                .shared
+                .reported
+                .wait_until(&mut queue, until)
+                .timed_out()
+            {
+                return queue.outstanding == 0;
+            }
+        }
+        true
+    }
+
+    fn describe(&self) -> String {
+        let (outstanding, failed) = {
+            let queue = self.shared.queue.lock();
+            (queue.outstanding, queue.failed.clone())
+        };
+        let state = match (failed, self.shared.segments.read().as_ref()) {
+            (Some(reason), _) => format!("failed ({reason}), waits for a reset"),
+            (None, Some(segments)) => segments.describe(),
+            (None, None) => "closed".into(),
+        };
+        format!("embedded log: {state}, {outstanding} records outstanding")
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

@@ -1,0 +1,607 @@
+//! The session store's keyspaces: how an operation becomes rows, and how rows are read back.
+//!
+//! Keys begin with the session's number (big-endian), so that all of a session lies together:
+//! `subscriptions` id+filter, `receipts` id+packet id, `queue` and `outgoing` id+sequence.
+//! `sessions` is by id, `retained` by topic, `wills` by client id.
+//!
+//! A deleted session's record, subscriptions and receipts go in one batch, of its queue the first
+//! [`CHUNK`] entries; the rest is garbage: read as empty at once, removed by [`Engine::sweep`], and
+//! found again by [`Engine::sessions`] after a crash.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use fjall::{Iter, Keyspace, UserKey, UserValue};
+use hydrant_actors::ports::{
+    OutgoingStage, QueueEntry, SessionId, StoreError, StoreOp, StoredSession, StoredSubscription,
+    StoredWill,
+};
+use hydrant_protocol::{Message, PacketId, QoS};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::database::{Guarded, open, open_error, store_error};
+use super::outbox::{Changes, Outbox};
+use super::rows::{self, RowError, number_at};
+use super::{OpenError, StoreOptions};
+
+/// Rows removed at once of what one deleted session leaves.
+pub(super) const CHUNK: usize = 1000;
+/// Filters longer than this are keyed by a hash (keys end at 65,535 bytes).
+const LONG_FILTER: usize = 1024;
+
+/// One change of one key.
+pub(super) struct Row {
+    keyspace: Keyspace,
+    key: UserKey,
+    value: Option<UserValue>,
+}
+
+impl Row {
+    pub(super) fn put(keyspace: &Keyspace, key: UserKey, value: UserValue) -> Self {
+        Self {
+            keyspace: keyspace.clone(),
+            key,
+            value: Some(value),
+        }
+    }
+
+    fn remove(keyspace: &Keyspace, key: UserKey) -> Self {
+        Self {
+            keyspace: keyspace.clone(),
+            key,
+            value: None,
+        }
+    }
+}
+
+/// Stored bytes that make no sense.
+pub(super) fn damaged(error: RowError) -> StoreError {
+    StoreError::Unusable(error.to_string())
+}
+
+#[derive(Serialize, Deserialize)]
+struct SessionRow {
+    client_id: String,
+    epoch: u64,
+    disconnected_ms: Option<u64>,
+}
+
+/// The open store.
+pub(super) struct Engine {
+    pub(super) db: Guarded,
+    sessions: Keyspace,
+    subscriptions: Keyspace,
+    receipts: Keyspace,
+    queue: Keyspace,
+    outgoing: Keyspace,
+    retained: Keyspace,
+    wills: Keyspace,
+    pub(super) outbox: Outbox,
+    /// Keys in `outgoing`, so that a QoS 1 entry's removal costs one row and not two.
+    outgoing_keys: Mutex<HashSet<(SessionId, u64)>>,
+    garbage: Mutex<BTreeSet<SessionId>>,
+}
+
+/// What was committed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Committed {
+    pub(super) ops: usize,
+    pub(super) rows: usize,
+    pub(super) bytes: u64,
+}
+
+impl Engine {
+    pub(super) fn open(dir: &Path, node: &str, options: &StoreOptions) -> Result<Self, OpenError> {
+        let db = open(
+            dir,
+            "store",
+            node,
+            options.cache_size,
+            options.journal_max_size,
+        )?;
+        let table = |name, memtable| db.keyspace(name, memtable).map_err(|e| open_error(dir, e));
+        let store_open = |error: StoreError| match error {
+            StoreError::Unavailable(reason) => OpenError::Disk {
+                dir: dir.into(),
+                reason,
+            },
+            StoreError::Unusable(reason) => OpenError::Damaged {
+                dir: dir.into(),
+                reason,
+            },
+        };
+        let outgoing = table("outgoing", 4 << 20)?;
+        let mut outgoing_keys = HashSet::new();
+        for guard in outgoing.iter() {
+            let key = guard.key().map_err(|e| open_error(dir, e))?;
+            outgoing_keys.insert(queue_place(&key).map_err(store_open)?);
+        }
+        let outbox = Outbox::open(&db, options.bucket_entries).map_err(store_open)?;
+        Ok(Self {
+            sessions: table("sessions", 4 << 20)?,
+            subscriptions: table("subscriptions", 4 << 20)?,
+            receipts: table("receipts", 4 << 20)?,
+            queue: table("queue", 16 << 20)?,
+            outgoing,
+            retained: table("retained", 8 << 20)?,
+            wills: table("wills", 4 << 20)?,
+            outbox,
+            outgoing_keys: Mutex::new(outgoing_keys),
+            garbage: Mutex::new(BTreeSet::new()),
+            db,
+        })
+    }
+
+    /// Commits the operations of several writes as one batch. After an error this engine is not
+    /// to be used any more: what it holds in memory may be ahead of the disk.
+    pub(super) fn commit<'a>(
+        &self,
+        writes: impl Iterator<Item = &'a [StoreOp]>,
+        sync: super::Sync,
+    ) -> Result<Committed, StoreError> {
+        let mut rows = Vec::new();
+        let mut changes = Changes::default();
+        let mut committed = Committed::default();
+        for op in writes.flatten() {
+            committed.ops += 1;
+            self.apply(op, &mut rows, &mut changes)?;
+        }
+        self.outbox.finish(&self.db, &mut changes, &mut rows);
+        committed.rows = rows.len();
+        committed.bytes = self.write(rows, sync)?;
+        self.outbox.committed(&self.db, changes);
+        Ok(committed)
+    }
+
+    fn write(&self, rows: Vec<Row>, sync: super::Sync) -> Result<u64, StoreError> {
+        let mut batch = self.db.batch(rows.len());
+        let mut bytes = 0;
+        for row in rows {
+            bytes += (row.key.len() + row.value.as_ref().map_or(0, |v| v.len()) + 40) as u64;
+            match row.value {
+                Some(value) => batch.insert(&row.keyspace, row.key, value),
+                None => batch.remove(&row.keyspace, row.key),
+            }
+        }
+        let touched = [
+            &self.sessions,
+            &self.subscriptions,
+            &self.receipts,
+            &self.queue,
+            &self.outgoing,
+            &self.retained,
+            &self.wills,
+        ];
+        self.db
+            .commit(batch, sync, bytes, touched.into_iter())
+            .map_err(store_error)?;
+        Ok(bytes)
+    }
+
+    fn apply(
+        &self,
+        op: &StoreOp,
+        rows: &mut Vec<Row>,
+        changes: &mut Changes,
+    ) -> Result<(), StoreError> {
+        match op {
+            StoreOp::PutSession {
+                id,
+                client_id,
+                epoch,
+                disconnected_ms,
+            } => {
+                let row = SessionRow {
+                    client_id: client_id.to_string(),
+                    epoch: *epoch,
+                    disconnected_ms: *disconnected_ms,
+                };
+                let value = rows::encode(&row).map_err(damaged)?;
+                rows.push(Row::put(
+                    &self.sessions,
+                    id.to_be_bytes().into(),
+                    value.into(),
+                ));
+            }
+            StoreOp::DeleteSession { id, client_id: _ } => self.delete_session(*id, rows)?,
+            StoreOp::PutSubscription { id, filter, qos } => {
+                let value = rows::encode(&(*qos as u8, &**filter)).map_err(damaged)?;
+                rows.push(Row::put(
+                    &self.subscriptions,
+                    subscription_key(*id, filter),
+                    value.into(),
+                ));
+            }
+            StoreOp::DeleteSubscription { id, filter } => {
+                rows.push(Row::remove(
+                    &self.subscriptions,
+                    subscription_key(*id, filter),
+                ));
+            }
+            StoreOp::PutQueued { id, entry } => {
+                let value = rows::encode_message(&entry.message, entry.qos, entry.retain)
+                    .map_err(damaged)?;
+                rows.push(Row::put(
+                    &self.queue,
+                    queue_key(*id, entry.sequence),
+                    value.into(),
+                ));
+                if let Some((packet_id, stage)) = entry.outgoing {
+                    self.put_outgoing(*id, entry.sequence, packet_id, stage, rows);
+                }
+            }
+            StoreOp::PutOutgoing {
+                id,
+                sequence,
+                packet_id,
+                stage,
+            } => {
+                self.put_outgoing(*id, *sequence, *packet_id, *stage, rows);
+            }
+            StoreOp::DeleteQueued { id, sequence } => {
+                rows.push(Row::remove(&self.queue, queue_key(*id, *sequence)));
+                if self.outgoing_keys.lock().remove(&(*id, *sequence)) {
+                    rows.push(Row::remove(&self.outgoing, queue_key(*id, *sequence)));
+                }
+            }
+            StoreOp::PutReceipt { id, packet_id } => {
+                rows.push(Row::put(
+                    &self.receipts,
+                    receipt_key(*id, *packet_id),
+                    [1].into(),
+                ));
+            }
+            StoreOp::DeleteReceipt { id, packet_id } => {
+                rows.push(Row::remove(&self.receipts, receipt_key(*id, *packet_id)));
+            }
+            StoreOp::PutRetained { message } => {
+                let value =
+                    rows::encode_message(message, message.qos, message.retain).map_err(damaged)?;
+                rows.push(Row::put(
+                    &self.retained,
+                    message.topic.as_bytes().into(),
+                    value.into(),
+                ));
+            }
+            StoreOp::DeleteRetained { topic } => {
+                rows.push(Row::remove(&self.retained, topic.as_bytes().into()));
+            }
+            StoreOp::PutWill {
+                will: StoredWill { client_id, message },
+            } => {
+                let value =
+                    rows::encode_message(message, message.qos, message.retain).map_err(damaged)?;
+                rows.push(Row::put(&self.wills, will_key(client_id), value.into()));
+            }
+            StoreOp::DeleteWill { client_id } => {
+                rows.push(Row::remove(&self.wills, will_key(client_id)));
+            }
+            StoreOp::PutOutbox { record, position } => {
+                self.outbox.put(
+                    &self.db,
+                    changes,
+                    rows,
+                    record,
+                    (position.lane, position.position),
+                )?;
+            }
+            StoreOp::MoveCursor { lane, position } => {
+                self.outbox.move_cursor(changes, *lane, *position)
+            }
+        }
+        Ok(())
+    }
+
+    fn put_outgoing(
+        &self,
+        id: SessionId,
+        sequence: u64,
+        packet: PacketId,
+        stage: OutgoingStage,
+        rows: &mut Vec<Row>,
+    ) {
+        let [high, low] = packet.get().to_be_bytes();
+        let value = [1, u8::from(stage == OutgoingStage::Release), high, low];
+        self.outgoing_keys.lock().insert((id, sequence));
+        rows.push(Row::put(
+            &self.outgoing,
+            queue_key(id, sequence),
+            value.into(),
+        ));
+    }
+
+    fn delete_session(&self, id: SessionId, rows: &mut Vec<Row>) -> Result<(), StoreError> {
+        let prefix = id.to_be_bytes();
+        let of_session = [
+            &self.sessions,
+            &self.subscriptions,
+            &self.receipts,
+            &self.queue,
+            &self.outgoing,
+        ];
+        for row in rows.iter_mut() {
+            if row.key.starts_with(&prefix) && of_session.contains(&&row.keyspace) {
+                row.value = None;
+            }
+        }
+        rows.push(Row::remove(&self.sessions, prefix.into()));
+        self.outgoing_keys.lock().retain(|(owner, _)| *owner != id);
+        for (keyspace, most) in [
+            (&self.subscriptions, usize::MAX),
+            (&self.receipts, usize::MAX),
+            (&self.outgoing, CHUNK),
+            (&self.queue, CHUNK),
+        ] {
+            for (removed, guard) in keyspace.prefix(prefix).enumerate() {
+                if removed == most {
+                    self.garbage.lock().insert(id);
+                    break;
+                }
+                rows.push(Row::remove(keyspace, guard.key().map_err(store_error)?));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the next [`CHUNK`] rows that a deleted session left; false when there are none.
+    pub(super) fn sweep(&self) -> Result<bool, StoreError> {
+        let Some(id) = self.garbage.lock().first().copied() else {
+            return Ok(false);
+        };
+        let mut rows = Vec::new();
+        for keyspace in [&self.queue, &self.outgoing] {
+            for guard in keyspace.prefix(id.to_be_bytes()).take(CHUNK - rows.len()) {
+                rows.push(Row::remove(keyspace, guard.key().map_err(store_error)?));
+            }
+        }
+        if rows.is_empty() {
+            self.garbage.lock().remove(&id);
+        } else {
+            self.write(rows, super::Sync::Never)?;
+        }
+        Ok(true)
+    }
+
+    /// Every session; queues without one become garbage.
+    pub(super) fn sessions(&self) -> Result<Vec<StoredSession>, StoreError> {
+        let mut subscriptions = Scan::new(&self.subscriptions)?;
+        let mut receipts = Scan::new(&self.receipts)?;
+        let mut queue = Scan::new(&self.queue)?;
+        let mut outgoing = Scan::new(&self.outgoing)?;
+        let mut found = Vec::new();
+        let mut orphans = BTreeSet::new();
+        for guard in self.sessions.iter() {
+            let (key, value) = guard.into_inner().map_err(store_error)?;
+            let id = number_at(&key, 0).map_err(damaged)?;
+            let row: SessionRow = rows::decode(&value).map_err(damaged)?;
+            let mut session = StoredSession {
+                id,
+                client_id: row.client_id.into(),
+                epoch: row.epoch,
+                disconnected_ms: row.disconnected_ms,
+                subscriptions: Vec::new(),
+                receipts: Vec::new(),
+                queued: 0,
+                queued_bytes: 0,
+                last_sequence: 0,
+            };
+            subscriptions.up_to(id, |owner, _, value| {
+                let (qos, filter): (u8, String) = rows::decode(value).map_err(damaged)?;
+                let qos = QoS::from_bits(qos).ok_or_else(|| damaged(RowError::Short))?;
+                if owner == id {
+                    session.subscriptions.push(StoredSubscription {
+                        filter: filter.into(),
+                        qos,
+                    });
+                }
+                Ok(())
+            })?;
+            receipts.up_to(id, |owner, key, _| {
+                let packet_id = key
+                    .get(8..10)
+                    .and_then(|k| k.first_chunk())
+                    .map(|k| u16::from_be_bytes(*k));
+                if owner == id {
+                    session.receipts.extend(packet_id.and_then(PacketId::new));
+                }
+                Ok(())
+            })?;
+            queue.up_to(id, |owner, key, value| {
+                if owner == id {
+                    session.queued += 1;
+                    session.queued_bytes += rows::message_cost(value).map_err(damaged)? as u64;
+                    session.last_sequence = queue_place(key)?.1;
+                } else {
+                    orphans.insert(owner);
+                }
+                Ok(())
+            })?;
+            outgoing.up_to(id, |owner, _, _| {
+                if owner != id {
+                    orphans.insert(owner);
+                }
+                Ok(())
+            })?;
+            found.push(session);
+        }
+        for scan in [&mut queue, &mut outgoing] {
+            scan.up_to(SessionId::MAX, |owner, _, _| {
+                orphans.insert(owner);
+                Ok(())
+            })?;
+        }
+        self.garbage.lock().extend(orphans);
+        Ok(found)
+    }
+
+    pub(super) fn retained(&self) -> Result<Vec<Arc<Message>>, StoreError> {
+        let value = |guard: fjall::Guard| {
+            let value = guard.value().map_err(store_error)?;
+            Ok(rows::decode_message(&value).map_err(damaged)?.0)
+        };
+        self.retained.iter().map(value).collect()
+    }
+
+    pub(super) fn wills(&self) -> Result<Vec<StoredWill>, StoreError> {
+        let will = |guard: fjall::Guard| {
+            let (key, value) = guard.into_inner().map_err(store_error)?;
+            let client_id = if *key == [0] {
+                ""
+            } else {
+                std::str::from_utf8(&key).map_err(|_| damaged(RowError::Short))?
+            };
+            let client_id = client_id.into();
+            Ok(StoredWill {
+                client_id,
+                message: rows::decode_message(&value).map_err(damaged)?.0,
+            })
+        };
+        self.wills.iter().map(will).collect()
+    }
+
+    pub(super) fn read_queue(
+        &self,
+        id: SessionId,
+        from: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<QueueEntry>, StoreError> {
+        let mut found = Vec::new();
+        if self.garbage.lock().contains(&id) {
+            return Ok(found);
+        }
+        let range = queue_key(id, from)..=queue_key(id, u64::MAX);
+        let mut outgoing = Scan::over(self.outgoing.range(range.clone()))?;
+        let mut bytes = 0;
+        for guard in self.queue.range(range) {
+            if found.len() >= limit || (!found.is_empty() && bytes >= max_bytes) {
+                break;
+            }
+            let (key, value) = guard.into_inner().map_err(store_error)?;
+            let (_, sequence) = queue_place(&key)?;
+            let (message, qos, retain) = rows::decode_message(&value).map_err(damaged)?;
+            bytes += message.cost();
+            let mut entry = QueueEntry {
+                sequence,
+                qos,
+                retain,
+                message,
+                outgoing: None,
+            };
+            while let Some((key, value)) = outgoing
+                .head
+                .as_ref()
+                .filter(|(k, _)| **k <= *queue_key(id, sequence))
+            {
+                if queue_place(key)?.1 == sequence {
+                    entry.outgoing = Some(outgoing_value(value)?);
+                }
+                outgoing.advance()?;
+            }
+            found.push(entry);
+        }
+        Ok(found)
+    }
+}
+
+/// A key order scan that is consumed session by session.
+struct Scan {
+    iter: Iter,
+    head: Option<(UserKey, UserValue)>,
+}
+
+impl Scan {
+    fn new(keyspace: &Keyspace) -> Result<Self, StoreError> {
+        Self::over(keyspace.iter())
+    }
+
+    fn over(iter: Iter) -> Result<Self, StoreError> {
+        let mut scan = Self { iter, head: None };
+        scan.advance()?;
+        Ok(scan)
+    }
+
+    fn advance(&mut self) -> Result<(), StoreError> {
+        self.head = self
+            .iter
+            .next()
+            .map(|guard| guard.into_inner().map_err(store_error))
+            .transpose()?;
+        Ok(())
+    }
+
+    /// Hands out owner, key and value of everything that belongs to `id` or a lower number.
+    fn up_to(
+        &mut self,
+        id: SessionId,
+        mut take: impl FnMut(SessionId, &[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        while let Some((key, value)) = &self.head {
+            let owner = number_at(key, 0).map_err(damaged)?;
+            if owner > id {
+                break;
+            }
+            take(owner, key, value)?;
+            self.advance()?;
+        }
+        Ok(())
+    }
+}
+
+fn queue_key(id: SessionId, sequence: u64) -> UserKey {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&id.to_be_bytes());
+    key[8..].copy_from_slice(&sequence.to_be_bytes());
+    key.into()
+}
+
+fn queue_place(key: &[u8]) -> Result<(SessionId, u64), StoreError> {
+    Ok((
+        number_at(key, 0).map_err(damaged)?,
+        number_at(key, 8).map_err(damaged)?,
+    ))
+}
+
+fn receipt_key(id: SessionId, packet_id: PacketId) -> UserKey {
+    let mut key = [0; 10];
+    key[..8].copy_from_slice(&id.to_be_bytes());
+    key[8..].copy_from_slice(&packet_id.get().to_be_bytes());
+    key.into()
+}
+
+fn subscription_key(id: SessionId, filter: &str) -> UserKey {
+    let mut key = id.to_be_bytes().to_vec();
+    if filter.len() <= LONG_FILTER {
+        key.extend_from_slice(filter.as_bytes());
+    } else {
+        // No filter begins with NUL.
+        key.push(0);
+        key.extend_from_slice(&xxhash_rust::xxh3::xxh3_128(filter.as_bytes()).to_be_bytes());
+    }
+    key.into()
+}
+
+/// A client id may be empty, a key may not; no client id holds a NUL.
+fn will_key(client_id: &str) -> UserKey {
+    if client_id.is_empty() {
+        [0].into()
+    } else {
+        client_id.as_bytes().into()
+    }
+}
+
+fn outgoing_value(value: &[u8]) -> Result<(PacketId, OutgoingStage), StoreError> {
+    let &[_, stage, high, low] = value else {
+        return Err(damaged(RowError::Short));
+    };
+    let packet_id =
+        PacketId::new(u16::from_be_bytes([high, low])).ok_or_else(|| damaged(RowError::Short))?;
+    let stage = if stage == 0 {
+        OutgoingStage::Publish
+    } else {
+        OutgoingStage::Release
+    };
+    Ok((packet_id, stage))
+}

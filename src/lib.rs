@@ -1,0 +1,14 @@
+//! The program `broker`: command line, configuration, wiring, and everything that touches the
+//! outside. The actor tree is hydrant-actors, what MQTT says is hydrant-protocol.
+//!
+//! - [`cli`], [`config`]: what the user asked for, checked.
+//! - [`node`]: wires a node together, starts it, stops it.
+//! - [`embedded`], [`kafka`]: session store and message log.
+//! - [`admin`]: HTTP port and admin socket.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod embedded;
+pub mod kafka;
+pub mod node;

@@ -1,0 +1,186 @@
+//! One node from its checked configuration: opens store and log, binds its ports, starts the actor
+//! tree and the admin endpoints, waits for a signal, stops in order.
+
+mod no_log;
+mod open;
+mod view;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hydrant_actors::ports::StoreError;
+use hydrant_actors::supervision;
+use hydrant_actors::system::{ActorSystem, Parts};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::admin::{self, AdminLimits, AdminOptions, AdminServer};
+use crate::config::Config;
+use crate::embedded::OpenError;
+use crate::kafka::KafkaStartError;
+use open::Opened;
+use view::View;
+
+/// Why a node did not start, or could not go on. Each is one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The MQTT port cannot be bound.
+    #[error("cannot listen on {address} ({source}): {}", advice(source))]
+    Listen {
+        /// `listener.address`.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// Store or log cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// What stands in the store cannot be read.
+    #[error("{0}: check the disk below node.data_dir")]
+    Store(#[from] StoreError),
+    /// Kafka's options cannot work.
+    #[error(transparent)]
+    Kafka(#[from] KafkaStartError),
+    /// The admin endpoints cannot be bound.
+    #[error("{0}")]
+    Admin(std::io::Error),
+    /// The data directory cannot be made.
+    #[error("the folder {} cannot be made ({source}): choose another with --data-dir", dir.display())]
+    DataDir {
+        /// `node.data_dir`.
+        dir: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// Signals cannot be waited for.
+    #[error("signals cannot be handled: {0}")]
+    Signals(std::io::Error),
+    /// The actor tree could not be kept up.
+    #[error("{0}")]
+    Failed(String),
+    /// Shutdown took longer than allowed.
+    #[error("the shutdown was cut short after node.shutdown_deadline: what was acknowledged as stored is in the store")]
+    Deadline,
+}
+
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "stop the other program or choose another port with --listen",
+        std::io::ErrorKind::PermissionDenied => "choose a port above 1023 with --listen",
+        _ => "choose an address of this machine with --listen",
+    }
+}
+
+/// Runs a node until a signal ends it.
+///
+/// # Errors
+/// [`NodeError`]; the process then exits non-zero.
+pub async fn run(config: Config) -> Result<(), NodeError> {
+    supervision::install_panic_hook();
+    std::fs::create_dir_all(&config.data_dir)
+        .map_err(|source| NodeError::DataDir { dir: config.data_dir.clone(), source })?;
+    let listener = open::listen(&config.listener)?;
+    let address = listener.local_addr().map_err(NodeError::Signals)?;
+    let Opened { store, log, tail } = open::open(&config)?;
+    let (failed, mut failures) = mpsc::unbounded_channel();
+    let settings = Arc::new(config.settings.clone());
+    let system = ActorSystem::start(Parts {
+        settings: Arc::clone(&settings),
+        store,
+        log,
+        listener: (Arc::new(listener), format!("tcp/{address}")),
+        nodelay: config.listener.nodelay,
+        on_failure: Arc::new(move |why| {
+            let _ = failed.send(why);
+        }),
+    })
+    .await?;
+    let view = Arc::new(View {
+        shared: Arc::clone(&system.shared),
+        registry: Arc::clone(&system.registry),
+        tail,
+    });
+    let options = AdminOptions {
+        http: config.admin,
+        socket: admin::socket_path(&config.data_dir),
+        limits: AdminLimits::default(),
+    };
+    let admin = AdminServer::start(options, view).map_err(NodeError::Admin)?;
+    // Before the ready line: who reads it may send one at once.
+    let mut signals = Signals::new().map_err(NodeError::Signals)?;
+    announce(&config, &system, address, admin.bound_address()).await;
+    let outcome = wait(&system, &mut signals, &mut failures).await;
+    if let Err(error) = outcome {
+        // The tree is not whole; what can still be written is, shortly.
+        system.stop(std::time::Duration::from_secs(1)).await;
+        return Err(error);
+    }
+    log::info!("node {} stops: no new connections, finishing what is in flight", settings.node_id);
+    let whole = tokio::select! {
+        whole = system.stop(settings.shutdown_deadline) => whole,
+        _ = signals.terminate.recv() => at_once(),
+        _ = signals.interrupt.recv() => at_once(),
+    };
+    admin.shutdown();
+    if !whole {
+        return Err(NodeError::Deadline);
+    }
+    log::info!("node {} stopped", settings.node_id);
+    Ok(())
+}
+
+/// A second signal: the node exits at once. What was acknowledged as stored is in the store.
+fn at_once() -> ! {
+    log::warn!("second signal: exiting at once");
+    std::process::exit(130)
+}
+
+async fn announce(config: &Config, system: &ActorSystem, address: SocketAddr, admin: Option<SocketAddr>) {
+    // The tree is printed once it stands; an actor that does not come up is escalated.
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
+    while !system.is_whole() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    log::info!("the actor tree:\n{}", system.registry.print());
+    let admin = admin.map_or_else(|| "off".to_owned(), |admin| admin.to_string());
+    log::info!(
+        "ready node={} tcp={address} admin={admin} data_dir={}",
+        config.settings.node_id,
+        config.data_dir.display()
+    );
+}
+
+/// The signals a node knows.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    print: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            print: signal(SignalKind::user_defined1())?,
+        })
+    }
+}
+
+/// Until a signal asks for the end, or the tree cannot be kept up. SIGUSR1 prints the tree.
+async fn wait(
+    system: &ActorSystem,
+    signals: &mut Signals,
+    failures: &mut mpsc::UnboundedReceiver<String>,
+) -> Result<(), NodeError> {
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
+            _ = signals.print.recv() => log::info!("the actor tree:\n{}", system.registry.print()),
+            Some(why) = failures.recv() => return Err(NodeError::Failed(why)),
+        }
+    }
+}
+

@@ -1,0 +1,90 @@
+//! Opens what a node stands on: the listening socket, the session store, the message log.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use hydrant_actors::ports::{MessageLog, SessionStore};
+use hydrant_actors::settings::LogKind;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::NodeError;
+use super::no_log::NoLog;
+use super::view::LogTail;
+use crate::admin::TailSource;
+use crate::config::{Config, ListenerConfig, SyncPolicy};
+use crate::embedded::{EmbeddedLog, EmbeddedStore, LogOptions, StoreOptions, Sync};
+use crate::kafka::KafkaLog;
+
+/// Store and log of a node.
+pub struct Opened {
+    pub store: Arc<dyn SessionStore>,
+    pub log: Arc<dyn MessageLog>,
+    /// What `broker tail` reads; the embedded log only.
+    pub tail: Option<Arc<dyn TailSource>>,
+}
+
+/// Binds the MQTT port.
+pub fn listen(config: &ListenerConfig) -> Result<TcpListener, NodeError> {
+    let address = config.address;
+    bind(config).map_err(|source| NodeError::Listen { address, source })
+}
+
+fn bind(config: &ListenerConfig) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(config.address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restarted node takes its port back although old connections linger in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if let Some(bytes) = config.send_buffer {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = config.receive_buffer {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    socket.bind(&config.address.into())?;
+    socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn sync(policy: SyncPolicy) -> Sync {
+    match policy {
+        SyncPolicy::Always => Sync::Always,
+        SyncPolicy::Never => Sync::Never,
+    }
+}
+
+/// Opens store and log.
+pub fn open(config: &Config) -> Result<Opened, NodeError> {
+    let node_id = &config.settings.node_id;
+    let store = EmbeddedStore::open(
+        &config.data_dir.join("store"),
+        node_id,
+        StoreOptions {
+            sync: sync(config.store.sync),
+            cache_size: config.store.cache_size,
+            journal_max_size: config.store.journal_max_size,
+            ..StoreOptions::default()
+        },
+    )?;
+    let (log, tail): (Arc<dyn MessageLog>, Option<Arc<dyn TailSource>>) = match config.settings.log.kind {
+        LogKind::None => (Arc::new(NoLog::default()), None),
+        LogKind::Kafka => {
+            let options = config.kafka.clone().unwrap_or_default();
+            (Arc::new(KafkaLog::start(options, node_id)?), None)
+        }
+        LogKind::Embedded => {
+            let log = EmbeddedLog::open(
+                &config.data_dir.join("log"),
+                node_id,
+                LogOptions {
+                    sync: sync(config.log.sync),
+                    retention_age: config.log.retention,
+                    retention_bytes: config.log.retention_bytes,
+                    max_topics: config.log.max_topics,
+                    ..LogOptions::default()
+                },
+            )?;
+            (Arc::clone(&log) as Arc<dyn MessageLog>, Some(Arc::new(LogTail(log))))
+        }
+    };
+    Ok(Opened { store, log, tail })
+}

@@ -1,0 +1,159 @@
+//! The node as the admin endpoints see it.
+
+use std::sync::Arc;
+
+use hydrant_actors::metrics::Metrics;
+use hydrant_actors::shared::Shared;
+use hydrant_actors::supervision::{ActorState, Fault, Registry};
+use hydrant_actors::system::ActorSystem;
+use tokio::sync::watch;
+
+use crate::admin::{
+    ActorRow, ConnectionRow, FAULTS_OFF, FaultAction, NodeView, TailRow, TailSource, ViewFuture,
+};
+use crate::embedded::EmbeddedLog;
+
+/// Bytes of one page of `broker tail`.
+const TAIL_BYTES: usize = 1024 * 1024;
+
+/// See the module.
+pub struct View {
+    pub shared: Arc<Shared>,
+    pub registry: Arc<Registry>,
+    pub tail: Option<Arc<dyn TailSource>>,
+}
+
+impl NodeView for View {
+    fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.shared.metrics)
+    }
+
+    fn actors(&self) -> Vec<ActorRow> {
+        let rows = self.registry.snapshot().into_iter().map(|row| ActorRow {
+            path: row.path.to_string(),
+            indent: row.depth_in_tree,
+            state: row.state.label().to_owned(),
+            mailbox: row.mailbox as u64,
+            restarts: row.restarts,
+            handled: row.handled,
+            longest_us: row.longest_us,
+            detail: row.detail,
+            last_exit: (!row.last_exit.is_empty()).then_some(row.last_exit),
+        });
+        let node = ActorRow {
+            path: format!("node {}", self.registry.node()),
+            state: ActorState::Running.label().to_owned(),
+            ..ActorRow::default()
+        };
+        std::iter::once(node).chain(rows).collect()
+    }
+
+    fn connections(&self, page: usize, page_size: usize) -> ViewFuture<Vec<ConnectionRow>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let skip = page.saturating_mul(page_size);
+            let rows = ActorSystem::connections(&shared, skip, page_size).await;
+            rows.into_iter()
+                .map(|row| ConnectionRow {
+                    client_id: row.client_id,
+                    manager: row.manager,
+                    address: row.address,
+                    clean: row.clean,
+                    connected_ms: row.connected_ms,
+                    inflight: row.inflight as u64,
+                    queued: row.queued as u64,
+                    output_bytes: row.output_bytes as u64,
+                })
+                .collect()
+        })
+    }
+
+    fn ready(&self) -> Result<(), Vec<String>> {
+        let mut why: Vec<String> =
+            self.shared.not_ready.lock().iter().map(|(part, why)| format!("{part}: {why}")).collect();
+        why.extend(self.down(|state| state != ActorState::Running));
+        if why.is_empty() { Ok(()) } else { Err(why) }
+    }
+
+    fn healthy(&self) -> Result<(), Vec<String>> {
+        let why = self.down(|state| state == ActorState::Failed);
+        if why.is_empty() { Ok(()) } else { Err(why) }
+    }
+
+    fn fault(&self, action: FaultAction, path: &str) -> Result<(), String> {
+        if !self.shared.settings.faults {
+            return Err(FAULTS_OFF.to_owned());
+        }
+        let fault = match action {
+            FaultAction::Panic => Fault::Panic,
+            FaultAction::Stall => Fault::Stall,
+            FaultAction::Fail => Fault::Fail,
+        };
+        ActorSystem::fault(&self.shared, &self.registry, path, fault)
+    }
+
+    fn tail(&self) -> Option<Arc<dyn TailSource>> {
+        self.tail.clone()
+    }
+}
+
+impl View {
+    fn down(&self, is_down: impl Fn(ActorState) -> bool) -> Vec<String> {
+        let cells = self.registry.cells();
+        let down = cells.iter().filter(|cell| is_down(cell.state()));
+        down.map(|cell| format!("actor {} is {}", cell.path(), cell.state().label())).collect()
+    }
+}
+
+/// The embedded log for `broker tail`.
+pub struct LogTail(pub Arc<EmbeddedLog>);
+
+impl LogTail {
+    fn info(&self, topic: &str) -> Option<crate::embedded::TopicInfo> {
+        self.0.topics().ok()?.into_iter().find(|info| &*info.name == topic)
+    }
+}
+
+impl TailSource for LogTail {
+    fn read(&self, topic: &str, from: u64, limit: usize) -> Result<Vec<TailRow>, String> {
+        let records = self.0.read(topic, from, limit, TAIL_BYTES).map_err(|error| error.to_string())?;
+        Ok(records
+            .into_iter()
+            .map(|(offset, record)| TailRow {
+                offset,
+                timestamp_ms: i64::try_from(record.received_ms).unwrap_or(i64::MAX),
+                key: record.key.as_ref().map(|key| key.to_vec()),
+                mqtt_topic: record.mqtt_topic.to_string(),
+                qos: record.qos as u8,
+                retain: record.retain,
+                client_id: record.client_id.to_string(),
+                payload: record.payload.to_vec(),
+            })
+            .collect())
+    }
+
+    fn first(&self, topic: &str) -> u64 {
+        self.info(topic).map_or(0, |info| info.first)
+    }
+
+    fn end(&self, topic: &str) -> u64 {
+        self.info(topic).map_or(0, |info| info.end)
+    }
+
+    fn committed(&self, group: &str, topic: &str) -> Option<u64> {
+        self.0.committed(group, topic).ok().flatten()
+    }
+
+    fn commit(&self, group: &str, topic: &str, offset: u64) -> Result<(), String> {
+        self.0.commit(group, topic, offset).map_err(|error| error.to_string())
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+
+    fn topics(&self) -> Vec<String> {
+        let topics = self.0.topics().unwrap_or_default();
+        topics.into_iter().map(|info| info.name.to_string()).collect()
+    }
+}
