@@ -52,9 +52,7 @@ impl ConnectionManager {
         if self.ticks.is_multiple_of(EXPIRY_TICKS) {
             self.shard.expire_sessions();
         }
-        let (sessions, offline) = self.shard.session_counts();
-        self.shard.metrics.sessions.set(sessions as u64);
-        self.shard.metrics.sessions_offline.set(offline as u64);
+        self.shard.count_sessions();
         self.shard.flush();
         self.shard.report_drained();
     }

@@ -143,6 +143,8 @@ pub struct ShardMetrics {
     pub sessions: Count,
     /// Gauge: of these persistent and not connected.
     pub sessions_offline: Count,
+    /// Persistent sessions removed after `session.expiry`.
+    pub sessions_expired: Count,
     /// Sockets accepted.
     pub accepted: Count,
     /// CONNECTs answered with return code 0.

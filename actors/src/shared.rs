@@ -81,7 +81,7 @@ pub enum StorageWork {
         shard: u16,
         /// The session's slot there.
         slot: u32,
-        /// Tells a reused slot from the one that was meant.
+        /// Of this request; the answer repeats it.
         stamp: u32,
         /// The session.
         session: SessionId,
@@ -157,7 +157,7 @@ pub enum ManagerWork {
     QueuePage {
         /// The session's slot.
         slot: u32,
-        /// Tells a reused slot.
+        /// That of the request: an answer to an earlier connection's is not taken for this one's.
         stamp: u32,
         /// Entries in order; fewer than asked for: there are no more.
         entries: Vec<QueueEntry>,
@@ -215,6 +215,8 @@ pub struct Shared {
     pub log: Inbox<LogWork>,
     /// The outbox's lanes: what is written, handed to the log, acknowledged.
     pub lanes: Mutex<LaneBook>,
+    /// Bytes that StorageActor has taken up and holds back because the outbox is full.
+    pub parked_bytes: AtomicUsize,
     /// Number for the next persistent session.
     pub next_session: AtomicU64,
     /// Number for the next transaction.
@@ -225,7 +227,7 @@ pub struct Shared {
     pub connections: AtomicUsize,
     /// Most connections at one time.
     pub connections_peak: AtomicUsize,
-    /// Topics that a client may not publish to are counted per topic nowhere else.
+    /// The node shuts down: no new connections, no new sessions.
     pub stopping: AtomicBool,
     /// Why the node is not ready, by the part that says so.
     pub not_ready: Mutex<HashMap<&'static str, String>>,

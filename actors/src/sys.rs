@@ -88,7 +88,7 @@ impl Sys {
             ("clients/inactive", offline),
             ("clients/total", connected + offline),
             ("clients/maximum", peak as u64),
-            ("clients/expired", 0),
+            ("clients/expired", sum(metrics, |s| &s.sessions_expired)),
             ("messages/received", sum(metrics, |s| &s.packets_in)),
             ("messages/sent", sum(metrics, |s| &s.packets_out)),
             ("messages/stored", metrics.retained.get()),

@@ -345,7 +345,11 @@ impl ActorSystem {
             whole &= tokio::time::timeout(left(until), wait).await.is_ok();
         }
         whole &= self.until_written(until).await;
-        whole &= self.log.log.flush(left(until).max(Duration::from_millis(100)));
+        if self.log.log.is_up() {
+            whole &= self.log.log.flush(left(until).max(Duration::from_millis(100)));
+        } else {
+            self.say_what_stays();
+        }
         self.supervisor.finish();
         drop(self.watchdog.take());
         for arbiter in &self.arbiters {
@@ -354,14 +358,23 @@ impl ActorSystem {
         whole
     }
 
+    fn say_what_stays(&self) {
+        let (records, _) = self.shared.lanes.lock().backlog();
+        let pending = self.log.state.lock().len();
+        ::log::warn!(
+            "the log is away: {records} records stay in the outbox for the next start, \
+             {pending} were waiting in memory (those that are not in the outbox were not acknowledged)"
+        );
+    }
+
     /// Waits until StorageActor and the log actor have nothing under way.
     async fn until_written(&self, until: Instant) -> bool {
         loop {
             let storage_idle = self.shared.storage.is_empty() && self.storage.book.lock().is_idle();
             let routers_idle = self.shared.routers.iter().all(Inbox::is_empty);
-            // With the log away, what the outbox holds stays there for the next start.
-            let away = self.shared.not_ready.lock().contains_key("log");
-            let log_idle = away || (self.shared.log.is_empty() && self.log.state.lock().is_empty());
+            // With the log away, what the outbox holds stays there for the next start; nothing else
+            // that waits for the log was acknowledged.
+            let log_idle = !self.log.log.is_up() || (self.shared.log.is_empty() && self.log.state.lock().is_empty());
             if storage_idle && routers_idle && log_idle {
                 return true;
             }
@@ -389,7 +402,10 @@ fn no_thread(error: io::Error) -> StoreError {
 fn make_shared(settings: &Arc<Settings>, found: &Found) -> Arc<Shared> {
     let workers = settings.workers.max(1);
     let limits = &settings.limits;
-    let next_session = found.sessions.iter().map(|session| session.id).max().unwrap_or(0) + 1;
+    // By the clock as well: the number of a session that was removed is not given again while the
+    // store still clears up behind it.
+    let highest = found.sessions.iter().map(|session| session.id).max().unwrap_or(0);
+    let next_session = (highest + 1).max(crate::shard::unix_ms() << 20);
     let mut retained = Retained::new();
     for message in found.retained.iter() {
         retained.insert(Arc::clone(message));
@@ -398,6 +414,9 @@ fn make_shared(settings: &Arc<Settings>, found: &Found) -> Arc<Shared> {
     metrics.retained.set(retained.len() as u64);
     metrics.retained_bytes.set(retained.bytes() as u64);
     let lanes = LaneBook::new(settings.storage.outbox_lanes, settings.storage.outbox_max_bytes, &found.lanes);
+    let (records, bytes) = lanes.backlog();
+    metrics.outbox_records.set(records);
+    metrics.outbox_bytes.set(bytes);
     Arc::new(Shared {
         settings: Arc::clone(settings),
         metrics,
@@ -409,6 +428,7 @@ fn make_shared(settings: &Arc<Settings>, found: &Found) -> Arc<Shared> {
         storage: Inbox::<StorageWork>::new(usize::MAX, settings.storage.max_pending_bytes),
         log: Inbox::new(settings.log.max_pending_messages, settings.log.max_pending_bytes),
         lanes: Mutex::new(lanes),
+        parked_bytes: AtomicUsize::new(0),
         next_session: AtomicU64::new(next_session),
         next_transaction: AtomicU64::new(1),
         persistent_sessions: AtomicUsize::new(0),

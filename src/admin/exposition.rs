@@ -91,6 +91,11 @@ impl Snapshot {
             "Persistent sessions in memory that are not connected.",
             self.sum(|s| &s.sessions_offline),
         )?;
+        out.counter(
+            "hydrant_sessions_expired",
+            "Persistent sessions removed after session.expiry.",
+            self.sum(|s| &s.sessions_expired),
+        )?;
         out.gauge(
             "hydrant_subscriptions",
             "Subscriptions.",

@@ -457,6 +457,10 @@ impl MessageLog for EmbeddedLog {
         true
     }
 
+    fn is_up(&self) -> bool {
+        self.shared.queue.lock().failed.is_none()
+    }
+
     fn describe(&self) -> String {
         let (outstanding, failed) = {
             let queue = self.shared.queue.lock();

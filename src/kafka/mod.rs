@@ -243,11 +243,6 @@ impl KafkaLog {
         self.shared.reporter.snapshot()
     }
 
-    /// Whether Kafka answered last time.
-    pub fn is_up(&self) -> bool {
-        self.shared.reporter.up.load(Ordering::Acquire)
-    }
-
     /// Makes the producer fail fatally, as it does when idempotence is lost. For tests.
     #[doc(hidden)]
     pub fn raise_fatal_error(&self) {
@@ -354,6 +349,10 @@ impl MessageLog for KafkaLog {
             std::thread::sleep(BUSY);
         }
         true
+    }
+
+    fn is_up(&self) -> bool {
+        self.shared.reporter.up.load(Ordering::Acquire)
     }
 
     fn describe(&self) -> String {

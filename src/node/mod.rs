@@ -59,9 +59,6 @@ pub enum NodeError {
     /// The actor tree could not be kept up.
     #[error("{0}")]
     Failed(String),
-    /// Shutdown took longer than allowed.
-    #[error("the shutdown was cut short after node.shutdown_deadline: what was acknowledged as stored is in the store")]
-    Deadline,
 }
 
 fn advice(error: &std::io::Error) -> &'static str {
@@ -124,7 +121,11 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     };
     admin.shutdown();
     if !whole {
-        return Err(NodeError::Deadline);
+        // Nothing that was acknowledged is lost by this: no reason to exit non-zero.
+        log::warn!(
+            "the shutdown was cut short after node.shutdown_deadline: publishes that waited for an \
+             acknowledgement did not get one and are sent again by their clients"
+        );
     }
     log::info!("node {} stopped", settings.node_id);
     Ok(())

@@ -34,6 +34,10 @@ impl MessageLog for NoLog {
         true
     }
 
+    fn is_up(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         "none".to_owned()
     }

@@ -71,6 +71,9 @@ impl NodeView for View {
     fn ready(&self) -> Result<(), Vec<String>> {
         let mut why: Vec<String> =
             self.shared.not_ready.lock().iter().map(|(part, why)| format!("{part}: {why}")).collect();
+        if self.shared.lanes.lock().is_full() {
+            why.push("outbox: full, stored publishes are not acknowledged until Kafka takes records".to_owned());
+        }
         why.extend(self.down(|state| state != ActorState::Running));
         if why.is_empty() { Ok(()) } else { Err(why) }
     }

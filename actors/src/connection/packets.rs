@@ -117,8 +117,12 @@ fn handle(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) {
         Packet::Connect(_) => violate(shard, conn, Violation::SecondConnect),
         _ if !connected => violate(shard, conn, Violation::FirstPacketNotConnect),
         Packet::Publish(publish) => match (publish.qos, publish.packet_id) {
-            (QoS::ExactlyOnce, Some(id)) if !shard.is_new(conn, id) => {}
-            _ => shard.submit(conn, &publish),
+            (QoS::ExactlyOnce, Some(id)) => {
+                if let Some(receipt) = shard.new_receipt(conn, id) {
+                    shard.submit(conn, &publish, Some(receipt));
+                }
+            }
+            _ => shard.submit(conn, &publish, None),
         },
         Packet::Puback(id) => shard.delivered(conn, id, QoS::AtLeastOnce),
         Packet::Pubrec(id) => shard.received(conn, id),

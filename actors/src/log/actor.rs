@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::state::{LogState, Outcome};
 use crate::inbox::Inbox;
 use crate::metrics::DropReason;
-use crate::ports::{LogRecord, MessageLog, OutboxPosition, Report, SessionStore, StoreOp};
+use crate::ports::{LogRecord, MessageLog, OutboxPosition, Report, SessionStore, StoreError, StoreOp};
 use crate::shared::{ManagerWork, Shared, StorageWork, Token};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
@@ -51,6 +51,10 @@ pub struct LogActor {
     cell: Arc<ActorCell>,
     /// A lane is being read from the store.
     reading: bool,
+    /// The lane whose turn it is to be read.
+    next_lane: u16,
+    /// Sending again is set for later.
+    rewinding: bool,
     retry: Duration,
 }
 
@@ -68,7 +72,7 @@ impl LogActor {
         let retry = parts.shared.settings.log.retry_min;
         let work = parts.shared.log.stream().map(|_| LogEvent::Work);
         let reports = parts.reports.stream().map(|_| LogEvent::Reports);
-        let actor = Self { parts: parts.clone(), cell: Arc::clone(cell), reading: false, retry };
+        let actor = Self { parts: parts.clone(), cell: Arc::clone(cell), reading: false, next_lane: 0, rewinding: false, retry };
         Running::new(actor, |ctx| {
             LogActor::add_stream(reports, ctx);
             LogActor::add_stream(work, ctx);
@@ -86,10 +90,15 @@ impl LogActor {
         let mut taken = shared.log.take(APPEND_AT_ONCE);
         {
             let mut state = self.parts.state.lock();
+            let mut lanes = None;
             while !taken.is_empty() && self.has_room(&state) {
                 self.cell.fault_point();
                 if let Some(work) = taken.pop() {
+                    let lane = work.record.outbox.map(|at| at.lane);
                     state.push(work.record, work.token);
+                    if let Some(lane) = lane {
+                        lanes.get_or_insert_with(|| shared.lanes.lock()).taken_up(lane);
+                    }
                 }
             }
         }
@@ -142,18 +151,26 @@ impl LogActor {
                 return;
             }
         }
-        let behind = self.parts.shared.lanes.lock().behind();
-        // The lane that is furthest back: its oldest record has waited longest.
-        let Some((lane, from)) = behind.into_iter().min_by_key(|(_, next)| *next) else { return };
+        let behind = self.parts.shared.lanes.lock().next_behind(self.next_lane);
+        let Some((lane, from)) = behind else { return };
         self.reading = true;
+        self.next_lane = lane.saturating_add(1);
         let read = self.parts.store.read_outbox(lane, from, READ_RECORDS, READ_BYTES);
         let done = read.into_actor(self).map(move |result, actor, ctx| {
             actor.reading = false;
+            let result = result.and_then(|records| match records.is_empty() {
+                true => Err(StoreError::Unavailable(format!("nothing is found at position {from}"))),
+                false => Ok(records),
+            });
             match result {
                 Ok(records) => actor.lane_read(lane, from, records),
                 Err(error) => {
+                    actor.reading = true;
                     log::warn!(target: "hydrant::log", "reading lane {lane} of the outbox again: {error}");
-                    ctx.run_later(actor.retry, |actor, ctx| actor.advance(ctx));
+                    ctx.run_later(actor.retry, |actor, ctx| {
+                        actor.reading = false;
+                        actor.advance(ctx);
+                    });
                     return;
                 }
             }
@@ -277,12 +294,14 @@ impl LogActor {
             let state = self.parts.state.lock();
             state.resetting && state.in_log() == 0
         };
-        if !ready {
+        if !ready || self.rewinding {
             return;
         }
+        self.rewinding = true;
         let wait = self.retry;
         self.retry = (self.retry * 2).min(self.parts.shared.settings.log.retry_max);
         ctx.run_later(wait, |actor, ctx| {
+            actor.rewinding = false;
             actor.parts.state.lock().rewind();
             actor.advance(ctx);
         });

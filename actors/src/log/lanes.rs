@@ -3,7 +3,8 @@
 //!
 //! Invariants, per lane: `cursor <= next <= durable <= assigned`. While `behind` is false, every
 //! durable record has been handed to the log actor; while it is true, those from `next` on are in
-//! the store only, and nothing newer overtakes them.
+//! the store only, and nothing newer overtakes them; they are read once no record before them
+//! stands in the log actor's inbox any more (`handed` is 0).
 //! Bounds: `storage.outbox_max_bytes` over all lanes. Bytes below the cursor are given back in
 //! proportion, so the sum is approximate by the spread of record sizes.
 
@@ -21,6 +22,8 @@ struct Lane {
     /// One past the last position given.
     assigned: u64,
     behind: bool,
+    /// Records in the log actor's inbox.
+    handed: u64,
     bytes: u64,
 }
 
@@ -45,6 +48,7 @@ impl LaneBook {
                     durable: found.end,
                     assigned: found.end,
                     behind: found.cursor < found.end,
+                    handed: 0,
                     bytes: found.bytes,
                 }
             })
@@ -83,16 +87,22 @@ impl LaneBook {
             return false;
         }
         lane.next += 1;
+        lane.handed += 1;
         true
     }
 
-    /// Lanes with records that have to be read from the store, and where they begin.
-    pub fn behind(&self) -> Vec<(u16, u64)> {
-        (0_u16..)
-            .zip(&self.lanes)
-            .filter(|(_, lane)| lane.behind)
-            .map(|(number, lane)| (number, lane.next))
-            .collect()
+    /// The log actor has taken a record that was handed to it out of its inbox.
+    pub fn taken_up(&mut self, lane: u16) {
+        let lane = &mut self.lanes[usize::from(lane)];
+        lane.handed = lane.handed.saturating_sub(1);
+    }
+
+    /// A lane with records that have to be read from the store now, and where they begin: in turn,
+    /// the first from lane `from` on.
+    pub fn next_behind(&self, from: u16) -> Option<(u16, u64)> {
+        let behind = (0_u16..).zip(&self.lanes).filter(|(_, lane)| lane.behind && lane.handed == 0);
+        let found = behind.map(|(number, lane)| (number, lane.next));
+        found.min_by_key(|(number, _)| (*number < from, *number))
     }
 
     /// True while some lane is behind.
@@ -134,7 +144,9 @@ mod tests {
         assert!(book.durable(1, 0, true));
         assert!(!book.durable(1, 1, false), "no room");
         assert!(!book.durable(1, 2, true), "room again, but 1 is before it");
-        assert_eq!(book.behind(), [(1, 1)]);
+        assert_eq!(book.next_behind(0), None, "0 stands in the log actor's inbox");
+        book.taken_up(1);
+        assert_eq!(book.next_behind(0), Some((1, 1)));
         book.read(1, 3);
         assert!(!book.any_behind());
         assert!(book.durable(1, 3, true), "caught up: handed over directly again");
@@ -158,10 +170,19 @@ mod tests {
     fn lanes_found_at_start_are_behind_and_keep_their_numbers() {
         let found = [LaneState { lane: 5, cursor: 7, end: 9, bytes: 50 }];
         let mut book = LaneBook::new(2, 1000, &found);
-        assert_eq!(book.behind(), [(5, 7)]);
+        assert_eq!(book.next_behind(0), Some((5, 7)));
         assert_eq!(book.assign(5, 1), 9);
         assert!(!book.durable(5, 9, true));
         book.read(5, 10);
         assert!(!book.any_behind());
+    }
+
+    #[test]
+    fn lanes_that_are_behind_take_turns() {
+        let lane = |lane, cursor| LaneState { lane, cursor, end: 1000, bytes: 50 };
+        let book = LaneBook::new(4, 1000, &[lane(0, 1), lane(2, 900)]);
+        assert_eq!(book.next_behind(0), Some((0, 1)));
+        assert_eq!(book.next_behind(1), Some((2, 900)));
+        assert_eq!(book.next_behind(3), Some((0, 1)));
     }
 }

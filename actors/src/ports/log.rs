@@ -99,6 +99,9 @@ pub trait MessageLog: Send + Sync + 'static {
     /// for shutdown. False when something is still outstanding.
     fn flush(&self, deadline: std::time::Duration) -> bool;
 
+    /// Whether the log answers now. While it does not, a shutdown does not wait for it.
+    fn is_up(&self) -> bool;
+
     /// One line for `broker tree`: kind, state, outstanding.
     fn describe(&self) -> String;
 }

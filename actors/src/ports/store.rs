@@ -45,7 +45,8 @@ pub struct QueueEntry {
     pub retain: bool,
     /// The message.
     pub message: Arc<Message>,
-    /// Packet id and stage, once given and written (QoS 2 only).
+    /// Packet id and stage, once given and written. At QoS 2 written before the first PUBLISH; at
+    /// QoS 1 with it, so that a resent one keeps its id ([MQTT-4.4.0-1]).
     pub outgoing: Option<(PacketId, OutgoingStage)>,
 }
 

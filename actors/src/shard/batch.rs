@@ -35,6 +35,8 @@ pub struct Entry {
     pub qos: QoS,
     pub retain: bool,
     pub packet_id: Option<PacketId>,
+    /// QoS 2: the session that holds the receipt, slot and stamp.
+    pub receipt: Option<(u32, u32)>,
 }
 
 /// See the module.
@@ -65,7 +67,12 @@ fn topic<'a>(arena: &'a [u8], range: &Range<u32>) -> &'a str {
 
 impl PublishBatch {
     /// Copies a publish into the batch.
-    pub fn push(&mut self, origin: &Rc<Conn>, publish: &hydrant_protocol::wire::Publish<'_>) {
+    pub fn push(
+        &mut self,
+        origin: &Rc<Conn>,
+        publish: &hydrant_protocol::wire::Publish<'_>,
+        receipt: Option<(u32, u32)>,
+    ) {
         let topic = append(&mut self.arena, publish.topic.as_bytes());
         let payload = append(&mut self.arena, publish.payload);
         self.entries.push(Entry {
@@ -75,6 +82,7 @@ impl PublishBatch {
             qos: publish.qos,
             retain: publish.retain,
             packet_id: publish.packet_id,
+            receipt,
         });
     }
 

@@ -73,6 +73,8 @@ pub struct Conn {
     pub draining: Cell<bool>,
     /// Not reading for want of credit.
     pub paused: Cell<bool>,
+    /// Publishes of it that the log has to acknowledge.
+    pub log_waits: Cell<u32>,
     /// The outgoing buffer ran full: something waits for it to empty.
     pub wants_pump: Cell<bool>,
     /// Since when the socket takes nothing.
@@ -120,6 +122,7 @@ impl Conn {
             handoff: Cell::new(None),
             draining: Cell::new(false),
             paused: Cell::new(false),
+            log_waits: Cell::new(0),
             wants_pump: Cell::new(false),
             write_blocked_ms: Cell::new(None),
             woken_ms: Cell::new(None),

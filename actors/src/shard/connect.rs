@@ -106,7 +106,8 @@ impl Shard {
                     queued_bytes: 0,
                     spilled: false,
                     read_from: 0,
-                    reading: false,
+                    reading: None,
+                    read_until: 0,
                     disconnected_ms: None,
                 })
             });
@@ -194,7 +195,8 @@ impl Shard {
                 queued_bytes: found.queued_bytes,
                 spilled: true,
                 read_from: 0,
-                reading: false,
+                reading: None,
+                read_until: 0,
                 // The node died with the connection: its absence begins now.
                 disconnected_ms: Some(found.disconnected_ms.unwrap_or_else(unix_ms)),
             })),

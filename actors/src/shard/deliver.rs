@@ -37,7 +37,7 @@ impl<'a> View<'a> {
     }
 
     /// QoS 2 that is delivered only once stored.
-    fn held(&self) -> bool {
+    pub fn held(&self) -> bool {
         self.qos == QoS::ExactlyOnce && self.durable
     }
 
@@ -107,7 +107,10 @@ impl Shard {
                 self.count_publish_out(QoS::AtMostOnce, view.payload.len());
             }
             _ if self.shared.settings.session.queue_qos0 && session.stored.is_some() => {
-                if let Some(stored) = &mut session.stored {
+                if let Some(stored) = &mut session.stored
+                    && self.has_queue_room(stored, session.conn.is_none(), view)
+                {
+                    stored.spilled = true;
                     self.put_queued(stored, QoS::AtMostOnce, false, None, view);
                 }
             }
@@ -130,13 +133,13 @@ impl Shard {
             self.count_publish_out(qos, view.payload.len());
             return;
         }
-        let full = session.outbound.waiting() >= settings.session.max_queued_messages
-            || session.outbound.waiting_bytes() + view.cost() > settings.session.max_queued_bytes;
-        if full {
+        while session.outbound.waiting() >= settings.session.max_queued_messages
+            || session.outbound.waiting_bytes() + view.cost() > settings.session.max_queued_bytes
+        {
             self.metrics.drop_messages(DropReason::QueueFull, 1);
-            match settings.session.overflow {
-                Overflow::DropNew => return,
-                Overflow::DropOld => drop(session.outbound.drop_oldest()),
+            // A message larger than the whole queue drops itself.
+            if settings.session.overflow == Overflow::DropNew || session.outbound.drop_oldest().is_none() {
+                return;
             }
         }
         conn.wants_pump.set(true);
@@ -155,16 +158,8 @@ impl Shard {
     ) {
         let settings = &self.shared.settings;
         let Some(stored) = &mut session.stored else { return };
-        let full = stored.queued >= settings.session.max_queued_messages as u64
-            || stored.queued_bytes + view.cost() as u64 > settings.session.max_queued_bytes as u64;
-        if full {
-            self.metrics.drop_messages(DropReason::QueueFull, 1);
-            let offline = session.conn.is_none();
-            if settings.session.overflow == Overflow::DropNew || !offline {
-                // A connected session keeps what it has: its oldest may be on the wire.
-                return;
-            }
-            self.drop_oldest(stored, view.cost());
+        if !self.has_queue_room(stored, session.conn.is_none(), view) {
+            return;
         }
         let conn = session.conn.clone().filter(|conn| conn.open.get() && conn.closing.get().is_none());
         let Some(conn) = conn.filter(|_| !stored.spilled) else {
@@ -210,6 +205,24 @@ impl Shard {
         }
     }
 
+    /// Whether one more message may be queued for a persistent session; `overflow` decides when it
+    /// is full.
+    fn has_queue_room(&self, stored: &mut Stored, offline: bool, view: &View<'_>) -> bool {
+        let settings = &self.shared.settings.session;
+        while stored.queued >= settings.max_queued_messages as u64
+            || stored.queued_bytes + view.cost() as u64 > settings.max_queued_bytes as u64
+        {
+            self.metrics.drop_messages(DropReason::QueueFull, 1);
+            // A connected session keeps what it has: its oldest may be on the wire. A message
+            // larger than the whole queue drops itself.
+            if settings.overflow == Overflow::DropNew || !offline || stored.queued == 0 {
+                return false;
+            }
+            self.drop_oldest(stored);
+        }
+        true
+    }
+
     fn put_queued(
         &self,
         stored: &mut Stored,
@@ -228,12 +241,12 @@ impl Shard {
 
     /// `overflow = "drop_old"` of an offline session. Where acknowledgements came out of order
     /// before it went offline, an entry may be gone already: then nothing is removed and the queue
-    /// is over its bound by that one.
-    fn drop_oldest(&self, stored: &mut Stored, cost: usize) {
+    /// is over its bound by that one. Its size is not in memory: the average stands for it.
+    fn drop_oldest(&self, stored: &mut Stored) {
         let sequence = stored.oldest;
         stored.oldest += 1;
+        stored.queued_bytes -= stored.queued_bytes / stored.queued.max(1);
         stored.queued = stored.queued.saturating_sub(1);
-        stored.queued_bytes = stored.queued_bytes.saturating_sub(cost as u64);
         self.outgoing.borrow_mut().ops.push(StoreOp::DeleteQueued { id: stored.id, sequence });
     }
 
@@ -263,14 +276,18 @@ impl Shard {
         session.outbound.shrink();
         if let Some(stored) = &mut session.stored
             && stored.spilled
-            && !stored.reading
+            && stored.reading.is_none()
         {
-            stored.reading = true;
+            // What is decided and not flushed stands before the read in the store's inbox.
+            self.flush();
+            let stamp = self.stamp();
+            stored.reading = Some(stamp);
+            stored.read_until = stored.next_sequence;
             self.shared.storage.push(
                 StorageWork::ReadQueue {
                     shard: self.index,
                     slot,
-                    stamp: session.stamp,
+                    stamp,
                     session: stored.id,
                     from: stored.read_from,
                     limit: settings.session.max_queued_in_memory,
@@ -341,6 +358,10 @@ impl Shard {
     pub(super) fn forget_queued(&self, stored: &mut Stored, sequence: u64, cost: u64) {
         stored.queued = stored.queued.saturating_sub(1);
         stored.queued_bytes = stored.queued_bytes.saturating_sub(cost);
+        if stored.queued == 0 {
+            // Where estimates went into the sum, it begins anew.
+            stored.queued_bytes = 0;
+        }
         if sequence == stored.oldest {
             stored.oldest += 1;
         }

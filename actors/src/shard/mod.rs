@@ -34,7 +34,7 @@ use tokio::sync::oneshot;
 
 pub use batch::{Origin, PublishBatch, RemoteBatch};
 pub use conn::{Ack, AckKind, Conn};
-pub use sessions::Session;
+pub use sessions::{Session, unix_ms};
 pub use waits::WaitKind;
 
 use crate::metrics::ShardMetrics;
@@ -85,6 +85,8 @@ pub struct Shard {
     /// The publish at which the router before this one ended, and how many did.
     router_deaths: Cell<(u64, u8)>,
     routed_total: Cell<u64>,
+    /// A TopicRouter of another arbiter has no room for more publishes.
+    remote_full: Cell<bool>,
 }
 
 impl Shard {
@@ -121,6 +123,7 @@ impl Shard {
             drained: RefCell::default(),
             router_deaths: Cell::new((u64::MAX, 0)),
             routed_total: Cell::new(0),
+            remote_full: Cell::new(false),
             shared,
         })
     }
@@ -171,18 +174,22 @@ impl Shard {
         if conn.acks_outstanding() >= limits.max_unacknowledged {
             return false;
         }
+        // Deliveries end at max_output_bytes; past twice that it is answers which the client does
+        // not read.
+        if conn.out.borrow().len() >= 2 * limits.max_output_bytes || self.remote_full.get() {
+            return false;
+        }
         if self.batch.borrow().bytes() >= limits.max_router_bytes {
             return false;
         }
         // A full store or log pauses those who wait for it; the others only far past the bound.
         let waits = conn.acks_outstanding() > 0;
-        let storage = &self.shared.storage;
-        if !storage.has_room()
-            && (waits || storage.bytes() > 2 * self.shared.settings.storage.max_pending_bytes)
-        {
+        let pending = self.shared.storage.bytes() + self.shared.parked_bytes.load(Ordering::Relaxed);
+        let max = self.shared.settings.storage.max_pending_bytes;
+        if pending >= max && (waits || pending > 2 * max) {
             return false;
         }
-        !(waits && !self.shared.log.has_room())
+        !(conn.log_waits.get() > 0 && !self.shared.log.has_room())
     }
 
     /// Remembers a connection that stopped reading for want of credit.
@@ -193,18 +200,49 @@ impl Shard {
         }
     }
 
-    /// Lets paused connections look again; those still without credit pause again.
+    /// Lets paused connections that have credit again go on.
     pub fn resume_paused(&self) {
         if self.paused.borrow().is_empty() {
             return;
         }
         let now = self.now_ms();
-        for conn in self.paused.take() {
+        let mut paused = self.paused.take();
+        paused.retain(|conn| {
+            if conn.closing.get().is_none() && !self.has_credit(conn) {
+                return true;
+            }
             conn.paused.set(false);
             // The keep-alive does not run while we did not read ([MQTT-3.1.2-24]).
             conn.last_packet_ms.set(now);
             conn.wake();
+            false
+        });
+        self.paused.replace(paused);
+    }
+
+    /// Another arbiter's router got more than it has room for: nothing is read here until it has
+    /// some again.
+    fn remote_is_full(&self) {
+        if !self.remote_full.replace(true) {
+            // It registers for the room ([`Self::poll_remote_room`]).
+            self.wake_router();
         }
+    }
+
+    /// True once, when every other arbiter's router that was full has room again; has `waker` woken
+    /// then. For the router's stream.
+    pub fn poll_remote_room(&self, waker: &Waker) -> bool {
+        if !self.remote_full.get() {
+            return false;
+        }
+        let full = self.shared.routers.iter().enumerate().find(|(at, router)| {
+            *at != usize::from(self.index) && !router.has_room()
+        });
+        match full {
+            Some((_, router)) => router.wait_room(waker),
+            None => self.remote_full.set(false),
+        }
+        !self.remote_full.get()
     }
 
     /// Connections that stopped reading.
@@ -341,7 +379,7 @@ impl Shard {
             }
             let silent = now.saturating_sub(conn.last_packet_ms.get());
             let patience = u64::from(conn.keep_alive_s.get()) * 1500;
-            if patience > 0 && silent > patience && !conn.paused.get() {
+            if patience > 0 && silent > patience && !conn.paused.get() && !conn.awaits_connack() {
                 self.close(&conn, CloseReason::KeepAlive);
                 continue;
             }

@@ -110,6 +110,9 @@ impl Shard {
             batch.transaction = if joined { transaction } else { None };
             let bytes = batch.bytes();
             shared.routers[shard].push(RouterWork::Deliver(batch), bytes);
+            if !shared.routers[shard].has_room() {
+                self.remote_is_full();
+            }
         }
     }
 }

@@ -10,19 +10,19 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use hydrant_protocol::mapping::Mapped;
-use hydrant_protocol::{AckLevel, Message, QoS, wire};
+use hydrant_protocol::{AckLevel, Message, PacketId, QoS, wire};
 
 use crate::metrics::{CloseReason, DropReason};
 use crate::ports::{LogRecord, OutboxPosition, StoreOp};
 use crate::settings::LogKind;
 use crate::shared::{LogWork, Part};
 
-use super::batch::{InternalPublish, Origin, Phase, RemoteBatch};
+use super::batch::{Entry, InternalPublish, Origin, Phase, RemoteBatch};
 use super::conn::AckKind;
 use super::deliver::View;
 use super::routes::Route;
 use super::sessions::unix_ms;
-use super::waits::Held;
+use super::waits::Exact;
 use super::{Conn, Shard, WaitKind};
 
 /// Topics below which only the node publishes.
@@ -38,9 +38,9 @@ struct Needs {
 }
 
 impl Shard {
-    /// A decoded publish goes to the router. QoS 2 was seen for the first time.
-    pub fn submit(&self, conn: &Rc<Conn>, publish: &wire::Publish<'_>) {
-        self.batch.borrow_mut().push(conn, publish);
+    /// A decoded publish goes to the router; at QoS 2 with the session that holds its receipt.
+    pub fn submit(&self, conn: &Rc<Conn>, publish: &wire::Publish<'_>, receipt: Option<(u32, u32)>) {
+        self.batch.borrow_mut().push(conn, publish, receipt);
         self.wake_router();
     }
 
@@ -81,7 +81,7 @@ impl Shard {
                 before_each();
                 let undo = Undo::new(self);
                 self.count_in(entry.qos, payload.len());
-                self.route_client(&entry.origin, topic, payload, entry.qos, entry.retain, entry.packet_id);
+                self.route_client(entry, topic, payload);
                 undo.keep();
                 self.routed.set(self.routed.get() + 1);
                 self.routed_total.set(self.routed_total.get() + 1);
@@ -112,11 +112,14 @@ impl Shard {
             let routing = self.routing.borrow();
             routing.get(self.routed.get()).map(|(entry, topic, _)| {
                 log::error!(target: "hydrant::router", "gave up a publish to {topic:?}: it made the router panic twice");
-                Rc::clone(&entry.origin)
+                (Rc::clone(&entry.origin), entry.receipt.zip(entry.packet_id))
             })
         };
         match poisoned {
-            Some(conn) => {
+            Some((conn, receipt)) => {
+                if let Some(((slot, stamp), id)) = receipt {
+                    self.forget_receipt(slot, stamp, id);
+                }
                 self.routed.set(self.routed.get() + 1);
                 self.routed_total.set(self.routed_total.get() + 1);
                 self.close(&conn, CloseReason::Violation);
@@ -131,93 +134,121 @@ impl Shard {
         self.metrics.payload_in.add(payload as u64);
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn route_client(
-        &self,
-        conn: &Rc<Conn>,
-        topic: &str,
-        payload: &[u8],
-        qos: QoS,
-        retain: bool,
-        packet_id: Option<hydrant_protocol::PacketId>,
-    ) {
+    fn route_client(&self, entry: &Entry, topic: &str, payload: &[u8]) {
+        let conn = &entry.origin;
         if topic.starts_with(SYS_PREFIX) {
             // [MQTT-3.3.5-2]: not allowed, answered all the same.
             self.metrics.drop_messages(DropReason::NoRoute, 1);
-            if let Some(id) = packet_id {
-                if qos == QoS::ExactlyOnce {
-                    self.receipt_done(conn, id);
-                }
-                self.answer(conn, publish_answer(qos, id));
+            if let Some(id) = entry.packet_id {
+                self.receipt_done(entry.receipt, id, conn);
+                self.answer(conn, publish_answer(entry.qos, id));
             }
             return;
         }
         let route = self.route(topic);
         let durable = route.level != AckLevel::Accepted;
-        let mut view = View::new(topic, payload, qos, durable);
+        let mut view = View::new(topic, payload, entry.qos, durable);
         view.shared_topic = Some(&route.topic);
-        let mut needs = self.fan_out(&route, &mut view, durable);
-        if retain {
-            needs.store |= self.retain(&mut view, durable);
+        // QoS 2 into a log that acknowledges by itself: the log first, then receipt and queue
+        // entries in one write. A crash in between repeats a record in the log, which may happen,
+        // and nothing at the subscribers, which may not.
+        let log_first = view.held() && route.mapped.is_some() && self.log_acknowledges(&route);
+        let mut needs = Needs::default();
+        if !log_first {
+            needs = self.fan_out(&route, &mut view, durable);
+            if entry.retain {
+                needs.store |= self.retain(&mut view, durable);
+            }
         }
         if let Some(mapped) = &route.mapped {
             let sequence = conn.publishes.get();
             conn.publishes.set(sequence + 1);
             let client_id = conn.client_id.borrow().clone().unwrap_or_default();
             let identity = (client_id, conn.epoch.get(), sequence);
-            self.log_record(mapped, &route, identity, &mut view, retain, &mut needs);
+            self.log_record(mapped, &route, identity, &mut view, entry.retain, &mut needs);
         }
-        let Some(id) = packet_id else { return };
-        self.finish_client(conn, &route, &mut view, id, needs);
-    }
-
-    /// Queues the publish's answer, now or when store and log have answered.
-    fn finish_client(
-        &self,
-        conn: &Rc<Conn>,
-        route: &Route,
-        view: &mut View<'_>,
-        id: hydrant_protocol::PacketId,
-        mut needs: Needs,
-    ) {
-        let durable = route.level != AckLevel::Accepted;
-        let mut receipt = None;
-        if view.qos == QoS::ExactlyOnce {
-            receipt = self.receipt_of(conn, id);
-            if durable && let Some((_, _, Some(session))) = receipt {
-                self.outgoing.borrow_mut().ops.push(StoreOp::PutReceipt { id: session, packet_id: id });
-                needs.store = true;
+        let Some(id) = entry.packet_id else { return };
+        if view.held() {
+            let exact = Exact {
+                message: view.message(),
+                retain: entry.retain,
+                packet_id: id,
+                receipt: entry.receipt,
+                level: route.level as u8,
+                at: Instant::now(),
+            };
+            if log_first {
+                let index = conn.owe(publish_answer(view.qos, id));
+                let answer = (Rc::clone(conn), index);
+                self.attach(needs, WaitKind::Logged { answer, exact: Box::new(exact) });
+            } else {
+                self.finish_exact(exact, Some(conn), None, needs);
             }
+            return;
         }
         if !needs.store && needs.log.is_none() {
-            // Nothing to wait for. A held QoS 2 message has nobody but live subscribers.
-            if view.qos == QoS::ExactlyOnce {
-                if durable {
-                    let message = view.message();
-                    self.deliver_held(&message);
-                }
-                self.receipt_done(conn, id);
-            }
+            self.receipt_done(entry.receipt, id, conn);
             self.metrics.acks[route.level as usize].inc();
             self.answer(conn, publish_answer(view.qos, id));
             return;
         }
-        let held = receipt.map(|(slot, stamp, _)| {
-            let message = durable.then(|| view.message());
-            Box::new(Held { message, receipt: Some((slot, stamp, id)) })
-        });
         let index = conn.owe(publish_answer(view.qos, id));
         let kind = WaitKind::Publish {
-            conn: Some((Rc::clone(conn), index)),
-            held,
+            conn: Rc::clone(conn),
+            index,
+            receipt: entry.receipt.map(|(slot, stamp)| (slot, stamp, id)),
             at: Instant::now(),
             level: route.level as u8,
         };
         self.attach(needs, kind);
     }
 
+    /// Whether the log's own acknowledgement is what a durable publish waits for; otherwise its
+    /// outbox entry is.
+    fn log_acknowledges(&self, route: &Route) -> bool {
+        self.shared.settings.log.kind != LogKind::Kafka || route.level == AckLevel::Kafka
+    }
+
+    /// The log has a QoS 2 message: queue entries, retained message and receipt follow.
+    pub(super) fn logged(&self, (conn, index): (Rc<Conn>, u32), exact: Exact) {
+        let message = Arc::clone(&exact.message);
+        let route = self.route(&message.topic);
+        let mut view = View::new(&message.topic, &message.payload, message.qos, true);
+        view.owned = Some(Arc::clone(&message));
+        let mut needs = self.fan_out(&route, &mut view, true);
+        if exact.retain {
+            needs.store |= self.retain(&mut view, true);
+        }
+        self.finish_exact(exact, Some(&conn), Some(index), needs);
+    }
+
+    /// A QoS 2 message whose route waits for the store: its receipt goes with what it causes; its
+    /// live subscribers get it and its publisher PUBREC when that is durable. `index` is that of
+    /// an answer that is owed already.
+    fn finish_exact(&self, exact: Exact, conn: Option<&Rc<Conn>>, index: Option<u32>, mut needs: Needs) {
+        let id = exact.packet_id;
+        if let Some(session) = self.stored_session(exact.receipt) {
+            self.outgoing.borrow_mut().ops.push(StoreOp::PutReceipt { id: session, packet_id: id });
+            needs.store = true;
+        }
+        let answer = conn.map(|conn| {
+            let index = index.unwrap_or_else(|| conn.owe(AckKind::Pubrec(id)));
+            (Rc::clone(conn), index)
+        });
+        if needs.store || needs.log.is_some() {
+            self.attach(needs, WaitKind::Exact { answer, exact: Box::new(exact) });
+        } else {
+            self.exact_done(answer, &exact);
+        }
+    }
+
     /// Makes the wait for what a publish needs and hands out its tokens.
     fn attach(&self, needs: Needs, kind: WaitKind) {
+        if needs.log.is_some()
+            && let Some(conn) = kind.publisher()
+        {
+            conn.log_waits.set(conn.log_waits.get() + 1);
+        }
         let wait = self.wait(needs.store, needs.log.is_some(), kind);
         let mut outgoing = self.outgoing.borrow_mut();
         if needs.store {
@@ -241,25 +272,31 @@ impl Shard {
             needs.store |= self.retain(&mut view, durable);
         }
         if let (Some(mapped), Origin::Will(client_id)) = (&route.mapped, origin) {
-            let identity = (Arc::clone(client_id), 0, 0);
+            // Not its epoch's number of the message, which nobody has counted for a will that was
+            // found in the store; unique all the same.
+            let identity = (Arc::clone(client_id), unix_ms(), u64::MAX);
             self.log_record(mapped, &route, identity, &mut view, message.retain, &mut needs);
         }
-        self.outgoing.borrow_mut().ops.extend(ops);
-        if message.qos == QoS::ExactlyOnce && durable {
-            let held = view.message();
-            if needs.store || needs.log.is_some() {
-                let held = Some(Box::new(Held { message: Some(held), receipt: None }));
-                let level = route.level as u8;
-                self.attach(needs, WaitKind::Publish { conn: None, held, at: Instant::now(), level });
-            } else {
-                self.deliver_held(&held);
-            }
+        // A client that is back with another will has replaced the stored one: it stays.
+        if !matches!(origin, Origin::Will(client_id) if self.has_will(client_id)) {
+            self.outgoing.borrow_mut().ops.extend(ops);
+        }
+        if view.held() {
+            let exact = Exact {
+                message: Arc::clone(message),
+                retain: false,
+                packet_id: PacketId::MIN,
+                receipt: None,
+                level: route.level as u8,
+                at: Instant::now(),
+            };
+            self.finish_exact(exact, None, None, needs);
         }
     }
 
     /// Subscribers here and on other arbiters. True in `store`: queue entries are being written.
     fn fan_out(&self, route: &Route, view: &mut View<'_>, durable: bool) -> Needs {
-        let held = view.qos == QoS::ExactlyOnce && durable;
+        let held = view.held();
         let phase = if held { Phase::Queues } else { Phase::All };
         let queues = view.qos != QoS::AtMostOnce;
         let mut needs = Needs { store: durable && queues && route.local_queues, log: None };
@@ -328,19 +365,23 @@ impl Shard {
         let limits = &self.shared.settings.limits;
         let mut retained = self.shared.retained.write();
         let own = view.topic.starts_with(SYS_PREFIX);
-        if view.payload.is_empty() {
-            // [MQTT-3.3.1-10], [MQTT-3.3.1-11]
+        let before = retained.get(view.topic).map(|message| message.cost());
+        let full = !own
+            && !view.payload.is_empty()
+            && ((before.is_none() && retained.len() >= limits.max_retained_messages)
+                || retained.bytes() - before.unwrap_or(0) + view.cost() > limits.max_retained_bytes);
+        if full {
+            self.metrics.drop_messages(DropReason::RetainedFull, 1);
+            if before.is_none() {
+                return false;
+            }
+        }
+        if full || view.payload.is_empty() {
+            // [MQTT-3.3.1-7], [MQTT-3.3.1-10], [MQTT-3.3.1-11]
             retained.remove(view.topic);
             let op = StoreOp::DeleteRetained { topic: Arc::from(view.topic) };
             self.outgoing.borrow_mut().ops.push(op);
         } else {
-            let full = retained.get(view.topic).is_none()
-                && (retained.len() >= limits.max_retained_messages
-                    || retained.bytes() + view.cost() > limits.max_retained_bytes);
-            if full && !own {
-                self.metrics.drop_messages(DropReason::RetainedFull, 1);
-                return false;
-            }
             let message = view.message();
             retained.insert(Arc::clone(&message));
             if !own {
@@ -414,28 +455,31 @@ impl Shard {
         }
     }
 
-    /// The publisher's session, if it is still there: slot, stamp, and its number when stored.
-    fn receipt_of(
-        &self,
-        conn: &Rc<Conn>,
-        _id: hydrant_protocol::PacketId,
-    ) -> Option<(u32, u32, Option<crate::ports::SessionId>)> {
-        let slot = conn.session.get()?;
+    /// The number in the store of the session that holds a receipt; `None` when it ended or is not
+    /// persistent.
+    fn stored_session(&self, receipt: Option<(u32, u32)>) -> Option<crate::ports::SessionId> {
+        let (slot, stamp) = receipt?;
         let mut sessions = self.sessions.borrow_mut();
-        let session = sessions.get(slot)?;
-        Some((slot, session.stamp, session.stored.as_ref().map(|stored| stored.id)))
+        let session = sessions.get(slot).filter(|session| session.stamp == stamp)?;
+        session.stored.as_ref().map(|stored| stored.id)
     }
 
-    fn receipt_done(&self, conn: &Rc<Conn>, id: hydrant_protocol::PacketId) {
-        if let Some(slot) = conn.session.get()
-            && let Some(session) = self.sessions.borrow_mut().get(slot)
-        {
-            session.inbound.stored(id);
+    /// A publish was refused for good: its packet id is free again.
+    pub(super) fn forget_receipt(&self, slot: u32, stamp: u32, id: PacketId) {
+        if let Some(session) = self.sessions.borrow_mut().get(slot).filter(|session| session.stamp == stamp) {
+            session.inbound.release(id);
+        }
+    }
+
+    /// PUBREC may be sent for a receipt, if there is one.
+    pub(super) fn receipt_done(&self, receipt: Option<(u32, u32)>, id: PacketId, conn: &Rc<Conn>) {
+        if let Some((slot, stamp)) = receipt {
+            self.receipt_stored(slot, stamp, id, Some(conn));
         }
     }
 }
 
-fn publish_answer(qos: QoS, id: hydrant_protocol::PacketId) -> AckKind {
+fn publish_answer(qos: QoS, id: PacketId) -> AckKind {
     if qos == QoS::ExactlyOnce { AckKind::Pubrec(id) } else { AckKind::Puback(id) }
 }
 

@@ -15,6 +15,8 @@ impl Shard {
     /// CONNACK is in the outgoing buffer: from here on packets may follow it ([MQTT-3.2.0-1]).
     pub(super) fn opened(&self, conn: &Rc<Conn>) {
         conn.open.set(true);
+        // The keep-alive does not run while nothing behind CONNECT was read.
+        conn.last_packet_ms.set(self.now_ms());
         self.metrics.connects.inc();
         self.pump(conn);
     }
@@ -24,26 +26,21 @@ impl Shard {
         let conn = {
             let mut sessions = self.sessions.borrow_mut();
             let Some(session) = sessions.get(slot) else { return };
-            if session.stamp != stamp {
-                return;
-            }
             let Some(conn) = session.conn.clone() else { return };
             let Some(stored) = &mut session.stored else { return };
-            if !stored.reading || !conn.open.get() {
-                // An answer to a connection that is gone; the one after it asks again.
+            if stored.reading != Some(stamp) || !conn.open.get() {
+                // An answer to a connection that is gone; the one after it has asked for its own.
                 return;
             }
-            stored.reading = false;
+            stored.reading = None;
             match entries.last() {
                 Some(last) => {
                     stored.read_from = last.sequence + 1;
-                    stored.spilled = stored.read_from < stored.next_sequence;
                 }
-                None => {
-                    stored.read_from = stored.next_sequence;
-                    stored.spilled = false;
-                }
+                // Nothing below what there was when it was asked for; what came since is read next.
+                None => stored.read_from = stored.read_from.max(stored.read_until),
             }
+            stored.spilled = stored.read_from < stored.next_sequence;
             for entry in entries {
                 self.take_back(session, &conn, entry);
             }
@@ -110,7 +107,7 @@ impl Shard {
     fn is_spilled(&self, conn: &Rc<Conn>) -> bool {
         conn.session.get().is_some_and(|slot| {
             self.sessions.borrow_mut().get(slot).is_some_and(|session| {
-                session.stored.as_ref().is_some_and(|stored| stored.spilled && !stored.reading)
+                session.stored.as_ref().is_some_and(|stored| stored.spilled && stored.reading.is_none())
             })
         })
     }

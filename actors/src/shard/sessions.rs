@@ -37,8 +37,10 @@ pub struct Stored {
     pub spilled: bool,
     /// First sequence that has not been read back.
     pub read_from: u64,
-    /// A page is being read.
-    pub reading: bool,
+    /// The page that is being read, by the stamp of its request.
+    pub reading: Option<u32>,
+    /// One past the last sequence that its request sees.
+    pub read_until: u64,
     /// When its connection ended, Unix milliseconds.
     pub disconnected_ms: Option<u64>,
 }
@@ -92,15 +94,34 @@ pub fn unix_ms() -> u64 {
 }
 
 impl Shard {
-    /// Sessions of this arbiter, and those of them that are offline.
-    pub fn session_counts(&self) -> (usize, usize) {
+    /// Sets the gauges that are sums over the sessions of this arbiter.
+    pub fn count_sessions(&self) {
         let sessions = self.sessions.borrow();
-        let offline = sessions.slots.iter().filter(|(_, session)| session.conn.is_none()).count();
-        (sessions.slots.len(), offline)
+        let (mut offline, mut inflight, mut queued) = (0, 0, 0);
+        for (_, session) in &sessions.slots {
+            offline += u64::from(session.conn.is_none());
+            inflight += session.outbound.in_flight() as u64;
+            queued += match &session.stored {
+                Some(stored) => stored.queued,
+                None => session.outbound.waiting() as u64,
+            };
+        }
+        self.metrics.sessions.set(sessions.slots.len() as u64);
+        self.metrics.sessions_offline.set(offline);
+        self.metrics.inflight.set(inflight);
+        self.metrics.queued.set(queued);
     }
 
     pub(super) fn subscriber(&self, slot: u32, session: &Session) -> Subscriber {
         Subscriber { shard: self.index, persistent: session.stored.is_some(), slot }
+    }
+
+    /// True while the client is connected with a will.
+    pub(super) fn has_will(&self, client_id: &str) -> bool {
+        let sessions = self.sessions.borrow();
+        let slot = sessions.by_client.get(client_id).map(|slot| *slot as usize);
+        let conn = slot.and_then(|slot| sessions.slots.get(slot)?.conn.as_ref());
+        conn.is_some_and(|conn| conn.will.borrow().is_some())
     }
 
     /// True while `conn` is the session's connection.
@@ -176,6 +197,7 @@ impl Shard {
             })
             .collect();
         for (slot, queued) in expired {
+            self.metrics.sessions_expired.inc();
             self.metrics.drop_messages(DropReason::SessionExpired, queued);
             self.remove_session(slot);
         }
@@ -185,9 +207,9 @@ impl Shard {
     /// The connection is over: its will, and what becomes of its session. Called exactly once a
     /// connection, by whoever learns first that it ends; the actor's end only removes the socket.
     pub fn detach(&self, conn: &Rc<Conn>, reason: CloseReason) {
-        if conn.closing.get().is_none() {
-            conn.closing.set(Some(reason));
-        }
+        // The first reason counts: a DISCONNECT that a takeover follows discards the will all the same.
+        let reason = conn.closing.get().unwrap_or(reason);
+        conn.closing.set(Some(reason));
         let Some(slot) = conn.session.take() else { return };
         conn.open.set(false);
         let will = conn.will.take();
@@ -209,7 +231,7 @@ impl Shard {
                     let now = unix_ms();
                     stored.disconnected_ms = Some(now);
                     stored.spilled = true;
-                    stored.reading = false;
+                    stored.reading = None;
                     stored.read_from = 0;
                     session.outbound.clear();
                     let op = StoreOp::PutSession {

@@ -92,18 +92,20 @@ impl Shard {
         self.answer_stored(conn, AckKind::Pubcomp(packet_id), must_wait);
     }
 
-    /// A QoS 2 PUBLISH arrives: true when it is new and goes to the router. A repeated one is
-    /// answered, or its answer is on its way ([MQTT-4.3.3-2]).
-    pub fn is_new(&self, conn: &Rc<Conn>, packet_id: PacketId) -> bool {
-        let Some(slot) = conn.session.get() else { return false };
-        let receipt = match self.sessions.borrow_mut().get(slot) {
-            Some(session) => session.inbound.publish(packet_id),
-            None => return false,
+    /// A QoS 2 PUBLISH arrives: where its receipt is held (slot and stamp of the session) when it
+    /// is new and goes to the router. A repeated one is answered, or its answer is on its way
+    /// ([MQTT-4.3.3-2]).
+    pub fn new_receipt(&self, conn: &Rc<Conn>, packet_id: PacketId) -> Option<(u32, u32)> {
+        let slot = conn.session.get()?;
+        let (receipt, stamp) = {
+            let mut sessions = self.sessions.borrow_mut();
+            let session = sessions.get(slot)?;
+            (session.inbound.publish(packet_id), session.stamp)
         };
         if receipt == Receipt::Known {
             self.answer(conn, AckKind::Pubrec(packet_id));
         }
-        receipt == Receipt::New
+        (receipt == Receipt::New).then_some((slot, stamp))
     }
 
     fn answer_stored(&self, conn: &Rc<Conn>, kind: AckKind, must_wait: bool) {

@@ -16,28 +16,58 @@ use crate::shared::{Part, Token};
 use super::conn::AckKind;
 use super::{Conn, Shard};
 
-/// A QoS 2 message that was received and not forwarded yet.
+/// A QoS 2 message that was received and is forwarded only once it is durable.
 #[derive(Debug)]
-pub struct Held {
-    /// The message; `None` when nothing is held back (QoS 1).
-    pub message: Option<Arc<Message>>,
-    /// The publisher's session, and the id whose PUBREC is owed.
-    pub receipt: Option<(u32, u32, PacketId)>,
+pub struct Exact {
+    /// The message.
+    pub message: Arc<Message>,
+    /// RETAIN of its PUBLISH.
+    pub retain: bool,
+    /// The id whose PUBREC is owed.
+    pub packet_id: PacketId,
+    /// The publisher's session, slot and stamp; `None` for a will.
+    pub receipt: Option<(u32, u32)>,
+    /// Acknowledgement level, for the counters.
+    pub level: u8,
+    /// When it was routed.
+    pub at: Instant,
+}
+
+impl Exact {
+    fn receipt_id(&self) -> Option<(u32, u32, PacketId)> {
+        self.receipt.map(|(slot, stamp)| (slot, stamp, self.packet_id))
+    }
 }
 
 /// What goes on.
 #[derive(Debug)]
 pub enum WaitKind {
-    /// A publish: its PUBACK or PUBREC, and for QoS 2 its live subscribers.
+    /// A publish: its PUBACK, or PUBREC where nothing is held back.
     Publish {
-        /// Who is owed the answer, and its index; nobody for a will.
-        conn: Option<(Rc<Conn>, u32)>,
-        /// Present for QoS 2.
-        held: Option<Box<Held>>,
+        /// Who is owed the answer.
+        conn: Rc<Conn>,
+        /// Its index.
+        index: u32,
+        /// QoS 2: slot and stamp of the session that holds the receipt, and its id.
+        receipt: Option<(u32, u32, PacketId)>,
         /// When it was routed.
         at: Instant,
         /// Acknowledgement level, for the counters.
         level: u8,
+    },
+    /// A QoS 2 publish that the log has to have before anything of it is stored.
+    Logged {
+        /// Who is owed PUBREC, and its index.
+        answer: (Rc<Conn>, u32),
+        /// The message.
+        exact: Box<Exact>,
+    },
+    /// A QoS 2 publish: its live subscribers and its PUBREC.
+    Exact {
+        /// Who is owed PUBREC, and its index; nobody for a will.
+        answer: Option<(Rc<Conn>, u32)>,
+        /// The message.
+        exact: Box<Exact>,
     },
     /// Any other answer.
     Answer {
@@ -72,6 +102,17 @@ pub enum WaitKind {
     },
 }
 
+impl WaitKind {
+    /// The connection whose publish this is.
+    pub(super) fn publisher(&self) -> Option<&Rc<Conn>> {
+        match self {
+            Self::Publish { conn, .. } | Self::Logged { answer: (conn, _), .. } => Some(conn),
+            Self::Exact { answer, .. } => answer.as_ref().map(|(conn, _)| conn),
+            _ => None,
+        }
+    }
+}
+
 const STORE: u8 = 1;
 const LOG: u8 = 2;
 
@@ -80,7 +121,21 @@ pub(super) struct Wait {
     stamp: u32,
     /// Halves that are not over.
     parts: u8,
+    /// The log is one of them, or was.
+    log: bool,
     kind: WaitKind,
+}
+
+impl Wait {
+    /// It is over: its publisher waits for the log no longer.
+    fn finish(self) -> WaitKind {
+        if self.log
+            && let Some(conn) = self.kind.publisher()
+        {
+            conn.log_waits.set(conn.log_waits.get().saturating_sub(1));
+        }
+        self.kind
+    }
 }
 
 impl Shard {
@@ -88,7 +143,7 @@ impl Shard {
     pub(super) fn wait(&self, store: bool, log: bool, kind: WaitKind) -> (u32, u32) {
         let stamp = self.stamp();
         let parts = if store { STORE } else { 0 } | if log { LOG } else { 0 };
-        let wait = self.waits.borrow_mut().insert(Wait { stamp, parts, kind });
+        let wait = self.waits.borrow_mut().insert(Wait { stamp, parts, log, kind });
         #[allow(clippy::cast_possible_truncation)]
         (wait as u32, stamp)
     }
@@ -124,7 +179,7 @@ impl Shard {
             if wait.parts != 0 {
                 return;
             }
-            waits.remove(token.wait as usize).kind
+            waits.remove(token.wait as usize).finish()
         };
         self.go_on(kind);
     }
@@ -132,44 +187,40 @@ impl Shard {
     /// The log refuses the record for good: no acknowledgement, and the publisher learns it by
     /// the end of its connection.
     pub fn refuse(&self, token: Token) {
-        let conn = {
+        let kind = {
             let mut waits = self.waits.borrow_mut();
             match waits.get(token.wait as usize) {
-                Some(wait) if wait.stamp == token.stamp => {}
+                Some(wait) if wait.stamp == token.stamp => waits.remove(token.wait as usize).finish(),
                 _ => return,
             }
-            match waits.remove(token.wait as usize).kind {
-                WaitKind::Publish { conn, .. } => conn,
-                _ => None,
-            }
         };
-        if let Some((conn, _)) = conn {
+        let (conn, receipt) = match kind {
+            WaitKind::Publish { conn, receipt, .. } => (Some(conn), receipt),
+            WaitKind::Logged { answer, exact } => (Some(answer.0), exact.receipt_id()),
+            WaitKind::Exact { answer, exact } => (answer.map(|answer| answer.0), exact.receipt_id()),
+            _ => (None, None),
+        };
+        if let Some((slot, stamp, id)) = receipt {
+            // The id is free again: a resent PUBLISH is tried anew, not waited for.
+            self.forget_receipt(slot, stamp, id);
+        }
+        if let Some(conn) = conn {
             self.close(&conn, CloseReason::Limit);
         }
     }
 
     fn go_on(&self, kind: WaitKind) {
         match kind {
-            WaitKind::Publish { conn, held, at, level } => {
-                if let Some(acks) = self.metrics.acks.get(usize::from(level)) {
-                    acks.inc();
-                }
-                self.metrics.ack_latency.record(at.elapsed());
-                let mut receipt = None;
-                if let Some(held) = held {
-                    if let Some(message) = &held.message {
-                        self.deliver_held(message);
-                    }
-                    receipt = held.receipt;
-                }
+            WaitKind::Publish { conn, index, receipt, at, level } => {
+                self.count_ack(level, at);
                 if let Some((slot, stamp, id)) = receipt {
-                    self.receipt_stored(slot, stamp, id, conn.as_ref().map(|(conn, _)| conn));
+                    self.receipt_done(Some((slot, stamp)), id, &conn);
                 }
-                if let Some((conn, index)) = conn {
-                    conn.ack_done(index);
-                    self.send_acks(&conn);
-                }
+                conn.ack_done(index);
+                self.send_acks(&conn);
             }
+            WaitKind::Logged { answer, exact } => self.logged(answer, *exact),
+            WaitKind::Exact { answer, exact } => self.exact_done(answer, &exact),
             WaitKind::Answer { conn, index } => {
                 conn.ack_done(index);
                 self.send_acks(&conn);
@@ -196,6 +247,23 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// A QoS 2 message is durable: its live subscribers, then PUBREC.
+    pub(super) fn exact_done(&self, answer: Option<(Rc<Conn>, u32)>, exact: &Exact) {
+        self.count_ack(exact.level, exact.at);
+        self.deliver_held(&exact.message);
+        let Some((conn, index)) = answer else { return };
+        self.receipt_done(exact.receipt, exact.packet_id, &conn);
+        conn.ack_done(index);
+        self.send_acks(&conn);
+    }
+
+    fn count_ack(&self, level: u8, at: Instant) {
+        if let Some(acks) = self.metrics.acks.get(usize::from(level)) {
+            acks.inc();
+        }
+        self.metrics.ack_latency.record(at.elapsed());
     }
 
     /// Sends an answer now if none before it waits, else in its turn.
