@@ -1,0 +1,17 @@
+//! The tier that needs a real Kafka: `cargo test --features servers --test kafka`, after
+//! `scripts/setup-kafka`. No test skips: without Kafka's jars each of them fails.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+// Each tier uses a part of it.
+#[allow(unused_imports)]
+mod support;
+
+#[path = "kafka/adapter.rs"]
+mod adapter;
+#[path = "kafka/bench.rs"]
+mod bench;
+#[path = "kafka/driver.rs"]
+mod driver;
+#[path = "kafka/pipeline.rs"]
+mod pipeline;

@@ -1,0 +1,326 @@
+//! From a device to a real consumer: a whole node in front of a real Kafka, with Kafka absent,
+//! stopped, killed, and the node killed, under load. What was acknowledged is in Kafka, and the
+//! first occurrences of each key are in order.
+//!
+//! Outages last 15 s; `HYDRANT_OUTAGE_SECONDS` makes them longer.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::support::client::{Connect, publish};
+use crate::support::kafka::{Kafka, Record, shared};
+use crate::support::node::Builder;
+use crate::support::{Client, Node, Packet, eventually, unique};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Publishes of one device that may be unacknowledged.
+const WINDOW: usize = 50;
+
+fn outage() -> Duration {
+    let seconds = std::env::var("HYDRANT_OUTAGE_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(15))
+}
+
+fn node(kafka: &Kafka, ack: &str) -> Builder {
+    Node::builder()
+        .set("log.kind", "kafka")
+        .set("kafka.bootstrap_servers", kafka.address())
+        .set("kafka.partitions", 3)
+        .set("route_default.ack", ack)
+        .set("debug.faults", true)
+}
+
+/// What one device has sent and what of it was acknowledged: sequences 0, 1, 2 …
+#[derive(Debug, Clone, Copy, Default)]
+struct Sent {
+    acknowledged: u64,
+}
+
+/// Devices that publish `kind/KEY/load` with a sequence each, at QoS 1 or 2, until stopped. A
+/// connection that ends fails the test.
+struct Load {
+    stop: Arc<AtomicBool>,
+    devices: Vec<JoinHandle<Sent>>,
+    kind: String,
+}
+
+impl Load {
+    fn start(address: SocketAddr, kind: &str, devices: usize, qos: u8) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let devices = (0..devices)
+            .map(|key| {
+                let (stop, kind) = (Arc::clone(&stop), kind.to_owned());
+                std::thread::spawn(move || device(address, &kind, key, qos, &stop))
+            })
+            .collect();
+        Self { stop, devices, kind: kind.to_owned() }
+    }
+
+    /// Stops publishing and waits for every outstanding acknowledgement.
+    fn finish(self) -> BTreeMap<String, Sent> {
+        self.stop.store(true, Ordering::SeqCst);
+        let sent = self.devices.into_iter().enumerate();
+        sent.map(|(key, device)| (key.to_string(), device.join().expect("a device"))).collect()
+    }
+
+    fn topic(&self) -> String {
+        format!("{}-load", self.kind)
+    }
+}
+
+fn device(address: SocketAddr, kind: &str, key: usize, qos: u8, stop: &AtomicBool) -> Sent {
+    let mut client = Client::connect(address, &Connect::new(&unique("device")));
+    let topic = format!("{kind}/{key}/load");
+    let mut sent = Sent::default();
+    let (mut next, mut outstanding) = (0_u64, 0);
+    loop {
+        let stopping = stop.load(Ordering::SeqCst);
+        if stopping && outstanding == 0 {
+            return sent;
+        }
+        while !stopping && outstanding < WINDOW {
+            let id = (next % 60_000 + 1) as u16;
+            client.send(&publish(&topic, next.to_string().as_bytes(), qos, false, false, id));
+            next += 1;
+            outstanding += 1;
+        }
+        match client.recv_within(PATIENCE + outage()).expect("the connection stays open") {
+            Some(Packet::Puback(_) | Packet::Pubcomp(_)) => {
+                outstanding -= 1;
+                sent.acknowledged += 1;
+            }
+            Some(Packet::Pubrec(id)) => client.pubrel(id),
+            Some(other) => panic!("{other:?}"),
+            None => panic!("no acknowledgement of device {key} after {}", sent.acknowledged),
+        }
+    }
+}
+
+/// Every acknowledged sequence is there, and the first occurrences of each key are in order.
+fn assert_all_there(records: &[Record], sent: &BTreeMap<String, Sent>) -> u64 {
+    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+    let mut repeated = 0;
+    for record in records {
+        let key = String::from_utf8(record.key.clone().expect("a key")).expect("text");
+        let sequence: u64 = record.text().parse().expect("a sequence");
+        let next = seen.entry(key.clone()).or_default();
+        if sequence < *next {
+            repeated += 1;
+        } else {
+            assert_eq!(sequence, *next, "key {key}: {sequence} came before {next}");
+            *next += 1;
+        }
+    }
+    for (key, sent) in sent {
+        let there = seen.get(key).copied().unwrap_or(0);
+        assert!(there >= sent.acknowledged, "key {key}: {} acknowledged, {there} in Kafka", sent.acknowledged);
+    }
+    repeated
+}
+
+/// Reads the topic until everything acknowledged is there.
+fn assert_arrives(kafka: &Kafka, node: &Node, topic: &str, sent: &BTreeMap<String, Sent>) -> u64 {
+    eventually(PATIENCE, "the outbox is empty", || node.metric("hydrant_outbox_records") == 0.0);
+    assert_all_there(&kafka.read_all(topic), sent)
+}
+
+fn total(sent: &BTreeMap<String, Sent>) -> u64 {
+    sent.values().map(|sent| sent.acknowledged).sum()
+}
+
+/// Waits until the load has had this many more acknowledgements at this level.
+fn acknowledged_more(node: &Node, level: &str, more: f64) {
+    let name = format!("hydrant_acknowledged_total{{level=\"{level}\"}}");
+    let before = node.metric(&name);
+    eventually(PATIENCE, "publishes are acknowledged", || node.metric(&name) >= before + more);
+}
+
+fn wait_out(time: Duration) {
+    let end = Instant::now() + time;
+    eventually(time + PATIENCE, "the outage is over", || Instant::now() >= end);
+}
+
+#[test]
+fn a_publish_becomes_a_record_with_topic_key_and_headers() {
+    let kafka = shared();
+    let node = node(kafka, "kafka").start();
+    let mut client = node.client("meter-42");
+    client.publish("gauge/42/thermo", "21.5", 1);
+    client.publish("gauge/42/thermo", "21.6", 2);
+    let records = kafka.read_all("gauge-thermo");
+    assert_eq!(records.len(), 2);
+    let record = &records[0];
+    assert_eq!(record.key.as_deref(), Some(&b"42"[..]));
+    assert_eq!(record.text(), "21.5");
+    assert_eq!(record.header("mqtt.topic").as_deref(), Some("gauge/42/thermo"));
+    assert_eq!(record.header("mqtt.client").as_deref(), Some("meter-42"));
+    assert_eq!(record.header("mqtt.qos").as_deref(), Some("1"));
+    let partition = hydrant_protocol::mapping::partition(b"42", 3);
+    assert!(records.iter().all(|record| record.partition as u32 == partition), "Java's murmur2");
+}
+
+#[test]
+fn two_members_of_a_group_split_the_partitions_and_see_every_record_once() {
+    let kafka = shared();
+    let node = node(kafka, "kafka").start();
+    let mut client = node.client("grouped");
+    client.publish("grouped/first/load", "0", 1);
+    let readers: Vec<_> = (0..2).map(|_| kafka.consumer("two", &["grouped-load"])).collect();
+    let mut seen: Vec<BTreeMap<String, u32>> = vec![BTreeMap::new(), BTreeMap::new()];
+    let poll = |seen: &mut Vec<BTreeMap<String, u32>>| {
+        for (reader, seen) in readers.iter().zip(seen) {
+            for record in reader.read(1000, Duration::from_millis(50)) {
+                *seen.entry(record.text()).or_default() += 1;
+            }
+        }
+    };
+    eventually(PATIENCE, "both members have partitions", || {
+        poll(&mut seen);
+        readers.iter().all(|reader| reader.assigned() > 0)
+    });
+    for n in 1..=600 {
+        client.publish(&format!("grouped/{}/load", n % 40), n.to_string(), 1);
+    }
+    eventually(PATIENCE, "the group has seen every record", || {
+        poll(&mut seen);
+        seen.iter().map(BTreeMap::len).sum::<usize>() >= 601
+    });
+    assert!(seen.iter().all(|member| !member.is_empty()), "both had records");
+    assert!(seen.iter().flat_map(BTreeMap::values).all(|times| *times == 1), "each record once");
+}
+
+#[test]
+fn with_kafka_stopped_and_started_stored_publishes_go_on_and_none_is_lost() {
+    let mut kafka = Kafka::start();
+    let node = node(&kafka, "stored").set("log.max_pending_messages", 2000).start();
+    let address = node.client("probe").stream().peer_addr().expect("an address");
+    let load = Load::start(address, "outage", 8, 1);
+    let exact = Load::start(address, "exact", 2, 2);
+    acknowledged_more(&node, "stored", 2000.0);
+    kafka.stop();
+    // The outbox takes over: acknowledgements go on while Kafka is away.
+    acknowledged_more(&node, "stored", 5000.0);
+    let mut chatter = node.client("chatter");
+    eventually(PATIENCE, "QoS 0 is dropped and counted once the log is full", || {
+        for n in 0..100 {
+            chatter.publish("chatter/1/load", n.to_string(), 0);
+        }
+        node.dropped("log_full_qos0") > 0.0
+    });
+    wait_out(outage());
+    kafka.restart();
+    acknowledged_more(&node, "stored", 2000.0);
+    let (topic, exact_topic) = (load.topic(), exact.topic());
+    let (sent, exact) = (load.finish(), exact.finish());
+    assert_arrives(&kafka, &node, &topic, &sent);
+    assert_arrives(&kafka, &node, &exact_topic, &exact);
+    assert!(total(&sent) > 9000);
+}
+
+#[test]
+fn with_kafka_stopped_and_started_kafka_publishes_wait_on_their_connections() {
+    let mut kafka = Kafka::start();
+    let node = node(&kafka, "kafka").start();
+    let address = node.client("probe").stream().peer_addr().expect("an address");
+    let load = Load::start(address, "waiting", 8, 1);
+    acknowledged_more(&node, "kafka", 2000.0);
+    kafka.kill9();
+    wait_out(outage());
+    kafka.restart();
+    acknowledged_more(&node, "kafka", 2000.0);
+    let topic = load.topic();
+    let sent = load.finish();
+    assert_arrives(&kafka, &node, &topic, &sent);
+    assert_eq!(node.metric("hydrant_storage_batches_total"), 0.0, "nothing is stored for Kafka's sake");
+}
+
+#[test]
+fn with_kafka_absent_at_start_the_outbox_fills_to_its_bound_and_drains_when_kafka_comes() {
+    let mut kafka = Kafka::prepare();
+    let node = node(&kafka, "stored").set("storage.outbox_max_bytes", "1MiB").start();
+    let address = node.client("probe").stream().peer_addr().expect("an address");
+    let load = Load::start(address, "absent", 4, 1);
+    eventually(PATIENCE, "the outbox is full", || node.metric("hydrant_outbox_full_total") > 0.0);
+    let bytes = node.metric("hydrant_outbox_bytes");
+    assert!((900_000.0..2_000_000.0).contains(&bytes), "{bytes} bytes in an outbox of 1 MiB");
+    // Full means no acknowledgement; others go on.
+    let mut other = node.client("other");
+    other.subscribe("plain/#", 0);
+    other.publish("plain/1/x", "still here", 0);
+    assert_eq!(other.publish_in().text(), "still here");
+    kafka.restart();
+    acknowledged_more(&node, "stored", 2000.0);
+    let topic = load.topic();
+    let sent = load.finish();
+    assert_arrives(&kafka, &node, &topic, &sent);
+}
+
+#[test]
+fn a_killed_node_drains_its_outbox_after_its_restart() {
+    let mut kafka = Kafka::prepare();
+    let mut node = node(&kafka, "stored").start();
+    let mut client = node.client("before");
+    for n in 0..500 {
+        client.publish(&format!("killed/{}/load", n % 5), (n / 5).to_string(), 1);
+    }
+    node.kill9();
+    kafka.restart();
+    let node = node.restart();
+    let sent = Sent { acknowledged: 100 };
+    let sent = (0..5).map(|key| (key.to_string(), sent)).collect();
+    assert_arrives(&kafka, &node, "killed-load", &sent);
+    // And the lanes go on behind what was there.
+    let mut client = node.client("after");
+    client.publish("killed/0/load", "100", 1);
+    eventually(PATIENCE, "the new record is there", || {
+        kafka.read_all("killed-load").iter().any(|record| record.text() == "100")
+    });
+}
+
+#[test]
+fn log_and_storage_actors_that_die_under_load_lose_and_disorder_nothing() {
+    let kafka = shared();
+    for ack in ["stored", "kafka"] {
+        let node = node(kafka, ack).set("supervision.max_restarts", 50).start();
+        let address = node.client("probe").stream().peer_addr().expect("an address");
+        let load = Load::start(address, &format!("dying-{ack}"), 6, 1);
+        for path in ["log", "storage", "topic-router/0", "connection-manager/0"] {
+            for action in ["panic", "fail", "panic"] {
+                acknowledged_more(&node, ack, 300.0);
+                node.fault(action, path);
+            }
+        }
+        acknowledged_more(&node, ack, 300.0);
+        let topic = format!("dying_2D{ack}-load");
+        let sent = load.finish();
+        assert_arrives(kafka, &node, &topic, &sent);
+    }
+}
+
+#[test]
+fn a_node_stopped_in_order_has_everything_in_kafka() {
+    let kafka = shared();
+    let mut node = node(kafka, "stored").start();
+    let mut client = node.client("last words");
+    for n in 0..2000 {
+        client.publish("stopping/1/load", n.to_string(), 1);
+    }
+    assert_eq!(node.terminate(), Some(0));
+    let sent = BTreeMap::from([("1".to_owned(), Sent { acknowledged: 2000 })]);
+    assert_eq!(assert_all_there(&kafka.read_all("stopping-load"), &sent), 0);
+}
+
+#[test]
+fn a_topic_that_may_not_be_made_ends_the_publisher_and_says_what_to_do() {
+    let kafka = shared();
+    let node = node(kafka, "kafka").set("kafka.create_topics", false).start();
+    let mut client = node.client("nobody");
+    client.send(&publish("missing/1/load", b"x", 1, false, false, 1));
+    client.expect_closed();
+    node.wait_log("kafka.create_topics");
+    assert_eq!(node.dropped("log_refused"), 1.0);
+}

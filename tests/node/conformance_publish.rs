@@ -1,0 +1,363 @@
+//! MQTT 3.1.1 sections 3.3 to 3.7 and 4.3: PUBLISH, its acknowledgements, retained messages.
+
+use crate::shared;
+use crate::support::client::{Connect, packet, publish, text};
+use crate::support::{Client, Packet, unique};
+
+#[track_caller]
+fn closes(bytes: &[u8]) {
+    let mut client = shared().client(&unique("publish"));
+    client.send(bytes);
+    client.expect_closed();
+}
+
+/// A publisher, and a subscriber to a topic of its own.
+fn pair(qos: u8) -> (Client, Client, String) {
+    let topic = unique("topic");
+    let mut subscriber = shared().client(&unique("subscriber"));
+    subscriber.subscribe(&topic, qos);
+    (shared().client(&unique("publisher")), subscriber, topic)
+}
+
+#[test]
+fn mqtt_3_3_1_1_dup_is_set_at_a_redelivery() {
+    let (id, topic) = (unique("dup"), unique("dup"));
+    for qos in [1, 2] {
+        let mut subscriber = shared().persistent(&id);
+        subscriber.subscribe(&topic, qos);
+        shared().client(&unique("dup")).publish(&topic, "x", qos);
+        let first = subscriber.publish_in();
+        assert!(!first.dup);
+        drop(subscriber);
+        let mut subscriber = shared().persistent(&id);
+        let again = subscriber.take();
+        assert_eq!(
+            (again.dup, again.id, again.text()),
+            (true, first.id, "x".to_owned())
+        );
+        subscriber.disconnect();
+    }
+}
+
+#[test]
+fn mqtt_3_3_1_2_dup_with_qos_0_closes() {
+    closes(&packet(0x38, &text("a")));
+    let (mut publisher, mut subscriber, topic) = pair(0);
+    publisher.publish(&topic, "x", 1);
+    assert!(!subscriber.take().dup);
+}
+
+#[test]
+fn mqtt_3_3_1_3_dup_is_not_passed_on() {
+    for qos in [1, 2] {
+        let (mut publisher, mut subscriber, topic) = pair(qos);
+        publisher.send(&publish(&topic, b"x", qos, false, true, 9));
+        let came = subscriber.take();
+        assert_eq!((came.dup, came.qos), (false, qos));
+    }
+}
+
+#[test]
+fn mqtt_3_3_1_4_qos_3_closes() {
+    closes(&packet(0x36, &[&text("a")[..], &[0, 1]].concat()));
+}
+
+#[test]
+fn mqtt_3_3_1_5_a_retained_message_is_kept_with_its_qos() {
+    for qos in 0..3 {
+        let topic = unique("retained");
+        shared()
+            .client(&unique("retained"))
+            .retain(&topic, "kept", qos);
+        let mut late = shared().client(&unique("late"));
+        late.subscribe(&topic, 2);
+        let came = late.take();
+        assert_eq!(
+            (came.text().as_str(), came.qos, came.retain),
+            ("kept", qos, true)
+        );
+    }
+}
+
+#[test]
+fn mqtt_3_3_1_6_a_new_subscription_gets_each_matching_retained_message() {
+    let base = unique("many");
+    let mut publisher = shared().client(&unique("retained"));
+    for level in ["a", "b", "c/d"] {
+        publisher.retain(&format!("{base}/{level}"), level, 1);
+    }
+    publisher.retain(&format!("{base}/a"), "a2", 1);
+    let mut late = shared().client(&unique("late"));
+    late.subscribe(&format!("{base}/#"), 1);
+    let mut came: Vec<_> = (0..3).map(|_| late.take().text()).collect();
+    came.sort();
+    assert_eq!(came, ["a2", "b", "c/d"]);
+}
+
+#[test]
+fn mqtt_3_3_1_7_a_retained_message_of_qos_0_replaces_the_one_before() {
+    let topic = unique("retained");
+    let mut publisher = shared().client(&unique("retained"));
+    publisher.retain(&topic, "old", 1);
+    publisher.retain(&topic, "new", 0);
+    publisher.ping();
+    let mut late = shared().client(&unique("late"));
+    late.subscribe(&topic, 2);
+    assert_eq!(late.take().text(), "new");
+}
+
+#[test]
+fn mqtt_3_3_1_8_retain_is_1_for_a_new_subscription() {
+    let topic = unique("retained");
+    shared().client(&unique("retained")).retain(&topic, "x", 1);
+    let mut late = shared().client(&unique("late"));
+    late.subscribe(&topic, 1);
+    assert!(late.take().retain);
+}
+
+#[test]
+fn mqtt_3_3_1_9_retain_is_0_for_an_established_subscription() {
+    let (mut publisher, mut subscriber, topic) = pair(1);
+    publisher.retain(&topic, "x", 1);
+    assert!(!subscriber.take().retain);
+}
+
+#[test]
+fn mqtt_3_3_1_10_an_empty_payload_removes_the_retained_message() {
+    let (mut publisher, mut subscriber, topic) = pair(1);
+    publisher.retain(&topic, "x", 1);
+    publisher.retain(&topic, "", 1);
+    // Those who are subscribed get it as any other message.
+    assert_eq!(
+        [subscriber.take().text(), subscriber.take().text()],
+        ["x", ""]
+    );
+    let mut late = shared().client(&unique("late"));
+    late.subscribe(&topic, 1);
+    publisher.publish(&topic, "fence", 1);
+    assert_eq!(late.take().text(), "fence");
+}
+
+#[test]
+fn mqtt_3_3_1_11_an_empty_payload_is_not_retained() {
+    let topic = unique("retained");
+    let mut publisher = shared().client(&unique("retained"));
+    publisher.retain(&topic, "", 1);
+    let mut late = shared().client(&unique("late"));
+    late.subscribe(&topic, 1);
+    publisher.publish(&topic, "fence", 1);
+    assert_eq!(late.take().text(), "fence");
+}
+
+#[test]
+fn mqtt_3_3_1_12_without_retain_nothing_is_kept_or_removed() {
+    let topic = unique("retained");
+    let mut publisher = shared().client(&unique("retained"));
+    publisher.retain(&topic, "kept", 1);
+    publisher.publish(&topic, "passing", 1);
+    publisher.publish(&topic, "", 1);
+    let mut late = shared().client(&unique("late"));
+    late.subscribe(&topic, 1);
+    assert_eq!(late.take().text(), "kept");
+}
+
+#[test]
+fn mqtt_3_3_2_1_a_publish_without_topic_closes() {
+    closes(&packet(0x30, b""));
+    closes(&packet(
+        0x30,
+        &text("\u{fffd}")
+            .iter()
+            .map(|b| b | 0x80)
+            .collect::<Vec<_>>(),
+    ));
+}
+
+#[test]
+fn mqtt_3_3_2_2_a_wildcard_in_the_topic_name_closes() {
+    for topic in ["+", "#", "a/+/b", "a/#", "a+", "a#b"] {
+        closes(&packet(0x30, &text(topic)));
+        closes(&packet(0x32, &[&text(topic)[..], &[0, 1]].concat()));
+    }
+}
+
+#[test]
+fn mqtt_3_3_2_3_the_topic_name_sent_is_the_one_published() {
+    let topic = unique("exact");
+    let mut subscriber = shared().client(&unique("exact"));
+    subscriber.subscribe(&format!("{topic}/+/c/#"), 0);
+    let name = format!("{topic}/ B/c//d");
+    shared().client(&unique("exact")).publish(&name, "x", 1);
+    assert_eq!(subscriber.take().topic, name);
+}
+
+#[test]
+fn mqtt_3_3_4_1_each_qos_gets_its_answer() {
+    let mut client = shared().client(&unique("answers"));
+    let topic = unique("answers");
+    client.send(&publish(&topic, b"0", 0, false, false, 0));
+    client.send(&publish(&topic, b"1", 1, false, false, 1));
+    client.expect(Packet::Puback(1));
+    client.send(&publish(&topic, b"2", 2, false, false, 2));
+    client.expect(Packet::Pubrec(2));
+    client.pubrel(2);
+    client.expect(Packet::Pubcomp(2));
+}
+
+#[test]
+fn mqtt_3_3_5_1_overlapping_subscriptions_give_one_copy_at_the_highest_qos() {
+    for persistent in [false, true] {
+        let base = unique("overlap");
+        let connect = Connect::new(&unique("overlap"));
+        let connect = if persistent {
+            connect.persistent()
+        } else {
+            connect
+        };
+        let mut subscriber = Client::connect(shared().mqtt, &connect);
+        subscriber.subscribe(&format!("{base}/#"), 0);
+        subscriber.subscribe(&format!("{base}/+"), 2);
+        subscriber.subscribe(&format!("{base}/a"), 1);
+        let mut publisher = shared().client(&unique("overlap"));
+        publisher.publish(&format!("{base}/a"), "x", 2);
+        publisher.publish(&format!("{base}/a"), "fence", 1);
+        let came = subscriber.take();
+        assert_eq!((came.text().as_str(), came.qos), ("x", 2));
+        let came = subscriber.take();
+        assert_eq!((came.text().as_str(), came.qos), ("fence", 1));
+        subscriber.disconnect();
+    }
+}
+
+#[test]
+fn mqtt_3_6_1_1_other_flags_of_pubrel_close() {
+    for flags in (0..16).filter(|flags| *flags != 2) {
+        closes(&packet(0x60 | flags, &[0, 1]));
+    }
+}
+
+#[test]
+fn mqtt_4_3_1_1_qos_0_is_delivered_without_an_identifier() {
+    let (mut publisher, mut subscriber, topic) = pair(2);
+    publisher.publish(&topic, "x", 0);
+    let came = subscriber.take();
+    assert_eq!((came.qos, came.id, came.dup), (0, 0, false));
+}
+
+#[test]
+fn mqtt_4_3_2_1_the_server_keeps_a_qos_1_message_until_its_puback() {
+    let (id, topic) = (unique("puback"), unique("puback"));
+    let mut subscriber = shared().persistent(&id);
+    subscriber.subscribe(&topic, 1);
+    shared().client(&unique("puback")).publish(&topic, "x", 1);
+    subscriber.publish_in();
+    drop(subscriber);
+    let mut subscriber = shared().persistent(&id);
+    subscriber.take();
+    subscriber.disconnect();
+    let mut subscriber = shared().persistent(&id);
+    shared()
+        .client(&unique("puback"))
+        .publish(&topic, "fence", 1);
+    assert_eq!(subscriber.take().text(), "fence");
+}
+
+#[test]
+fn mqtt_4_3_2_2_a_resent_qos_1_publish_is_answered_again() {
+    let (mut publisher, mut subscriber, topic) = pair(1);
+    publisher.send(&publish(&topic, b"x", 1, false, false, 5));
+    publisher.expect(Packet::Puback(5));
+    publisher.send(&publish(&topic, b"x", 1, false, true, 5));
+    publisher.expect(Packet::Puback(5));
+    // After PUBACK the identifier is free: it is a new message.
+    assert_eq!(
+        [subscriber.take().text(), subscriber.take().text()],
+        ["x", "x"]
+    );
+}
+
+#[test]
+fn mqtt_4_3_3_1_the_server_resends_pubrel_not_publish_after_pubrec() {
+    let (id, topic) = (unique("pubrel"), unique("pubrel"));
+    let mut subscriber = shared().persistent(&id);
+    subscriber.subscribe(&topic, 2);
+    shared().client(&unique("pubrel")).publish(&topic, "x", 2);
+    let came = subscriber.publish_in();
+    subscriber.pubrec(came.id);
+    subscriber.expect(Packet::Pubrel(came.id));
+    drop(subscriber);
+    let mut subscriber = shared().persistent(&id);
+    subscriber.expect(Packet::Pubrel(came.id));
+    subscriber.pubcomp(came.id);
+    subscriber.ping();
+    drop(subscriber);
+    let mut subscriber = shared().persistent(&id);
+    shared()
+        .client(&unique("pubrel"))
+        .publish(&topic, "fence", 2);
+    assert_eq!(subscriber.take().text(), "fence");
+}
+
+#[test]
+fn mqtt_4_3_3_1_a_second_pubrec_is_answered_with_pubrel() {
+    let (mut publisher, mut subscriber, topic) = pair(2);
+    publisher.publish(&topic, "x", 2);
+    let came = subscriber.publish_in();
+    for _ in 0..2 {
+        subscriber.pubrec(came.id);
+        subscriber.expect(Packet::Pubrel(came.id));
+    }
+    subscriber.pubcomp(came.id);
+}
+
+#[test]
+fn mqtt_4_3_3_2_a_resent_qos_2_publish_is_not_forwarded_again() {
+    for persistent in [false, true] {
+        let (topic, id) = (unique("exactly"), unique("exactly"));
+        let mut subscriber = shared().client(&unique("exactly"));
+        subscriber.subscribe(&topic, 2);
+        let connect = Connect::new(&id);
+        let connect = if persistent {
+            connect.persistent()
+        } else {
+            connect
+        };
+        let mut publisher = Client::connect(shared().mqtt, &connect);
+        publisher.send(&publish(&topic, b"once", 2, false, false, 3));
+        publisher.expect(Packet::Pubrec(3));
+        publisher.send(&publish(&topic, b"once", 2, false, true, 3));
+        publisher.expect(Packet::Pubrec(3));
+        if persistent {
+            drop(publisher);
+            publisher = Client::connect(shared().mqtt, &connect);
+            publisher.send(&publish(&topic, b"once", 2, false, true, 3));
+            publisher.expect(Packet::Pubrec(3));
+        }
+        publisher.pubrel(3);
+        publisher.expect(Packet::Pubcomp(3));
+        // Released: the identifier is free for another message.
+        publisher.send(&publish(&topic, b"twice", 2, false, false, 3));
+        publisher.expect(Packet::Pubrec(3));
+        assert_eq!(
+            [subscriber.take().text(), subscriber.take().text()],
+            ["once", "twice"]
+        );
+    }
+}
+
+#[test]
+fn mqtt_4_3_3_2_a_pubrel_for_an_unknown_identifier_is_answered() {
+    let mut client = shared().client(&unique("pubcomp"));
+    client.pubrel(77);
+    client.expect(Packet::Pubcomp(77));
+}
+
+#[test]
+fn section_3_4_acknowledgements_nobody_waits_for_do_no_harm() {
+    let (mut publisher, mut subscriber, topic) = pair(2);
+    subscriber.puback(1);
+    subscriber.pubcomp(2);
+    subscriber.ping();
+    publisher.publish(&topic, "x", 2);
+    assert_eq!(subscriber.take().text(), "x");
+}

@@ -1,0 +1,218 @@
+//! Operating a node: `/metrics`, `/health`, `/ready`, `broker tree`, `broker tail`, signals and shutdown.
+
+use std::time::{Duration, Instant};
+
+use crate::support::client::{Connect, publish};
+use crate::support::{Client, Node, Packet, SOON, eventually};
+
+#[test]
+fn metrics_health_and_ready_are_served() {
+    let node = Node::builder().start();
+    for path in ["/health", "/ready"] {
+        assert_eq!(node.http(path).0, 200, "{path}");
+    }
+    assert_eq!(node.http("/nothing").0, 404);
+    let mut client = node.client("c");
+    client.subscribe("t/#", 1);
+    client.publish("t/1", "payload", 1);
+    client.take();
+    client.publish("t/0", "", 0);
+    client.take();
+    for (name, value) in [
+        ("hydrant_connections", 1.0),
+        ("hydrant_connects_total", 1.0),
+        ("hydrant_subscriptions", 1.0),
+        ("hydrant_publishes_received_total{qos=\"1\"}", 1.0),
+        ("hydrant_publishes_received_total{qos=\"0\"}", 1.0),
+        ("hydrant_publishes_sent_total{qos=\"1\"}", 1.0),
+        ("hydrant_ready", 1.0),
+        ("hydrant_restarts_total", 0.0),
+    ] {
+        assert_eq!(node.metric(name), value, "{name}");
+    }
+    assert!(node.metric("hydrant_storage_batches_total") >= 0.0);
+    assert!(node.http("/metrics").1.ends_with("# EOF\n"));
+}
+
+#[test]
+fn the_tree_shows_every_actor() {
+    let node = Node::builder().set("node.workers", 2).start();
+    let _clients: Vec<_> = (0..4)
+        .map(|n| node.client(&format!("client-{n}")))
+        .collect();
+    let tree = node.tree();
+    for path in [
+        "node n1",
+        "supervisor",
+        "listener/tcp",
+        "connection-manager/0",
+        "connection-manager/1",
+        "topic-router/0",
+        "topic-router/1",
+        "storage",
+        "log",
+    ] {
+        assert!(tree.contains(path), "no {path} in:\n{tree}");
+    }
+    assert!(
+        !tree.contains("client-0"),
+        "connections are counts:\n{tree}"
+    );
+    let output = node.cli(&["tree", "--connections"]);
+    let paged = String::from_utf8_lossy(&output.stdout).into_owned();
+    for n in 0..4 {
+        assert!(paged.contains(&format!("client-{n}")), "{paged}");
+    }
+    node.signal("USR1");
+    eventually(SOON, "the tree is in the log twice", || {
+        node.log()
+            .iter()
+            .filter(|line| line.contains("the actor tree:"))
+            .count()
+            == 2
+    });
+}
+
+#[test]
+fn faults_are_refused_unless_they_are_switched_on() {
+    let node = Node::builder().start();
+    let output = node.cli(&["fault", "panic", "storage"]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("debug.faults"));
+    assert_eq!(node.metric("hydrant_restarts_total"), 0.0);
+}
+
+#[test]
+fn tail_prints_what_was_published_by_topic_and_group() {
+    let node = Node::builder().start();
+    let mut client = node.client("device-42");
+    for n in 0..20 {
+        client.publish("device/42/thermo", format!("reading {n}"), (n % 3) as u8);
+    }
+    let printed = node.tail("device-thermo", 20);
+    let lines: Vec<_> = printed.lines().collect();
+    assert_eq!(lines.len(), 20, "{printed}");
+    for (n, line) in lines.iter().enumerate() {
+        let fields: Vec<_> = line.split('\t').collect();
+        assert_eq!(
+            (fields[2], fields[3], fields[4]),
+            ("42", "device/42/thermo", format!("reading {n}").as_str()),
+            "{line}"
+        );
+    }
+    // A group goes on where it was.
+    let group = |count: &str| {
+        let output = node.cli(&[
+            "tail",
+            "device-thermo",
+            "--group",
+            "g",
+            "--from-start",
+            "--count",
+            count,
+        ]);
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(|l| l.rsplit('\t').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(group("3"), ["reading 0", "reading 1", "reading 2"]);
+    assert_eq!(group("2"), ["reading 3", "reading 4"]);
+}
+
+#[test]
+fn without_a_node_the_commands_say_so() {
+    let mut node = Node::builder().start();
+    node.kill9();
+    let output = node.cli(&["tree"]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is the broker running"));
+}
+
+#[test]
+fn sigterm_acknowledges_what_is_in_flight_and_exits_0() {
+    let mut node = Node::builder().start();
+    let mut idle = node.client("idle");
+    let mut subscriber = node.persistent("subscriber");
+    subscriber.subscribe("t", 1);
+    let mut publisher = node.client("publisher");
+    let bytes: Vec<u8> = (1..=400u16)
+        .flat_map(|id| publish("t", &id.to_be_bytes(), 1, false, false, id))
+        .collect();
+    publisher.send(&bytes);
+    publisher.expect(Packet::Puback(1));
+    node.signal("TERM");
+    // Everything the node has read is answered; then the connection ends.
+    let mut acknowledged = 1;
+    while let Ok(Some(Packet::Puback(_))) = publisher.recv_within(SOON) {
+        acknowledged += 1;
+    }
+    idle.expect_closed();
+    assert_eq!(node.wait_exit(SOON), Some(0));
+    drop(subscriber);
+    let node = node.restart();
+    let mut subscriber = node.persistent("subscriber");
+    let mut delivered = std::collections::BTreeSet::new();
+    while delivered.len() < acknowledged {
+        let publish = subscriber.take();
+        delivered.insert(publish.payload);
+    }
+    assert!(delivered.len() >= acknowledged);
+}
+
+#[test]
+fn sigterm_with_idle_clients_is_quick() {
+    let mut node = Node::builder().start();
+    let mut clients: Vec<_> = (0..50).map(|n| node.client(&format!("idle-{n}"))).collect();
+    let start = Instant::now();
+    assert_eq!(node.terminate(), Some(0));
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+    for client in &mut clients {
+        client.expect_closed();
+    }
+}
+
+#[test]
+fn a_shutdown_publishes_the_wills_of_those_it_disconnects() {
+    let mut node = Node::builder().start();
+    let mut watcher = node.persistent("watcher");
+    watcher.subscribe("will", 1);
+    watcher.disconnect();
+    let _client = Client::connect(
+        node.mqtt,
+        &Connect::new("c").will("will", "stopped", 1, false),
+    );
+    assert_eq!(node.terminate(), Some(0));
+    let node = node.restart();
+    assert_eq!(node.persistent("watcher").take().text(), "stopped");
+}
+
+#[test]
+fn a_second_signal_exits_at_once() {
+    // A client that takes nothing of what it is owed keeps the first shutdown waiting.
+    let mut node = Node::builder()
+        .set("node.shutdown_deadline", "60s")
+        .set("debug.faults", true)
+        .start();
+    let mut publisher = node.client("publisher");
+    publisher.publish("t", "x", 1);
+    for _ in 0..3 {
+        node.fault("stall", "storage");
+    }
+    publisher.send(&publish("t", b"x", 1, false, false, 9));
+    node.signal("TERM");
+    node.wait_log("stops: no new connections");
+    let start = Instant::now();
+    node.signal("TERM");
+    let code = node.wait_exit(Duration::from_secs(20));
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(code == Some(130) || code == Some(0), "{code:?}");
+}

@@ -1,0 +1,216 @@
+//! Start and the command line: mistakes are all reported at once and in one clear sentence each,
+//! with a non-zero exit.
+
+use std::net::TcpListener;
+
+use crate::support::Node;
+use crate::support::node::run_broker;
+
+#[test]
+fn every_mistake_of_a_configuration_is_reported_at_once_with_its_line() {
+    let text = "[listener]\nadress = \"127.0.0.1:1\"\n[log]\nkind = \"kafak\"\n\n[limits]\nconnect_rate = 0\n";
+    let (code, said) = Node::builder()
+        .config(text)
+        .set("session.expirey", "1s")
+        .env("HYDRANT__NODE__ID", "a b")
+        .fails();
+    assert_ne!(code, Some(0));
+    for expected in [
+        "config.toml:2",
+        "address",
+        "config.toml:4",
+        "kafka",
+        "config.toml:7",
+        "session.expirey",
+        "session.expiry",
+    ] {
+        assert!(said.contains(expected), "no '{expected}' in:\n{said}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_reported_with_its_line() {
+    let (code, said) = Node::builder()
+        .config("[node]\nid = \"n1\"\nid = = 3\n")
+        .fails();
+    assert_ne!(code, Some(0));
+    assert!(said.contains("config.toml:3"), "{said}");
+}
+
+#[test]
+fn a_missing_file_that_was_named_is_an_error() {
+    let (code, said) = Node::builder().arg("--config").arg("nowhere.toml").fails();
+    assert_ne!(code, Some(0));
+    assert!(said.contains("nowhere.toml"), "{said}");
+}
+
+#[test]
+fn a_port_in_use_is_one_sentence() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let output = run_broker(&[
+        "--node-id",
+        "n1",
+        "--listen",
+        &address,
+        "--data-dir",
+        data.to_str().unwrap(),
+    ]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(
+        said.contains(&address) && said.contains("--listen"),
+        "{said}"
+    );
+    assert_eq!(
+        said.lines().filter(|line| line.contains(&address)).count(),
+        1,
+        "{said}"
+    );
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_one_sentence() {
+    // Below a file, so that it holds for root too.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let data = file.join("data");
+    let output = run_broker(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        data.to_str().unwrap(),
+    ]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(
+        said.contains(data.to_str().unwrap()) && said.contains("--data-dir"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_store_of_a_newer_format_is_one_sentence() {
+    let mut node = Node::builder().start();
+    assert_eq!(node.terminate(), Some(0));
+    let data = node.data_dir();
+    let mut found = Vec::new();
+    for part in ["store", "log"] {
+        for entry in std::fs::read_dir(data.join(part)).unwrap() {
+            let path = entry.unwrap().path();
+            let is_identity = |text: &String| text.starts_with('{') && text.contains("\"format\"");
+            if let Some(text) = std::fs::read_to_string(&path).ok().filter(is_identity) {
+                found.push((path, text));
+            }
+        }
+    }
+    assert_eq!(found.len(), 2, "store and log each say their format");
+    for (path, text) in found {
+        std::fs::write(&path, "{\"format\":99}").unwrap();
+        let output = run_broker(&[
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+            data.to_str().unwrap(),
+        ]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success());
+        assert!(
+            said.contains("format 99") && said.contains("newer"),
+            "{said}"
+        );
+        std::fs::write(&path, text).unwrap();
+    }
+    node.restart().client("c").ping();
+}
+
+#[test]
+fn a_data_directory_belongs_to_one_node() {
+    let node = Node::builder().start();
+    let data = node.data_dir();
+    let data = data.to_str().unwrap();
+    let second = run_broker(&[
+        "--node-id",
+        "n1",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        data,
+    ]);
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success());
+    assert!(said.contains("in use by another broker"), "{said}");
+    node.client("c").ping();
+    let mut node = node;
+    assert_eq!(node.terminate(), Some(0));
+    let other = run_broker(&[
+        "--node-id",
+        "n2",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        data,
+    ]);
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(!other.status.success());
+    assert!(said.contains("n1") && said.contains("n2"), "{said}");
+}
+
+#[test]
+fn the_ready_line_names_every_bound_address() {
+    let node = Node::builder().start();
+    let ready = node.wait_log("ready node=n1");
+    assert!(
+        ready.contains(&format!("tcp={}", node.mqtt))
+            && ready.contains(&format!("admin={}", node.admin)),
+        "{ready}"
+    );
+    assert!(ready.contains("data_dir="), "{ready}");
+    node.client("c").ping();
+}
+
+#[test]
+fn kinds_that_are_not_there_yet_are_refused() {
+    for (key, value) in [("storage.kind", "cassandra"), ("cluster.kind", "zookeeper")] {
+        let (code, said) = Node::builder().set(key, value).fails();
+        assert_ne!(code, Some(0));
+        assert!(
+            said.contains(key) && said.contains("not available"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn version_and_configuration_are_printed() {
+    let output = run_broker(&["--version"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said.trim(), concat!("broker ", env!("CARGO_PKG_VERSION")));
+    let output = run_broker(&["config", "check"]);
+    assert!(output.status.success());
+    let output = run_broker(&["config", "print", "--set", "log.kind=none"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        said.contains("kind = \"none\"") && said.contains("--set"),
+        "{said}"
+    );
+    let output = run_broker(&["route", "device/42/thermo"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        said.contains("device-thermo") && said.contains("42"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_shipped_configuration_file_holds_the_defaults() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
+    let with = run_broker(&["config", "default"]);
+    assert_eq!(
+        String::from_utf8_lossy(&with.stdout),
+        std::fs::read_to_string(file).unwrap()
+    );
+}

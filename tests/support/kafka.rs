@@ -1,0 +1,507 @@
+//! A real Kafka (KRaft, broker and controller in one process) in a temporary folder on free ports,
+//! and a consumer that reads everything.
+//!
+//! The jars come from `scripts/setup-kafka`. The process dies with the test process: a small shell
+//! watches a pipe that closes with us, and kills by pid.
+
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::Message as _;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Headers as _;
+
+/// How long Kafka may take to be ready or to stop.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A Kafka of this test's own.
+pub struct Kafka {
+    folder: tempfile::TempDir,
+    port: u16,
+    child: Option<Child>,
+    pid: u32,
+    /// The guard removes the folder, because nobody drops this value.
+    immortal: bool,
+}
+
+/// One record as a consumer sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<Vec<u8>>,
+    pub payload: Option<Vec<u8>>,
+    pub timestamp: i64,
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Record {
+    /// The first header of this name, as text.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// The payload, as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(self.payload.as_deref().unwrap_or_default()).into_owned()
+    }
+}
+
+/// The folder that the set-up scripts fill.
+fn work_folder() -> PathBuf {
+    std::env::var_os("HYDRANT_WORK").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join(".work"),
+        PathBuf::from,
+    )
+}
+
+fn class_path() -> String {
+    let libs = work_folder().join("kafka/libs");
+    assert!(
+        work_folder().join("kafka/pom.installed").is_file(),
+        "Kafka's jars are not in {}: run scripts/test (or scripts/setup-kafka) first",
+        libs.display()
+    );
+    format!("{}/*", libs.display())
+}
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// Polls until the condition holds.
+pub fn wait_until(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + patience;
+    while !condition() {
+        assert!(
+            Instant::now() < end,
+            "waited {patience:?} in vain until {what}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(pid.to_string())
+        .status()
+        .expect("kill");
+    assert!(status.success(), "kill -{name} {pid} failed");
+}
+
+impl Kafka {
+    /// Installs nothing; formats a new folder, starts, waits until ready.
+    pub fn start() -> Self {
+        let mut kafka = Self::prepare();
+        kafka.restart();
+        kafka
+    }
+
+    /// The same without the start, for a Kafka that is absent at first. `restart` starts it.
+    pub fn prepare() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("hydrant-kafka-")
+            .tempdir()
+            .expect("a temporary folder");
+        let (port, controller) = (free_port(), free_port());
+        let config = folder.path().join("server.properties");
+        let text = format!(
+            "process.roles=broker,controller\n\
+             node.id=1\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             controller.listener.names=CONTROLLER\n\
+             log.dirs={}\n\
+             auto.create.topics.enable=false\n\
+             offsets.topic.replication.factor=1\n\
+             offsets.topic.num.partitions=4\n\
+             transaction.state.log.replication.factor=1\n\
+             transaction.state.log.min.isr=1\n\
+             group.initial.rebalance.delay.ms=0\n\
+             log.retention.hours=24\n",
+            folder.path().join("data").display()
+        );
+        std::fs::write(&config, text).expect("server.properties");
+        let output = Command::new("java")
+            .args([
+                "-Xmx128m",
+                "-XX:TieredStopAtLevel=1",
+                "-XX:+UseSerialGC",
+                "-cp",
+            ])
+            .arg(class_path())
+            .args([
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                "AAAAAAAAAAAAAAAAAAAAAQ",
+                "-c",
+            ])
+            .arg(&config)
+            .output()
+            .expect("java on the PATH");
+        assert!(
+            output.status.success(),
+            "StorageTool: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Self {
+            folder,
+            port,
+            child: None,
+            pid: 0,
+            immortal: false,
+        }
+    }
+
+    /// `host:port` for clients.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The process id of the running Kafka.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Starts it (again): same data, same port. Waits until it serves metadata.
+    pub fn restart(&mut self) {
+        assert!(self.child.is_none(), "Kafka is running");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("kafka.log"))
+            .expect("a log");
+        // Whatever ends this process closes the pipe, `cat` returns, and Kafka is killed.
+        let guard = r#"exec 3>&1; "$@" >&2 3>&- </dev/null & child=$!; echo "$child" >&3; exec >&2 3>&-; cat >/dev/null; kill -9 "$child" 2>/dev/null; wait; [ -z "$REMOVE" ] || rm -rf "$REMOVE""#;
+        let remove = if self.immortal {
+            self.folder.path().as_os_str()
+        } else {
+            "".as_ref()
+        };
+        let mut child = Command::new("sh")
+            .env("REMOVE", remove)
+            .args([
+                "-c",
+                guard,
+                "kafka-guard",
+                "java",
+                "-Xmx512m",
+                "-Xms256m",
+                "-XX:+UseG1GC",
+                "-cp",
+            ])
+            .arg(class_path())
+            .arg("kafka.Kafka")
+            .arg(self.folder.path().join("server.properties"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("sh");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped"))
+            .read_line(&mut line)
+            .expect("the pid");
+        self.pid = line.trim().parse().expect("a pid");
+        self.child = Some(child);
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+        wait_until("Kafka's port is open", PATIENCE, || {
+            assert!(self.is_alive(), "Kafka ended: {}", self.log());
+            TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
+        });
+        let admin = self.admin();
+        wait_until("Kafka serves metadata", PATIENCE, || {
+            admin
+                .inner()
+                .fetch_metadata(None, Duration::from_secs(2))
+                .is_ok_and(|data| !data.brokers().is_empty())
+        });
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("kafka.log")).unwrap_or_default()
+    }
+
+    fn is_alive(&self) -> bool {
+        // A zombie is ended; its state follows the name in parentheses.
+        std::fs::read_to_string(format!("/proc/{}/stat", self.pid))
+            .ok()
+            .and_then(|stat| {
+                stat.rsplit_once(')')
+                    .map(|(_, rest)| !rest.trim_start().starts_with('Z'))
+            })
+            .unwrap_or(false)
+    }
+
+    fn ended(&mut self) {
+        wait_until("Kafka has ended", PATIENCE, || !self.is_alive());
+        if let Some(mut child) = self.child.take() {
+            drop(child.stdin.take());
+            child.wait().expect("the guard ends");
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&mut self) {
+        signal(self.pid, "TERM");
+        self.ended();
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill9(&mut self) {
+        signal(self.pid, "KILL");
+        self.ended();
+    }
+
+    /// SIGSTOP: it holds its connections and answers nothing.
+    pub fn pause(&self) {
+        signal(self.pid, "STOP");
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        signal(self.pid, "CONT");
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        ClientConfig::new()
+            .set("bootstrap.servers", self.address())
+            .set("log_level", "0")
+            .create()
+            .expect("an admin client")
+    }
+
+    /// Makes a topic with settings of its own.
+    pub fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (key, value) in settings {
+            topic = topic.set(key, value);
+        }
+        let results =
+            block_on(self.admin().create_topics([&topic], &options())).expect("create topics");
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        self.await_partitions(name, partitions as usize);
+    }
+
+    /// Gives a topic more partitions.
+    pub fn add_partitions(&self, name: &str, total: usize) {
+        let results = block_on(
+            self.admin()
+                .create_partitions([&NewPartitions::new(name, total)], &options()),
+        );
+        let results = results.expect("create partitions");
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        self.await_partitions(name, total);
+    }
+
+    /// Replaces a topic's settings.
+    pub fn alter_topic(&self, name: &str, settings: &[(&str, &str)]) {
+        let mut config = AlterConfig::new(ResourceSpecifier::Topic(name));
+        for (key, value) in settings {
+            config = config.set(key, value);
+        }
+        block_on(self.admin().alter_configs([&config], &options())).expect("alter configs");
+    }
+
+    /// Deletes a topic.
+    pub fn delete_topic(&self, name: &str) {
+        block_on(self.admin().delete_topics(&[name], &options())).expect("delete topics");
+        wait_until("the topic is gone", PATIENCE, || self.partitions(name) == 0);
+    }
+
+    /// Partitions of a topic; 0 when it does not exist.
+    pub fn partitions(&self, name: &str) -> usize {
+        let metadata = self
+            .admin()
+            .inner()
+            .fetch_metadata(None, Duration::from_secs(10))
+            .expect("metadata");
+        metadata
+            .topics()
+            .iter()
+            .find(|topic| topic.name() == name)
+            .map_or(0, |topic| topic.partitions().len())
+    }
+
+    fn await_partitions(&self, name: &str, partitions: usize) {
+        wait_until("the topic has its partitions", PATIENCE, || {
+            self.partitions(name) == partitions
+        });
+    }
+
+    /// A consumer in a group, from the start of the topics.
+    pub fn consumer(&self, group: &str, topics: &[&str]) -> Reader {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.address())
+            .set("group.id", group)
+            .set("auto.offset.reset", "earliest")
+            .set("enable.auto.commit", "true")
+            .set("auto.commit.interval.ms", "100")
+            .set("session.timeout.ms", "6000")
+            .set("topic.metadata.refresh.interval.ms", "500")
+            .set("isolation.level", "read_committed")
+            .set("log_level", "3")
+            .create()
+            .expect("a consumer");
+        consumer.subscribe(topics).expect("subscribe");
+        Reader { consumer }
+    }
+
+    /// Every record of a topic from its start to the ends seen now, in order per partition.
+    pub fn read_all(&self, topic: &str) -> Vec<Record> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.address())
+            .set("group.id", "read-all")
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("log_level", "3")
+            .create()
+            .expect("a consumer");
+        let mut left: BTreeMap<i32, i64> = BTreeMap::new();
+        let mut list = rdkafka::TopicPartitionList::new();
+        for partition in 0..self.partitions(topic) as i32 {
+            let (low, high) = consumer
+                .fetch_watermarks(topic, partition, Duration::from_secs(10))
+                .expect("watermarks");
+            list.add_partition_offset(topic, partition, rdkafka::Offset::Beginning)
+                .expect("a partition");
+            if high > low {
+                left.insert(partition, high);
+            }
+        }
+        consumer.assign(&list).expect("assign");
+        let mut records = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        while !left.is_empty() {
+            assert!(
+                Instant::now() < end,
+                "{} of {topic} could not be read to the end: {left:?}",
+                records.len()
+            );
+            let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
+                continue;
+            };
+            if left
+                .get(&message.partition())
+                .is_some_and(|high| message.offset() + 1 >= *high)
+            {
+                left.remove(&message.partition());
+            }
+            records.push(record(&message));
+        }
+        records
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(20).collect();
+            let _ = writeln!(
+                std::io::stderr(),
+                "the end of Kafka's log, newest first:\n{}",
+                tail.join("\n")
+            );
+        }
+        if let Some(mut child) = self.child.take() {
+            drop(child.stdin.take());
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A Kafka that all tests of this binary may use and none may disturb.
+pub fn shared() -> &'static Kafka {
+    static SHARED: OnceLock<Kafka> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let mut kafka = Kafka::prepare();
+        kafka.immortal = true;
+        kafka.restart();
+        kafka
+    })
+}
+
+/// One member of a consumer group.
+pub struct Reader {
+    consumer: BaseConsumer,
+}
+
+impl Reader {
+    /// What comes within the time, at most `limit` records.
+    pub fn read(&self, limit: usize, time: Duration) -> Vec<Record> {
+        let end = Instant::now() + time;
+        let mut records = Vec::new();
+        while records.len() < limit && Instant::now() < end {
+            match self.consumer.poll(Duration::from_millis(50)) {
+                Some(Ok(message)) => records.push(record(&message)),
+                Some(Err(error)) => eprintln!("consumer: {error}"),
+                None => {}
+            }
+        }
+        records
+    }
+
+    /// Partitions this member has now.
+    pub fn assigned(&self) -> usize {
+        self.consumer.assignment().map_or(0, |list| list.count())
+    }
+}
+
+fn record(message: &rdkafka::message::BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers
+            .iter()
+            .map(|header| {
+                (
+                    header.key.to_owned(),
+                    header.value.unwrap_or_default().to_vec(),
+                )
+            })
+            .collect()
+    });
+    Record {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        payload: message.payload().map(<[u8]>::to_vec),
+        timestamp: message.timestamp().to_millis().unwrap_or(-1),
+        headers,
+    }
+}
+
+fn options() -> AdminOptions {
+    let timeout = Duration::from_secs(30);
+    AdminOptions::new()
+        .request_timeout(Some(timeout))
+        .operation_timeout(Some(timeout))
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}

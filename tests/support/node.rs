@@ -1,0 +1,537 @@
+//! A node of the real binary, in a process and a folder of its own, on free ports.
+//!
+//! The node dies with the test process, however that ends: a small shell waits for the end of a
+//! pipe and kills by id. A node is stopped when its [`Node`] is dropped; a failed test prints the
+//! node's log.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::SOON;
+use super::client::{Client, Connect};
+
+/// How a node is started.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    id: String,
+    sets: Vec<String>,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    config: Option<String>,
+    data: Option<PathBuf>,
+}
+
+/// A started node.
+#[derive(Debug)]
+pub struct Node {
+    builder: Builder,
+    folder: Arc<tempfile::TempDir>,
+    child: Child,
+    guard: Child,
+    log: Arc<Log>,
+    /// Where it takes MQTT.
+    pub mqtt: SocketAddr,
+    /// Where it takes HTTP.
+    pub admin: SocketAddr,
+}
+
+/// What a process has said on stderr.
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<(Vec<String>, bool)>,
+    changed: Condvar,
+}
+
+impl Log {
+    fn follow(self: &Arc<Self>, stream: impl Read + Send + 'static) {
+        let log = Arc::clone(self);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                log.lock().0.push(line);
+                log.changed.notify_all();
+            }
+            log.lock().1 = true;
+            log.changed.notify_all();
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<String>, bool)> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first line from `from` on that satisfies `wanted`; `None` at the end of the stream.
+    fn wait(&self, from: usize, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let end = Instant::now() + 2 * SOON;
+        let mut lines = self.lock();
+        let mut seen = from;
+        loop {
+            if let Some(line) = lines.0.iter().skip(seen).find(|line| wanted(line)) {
+                return Some(line.clone());
+            }
+            seen = lines.0.len().max(from);
+            let left = end.saturating_duration_since(Instant::now());
+            if lines.1 || left.is_zero() {
+                return None;
+            }
+            let waited = self.changed.wait_timeout(lines, left);
+            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            id: "n1".to_owned(),
+            sets: Vec::new(),
+            args: Vec::new(),
+            env: Vec::new(),
+            config: None,
+            data: None,
+        }
+    }
+}
+
+impl Builder {
+    /// `--set key=value`.
+    pub fn set(mut self, key: &str, value: impl std::fmt::Display) -> Self {
+        self.sets.push(format!("{key}={value}"));
+        self
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// An environment variable of the node.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// `--node-id`; n1 otherwise.
+    pub fn id(mut self, id: &str) -> Self {
+        self.id = id.to_owned();
+        self
+    }
+
+    /// The `config.toml` of the working directory.
+    pub fn config(mut self, text: &str) -> Self {
+        self.config = Some(text.to_owned());
+        self
+    }
+
+    /// `--data-dir`; below a temporary folder otherwise.
+    pub fn data_dir(mut self, data: &Path) -> Self {
+        self.data = Some(data.to_owned());
+        self
+    }
+
+    /// Starts and waits until the node is ready.
+    ///
+    /// # Panics
+    /// With the node's log when it does not get ready.
+    #[track_caller]
+    pub fn start(self) -> Node {
+        let folder = tempfile::Builder::new()
+            .prefix("hydrant-")
+            .tempdir()
+            .expect("a temporary folder");
+        self.start_in(Arc::new(folder))
+    }
+
+    #[track_caller]
+    fn start_in(self, folder: Arc<tempfile::TempDir>) -> Node {
+        let mut child = self.spawn(folder.path());
+        let log = Arc::new(Log::default());
+        log.follow(child.stderr.take().expect("stderr"));
+        let guard = guard(child.id(), folder.path());
+        let ready = log.wait(0, |line| line.contains("ready node="));
+        let Some(ready) = ready else {
+            let _ = child.kill();
+            let _ = child.wait();
+            release(guard);
+            panic!("the node did not get ready:\n{}", log.lock().0.join("\n"));
+        };
+        Node {
+            mqtt: address(&ready, "tcp="),
+            admin: address(&ready, "admin="),
+            builder: self,
+            folder,
+            child,
+            guard,
+            log,
+        }
+    }
+
+    fn spawn(&self, folder: &Path) -> Child {
+        if let Some(text) = &self.config {
+            std::fs::write(folder.join("config.toml"), text).expect("config.toml");
+        }
+        let mut command = broker(folder);
+        command.args([
+            "--node-id",
+            &self.id,
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+        ]);
+        command.arg(self.data.clone().unwrap_or_else(|| folder.join("data")));
+        command.args(["--set", "admin.address=127.0.0.1:0"]);
+        for set in &self.sets {
+            command.args(["--set", set]);
+        }
+        command.args(&self.args).envs(self.env.iter().cloned());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command.spawn().expect("the broker starts")
+    }
+
+    /// Starts a node that is expected to end by itself; its exit code and what it said.
+    #[track_caller]
+    pub fn fails(self) -> (Option<i32>, String) {
+        let folder = tempfile::Builder::new()
+            .prefix("hydrant-")
+            .tempdir()
+            .expect("a temporary folder");
+        self.fails_in(folder.path())
+    }
+
+    /// The same in a folder that exists.
+    #[track_caller]
+    pub fn fails_in(self, folder: &Path) -> (Option<i32>, String) {
+        let mut child = self.spawn(folder);
+        let log = Arc::new(Log::default());
+        log.follow(child.stderr.take().expect("stderr"));
+        let code = wait_exit(&mut child, SOON);
+        log.wait(usize::MAX, |_| false);
+        let text = log.lock().0.join("\n");
+        match code {
+            Some(code) => (code, text),
+            None => {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("the node runs on:\n{text}");
+            }
+        }
+    }
+}
+
+impl Node {
+    /// How it shall be started.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.builder
+            .data
+            .clone()
+            .unwrap_or_else(|| self.folder.path().join("data"))
+    }
+
+    /// The folder it was started in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A connected client with a clean session.
+    #[track_caller]
+    pub fn client(&self, id: &str) -> Client {
+        Client::connect(self.mqtt, &Connect::new(id))
+    }
+
+    /// A connected client with a persistent session.
+    #[track_caller]
+    pub fn persistent(&self, id: &str) -> Client {
+        Client::connect(self.mqtt, &Connect::new(id).persistent())
+    }
+
+    /// A socket without CONNECT.
+    #[track_caller]
+    pub fn socket(&self) -> Client {
+        Client::open(self.mqtt)
+    }
+
+    /// SIGKILL, and gone.
+    pub fn kill9(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends a signal by name, as in `TERM`.
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    /// SIGTERM; the exit code once it has ended.
+    #[track_caller]
+    pub fn terminate(&mut self) -> Option<i32> {
+        self.signal("TERM");
+        self.wait_exit(SOON)
+    }
+
+    /// The exit code (`None` after a signal) once it has ended.
+    #[track_caller]
+    pub fn wait_exit(&mut self, deadline: Duration) -> Option<i32> {
+        match wait_exit(&mut self.child, deadline) {
+            Some(code) => code,
+            None => panic!("the node did not end in {deadline:?}"),
+        }
+    }
+
+    /// Whether the process is there.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Ends it if it runs (SIGTERM) and starts it again in its folder, on new ports.
+    #[track_caller]
+    pub fn restart(self) -> Self {
+        self.restart_with(|builder| builder)
+    }
+
+    /// The same with other settings.
+    #[track_caller]
+    pub fn restart_with(mut self, change: impl FnOnce(Builder) -> Builder) -> Self {
+        if self.is_running() {
+            let code = self.terminate();
+            assert_eq!(code, Some(0), "exit code after SIGTERM");
+        }
+        let builder = change(self.builder.clone());
+        let folder = Arc::clone(&self.folder);
+        drop(self);
+        builder.start_in(folder)
+    }
+
+    /// Lines of its log so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().0.clone()
+    }
+
+    /// Waits for a line of its log with this text.
+    #[track_caller]
+    pub fn wait_log(&self, text: &str) -> String {
+        match self.log.wait(0, |line| line.contains(text)) {
+            Some(line) => line,
+            None => panic!("no line with '{text}' in the node's log"),
+        }
+    }
+
+    /// Runs `broker` with these arguments and this node's data directory.
+    #[track_caller]
+    pub fn cli(&self, args: &[&str]) -> Output {
+        let mut command = broker(self.folder.path());
+        command
+            .args(args)
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .stdin(Stdio::null());
+        command.output().expect("the broker starts")
+    }
+
+    /// What `broker tree` prints.
+    #[track_caller]
+    pub fn tree(&self) -> String {
+        success(&self.cli(&["tree"]))
+    }
+
+    /// Makes an actor `panic`, `stall` or `fail`; the node needs `debug.faults`.
+    #[track_caller]
+    pub fn fault(&self, action: &str, path: &str) {
+        success(&self.cli(&["fault", action, path]));
+    }
+
+    /// `broker tail TOPIC --from-start --count N`.
+    #[track_caller]
+    pub fn tail(&self, topic: &str, count: usize) -> String {
+        success(&self.cli(&["tail", topic, "--from-start", "--count", &count.to_string()]))
+    }
+
+    /// Status code and body of a GET.
+    #[track_caller]
+    pub fn http(&self, path: &str) -> (u16, String) {
+        http(self.admin, path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    /// One value of `/metrics`, by its name with labels as it stands there.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> f64 {
+        let (status, body) = self.http("/metrics");
+        assert_eq!(status, 200);
+        body.lines()
+            .find_map(|line| {
+                line.strip_prefix(name)?
+                    .strip_prefix(' ')?
+                    .trim()
+                    .parse()
+                    .ok()
+            })
+            .unwrap_or_else(|| panic!("no metric {name} in:\n{body}"))
+    }
+
+    /// Connections closed for a reason.
+    #[track_caller]
+    pub fn closed(&self, reason: &str) -> f64 {
+        self.metric(&format!(
+            "hydrant_connections_closed_total{{reason=\"{reason}\"}}"
+        ))
+    }
+
+    /// Waits until so many connections are counted as closed for a reason: a socket ends a moment
+    /// before it is counted.
+    #[track_caller]
+    pub fn wait_closed(&self, reason: &str, count: f64) {
+        super::eventually(SOON, &format!("{count} closed for {reason}"), || {
+            self.closed(reason) >= count
+        });
+    }
+
+    /// Messages dropped for a reason.
+    #[track_caller]
+    pub fn dropped(&self, reason: &str) -> f64 {
+        self.metric(&format!(
+            "hydrant_messages_dropped_total{{reason=\"{reason}\"}}"
+        ))
+    }
+
+    /// Resident memory in bytes.
+    #[track_caller]
+    pub fn rss(&self) -> u64 {
+        self.metric("process_resident_memory_bytes") as u64
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(stdin) = &mut self.guard.stdin {
+            let _ = stdin.write_all(b"done\n");
+        }
+        let _ = self.guard.wait();
+        if std::thread::panicking() {
+            let lines = self.log();
+            let from = lines.len().saturating_sub(60);
+            eprintln!(
+                "--- the node's log, its last lines ---\n{}",
+                lines[from..].join("\n")
+            );
+        }
+    }
+}
+
+fn broker(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_broker"));
+    command.current_dir(folder).env_remove("RUST_LOG");
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HYDRANT__") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs `broker` with these arguments in an empty folder.
+#[track_caller]
+pub fn run_broker<S: AsRef<OsStr>>(args: &[S]) -> Output {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    broker(folder.path())
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the broker starts")
+}
+
+#[track_caller]
+fn success(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {stderr}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A GET over a connection of its own.
+pub fn http(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(SOON))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let bad = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not HTTP");
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(bad)?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(bad)?;
+    Ok((status, body.to_owned()))
+}
+
+fn address(ready: &str, name: &str) -> SocketAddr {
+    ready
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.parse().ok())
+        .unwrap_or_else(|| panic!("no {name} in '{ready}'"))
+}
+
+/// Sends a signal to a process this test started.
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("sh")
+        .args(["-c", "kill -s \"$1\" \"$2\"", "sh", name, &pid.to_string()])
+        .status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "kill -s {name} {pid}"
+    );
+}
+
+/// Kills the process and removes its folder once our end of the pipe is closed without a word.
+fn guard(pid: u32, folder: &Path) -> Child {
+    let script = "read -r word && exit; kill -9 \"$1\" 2>/dev/null; n=0; \
+        while kill -0 \"$1\" 2>/dev/null && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done; rm -rf -- \"$2\"";
+    Command::new("sh")
+        .args(["-c", script, "sh", &pid.to_string()])
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("sh")
+}
+
+fn release(mut guard: Child) {
+    if let Some(stdin) = &mut guard.stdin {
+        let _ = stdin.write_all(b"done\n");
+    }
+    let _ = guard.wait();
+}
+
+/// The exit code of a child, `Some(None)` when a signal ended it; `None` when it runs on.
+fn wait_exit(child: &mut Child, deadline: Duration) -> Option<Option<i32>> {
+    let end = Instant::now() + deadline;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status.code()),
+            Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
+            _ => return None,
+        }
+    }
+}
