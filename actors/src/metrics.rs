@@ -90,7 +90,7 @@ labelled! {
         LogRefused = "log_refused",
         /// Retained message past the bound.
         RetainedFull = "retained_full",
-        /// The mapping gives the topic no Kafka topic.
+        /// A client published below `$SYS/`, where only the node does.
         NoRoute = "no_route",
         /// A session expired with messages in its queue.
         SessionExpired = "session_expired",

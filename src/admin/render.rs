@@ -58,13 +58,15 @@ impl fmt::Display for Tree {
         let Some(page) = &self.connections else {
             return Ok(());
         };
+        // The command line counts pages from 1.
+        let number = page.page + 1;
         if page.rows.is_empty() {
-            return writeln!(f, "\nno connections on page {}", page.page);
+            return writeln!(f, "\nno connections on page {number}");
         }
-        writeln!(f, "\nconnections, page {}", page.page)?;
+        writeln!(f, "\nconnections, page {number}")?;
         writeln!(f, "{}", connections(&page.rows))?;
         if page.rows.len() == page.page_size {
-            writeln!(f, "there may be more: --page {}", page.page + 1)?;
+            writeln!(f, "there may be more: --page {}", number + 1)?;
         }
         Ok(())
     }
@@ -80,8 +82,8 @@ pub fn actors(rows: &[ActorRow]) -> String {
             "restarts",
             "handled",
             "longest",
-            "",
             "last exit",
+            "",
         ],
         2..6,
     );
@@ -93,8 +95,8 @@ pub fn actors(rows: &[ActorRow]) -> String {
             row.restarts.to_string(),
             row.handled.to_string(),
             duration(row.longest_us),
-            escape(row.detail.as_bytes()),
             escape(row.last_exit.as_deref().unwrap_or_default().as_bytes()),
+            escape(row.detail.as_bytes()),
         ]);
     }
     table.trim_fmt()

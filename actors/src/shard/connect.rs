@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hydrant_protocol::session::{Inbound, Outbound};
-use hydrant_protocol::wire::{self, Connect, Version};
+use hydrant_protocol::wire::{self, Connect};
 use hydrant_protocol::{Message, topic::TopicFilter};
 
 use crate::metrics::CloseReason;
@@ -30,7 +30,7 @@ impl Shard {
             limits.max_keep_alive > 0 && (keep_alive == 0 || keep_alive > limits.max_keep_alive);
         if connect.client_id.len() > limits.max_client_id_length
             || (empty && !limits.allow_empty_client_id)
-            || (connect.version == Version::V311 && too_slow)
+            || too_slow
         {
             return self.refuse_connect(conn, IDENTIFIER_REJECTED);
         }

@@ -189,7 +189,7 @@ impl Shard {
         if pending >= max && (waits || pending > 2 * max) {
             return false;
         }
-        !(conn.log_waits.get() > 0 && !self.shared.log.has_room())
+        conn.log_waits.get() == 0 || self.shared.log.has_room()
     }
 
     /// Remembers a connection that stopped reading for want of credit.
