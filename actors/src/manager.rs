@@ -22,6 +22,8 @@ use crate::supervision::{ActorCell, Ping, Running, on_ping};
 const TICK: Duration = Duration::from_millis(250);
 /// Session expiry is looked at every so many ticks.
 const EXPIRY_TICKS: u64 = 40;
+/// The gauges over sessions are set at each tick below so many sessions, else with expiry.
+const COUNTED_EACH_TICK: usize = 10_000;
 /// Work items handled before other actors of the arbiter get their turn.
 const AT_ONCE: usize = 256;
 
@@ -52,7 +54,10 @@ impl ConnectionManager {
         if self.ticks.is_multiple_of(EXPIRY_TICKS) {
             self.shard.expire_sessions();
         }
-        self.shard.count_sessions();
+        // A walk over all sessions: seldom where there are many.
+        if self.ticks.is_multiple_of(EXPIRY_TICKS) || self.shard.session_count() < COUNTED_EACH_TICK {
+            self.shard.count_sessions();
+        }
         self.shard.flush();
         self.shard.report_drained();
     }

@@ -52,6 +52,10 @@ impl StreamHandler<Work> for TopicRouter {
         entered.add(shard.route_all(|| self.cell.fault_point()));
         let inbox = &shard.shared.routers[usize::from(shard.index)];
         let mut taken = inbox.take(64);
+        let poisoned = taken.attempts() > u32::from(POISONED_AFTER);
+        if poisoned && let Some(RouterWork::Deliver(batch)) = taken.front_mut() {
+            shard.skip_poisoned_remote(batch);
+        }
         while let Some(RouterWork::Deliver(batch)) = taken.front_mut() {
             entered.add(shard.route_remote(batch, || self.cell.fault_point()));
             taken.pop();

@@ -141,7 +141,8 @@ impl Stream for ConnectionIo {
                 if conn.wants_pump.replace(false) {
                     return Poll::Ready(Some(IoEvent::Drained));
                 }
-                if conn.draining.get() && conn.acks_outstanding() == 0 {
+                // What was read and not routed may still owe it an answer.
+                if conn.draining.get() && conn.acks_outstanding() == 0 && !this.shard.has_router_work() {
                     conn.closing.set(Some(CloseReason::Shutdown));
                     return this.end(cx);
                 }

@@ -1,8 +1,8 @@
 //! The connection actor: one client's socket. Temporary: never restarted, the client reconnects
 //! and its session is intact.
 //!
-//! Its stream ([`io::ConnectionIo`]) reads into the arbiter's buffer and writes the outgoing one;
-//! the handlers ([`packets`]) decode every whole packet that came.
+//! Its stream (`io::ConnectionIo`) reads into the arbiter's buffer and writes the outgoing one;
+//! the handlers (`packets`) decode every whole packet that came.
 
 mod io;
 mod packets;

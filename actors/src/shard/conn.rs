@@ -160,6 +160,11 @@ impl Conn {
         self.session.get().is_some() && !self.open.get()
     }
 
+    /// Woken and not polled since.
+    pub(super) fn is_woken(&self) -> bool {
+        self.dirty.get()
+    }
+
     /// Wakes the actor.
     pub fn wake(&self) {
         self.dirty.set(true);

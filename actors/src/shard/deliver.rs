@@ -133,12 +133,15 @@ impl Shard {
             self.count_publish_out(qos, view.payload.len());
             return;
         }
+        let never_fits = view.cost() > settings.session.max_queued_bytes;
         while session.outbound.waiting() >= settings.session.max_queued_messages
             || session.outbound.waiting_bytes() + view.cost() > settings.session.max_queued_bytes
         {
             self.metrics.drop_messages(DropReason::QueueFull, 1);
-            // A message larger than the whole queue drops itself.
-            if settings.session.overflow == Overflow::DropNew || session.outbound.drop_oldest().is_none() {
+            if settings.session.overflow == Overflow::DropNew
+                || never_fits
+                || session.outbound.drop_oldest().is_none()
+            {
                 return;
             }
         }
@@ -209,13 +212,13 @@ impl Shard {
     /// is full.
     fn has_queue_room(&self, stored: &mut Stored, offline: bool, view: &View<'_>) -> bool {
         let settings = &self.shared.settings.session;
+        let never_fits = view.cost() > settings.max_queued_bytes;
         while stored.queued >= settings.max_queued_messages as u64
             || stored.queued_bytes + view.cost() as u64 > settings.max_queued_bytes as u64
         {
             self.metrics.drop_messages(DropReason::QueueFull, 1);
-            // A connected session keeps what it has: its oldest may be on the wire. A message
-            // larger than the whole queue drops itself.
-            if settings.overflow == Overflow::DropNew || !offline || stored.queued == 0 {
+            // A connected session keeps what it has: its oldest may be on the wire.
+            if settings.overflow == Overflow::DropNew || !offline || never_fits || stored.queued == 0 {
                 return false;
             }
             self.drop_oldest(stored);

@@ -18,6 +18,9 @@ mod resume;
 mod routes;
 mod sessions;
 mod subscribe;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;
 mod waits;
 
 use std::cell::{Cell, RefCell};
@@ -34,6 +37,7 @@ use tokio::sync::oneshot;
 
 pub use batch::{Origin, PublishBatch, RemoteBatch};
 pub use conn::{Ack, AckKind, Conn};
+pub(crate) use outgoing::cost as op_cost;
 pub use sessions::{Session, unix_ms};
 pub use waits::WaitKind;
 
@@ -50,6 +54,8 @@ pub const READ_BUFFER: usize = 64 * 1024;
 /// Outgoing buffers kept for reuse, and how large one may be to be kept.
 const POOLED_BUFFERS: usize = 256;
 const POOLED_CAPACITY: usize = 64 * 1024;
+/// Clocks that were not looked at for so long: the thread was blocked, or the machine asleep.
+const STOOD_STILL_MS: u64 = 1000;
 
 /// See the module.
 pub struct Shard {
@@ -85,6 +91,8 @@ pub struct Shard {
     /// The publish at which the router before this one ended, and how many did.
     router_deaths: Cell<(u64, u8)>,
     routed_total: Cell<u64>,
+    /// When the connections' clocks were looked at last.
+    checked_ms: Cell<u64>,
     /// A TopicRouter of another arbiter has no room for more publishes.
     remote_full: Cell<bool>,
 }
@@ -123,6 +131,7 @@ impl Shard {
             drained: RefCell::default(),
             router_deaths: Cell::new((u64::MAX, 0)),
             routed_total: Cell::new(0),
+            checked_ms: Cell::new(0),
             remote_full: Cell::new(false),
             shared,
         })
@@ -184,9 +193,10 @@ impl Shard {
         }
         // A full store or log pauses those who wait for it; the others only far past the bound.
         let waits = conn.acks_outstanding() > 0;
-        let pending = self.shared.storage.bytes() + self.shared.parked_bytes.load(Ordering::Relaxed);
+        let storage = &self.shared.storage;
+        let pending = storage.bytes() + self.shared.parked_bytes.load(Ordering::Relaxed);
         let max = self.shared.settings.storage.max_pending_bytes;
-        if pending >= max && (waits || pending > 2 * max) {
+        if pending >= max && (waits || storage.bytes() > 2 * max || pending > 4 * max) {
             return false;
         }
         conn.log_waits.get() == 0 || self.shared.log.has_room()
@@ -357,7 +367,19 @@ impl Shard {
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let stall = ms(self.shared.settings.supervision.stall_timeout);
         let conns: Vec<Rc<Conn>> = self.conns.borrow().iter().map(|(_, conn)| Rc::clone(conn)).collect();
+        // After this thread itself stood still nobody's silence means anything: one more turn.
+        let stood_still = now.saturating_sub(self.checked_ms.replace(now)) > STOOD_STILL_MS;
         for conn in conns {
+            if conn.is_woken() && (stood_still || conn.woken_ms.get().is_none()) {
+                conn.woken_ms.set(Some(now));
+            }
+            if stood_still {
+                continue;
+            }
+            if self.draining.get() {
+                // What it waits for may have been routed without an answer to it.
+                conn.wake();
+            }
             if conn.woken_ms.get().is_some_and(|woken| now.saturating_sub(woken) > stall) {
                 // Woken and never polled: its actor waits for something that does not come.
                 conn.closing.set(Some(CloseReason::ActorDied));
@@ -366,9 +388,6 @@ impl Shard {
             }
             if conn.closing.get().is_some() {
                 // It was woken to end; one that does not is killed a stall later.
-                if conn.woken_ms.get().is_none() {
-                    conn.woken_ms.set(Some(now));
-                }
                 continue;
             }
             if conn.session.get().is_none() {

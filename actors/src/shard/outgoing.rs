@@ -66,7 +66,7 @@ impl Outgoing {
 }
 
 /// What an operation counts with against `storage.max_pending_bytes`.
-fn cost(op: &StoreOp) -> usize {
+pub fn cost(op: &StoreOp) -> usize {
     match op {
         StoreOp::PutQueued { entry, .. } => entry.message.cost(),
         StoreOp::PutRetained { message } => message.cost(),
@@ -76,7 +76,7 @@ fn cost(op: &StoreOp) -> usize {
 }
 
 impl Shard {
-    /// Sends what stands in [`Outgoing`]. Storage first: another arbiter's part of a transaction
+    /// Sends what stands in `Outgoing`. Storage first: another arbiter's part of a transaction
     /// must find ours there.
     pub fn flush(&self) {
         let mut outgoing = self.outgoing.borrow_mut();

@@ -94,6 +94,11 @@ pub fn unix_ms() -> u64 {
 }
 
 impl Shard {
+    /// Sessions of this arbiter, connected or not.
+    pub fn session_count(&self) -> usize {
+        self.sessions.borrow().slots.len()
+    }
+
     /// Sets the gauges that are sums over the sessions of this arbiter.
     pub fn count_sessions(&self) {
         let sessions = self.sessions.borrow();

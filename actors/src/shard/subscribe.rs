@@ -1,4 +1,4 @@
-//! SUBSCRIBE, UNSUBSCRIBE and PUBREL, and the retained messages that follow a SUBACK.
+//! SUBSCRIBE, UNSUBSCRIBE and PUBREL; retained messages, as they are set and as they follow a SUBACK.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -115,6 +115,39 @@ impl Shard {
         } else {
             self.answer(conn, kind);
         }
+    }
+
+    /// Sets or removes the retained message; true when the publish waits for the store.
+    pub(super) fn retain(&self, view: &mut View<'_>, durable: bool) -> bool {
+        let limits = &self.shared.settings.limits;
+        let mut retained = self.shared.retained.write();
+        let own = view.topic.starts_with(super::publish::SYS_PREFIX);
+        let before = retained.get(view.topic).map(|message| message.cost());
+        let full = !own
+            && !view.payload.is_empty()
+            && ((before.is_none() && retained.len() >= limits.max_retained_messages)
+                || retained.bytes() - before.unwrap_or(0) + view.cost() > limits.max_retained_bytes);
+        if full {
+            self.metrics.drop_messages(DropReason::RetainedFull, 1);
+            if before.is_none() {
+                return false;
+            }
+        }
+        if full || view.payload.is_empty() {
+            // [MQTT-3.3.1-7], [MQTT-3.3.1-10], [MQTT-3.3.1-11]
+            retained.remove(view.topic);
+            let op = StoreOp::DeleteRetained { topic: Arc::from(view.topic) };
+            self.outgoing.borrow_mut().ops.push(op);
+        } else {
+            let message = view.message();
+            retained.insert(Arc::clone(&message));
+            if !own {
+                self.outgoing.borrow_mut().ops.push(StoreOp::PutRetained { message });
+            }
+        }
+        self.shared.metrics.retained.set(retained.len() as u64);
+        self.shared.metrics.retained_bytes.set(retained.bytes() as u64);
+        durable && !own
     }
 
     /// [MQTT-3.3.1-6], [MQTT-3.3.1-8]: what is retained on the filters of a new subscription, with

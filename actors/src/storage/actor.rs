@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
 use parking_lot::Mutex;
@@ -55,7 +56,7 @@ impl StorageActor {
         loop {
             let batch = {
                 let mut book = self.parts.book.lock();
-                if book.in_flight.len() >= settings.max_in_flight {
+                if book.in_flight.len() >= settings.max_in_flight || book.has_failed() {
                     // The next batch fills in the inbox, where its bytes count.
                     shared.storage.hold();
                     break;
@@ -92,7 +93,12 @@ impl StorageActor {
     fn gather(&self, book: &mut StorageBook) {
         let shared = &self.parts.shared;
         let settings = &shared.settings.storage;
-        while book.gathered() < settings.batch_max_ops && !shared.lanes.lock().is_full() && book.unpark() {}
+        let parked = book.parked_bytes();
+        while book.gathered() < settings.batch_max_ops
+            && parked - book.parked_bytes() < settings.batch_max_bytes
+            && !shared.lanes.lock().is_full()
+            && book.unpark()
+        {}
         let before = shared.storage.bytes();
         let mut taken = shared.storage.take(settings.batch_max_ops);
         while !taken.is_empty()
@@ -109,6 +115,7 @@ impl StorageActor {
                 shared.metrics.outbox_full.inc();
             }
         }
+        shared.parked_bytes.store(book.parked_bytes(), Ordering::Relaxed);
     }
 
     fn write(&self, batch: Batch, ctx: &mut Context<Self>) {
@@ -123,13 +130,8 @@ impl StorageActor {
         let shared = Arc::clone(&self.parts.shared);
         match result {
             Ok(()) => {
-                let Some(batch) = self.parts.book.lock().done(id) else { return };
-                self.retry = shared.settings.storage.retry_min;
-                shared.metrics.storage_batches.inc();
-                shared.metrics.storage_ops.add(batch.ops.len() as u64);
-                shared.metrics.storage_latency.record(batch.since.elapsed());
-                shared.set_ready("storage", None);
-                self.answer(batch);
+                self.parts.book.lock().answered(id, true);
+                self.finish();
             }
             Err(StoreError::Unusable(why)) => {
                 cell.fail(format!("the session store cannot be used: {why}"));
@@ -142,35 +144,48 @@ impl StorageActor {
                 log::warn!(target: "hydrant::storage", "writing a batch again in {:?}: {error}", self.retry);
                 shared.metrics.storage_retries.inc();
                 shared.set_ready("storage", Some(error.to_string()));
-                let wait = self.retry;
-                self.retry = (self.retry * 2).min(shared.settings.storage.retry_max);
-                ctx.run_later(wait, move |actor, ctx| actor.write_again(id, ctx));
-                return;
+                self.parts.book.lock().answered(id, false);
             }
+        }
+        // Batches behind the one that failed wait with it, so that none overtakes it.
+        if self.parts.book.lock().must_write_again() {
+            let wait = self.retry;
+            self.retry = (self.retry * 2).min(shared.settings.storage.retry_max);
+            ctx.run_later(wait, |actor, ctx| actor.write_again(ctx));
         }
         self.drive(ctx);
     }
 
-    fn write_again(&self, id: u64, ctx: &mut Context<Self>) {
-        let batch = {
-            let mut book = self.parts.book.lock();
-            let found = book.in_flight.iter_mut().find(|batch| batch.id == id);
-            found.map(|batch| {
-                batch.since = Instant::now();
-                batch.clone()
-            })
-        };
-        if let Some(batch) = batch {
+    fn write_again(&self, ctx: &mut Context<Self>) {
+        let again = self.parts.book.lock().write_again();
+        for batch in again {
             self.write(batch, ctx);
         }
     }
 
+    /// Answers the batches whose turn has come.
+    fn finish(&mut self) {
+        let shared = Arc::clone(&self.parts.shared);
+        while let Some(batch) = { self.parts.book.lock().oldest_written() } {
+            self.answer(&batch);
+            // Only now: a panic in between answers again, which changes nothing.
+            self.parts.book.lock().forget_oldest();
+            self.retry = shared.settings.storage.retry_min;
+            shared.metrics.storage_batches.inc();
+            shared.metrics.storage_ops.add(batch.ops.len() as u64);
+            shared.metrics.storage_latency.record(batch.since.elapsed());
+        }
+        if !self.parts.book.lock().has_failed() {
+            shared.set_ready("storage", None);
+        }
+    }
+
     /// Those who waited, one message an arbiter; and the outbox entries to the log actor.
-    fn answer(&self, batch: Batch) {
+    fn answer(&self, batch: &Batch) {
         let shared = &self.parts.shared;
         hand_to_log(shared, &batch.ops);
         let mut answers: Vec<VecDeque<Token>> = shared.managers.iter().map(|_| VecDeque::new()).collect();
-        for token in batch.tokens {
+        for token in batch.tokens.iter().copied() {
             if let Some(answers) = answers.get_mut(usize::from(token.shard)) {
                 answers.push_back(token);
             }
@@ -245,7 +260,7 @@ impl Actor for StorageActor {
         let again: Vec<Batch> = {
             let mut book = self.parts.book.lock();
             book.read_again(None);
-            book.in_flight.iter().cloned().collect()
+            book.write_again()
         };
         for batch in again {
             self.write(batch, ctx);

@@ -4,17 +4,24 @@
 //! Invariants: batches are formed in the order of the requests; a read of a session's queue is
 //! begun only when every write taken up before it is done, and when no write of that session is
 //! held back (a transaction that is not complete, an outbox that is full). So a reader never sees
-//! a hole that is filled later.
+//! a hole that is filled later. Batches are answered in their order; after a failure everything from
+//! the oldest batch on is written again, in order, before anything new. A request that is held back
+//! does not undo what was written meanwhile.
 //! Bounds: one batch by `storage.batch_max_ops` and `storage.batch_max_bytes` (one request may go
 //! past them), batches under way by `storage.max_in_flight`; parked requests by the credits of
-//! those who wait for them.
+//! those who wait for them ([`StorageBook::parked_bytes`] counts against them).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::ports::{SessionId, StoreOp};
+use crate::shard::op_cost;
 use crate::shared::{StorageWork, Token, Transaction};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 /// One atomic write.
 #[derive(Debug, Clone)]
@@ -24,9 +31,20 @@ pub struct Batch {
     /// What is written.
     pub ops: Arc<Vec<StoreOp>>,
     /// Who waits for it.
-    pub tokens: Vec<Token>,
+    pub tokens: Arc<Vec<Token>>,
     /// When it was handed to the store, last.
     pub since: Instant,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// In the store's hands.
+    Writing,
+    /// Durable; not answered while one before it is not.
+    Written,
+    /// Unknown whether it was written.
+    Failed,
 }
 
 /// A page of a queue that is wanted.
@@ -56,6 +74,10 @@ pub struct Read {
 struct Request {
     ops: Vec<StoreOp>,
     tokens: Vec<Token>,
+    /// Its place among all requests.
+    number: u64,
+    /// Counted while it is parked.
+    bytes: usize,
 }
 
 impl Request {
@@ -83,6 +105,12 @@ pub struct StorageBook {
     pub reads: Vec<Read>,
     assembling: HashMap<u64, Assembly>,
     parked: VecDeque<Request>,
+    parked_bytes: usize,
+    /// Queue entries of requests that are held back; true: the subscriber has it already.
+    held_entries: HashMap<(SessionId, u64), bool>,
+    /// Clients whose will was replaced while something was held back, by which request.
+    new_wills: HashMap<Arc<str>, u64>,
+    next_request: u64,
     next: Request,
     next_batch: u64,
     next_read: u64,
@@ -104,11 +132,18 @@ impl StorageBook {
         self.parked.len()
     }
 
+    /// Their bytes.
+    pub fn parked_bytes(&self) -> usize {
+        self.parked_bytes
+    }
+
     /// Takes a request up. `outbox_full`: requests with an outbox entry are parked.
     pub fn take_up(&mut self, work: StorageWork, outbox_full: bool) {
         match work {
             StorageWork::Write { ops, tokens, transaction } => {
-                let request = Request { ops, tokens };
+                self.next_request += 1;
+                let request = Request { ops, tokens, number: self.next_request, bytes: 0 };
+                self.look_ahead(&request);
                 if let Some(request) = self.assemble(request, transaction) {
                     self.gather(request, outbox_full);
                 }
@@ -126,6 +161,7 @@ impl StorageBook {
     /// The whole transaction once its last part is here.
     fn assemble(&mut self, request: Request, transaction: Option<Transaction>) -> Option<Request> {
         let Some(Transaction { id, parts }) = transaction else { return Some(request) };
+        self.hold(&request);
         let assembly = self.assembling.entry(id).or_default();
         let at = assembly.parts.len();
         assembly.parts.insert(at, request);
@@ -134,18 +170,75 @@ impl StorageBook {
             return None;
         }
         let mut assembly = self.assembling.remove(&id)?;
-        let mut whole = Request::default();
+        let number = assembly.parts.values().map(|part| part.number).min().unwrap_or(0);
+        let mut whole = Request { number, ..Request::default() };
         for at in 0..usize::from(assembly.arrived) {
             if let Some(mut part) = assembly.parts.remove(&at) {
                 whole.ops.append(&mut part.ops);
                 whole.tokens.append(&mut part.tokens);
             }
         }
+        self.let_go(&mut whole);
         Some(whole)
+    }
+
+    /// Something is held back while requests behind it are written.
+    fn holds_back(&self) -> bool {
+        !self.parked.is_empty() || !self.assembling.is_empty()
+    }
+
+    /// What this request does to those that are held back: it will be written before them.
+    fn look_ahead(&mut self, request: &Request) {
+        if !self.holds_back() {
+            return;
+        }
+        for op in &request.ops {
+            match op {
+                StoreOp::DeleteQueued { id, sequence } => {
+                    if let Some(gone) = self.held_entries.get_mut(&(*id, *sequence)) {
+                        *gone = true;
+                    }
+                }
+                StoreOp::PutWill { will } => {
+                    self.new_wills.insert(Arc::clone(&will.client_id), request.number);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn hold(&mut self, request: &Request) {
+        for op in &request.ops {
+            if let StoreOp::PutQueued { id, entry } = op {
+                self.held_entries.insert((*id, entry.sequence), false);
+            }
+        }
+    }
+
+    /// The request is held back no longer: without what is no longer true, and reads of the queues
+    /// that it adds to wait for it.
+    fn let_go(&mut self, request: &mut Request) {
+        let (held, wills, number) = (&mut self.held_entries, &self.new_wills, request.number);
+        request.ops.retain(|op| match op {
+            StoreOp::PutQueued { id, entry } => held.remove(&(*id, entry.sequence)) != Some(true),
+            StoreOp::DeleteWill { client_id } => wills.get(client_id).is_none_or(|new| *new < number),
+            _ => true,
+        });
+        if !self.holds_back() {
+            self.new_wills.clear();
+        }
+        for read in &mut self.reads {
+            if !read.begun && request.touches(read.session) {
+                read.after = self.next_batch + 1;
+            }
+        }
     }
 
     fn gather(&mut self, mut request: Request, outbox_full: bool) {
         if (outbox_full || !self.parked.is_empty()) && request.has_outbox() {
+            request.bytes = request.ops.iter().map(op_cost).sum();
+            self.parked_bytes += request.bytes;
+            self.hold(&request);
             self.parked.push_back(request);
             return;
         }
@@ -157,6 +250,8 @@ impl StorageBook {
     pub fn unpark(&mut self) -> bool {
         match self.parked.pop_front() {
             Some(mut request) => {
+                self.parked_bytes -= request.bytes;
+                self.let_go(&mut request);
                 self.next.ops.append(&mut request.ops);
                 self.next.tokens.append(&mut request.tokens);
                 true
@@ -176,17 +271,48 @@ impl StorageBook {
         let batch = Batch {
             id: self.next_batch,
             ops: Arc::new(request.ops),
-            tokens: request.tokens,
+            tokens: Arc::new(request.tokens),
             since: Instant::now(),
+            stage: Stage::Writing,
         };
         self.in_flight.push_back(batch.clone());
         Some(batch)
     }
 
-    /// A batch is durable.
-    pub fn done(&mut self, id: u64) -> Option<Batch> {
-        let at = self.in_flight.iter().position(|batch| batch.id == id)?;
-        self.in_flight.remove(at)
+    /// The store has answered about a batch: it is durable, or nobody knows.
+    pub fn answered(&mut self, id: u64, durable: bool) {
+        if let Some(batch) = self.in_flight.iter_mut().find(|batch| batch.id == id) {
+            batch.stage = if durable { Stage::Written } else { Stage::Failed };
+        }
+    }
+
+    /// The oldest batch, when it is durable. Its waiters are told, then [`Self::forget_oldest`].
+    pub fn oldest_written(&self) -> Option<Batch> {
+        self.in_flight.front().filter(|batch| batch.stage == Stage::Written).cloned()
+    }
+
+    /// The oldest batch is over.
+    pub fn forget_oldest(&mut self) {
+        self.in_flight.pop_front();
+    }
+
+    /// A batch failed: nothing new is written before it.
+    pub fn has_failed(&self) -> bool {
+        self.in_flight.iter().any(|batch| batch.stage == Stage::Failed)
+    }
+
+    /// A batch failed and the store has answered about every other: all are written again.
+    pub fn must_write_again(&self) -> bool {
+        self.has_failed() && self.in_flight.iter().all(|batch| batch.stage != Stage::Writing)
+    }
+
+    /// Every batch under way, in order, to be handed to the store again.
+    pub fn write_again(&mut self) -> Vec<Batch> {
+        for batch in &mut self.in_flight {
+            batch.stage = Stage::Writing;
+            batch.since = Instant::now();
+        }
+        self.in_flight.iter().cloned().collect()
     }
 
     /// Reads that may begin now; they count as begun.
@@ -226,105 +352,6 @@ impl StorageBook {
 
     /// Nothing is under way or held back.
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && !self.has_next() && self.parked.is_empty() && self.reads.is_empty()
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::ports::{LogRecord, OutboxPosition, QueueEntry};
-    use bytes::Bytes;
-    use hydrant_protocol::{Message, QoS};
-
-    fn queued(session: SessionId, sequence: u64) -> StoreOp {
-        let message = Arc::new(Message {
-            topic: "t".into(),
-            payload: Bytes::new(),
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            properties: None,
-        });
-        let entry =
-            QueueEntry { sequence, qos: QoS::AtLeastOnce, retain: false, message, outgoing: None };
-        StoreOp::PutQueued { id: session, entry }
-    }
-
-    fn outbox() -> StoreOp {
-        let record = LogRecord {
-            id: 0,
-            topic: "t".into(),
-            key: None,
-            payload: Bytes::new(),
-            mqtt_topic: "t".into(),
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            client_id: "c".into(),
-            epoch: 0,
-            sequence: 0,
-            outbox: None,
-            received_ms: 0,
-            properties: None,
-        };
-        StoreOp::PutOutbox { record, position: OutboxPosition { lane: 0, position: 0 } }
-    }
-
-    fn write(ops: Vec<StoreOp>, transaction: Option<Transaction>) -> StorageWork {
-        StorageWork::Write { ops, tokens: Vec::new(), transaction }
-    }
-
-    fn read(session: SessionId) -> StorageWork {
-        StorageWork::ReadQueue { shard: 0, slot: 0, stamp: 0, session, from: 0, limit: 10 }
-    }
-
-    #[test]
-    fn a_read_waits_for_every_write_before_it() {
-        let mut book = StorageBook::default();
-        book.take_up(write(vec![queued(1, 1)], None), false);
-        book.take_up(read(1), false);
-        assert!(book.ready_reads().is_empty(), "gathered, not written");
-        let batch = book.form(|_| ()).unwrap();
-        assert!(book.ready_reads().is_empty(), "under way");
-        book.take_up(write(vec![queued(1, 2)], None), false);
-        book.done(batch.id);
-        assert_eq!(book.ready_reads().len(), 1, "a write behind it does not hold it up");
-        assert!(book.ready_reads().is_empty(), "begun once");
-        book.read_again(None);
-        assert_eq!(book.ready_reads().len(), 1);
-    }
-
-    #[test]
-    fn a_transaction_is_written_when_its_last_part_is_here() {
-        let mut book = StorageBook::default();
-        let both = Some(Transaction { id: 9, parts: 2 });
-        book.take_up(write(vec![queued(1, 1)], both), false);
-        book.take_up(read(1), false);
-        assert!(!book.has_next());
-        assert!(book.ready_reads().is_empty(), "its session's entry is held back");
-        book.take_up(write(vec![queued(2, 1)], both), false);
-        let batch = book.form(|_| ()).unwrap();
-        assert_eq!(batch.ops.len(), 2);
-        book.done(batch.id);
-        assert_eq!(book.ready_reads().len(), 1);
-        assert!(!book.is_idle(), "the read is not answered");
-    }
-
-    #[test]
-    fn a_full_outbox_parks_those_who_need_it_in_order_and_nobody_else() {
-        let mut book = StorageBook::default();
-        book.take_up(write(vec![outbox(), queued(1, 1)], None), true);
-        book.take_up(write(vec![queued(2, 1)], None), true);
-        // Room again, but one is parked: order among those with an outbox entry is kept.
-        book.take_up(write(vec![outbox()], None), false);
-        assert_eq!((book.gathered(), book.parked()), (1, 2));
-        book.take_up(read(1), false);
-        let batch = book.form(|_| ()).unwrap();
-        book.done(batch.id);
-        assert!(book.ready_reads().is_empty(), "an entry of its session is parked");
-        assert!(book.unpark() && book.unpark() && !book.unpark());
-        let batch = book.form(|ops| assert_eq!(ops.len(), 3)).unwrap();
-        book.done(batch.id);
-        assert_eq!(book.ready_reads().len(), 1);
+        self.in_flight.is_empty() && !self.has_next() && !self.holds_back() && self.reads.is_empty()
     }
 }

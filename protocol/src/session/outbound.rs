@@ -225,23 +225,30 @@ impl Outbound {
     /// Moves `next_id` to an id that is free and counts the free ids behind it. The window is below
     /// 65,535, so there is one.
     fn find_run(&mut self) {
-        for _ in 0..=self.flights.len() {
-            let start = self.next_id.max(1);
-            self.next_id = start;
-            // Distance to the nearest id in use, or to the end of the number range.
-            let distance = self
-                .flights
-                .iter()
-                .map(|flight| flight.id.get())
-                .filter(|used| *used >= start)
-                .map(|used| used - start)
-                .min()
-                .unwrap_or(u16::MAX - start + 1);
-            if distance > 0 {
-                self.free_run = distance;
+        let mut used: Vec<u16> = self.flights.iter().map(|flight| flight.id.get()).collect();
+        used.sort_unstable();
+        let mut start = self.next_id.max(1);
+        // To the end of the number range, then from its beginning.
+        for _ in 0..2 {
+            let from = used.partition_point(|id| *id < start);
+            let mut ended = false;
+            for id in &used[from..] {
+                if *id > start {
+                    self.next_id = start;
+                    self.free_run = *id - start;
+                    return;
+                }
+                match start.checked_add(1) {
+                    Some(next) => start = next,
+                    None => ended = true,
+                }
+            }
+            if !ended {
+                self.next_id = start;
+                self.free_run = u16::MAX - start + 1;
                 return;
             }
-            self.next_id = start.wrapping_add(1);
+            start = 1;
         }
     }
 }

@@ -1,0 +1,320 @@
+//! The shard's own steps, with the store and the log played by the test: what races on real
+//! threads happens here in the order that hurts.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hydrant_protocol::mapping::Mapping;
+use hydrant_protocol::topic::TopicFilter;
+use hydrant_protocol::wire::{self, Connect, Publish, Subscribe, Version, Will};
+use hydrant_protocol::{Message, PacketId, QoS};
+
+use super::{Conn, Shard};
+use crate::metrics::CloseReason;
+use crate::ports::{QueueEntry, StoreOp};
+use crate::settings::{
+    Limits, LogKind, LogSettings, Overflow, SessionSettings, Settings, StorageSettings, SupervisionSettings,
+};
+use crate::shared::{RouterWork, StorageWork};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn settings(workers: usize) -> Settings {
+    Settings {
+        node_id: "n1".into(),
+        workers,
+        shutdown_deadline: SECOND,
+        limits: Limits {
+            max_connections: 100,
+            connect_rate: 100,
+            connect_timeout: SECOND,
+            max_packet_size: 10_000,
+            max_topic_length: 100,
+            max_topic_levels: 10,
+            max_filters_per_subscribe: 10,
+            max_subscriptions: 10,
+            max_client_id_length: 100,
+            allow_empty_client_id: true,
+            max_keep_alive: 0,
+            max_unacknowledged: 10,
+            max_output_bytes: 1000,
+            write_timeout: SECOND,
+            max_retained_messages: 2,
+            max_retained_bytes: 1000,
+            route_cache_entries: 10,
+            max_router_bytes: 2000,
+        },
+        session: SessionSettings {
+            max_inflight: 4,
+            max_queued_messages: 4,
+            max_queued_bytes: 1000,
+            max_queued_in_memory: 2,
+            overflow: Overflow::DropOld,
+            queue_qos0: false,
+            expiry: SECOND,
+            max_sessions: 10,
+        },
+        storage: StorageSettings {
+            batch_max_ops: 100,
+            batch_max_bytes: 10_000,
+            batch_delay: Duration::ZERO,
+            max_in_flight: 1,
+            max_pending_bytes: 10_000,
+            outbox_max_bytes: 10_000,
+            outbox_lanes: 1,
+            retry_min: SECOND,
+            retry_max: SECOND,
+        },
+        log: LogSettings {
+            kind: LogKind::None,
+            max_pending_messages: 100,
+            max_pending_bytes: 10_000,
+            retry_min: SECOND,
+            retry_max: SECOND,
+        },
+        supervision: SupervisionSettings {
+            restart_min: SECOND,
+            restart_max: SECOND,
+            max_restarts: 1,
+            restart_window: SECOND,
+            stall_timeout: SECOND,
+            watchdog_warn: SECOND,
+            watchdog_exit: SECOND,
+        },
+        mapping: Arc::new(Mapping::default()),
+        sys_interval: Duration::ZERO,
+        faults: false,
+    }
+}
+
+fn shard(workers: usize) -> Rc<Shard> {
+    Shard::new(0, crate::system::shared_for_tests(&Arc::new(settings(workers))))
+}
+
+fn conn(shard: &Rc<Shard>) -> Rc<Conn> {
+    let mut conns = shard.conns.borrow_mut();
+    let slot = conns.vacant_entry();
+    let conn = Rc::new(Conn::new(slot.key(), ([127, 0, 0, 1], 1).into(), shard.now_ms(), Vec::new()));
+    slot.insert(Rc::clone(&conn));
+    conn
+}
+
+fn connect(shard: &Rc<Shard>, clean_session: bool, will: Option<&str>) -> Rc<Conn> {
+    let conn = conn(shard);
+    let will = will.map(|payload| Will {
+        topic: "will".into(),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+    });
+    let client_id = "c".into();
+    let (username, password) = (None, None);
+    let version = Version::V311;
+    let packet = Connect { version, client_id, clean_session, keep_alive: 0, will, username, password };
+    shard.connect(&conn, packet);
+    shard.flush();
+    conn
+}
+
+/// Everything handed to the store so far: its operations, with all tokens answered; its reads.
+fn store(shard: &Rc<Shard>) -> (Vec<StoreOp>, Vec<(u32, u32, u64)>) {
+    let (mut written, mut reads) = (Vec::new(), Vec::new());
+    let mut taken = shard.shared.storage.take(1000);
+    while let Some(work) = taken.pop() {
+        match work {
+            StorageWork::Write { ops, tokens, .. } => {
+                written.extend(ops);
+                tokens.into_iter().for_each(|token| shard.complete(token));
+            }
+            StorageWork::ReadQueue { slot, stamp, from, .. } => reads.push((slot, stamp, from)),
+        }
+    }
+    drop(taken);
+    shard.flush();
+    (written, reads)
+}
+
+fn subscribe(shard: &Rc<Shard>, conn: &Rc<Conn>, filter: &str, qos: QoS) {
+    let filter = TopicFilter::parse(filter, &wire::Limits::PROTOCOL).unwrap();
+    shard.subscribe(conn, Subscribe { packet_id: PacketId::MIN, filters: vec![(filter, qos)] });
+    shard.flush();
+    store(shard);
+}
+
+fn publish(shard: &Rc<Shard>, conn: &Rc<Conn>, topic: &str, payload: &[u8], retain: bool) {
+    let publish =
+        Publish { dup: false, qos: QoS::AtLeastOnce, retain, topic, packet_id: Some(PacketId::MIN), payload };
+    shard.submit(conn, &publish, None);
+    shard.route_all(|| ());
+}
+
+fn queued(ops: &[StoreOp]) -> Vec<QueueEntry> {
+    let entries = ops.iter().filter_map(|op| match op {
+        StoreOp::PutQueued { entry, .. } => Some(entry.clone()),
+        _ => None,
+    });
+    entries.collect()
+}
+
+fn contains(conn: &Conn, text: &[u8]) -> bool {
+    conn.out.borrow().windows(text.len()).any(|part| part == text)
+}
+
+#[test]
+fn what_is_queued_while_an_empty_page_is_on_its_way_is_read_next() {
+    let shard = shard(1);
+    let first = connect(&shard, false, None);
+    store(&shard);
+    subscribe(&shard, &first, "t", QoS::AtLeastOnce);
+    shard.detach(&first, CloseReason::Eof);
+    let second = connect(&shard, false, None);
+    store(&shard);
+    let (_, reads) = store(&shard);
+    let [(slot, stamp, 0)] = reads[..] else { panic!("{reads:?}") };
+    publish(&shard, &conn(&shard), "t", b"meanwhile", false);
+    let entries = queued(&store(&shard).0);
+    assert_eq!(entries.len(), 1);
+    shard.queue_page(slot, stamp, Vec::new());
+    let (_, reads) = store(&shard);
+    let [(slot, stamp, from)] = reads[..] else { panic!("the entry is forgotten: {reads:?}") };
+    assert!(from <= entries[0].sequence);
+    shard.queue_page(slot, stamp, entries);
+    assert!(contains(&second, b"meanwhile"));
+    assert!(store(&shard).1.is_empty(), "nothing is left to be read");
+}
+
+#[test]
+fn a_page_that_a_connection_before_asked_for_is_not_taken_for_the_new_ones() {
+    let shard = shard(1);
+    let first = connect(&shard, false, None);
+    store(&shard);
+    subscribe(&shard, &first, "t", QoS::AtLeastOnce);
+    shard.detach(&first, CloseReason::Eof);
+    let _second = connect(&shard, false, None);
+    store(&shard);
+    let stale = store(&shard).1[0];
+    let third = connect(&shard, false, None);
+    store(&shard);
+    let fresh = store(&shard).1[0];
+    assert_ne!(stale.1, fresh.1);
+    publish(&shard, &conn(&shard), "t", b"x", false);
+    let entries = queued(&store(&shard).0);
+    shard.queue_page(stale.0, stale.1, entries.clone());
+    assert!(!contains(&third, b"\x01tx"), "taken for the new one's");
+    shard.queue_page(fresh.0, fresh.1, entries);
+    assert!(third.out.borrow().ends_with(b"x"));
+}
+
+#[test]
+fn the_end_of_an_old_will_leaves_the_new_one_in_the_store() {
+    let shard = shard(1);
+    let _old = connect(&shard, true, Some("old"));
+    store(&shard);
+    let new = connect(&shard, true, Some("new"));
+    shard.route_all(|| ());
+    let wills: Vec<_> = (store(&shard).0.into_iter())
+        .filter(|op| matches!(op, StoreOp::PutWill { .. } | StoreOp::DeleteWill { .. }))
+        .collect();
+    assert!(matches!(wills[..], [StoreOp::PutWill { .. }]), "{wills:?}");
+    shard.detach(&new, CloseReason::Eof);
+    shard.route_all(|| ());
+    assert!(store(&shard).0.iter().any(|op| matches!(op, StoreOp::DeleteWill { .. })));
+}
+
+#[test]
+fn disconnect_before_a_takeover_discards_the_will() {
+    let shard = shard(1);
+    let old = connect(&shard, true, Some("old"));
+    store(&shard);
+    shard.close(&old, CloseReason::Disconnect);
+    connect(&shard, true, None);
+    assert!(!shard.has_router_work(), "the will is published");
+    assert!(store(&shard).0.iter().any(|op| matches!(op, StoreOp::DeleteWill { .. })));
+}
+
+#[test]
+fn a_client_that_reads_no_answers_is_not_read_either() {
+    let shard = shard(1);
+    let conn = connect(&shard, true, None);
+    for _ in 0..999 {
+        shard.write(&conn, wire::put_pingresp);
+    }
+    assert!(!shard.has_credit(&conn) || conn.out.borrow().len() < 2000);
+    shard.write(&conn, wire::put_pingresp);
+    assert!(!shard.has_credit(&conn));
+    conn.out.borrow_mut().clear();
+    assert!(shard.has_credit(&conn));
+}
+
+#[test]
+fn a_full_router_elsewhere_stops_reading_here_until_it_has_room() {
+    struct Nobody;
+    impl Wake for Nobody {
+        fn wake(self: Arc<Self>) {}
+    }
+    let waker = Waker::from(Arc::new(Nobody));
+    let shard = shard(2);
+    let elsewhere = crate::shared::Subscriber { shard: 1, persistent: false, slot: 0 };
+    let filter = TopicFilter::parse("t", &wire::Limits::PROTOCOL).unwrap();
+    shard.shared.subscribe(&filter, elsewhere, QoS::AtMostOnce);
+    let publisher = conn(&shard);
+    publish(&shard, &publisher, "t", &[b'x'; 1500], false);
+    assert!(shard.has_credit(&publisher) && !shard.poll_remote_room(&waker));
+    publish(&shard, &publisher, "t", &[b'x'; 1500], false);
+    assert!(!shard.has_credit(&publisher) && !shard.poll_remote_room(&waker));
+    let mut taken = shard.shared.routers[1].take(10);
+    while let Some(RouterWork::Deliver(_)) = taken.pop() {}
+    drop(taken);
+    assert!(shard.poll_remote_room(&waker));
+    assert!(shard.has_credit(&publisher));
+}
+
+#[test]
+fn a_retained_message_without_room_replaces_none_by_an_old_one() {
+    let shard = shard(1);
+    let publisher = conn(&shard);
+    publish(&shard, &publisher, "a", b"small", true);
+    publish(&shard, &publisher, "b", b"small", true);
+    publish(&shard, &publisher, "a", &[b'x'; 900], true);
+    let retained = shard.shared.retained.read();
+    assert!(retained.bytes() <= 1000, "{}", retained.bytes());
+    assert!(retained.get("a").is_none(), "the one before it is no longer the last");
+    assert!(retained.get("b").is_some());
+    drop(retained);
+    let ops = store(&shard).0;
+    assert!(matches!(ops.last(), Some(StoreOp::DeleteRetained { topic }) if &**topic == "a"), "{ops:?}");
+}
+
+#[test]
+fn dropping_the_oldest_makes_room_for_the_whole_message() {
+    let shard = shard(1);
+    let subscriber = connect(&shard, true, None);
+    subscribe(&shard, &subscriber, "t", QoS::AtLeastOnce);
+    let publisher = conn(&shard);
+    for payload in [10, 10, 10, 10, 100, 100, 100, 100, 700, 2000] {
+        publish(&shard, &publisher, "t", &vec![b'x'; payload], false);
+    }
+    let sessions = shard.sessions.borrow();
+    let out = &sessions.slots[subscriber.session.get().unwrap() as usize].outbound;
+    assert_eq!((out.in_flight(), out.waiting()), (4, 2));
+    assert!(out.waiting_bytes() <= 1000);
+}
+
+#[test]
+fn a_message_of_the_nodes_own_is_never_stored() {
+    let shard = shard(1);
+    let message = Message {
+        topic: "$SYS/x".into(),
+        payload: Bytes::from_static(b"1"),
+        qos: QoS::AtMostOnce,
+        retain: true,
+        properties: None,
+    };
+    shard.publish_internal(super::Origin::Node, Arc::new(message), Vec::new());
+    shard.route_all(|| ());
+    assert!(store(&shard).0.is_empty());
+    assert!(shard.shared.retained.read().get("$SYS/x").is_some());
+}

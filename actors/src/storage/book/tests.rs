@@ -1,0 +1,166 @@
+//! What is held back, in which order, and what a read sees.
+
+use super::*;
+use crate::ports::{LogRecord, OutboxPosition, QueueEntry, StoredWill};
+use bytes::Bytes;
+use hydrant_protocol::{Message, QoS};
+
+fn queued(session: SessionId, sequence: u64) -> StoreOp {
+    let message = Arc::new(Message {
+        topic: "t".into(),
+        payload: Bytes::new(),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        properties: None,
+    });
+    let entry =
+        QueueEntry { sequence, qos: QoS::AtLeastOnce, retain: false, message, outgoing: None };
+    StoreOp::PutQueued { id: session, entry }
+}
+
+fn outbox() -> StoreOp {
+    let record = LogRecord {
+        id: 0,
+        topic: "t".into(),
+        key: None,
+        payload: Bytes::new(),
+        mqtt_topic: "t".into(),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        client_id: "c".into(),
+        epoch: 0,
+        sequence: 0,
+        outbox: None,
+        received_ms: 0,
+        properties: None,
+    };
+    StoreOp::PutOutbox { record, position: OutboxPosition { lane: 0, position: 0 } }
+}
+
+fn write(ops: Vec<StoreOp>, transaction: Option<Transaction>) -> StorageWork {
+    StorageWork::Write { ops, tokens: Vec::new(), transaction }
+}
+
+fn read(session: SessionId) -> StorageWork {
+    StorageWork::ReadQueue { shard: 0, slot: 0, stamp: 0, session, from: 0, limit: 10 }
+}
+
+fn done(book: &mut StorageBook, id: u64) {
+    book.answered(id, true);
+    while book.oldest_written().is_some() {
+        book.forget_oldest();
+    }
+}
+
+#[test]
+fn a_read_waits_for_every_write_before_it() {
+    let mut book = StorageBook::default();
+    book.take_up(write(vec![queued(1, 1)], None), false);
+    book.take_up(read(1), false);
+    assert!(book.ready_reads().is_empty(), "gathered, not written");
+    let batch = book.form(|_| ()).unwrap();
+    assert!(book.ready_reads().is_empty(), "under way");
+    book.take_up(write(vec![queued(1, 2)], None), false);
+    done(&mut book, batch.id);
+    assert_eq!(book.ready_reads().len(), 1, "a write behind it does not hold it up");
+    assert!(book.ready_reads().is_empty(), "begun once");
+    book.read_again(None);
+    assert_eq!(book.ready_reads().len(), 1);
+}
+
+#[test]
+fn a_transaction_is_written_when_its_last_part_is_here() {
+    let mut book = StorageBook::default();
+    let both = Some(Transaction { id: 9, parts: 2 });
+    book.take_up(write(vec![queued(1, 1)], both), false);
+    book.take_up(read(1), false);
+    assert!(!book.has_next());
+    assert!(book.ready_reads().is_empty(), "its session's entry is held back");
+    book.take_up(write(vec![queued(2, 1)], both), false);
+    let batch = book.form(|_| ()).unwrap();
+    assert_eq!(batch.ops.len(), 2);
+    done(&mut book, batch.id);
+    assert_eq!(book.ready_reads().len(), 1);
+    assert!(!book.is_idle(), "the read is not answered");
+}
+
+#[test]
+fn a_full_outbox_parks_those_who_need_it_in_order_and_nobody_else() {
+    let mut book = StorageBook::default();
+    book.take_up(write(vec![outbox(), queued(1, 1)], None), true);
+    book.take_up(write(vec![queued(2, 1)], None), true);
+    // Room again, but one is parked: order among those with an outbox entry is kept.
+    book.take_up(write(vec![outbox()], None), false);
+    assert_eq!((book.gathered(), book.parked()), (1, 2));
+    book.take_up(read(1), false);
+    let batch = book.form(|_| ()).unwrap();
+    done(&mut book, batch.id);
+    assert!(book.ready_reads().is_empty(), "an entry of its session is parked");
+    assert!(book.unpark() && book.unpark() && !book.unpark());
+    let batch = book.form(|ops| assert_eq!(ops.len(), 3)).unwrap();
+    done(&mut book, batch.id);
+    assert_eq!(book.ready_reads().len(), 1);
+}
+
+#[test]
+fn a_read_waits_for_what_was_held_back_when_it_was_asked_for() {
+    let mut book = StorageBook::default();
+    book.take_up(write(vec![outbox(), queued(1, 1)], None), true);
+    book.take_up(write(vec![queued(1, 2)], None), true);
+    let first = book.form(|_| ()).unwrap();
+    book.take_up(read(1), true);
+    done(&mut book, first.id);
+    assert!(book.ready_reads().is_empty(), "1 is parked");
+    assert!(book.unpark());
+    assert!(book.ready_reads().is_empty(), "gathered");
+    let second = book.form(|_| ()).unwrap();
+    assert!(book.ready_reads().is_empty(), "under way");
+    done(&mut book, second.id);
+    assert_eq!(book.ready_reads().len(), 1);
+}
+
+#[test]
+fn what_was_held_back_does_not_undo_what_came_meanwhile() {
+    let will = |client: &str| {
+        let message = match queued(1, 1) {
+            StoreOp::PutQueued { entry, .. } => entry.message,
+            _ => unreachable!(),
+        };
+        StoreOp::PutWill { will: StoredWill { client_id: client.into(), message } }
+    };
+    let no_will = |client: &str| StoreOp::DeleteWill { client_id: client.into() };
+    let mut book = StorageBook::default();
+    book.take_up(write(vec![outbox(), queued(1, 1), queued(1, 2), no_will("a")], None), true);
+    assert!(book.parked_bytes() > 0);
+    // Delivered before it was stored; and the client is back with another will, then gone again.
+    book.take_up(write(vec![StoreOp::DeleteQueued { id: 1, sequence: 1 }, will("a")], None), true);
+    book.take_up(write(vec![outbox(), no_will("a")], None), true);
+    book.form(|_| ()).unwrap();
+    assert!(book.unpark() && book.unpark());
+    let batch = book.form(|_| ()).unwrap();
+    let kept = batch.ops.iter().filter(|op| !matches!(op, StoreOp::PutOutbox { .. }));
+    let kept: Vec<_> = kept.collect();
+    assert!(matches!(kept[0], StoreOp::PutQueued { entry, .. } if entry.sequence == 2), "{kept:?}");
+    assert!(matches!(kept[1], StoreOp::DeleteWill { .. }), "the later will's own end: {kept:?}");
+    assert_eq!((kept.len(), book.parked_bytes()), (2, 0));
+}
+
+#[test]
+fn batches_are_answered_in_order_and_written_again_from_the_oldest() {
+    let mut book = StorageBook::default();
+    let mut ids = Vec::new();
+    for sequence in 1..=3 {
+        book.take_up(write(vec![queued(1, sequence)], None), false);
+        ids.push(book.form(|_| ()).unwrap().id);
+    }
+    book.answered(ids[1], true);
+    assert!(book.oldest_written().is_none(), "the first is not durable yet");
+    book.answered(ids[0], false);
+    assert!(book.has_failed() && !book.must_write_again(), "the third is in the store's hands");
+    book.answered(ids[2], true);
+    assert!(book.must_write_again() && book.oldest_written().is_none());
+    let again: Vec<_> = book.write_again().iter().map(|batch| batch.id).collect();
+    assert_eq!(again, ids, "also what was written behind the one that failed");
+    ids.iter().for_each(|id| done(&mut book, *id));
+    assert!(book.is_idle());
+}
