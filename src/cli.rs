@@ -154,10 +154,7 @@ fn sources(
         },
         Err(error) if args.config.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => {
-            let origin = Origin::File {
-                file: name,
-                line: 0,
-            };
+            let origin = Origin::File { file: name, line: 0 };
             return Err(ConfigErrors::one(
                 origin,
                 format!("the configuration file cannot be read: {error}"),
@@ -173,12 +170,7 @@ fn sources(
         .into_iter()
         .filter_map(|(flag, key, value)| Some((flag, key, value.clone()?)))
         .collect();
-    Ok(Sources {
-        file,
-        env,
-        set: args.set.clone(),
-        flags,
-    })
+    Ok(Sources { file, env, set: args.set.clone(), flags })
 }
 
 /// `broker config check`: "ok", or every mistake on a line of its own.
@@ -210,11 +202,7 @@ pub fn run_route(cli: &Cli, topic: &str, out: &mut dyn Write, err: &mut dyn Writ
             ..Limits::PROTOCOL
         };
         match check_topic_name(topic, &limits) {
-            Ok(()) => writeln!(
-                out,
-                "{}",
-                settings.mapping.explain(topic).to_string().trim_end()
-            ),
+            Ok(()) => writeln!(out, "{}", settings.mapping.explain(topic).to_string().trim_end()),
             Err(violation) => {
                 illegal = Some(violation);
                 Ok(())
@@ -223,10 +211,8 @@ pub fn run_route(cli: &Cli, topic: &str, out: &mut dyn Write, err: &mut dyn Writ
     });
     match illegal {
         Some(violation) => {
-            let _ = writeln!(
-                err,
-                "\"{topic}\" is not a topic a client may publish to: {violation}"
-            );
+            let _ =
+                writeln!(err, "\"{topic}\" is not a topic a client may publish to: {violation}");
             ExitCode::FAILURE
         }
         None => code,
@@ -266,24 +252,15 @@ mod tests {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = f(&mut out, &mut err);
         let ok = format!("{code:?}") == format!("{:?}", ExitCode::SUCCESS);
-        (
-            ok,
-            String::from_utf8(out).unwrap(),
-            String::from_utf8(err).unwrap(),
-        )
+        (ok, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     }
 
     #[test]
     fn the_definition_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
-        let version = Cli::try_parse_from(["broker", "--version"])
-            .unwrap_err()
-            .to_string();
-        assert_eq!(
-            version.trim(),
-            concat!("broker ", env!("CARGO_PKG_VERSION"))
-        );
+        let version = Cli::try_parse_from(["broker", "--version"]).unwrap_err().to_string();
+        assert_eq!(version.trim(), concat!("broker ", env!("CARGO_PKG_VERSION")));
     }
 
     #[test]
@@ -317,9 +294,7 @@ mod tests {
             let cli = cli(&args);
             assert_eq!(cli.config.data_dir.as_deref(), Some("d"));
             assert_eq!(cli.config.set, ["log.kind=none"]);
-            let Some(Command::Tail(tail)) = cli.command else {
-                panic!("{:?}", cli.command)
-            };
+            let Some(Command::Tail(tail)) = cli.command else { panic!("{:?}", cli.command) };
             assert_eq!((tail.topic.as_str(), tail.count), ("t", Some(3)));
         }
         assert!(cli(&["--node-id", "n1"]).command.is_none());
@@ -334,15 +309,9 @@ mod tests {
         assert!(sources(&args, &file, Vec::new()).unwrap().file.is_none());
         std::fs::write(&file, "[log]\nkind = \"none\"\n").unwrap();
         assert!(sources(&args, &file, Vec::new()).unwrap().file.is_some());
-        let named = ConfigArgs {
-            config: Some(folder.path().join("other.toml")),
-            ..args
-        };
+        let named = ConfigArgs { config: Some(folder.path().join("other.toml")), ..args };
         let error = sources(&named, &file, Vec::new()).unwrap_err().to_string();
-        assert!(
-            error.contains("other.toml: the configuration file cannot be read"),
-            "{error}"
-        );
+        assert!(error.contains("other.toml: the configuration file cannot be read"), "{error}");
         std::fs::write(folder.path().join("other.toml"), b"a = 1\n\xff").unwrap();
         let error = sources(&named, &file, Vec::new()).unwrap_err().to_string();
         assert!(error.contains("other.toml:2: is not UTF-8 text"), "{error}");
@@ -364,23 +333,14 @@ mod tests {
         let (ok, out, _) = run(|o, _| run_config_default(o));
         assert!(ok && out.contains("[node]"), "{out}");
         let (ok, out, err) = run(|o, e| run_route(&good, "device/42/thermo", o, e));
-        assert!(
-            ok && out.contains("thermo.meters") && out.contains("42"),
-            "{out}{err}"
-        );
+        assert!(ok && out.contains("thermo.meters") && out.contains("42"), "{out}{err}");
         let (ok, out, err) = run(|o, e| run_route(&good, "device/+/thermo", o, e));
-        assert!(
-            !ok && out.is_empty() && err.contains("device/+/thermo"),
-            "{out}{err}"
-        );
+        assert!(!ok && out.is_empty() && err.contains("device/+/thermo"), "{out}{err}");
 
         std::fs::write(&file, "[log]\nknid = 1\n[limits]\nconnect_rate = 0\n").unwrap();
         let (ok, out, err) = run(|o, e| run_config_check(&good, o, e));
         assert!(!ok && out.is_empty());
         assert_eq!(err.lines().count(), 2, "{err}");
-        assert!(
-            err.contains("c.toml:2: ") && err.contains("c.toml:4: "),
-            "{err}"
-        );
+        assert!(err.contains("c.toml:2: ") && err.contains("c.toml:4: "), "{err}");
     }
 }

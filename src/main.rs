@@ -28,12 +28,17 @@ fn main() -> ExitCode {
         Some(Command::Config { action: ConfigAction::Print }) => {
             cli::run_config_print(&cli, &mut out, &mut err)
         }
-        Some(Command::Config { action: ConfigAction::Default }) => cli::run_config_default(&mut out),
+        Some(Command::Config { action: ConfigAction::Default }) => {
+            cli::run_config_default(&mut out)
+        }
         Some(Command::Route { topic }) => cli::run_route(&cli, topic, &mut out, &mut err),
         Some(Command::Tree(args)) => {
             let page = usize::try_from(args.page - 1).unwrap_or(usize::MAX);
-            let request = TreeRequest { connections: args.connections, page, ..TreeRequest::default() };
-            ask(&cli, |dir| writeln!(out, "{}", admin::client::tree(dir, &request)?).map_err(Into::into))
+            let request =
+                TreeRequest { connections: args.connections, page, ..TreeRequest::default() };
+            ask(&cli, |dir| {
+                writeln!(out, "{}", admin::client::tree(dir, &request)?).map_err(Into::into)
+            })
         }
         Some(Command::Tail(args)) => {
             let request = TailRequest {
@@ -75,9 +80,11 @@ fn run_node(cli: &Cli) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return fail(&errors),
     };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,fjall=warn,lsm_tree=warn"))
-        .format_timestamp_millis()
-        .init();
+    env_logger::Builder::from_env(
+        env_logger::Env::default().default_filter_or("info,fjall=warn,lsm_tree=warn"),
+    )
+    .format_timestamp_millis()
+    .init();
     // As many sockets as the system allows: the soft limit of 1,024 is a default, not a choice.
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(files) if (files as usize) < config.settings.limits.max_connections => log::info!(

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[allow(unused_imports)]
 mod support;
 
 #[path = "clients/mosquitto.rs"]
@@ -24,10 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A file that `scripts/setup-clients` puts below `.work/clients` (`HYDRANT_WORK` overrides `.work`).
 fn installed(path: &str) -> PathBuf {
-    let work = std::env::var_os("HYDRANT_WORK").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join(".work"),
-        PathBuf::from,
-    );
+    let work = std::env::var_os("HYDRANT_WORK")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".work"), PathBuf::from);
     let file = work.join("clients").join(path);
     assert!(
         file.exists(),
@@ -39,9 +38,7 @@ fn installed(path: &str) -> PathBuf {
 
 /// A script of this tier.
 fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/clients")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
 }
 
 /// Waits for the end of a client, which has to succeed; what it printed.
@@ -86,11 +83,7 @@ fn read_all(mut stream: impl std::io::Read + Send + 'static) -> std::thread::Joi
 #[track_caller]
 fn run(command: &mut Command) -> String {
     use std::process::Stdio;
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     finish(child.expect("the client starts"))
 }
 
@@ -104,15 +97,6 @@ fn the_versions_are_the_pinned_ones() {
     assert_eq!(format!("paho-mqtt=={}", version(paho.unwrap())), wanted);
     let package = std::fs::read_to_string(installed("js/node_modules/mqtt/package.json")).unwrap();
     let wanted = std::fs::read_to_string(script("package.json")).unwrap();
-    let pinned = wanted
-        .split("\"mqtt\": \"")
-        .nth(1)
-        .unwrap()
-        .split('"')
-        .next()
-        .unwrap();
-    assert!(
-        package.contains(&format!("\"version\": \"{pinned}\"")),
-        "MQTT.js is not {pinned}"
-    );
+    let pinned = wanted.split("\"mqtt\": \"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(package.contains(&format!("\"version\": \"{pinned}\"")), "MQTT.js is not {pinned}");
 }

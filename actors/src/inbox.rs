@@ -100,9 +100,7 @@ pub struct Inbox<T> {
 
 impl<T> Clone for Inbox<T> {
     fn clone(&self) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-        }
+        Self { shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -142,11 +140,7 @@ impl<T> Inbox<T> {
             let (mut count, mut bytes) = (0usize, 0usize);
             for (item, cost) in items {
                 let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-                queue.entries.push_back(Entry {
-                    item,
-                    cost,
-                    attempts: 0,
-                });
+                queue.entries.push_back(Entry { item, cost, attempts: 0 });
                 count += 1;
                 bytes += cost as usize;
             }
@@ -162,11 +156,7 @@ impl<T> Inbox<T> {
             {
                 shared.times_full.fetch_add(1, Ordering::Relaxed);
             }
-            if queue.held {
-                None
-            } else {
-                queue.consumer.take()
-            }
+            if queue.held { None } else { queue.consumer.take() }
         };
         if let Some(waker) = waker {
             waker.wake();
@@ -219,9 +209,7 @@ impl<T> Inbox<T> {
         let mut queue = self.shared.queue.lock();
         queue.consumer = None;
         queue.held = false;
-        InboxStream {
-            shared: Arc::clone(&self.shared),
-        }
+        InboxStream { shared: Arc::clone(&self.shared) }
     }
 
     /// The consumer cannot go on: its stream yields nothing until [`Inbox::release`]. Without
@@ -235,11 +223,7 @@ impl<T> Inbox<T> {
         let waker = {
             let mut queue = self.shared.queue.lock();
             queue.held = false;
-            if queue.entries.is_empty() {
-                None
-            } else {
-                queue.consumer.take()
-            }
+            if queue.entries.is_empty() { None } else { queue.consumer.take() }
         };
         if let Some(waker) = waker {
             waker.wake();
@@ -257,12 +241,7 @@ impl<T> Inbox<T> {
             entries.extend(queue.entries.drain(..max));
         }
         drop(queue);
-        Taken {
-            shared: Arc::clone(&self.shared),
-            entries,
-            popped: 0,
-            popped_bytes: 0,
-        }
+        Taken { shared: Arc::clone(&self.shared), entries, popped: 0, popped_bytes: 0 }
     }
 }
 
@@ -335,10 +314,7 @@ impl<T> Taken<T> {
 
     fn give_back(&mut self) {
         if self.popped > 0 {
-            self.shared.give_back(
-                mem::take(&mut self.popped),
-                mem::take(&mut self.popped_bytes),
-            );
+            self.shared.give_back(mem::take(&mut self.popped), mem::take(&mut self.popped_bytes));
         }
     }
 }

@@ -52,7 +52,8 @@ impl Listener {
             pause: None,
             shared: Arc::clone(shared),
         };
-        let listener = Self { shared: Arc::clone(shared), cell: Arc::clone(cell), next: 0, nodelay };
+        let listener =
+            Self { shared: Arc::clone(shared), cell: Arc::clone(cell), next: 0, nodelay };
         Ok(Running::new(listener, |ctx| {
             Listener::add_stream(accept, ctx);
         }))

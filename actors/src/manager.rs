@@ -55,7 +55,8 @@ impl ConnectionManager {
             self.shard.expire_sessions();
         }
         // A walk over all sessions: seldom where there are many.
-        if self.ticks.is_multiple_of(EXPIRY_TICKS) || self.shard.session_count() < COUNTED_EACH_TICK {
+        if self.ticks.is_multiple_of(EXPIRY_TICKS) || self.shard.session_count() < COUNTED_EACH_TICK
+        {
             self.shard.count_sessions();
         }
         self.shard.flush();
@@ -68,7 +69,12 @@ impl ConnectionManager {
 
     fn list(&self, skip: usize, limit: usize) -> Vec<ConnectionInfo> {
         let conns = self.shard.conns.borrow();
-        conns.iter().skip(skip).take(limit).map(|(_, conn)| self.shard.connection_info(conn)).collect()
+        conns
+            .iter()
+            .skip(skip)
+            .take(limit)
+            .map(|(_, conn)| self.shard.connection_info(conn))
+            .collect()
     }
 
     fn fault(&self, client_id: &str, fault: crate::shared::ConnectionFault) {

@@ -23,7 +23,9 @@ impl Count {
     }
     /// Takes `n` away (gauges only); stops at zero.
     pub fn sub(&self, n: u64) {
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |v| Some(v.saturating_sub(n)));
+        let _ = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |v| Some(v.saturating_sub(n)));
     }
     /// Replaces the value (gauges only).
     pub fn set(&self, n: u64) {
@@ -36,8 +38,10 @@ impl Count {
 }
 
 /// Upper bounds of the histogram buckets, in microseconds; one more bucket takes the rest.
-pub const BUCKETS_US: [u64; 14] =
-    [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 500_000, 2_000_000, 10_000_000];
+pub const BUCKETS_US: [u64; 14] = [
+    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 500_000, 2_000_000,
+    10_000_000,
+];
 
 /// A histogram of durations with fixed buckets.
 #[derive(Debug, Default)]
@@ -246,10 +250,7 @@ pub struct Metrics {
 impl Metrics {
     /// Counters for `shards` arbiters.
     pub fn new(shards: usize) -> Arc<Self> {
-        Arc::new(Self {
-            shards: (0..shards).map(|_| Arc::default()).collect(),
-            ..Self::default()
-        })
+        Arc::new(Self { shards: (0..shards).map(|_| Arc::default()).collect(), ..Self::default() })
     }
 
     /// Adds up one counter over the arbiters.

@@ -240,9 +240,9 @@ impl Shared {
             return 0;
         }
         // FNV-1a: stable over restarts, so that recovery finds the same home.
-        let hash = client_id
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        let hash = client_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+        });
         #[allow(clippy::cast_possible_truncation)]
         {
             ((hash >> 16) % self.managers.len() as u64) as u16
@@ -265,7 +265,11 @@ impl Shared {
     }
 
     /// Removes a subscription; true when there was one.
-    pub fn unsubscribe(&self, filter: &hydrant_protocol::topic::TopicFilter, subscriber: Subscriber) -> bool {
+    pub fn unsubscribe(
+        &self,
+        filter: &hydrant_protocol::topic::TopicFilter,
+        subscriber: Subscriber,
+    ) -> bool {
         let removed = self.subscriptions.write().unsubscribe(filter, subscriber);
         if removed {
             self.generation.fetch_add(1, Ordering::Release);

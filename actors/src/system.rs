@@ -125,13 +125,25 @@ impl ActorSystem {
             book: Arc::new(Mutex::new(StorageBook::default())),
         };
         let log = LogActor::parts(&shared, parts.log, parts.store);
-        let mut system =
-            Self { shared, registry, supervisor, storage, log, arbiters: Vec::new(), watchdog: Some(watchdog) };
+        let mut system = Self {
+            shared,
+            registry,
+            supervisor,
+            storage,
+            log,
+            arbiters: Vec::new(),
+            watchdog: Some(watchdog),
+        };
         system.start_children(parts.listener, parts.nodelay, found).await;
         Ok(system)
     }
 
-    async fn start_children(&mut self, listener: (Arc<TcpListener>, String), nodelay: bool, found: Found) {
+    async fn start_children(
+        &mut self,
+        listener: (Arc<TcpListener>, String),
+        nodelay: bool,
+        found: Found,
+    ) {
         let main = Arbiter::current();
         self.watch("main", &main);
         let services = self.arbiter("services");
@@ -145,11 +157,13 @@ impl ActorSystem {
         let routers: Vec<_> = (0..workers.len()).map(|n| self.router_cell(n)).collect();
         let (depth, detail) = (self.storage.clone(), self.storage.clone());
         let storing = self.cell("storage", "StorageActor", |cell| {
-            cell.with_depth(move || depth.shared.storage.len()).with_detail(move || storage::describe(&detail))
+            cell.with_depth(move || depth.shared.storage.len())
+                .with_detail(move || storage::describe(&detail))
         });
         let (depth, detail) = (self.log.clone(), self.log.clone());
         let logging = self.cell("log", "LogActor", |cell| {
-            cell.with_depth(move || log_actor::depth(&depth)).with_detail(move || log_actor::describe(&detail))
+            cell.with_depth(move || log_actor::depth(&depth))
+                .with_detail(move || log_actor::describe(&detail))
         });
         self.restore(&workers, found).await;
         let parts = self.storage.clone();
@@ -164,11 +178,13 @@ impl ActorSystem {
                 with_shard(|shard| ConnectionManager::build(shard, cell))
             });
         }
-        self.child(listening, &main, move |cell| match Listener::build(&shared, &socket, nodelay, cell) {
-            Ok(running) => running,
-            // The supervisor takes a factory's panic for a failed start and tries again.
-            #[allow(clippy::panic)]
-            Err(error) => panic!("the listening socket cannot be watched: {error}"),
+        self.child(listening, &main, move |cell| {
+            match Listener::build(&shared, &socket, nodelay, cell) {
+                Ok(running) => running,
+                // The supervisor takes a factory's panic for a failed start and tries again.
+                #[allow(clippy::panic)]
+                Err(error) => panic!("the listening socket cannot be watched: {error}"),
+            }
         });
         self.start_sys();
     }
@@ -185,7 +201,8 @@ impl ActorSystem {
     }
 
     fn manager_cell(&self, n: usize) -> Arc<ActorCell> {
-        let (inbox, metrics) = (self.shared.managers[n].clone(), Arc::clone(&self.shared.metrics.shards[n]));
+        let (inbox, metrics) =
+            (self.shared.managers[n].clone(), Arc::clone(&self.shared.metrics.shards[n]));
         self.cell(&format!("connection-manager/{n}"), "ConnectionManager", |cell| {
             cell.with_depth(move || inbox.len()).with_detail(move || {
                 let (open, offline) = (metrics.connections.get(), metrics.sessions_offline.get());
@@ -196,7 +213,9 @@ impl ActorSystem {
 
     fn router_cell(&self, n: usize) -> Arc<ActorCell> {
         let inbox = self.shared.routers[n].clone();
-        self.cell(&format!("topic-router/{n}"), "TopicRouter", |cell| cell.with_depth(move || inbox.len()))
+        self.cell(&format!("topic-router/{n}"), "TopicRouter", |cell| {
+            cell.with_depth(move || inbox.len())
+        })
     }
 
     fn child(
@@ -286,7 +305,12 @@ impl ActorSystem {
     ///
     /// # Errors
     /// No such actor.
-    pub fn fault(shared: &Shared, registry: &Registry, path: &str, fault: Fault) -> Result<(), String> {
+    pub fn fault(
+        shared: &Shared,
+        registry: &Registry,
+        path: &str,
+        fault: Fault,
+    ) -> Result<(), String> {
         let Some(client_id) = path.strip_prefix("connection/") else {
             return registry.arm_fault(path, fault);
         };
@@ -308,7 +332,8 @@ impl ActorSystem {
             if rows.len() >= limit {
                 break;
             }
-            let here = usize::try_from(shared.metrics.shards[n].connections.get()).unwrap_or(usize::MAX);
+            let here =
+                usize::try_from(shared.metrics.shards[n].connections.get()).unwrap_or(usize::MAX);
             if skip >= here {
                 skip -= here;
                 continue;
@@ -376,7 +401,8 @@ impl ActorSystem {
             let routers_idle = self.shared.routers.iter().all(Inbox::is_empty);
             // With the log away, what the outbox holds stays there for the next start; nothing else
             // that waits for the log was acknowledged.
-            let log_idle = !self.log.log.is_up() || (self.shared.log.is_empty() && self.log.state.lock().is_empty());
+            let log_idle = !self.log.log.is_up()
+                || (self.shared.log.is_empty() && self.log.state.lock().is_empty());
             let idle = storage_idle && routers_idle && log_idle;
             if idle && idle_before {
                 return true;
@@ -424,7 +450,11 @@ fn make_shared(settings: &Arc<Settings>, found: &Found) -> Arc<Shared> {
     let metrics = Metrics::new(workers);
     metrics.retained.set(retained.len() as u64);
     metrics.retained_bytes.set(retained.bytes() as u64);
-    let lanes = LaneBook::new(settings.storage.outbox_lanes, settings.storage.outbox_max_bytes, &found.lanes);
+    let lanes = LaneBook::new(
+        settings.storage.outbox_lanes,
+        settings.storage.outbox_max_bytes,
+        &found.lanes,
+    );
     let (records, bytes) = lanes.backlog();
     metrics.outbox_records.set(records);
     metrics.outbox_bytes.set(bytes);

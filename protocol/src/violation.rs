@@ -134,20 +134,14 @@ mod tests {
             if violation.clause().starts_with("MQTT-") {
                 assert!(numbers.insert(violation.clause()), "{text}: clause twice");
             }
-            assert_eq!(
-                violation.is_limit(),
-                violation.clause().starts_with("limits."),
-                "{text}"
-            );
+            assert_eq!(violation.is_limit(), violation.clause().starts_with("limits."), "{text}");
         }
     }
 
     #[test]
     fn connack_answers_only_level_and_identifier() {
-        let answered: Vec<_> = Violation::ALL
-            .iter()
-            .filter_map(|v| v.connack_code().map(|code| (*v, code)))
-            .collect();
+        let answered: Vec<_> =
+            Violation::ALL.iter().filter_map(|v| v.connack_code().map(|code| (*v, code))).collect();
         assert_eq!(
             answered,
             [

@@ -83,24 +83,13 @@ pub struct ConnectionPage {
 pub fn tree(data_dir: &Path, request: &TreeRequest) -> Result<Tree, ClientError> {
     let mut actors = Vec::new();
     let mut rows = Vec::new();
-    ask(
-        data_dir,
-        &Request::Tree(request.clone()),
-        |reply| match reply {
-            Reply::Actor(row) => actors.push(row),
-            Reply::Connection(row) => rows.push(row),
-            _ => {}
-        },
-    )?;
-    let page = ConnectionPage {
-        page: request.page,
-        page_size: request.page_size,
-        rows,
-    };
-    Ok(Tree {
-        actors,
-        connections: request.connections.then_some(page),
-    })
+    ask(data_dir, &Request::Tree(request.clone()), |reply| match reply {
+        Reply::Actor(row) => actors.push(row),
+        Reply::Connection(row) => rows.push(row),
+        _ => {}
+    })?;
+    let page = ConnectionPage { page: request.page, page_size: request.page_size, rows };
+    Ok(Tree { actors, connections: request.connections.then_some(page) })
 }
 
 /// The state of the node with this data directory.
@@ -122,14 +111,7 @@ pub fn status(data_dir: &Path) -> Result<Status, ClientError> {
 /// # Errors
 /// [`ClientError`]; a node that was not started for it refuses.
 pub fn fault(data_dir: &Path, action: FaultAction, path: &str) -> Result<(), ClientError> {
-    ask(
-        data_dir,
-        &Request::Fault {
-            action,
-            path: path.to_owned(),
-        },
-        |_| {},
-    )
+    ask(data_dir, &Request::Fault { action, path: path.to_owned() }, |_| {})
 }
 
 /// Prints records of the embedded log, one a line ([`render::record`]), to `out`, and what else a
@@ -198,11 +180,7 @@ impl Connection {
             Ok(stream)
         });
         match stream {
-            Ok(stream) => Ok(Self {
-                path,
-                stream: BufReader::new(stream),
-                line: Vec::new(),
-            }),
+            Ok(stream) => Ok(Self { path, stream: BufReader::new(stream), line: Vec::new() }),
             Err(source) => Err(match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                     ClientError::NoNode(path)
@@ -217,10 +195,7 @@ impl Connection {
         match source.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent,
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::Closed,
-            _ => ClientError::Socket {
-                path: self.path.clone(),
-                source,
-            },
+            _ => ClientError::Socket { path: self.path.clone(), source },
         }
     }
 

@@ -96,11 +96,7 @@ impl Snapshot {
             "Persistent sessions removed after session.expiry.",
             self.sum(|s| &s.sessions_expired),
         )?;
-        out.gauge(
-            "hydrant_subscriptions",
-            "Subscriptions.",
-            m.subscriptions.get(),
-        )?;
+        out.gauge("hydrant_subscriptions", "Subscriptions.", m.subscriptions.get())?;
         out.counter(
             "hydrant_connections_accepted",
             "Sockets accepted.",
@@ -115,30 +111,16 @@ impl Snapshot {
             "hydrant_connections_closed",
             "Connections ended.",
             "reason",
-            CloseReason::ALL
-                .iter()
-                .map(|r| (r.label(), self.sum(|s| &s.closed[*r as usize]))),
+            CloseReason::ALL.iter().map(|r| (r.label(), self.sum(|s| &s.closed[*r as usize]))),
         )?;
         out.counter(
             "hydrant_read_pauses",
             "Times that a connection stopped reading its socket for want of credit.",
             self.sum(|s| &s.paused),
         )?;
-        out.bytes(
-            "hydrant_received",
-            "Bytes read from sockets.",
-            self.sum(|s| &s.bytes_in),
-        )?;
-        out.bytes(
-            "hydrant_sent",
-            "Bytes written to sockets.",
-            self.sum(|s| &s.bytes_out),
-        )?;
-        out.counter(
-            "hydrant_packets_received",
-            "MQTT packets read.",
-            self.sum(|s| &s.packets_in),
-        )?;
+        out.bytes("hydrant_received", "Bytes read from sockets.", self.sum(|s| &s.bytes_in))?;
+        out.bytes("hydrant_sent", "Bytes written to sockets.", self.sum(|s| &s.bytes_out))?;
+        out.counter("hydrant_packets_received", "MQTT packets read.", self.sum(|s| &s.packets_in))?;
         out.counter(
             "hydrant_packets_sent",
             "MQTT packets encoded for sending.",
@@ -149,9 +131,7 @@ impl Snapshot {
     fn messages(&self, out: &mut Out) -> fmt::Result {
         let m = &*self.metrics;
         let by_qos = |pick: fn(&ShardMetrics) -> &[Count; 3]| {
-            QOS.iter()
-                .enumerate()
-                .map(move |(i, qos)| (*qos, self.sum(|s| &pick(s)[i])))
+            QOS.iter().enumerate().map(move |(i, qos)| (*qos, self.sum(|s| &pick(s)[i])))
         };
         out.counters(
             "hydrant_publishes_received",
@@ -179,10 +159,7 @@ impl Snapshot {
             "hydrant_acknowledged",
             "PUBACK and PUBREC sent, by the acknowledgement level of the route.",
             "level",
-            LEVELS
-                .iter()
-                .enumerate()
-                .map(|(i, level)| (*level, self.sum(|s| &s.acks[i]))),
+            LEVELS.iter().enumerate().map(|(i, level)| (*level, self.sum(|s| &s.acks[i]))),
         )?;
         let latencies: Vec<_> = m.shards.iter().map(|shard| &shard.ack_latency).collect();
         out.latency(
@@ -194,9 +171,7 @@ impl Snapshot {
             "hydrant_messages_dropped",
             "Messages dropped.",
             "reason",
-            DropReason::ALL
-                .iter()
-                .map(|r| (r.label(), self.sum(|s| &s.dropped[*r as usize]))),
+            DropReason::ALL.iter().map(|r| (r.label(), self.sum(|s| &s.dropped[*r as usize]))),
         )?;
         out.gauge(
             "hydrant_messages_inflight",
@@ -208,11 +183,7 @@ impl Snapshot {
             "Messages queued for sessions.",
             self.sum(|s| &s.queued),
         )?;
-        out.gauge(
-            "hydrant_retained_messages",
-            "Retained messages.",
-            m.retained.get(),
-        )?;
+        out.gauge("hydrant_retained_messages", "Retained messages.", m.retained.get())?;
         out.gauge_bytes(
             "hydrant_retained",
             "Retained messages, topics and payloads.",
@@ -233,11 +204,7 @@ impl Snapshot {
                 "Batches the session store acknowledged.",
                 &m.storage_batches,
             ),
-            (
-                "hydrant_storage_operations",
-                "Operations in them.",
-                &m.storage_ops,
-            ),
+            ("hydrant_storage_operations", "Operations in them.", &m.storage_ops),
             (
                 "hydrant_storage_retries",
                 "Times that a batch was written again.",
@@ -248,36 +215,16 @@ impl Snapshot {
                 "Times that a publish waited because the outbox was full.",
                 &m.outbox_full,
             ),
-            (
-                "hydrant_log_appended",
-                "Records handed to the log.",
-                &m.log_appended,
-            ),
-            (
-                "hydrant_log_acknowledged",
-                "Records the log acknowledged.",
-                &m.log_acked,
-            ),
-            (
-                "hydrant_log_failed",
-                "Records the log did not take.",
-                &m.log_failed,
-            ),
+            ("hydrant_log_appended", "Records handed to the log.", &m.log_appended),
+            ("hydrant_log_acknowledged", "Records the log acknowledged.", &m.log_acked),
+            ("hydrant_log_failed", "Records the log did not take.", &m.log_failed),
             (
                 "hydrant_log_resets",
                 "Times that the log was reset and sent to again from the cursor.",
                 &m.log_resets,
             ),
-            (
-                "hydrant_restarts",
-                "Restarts of permanent actors.",
-                &m.restarts,
-            ),
-            (
-                "hydrant_escalations",
-                "Failures passed to a parent.",
-                &m.escalations,
-            ),
+            ("hydrant_restarts", "Restarts of permanent actors.", &m.restarts),
+            ("hydrant_escalations", "Failures passed to a parent.", &m.escalations),
             (
                 "hydrant_blocked_threads",
                 "Times that the watchdog found a thread blocked.",
@@ -296,16 +243,8 @@ impl Snapshot {
             "Waiting in StorageActor.",
             m.storage_pending_bytes.get(),
         )?;
-        out.gauge(
-            "hydrant_outbox_records",
-            "Records in the outbox.",
-            m.outbox_records.get(),
-        )?;
-        out.gauge_bytes(
-            "hydrant_outbox",
-            "Records in the outbox.",
-            m.outbox_bytes.get(),
-        )?;
+        out.gauge("hydrant_outbox_records", "Records in the outbox.", m.outbox_records.get())?;
+        out.gauge_bytes("hydrant_outbox", "Records in the outbox.", m.outbox_bytes.get())?;
         out.gauge(
             "hydrant_log_pending_records",
             "Records waiting or unacknowledged.",
@@ -325,16 +264,9 @@ impl Snapshot {
 
     fn tree(&self, out: &mut Out) -> fmt::Result {
         let by_path = |pick: fn(&ActorRow) -> u64| {
-            self.actors
-                .iter()
-                .map(move |row| (row.path.as_str(), pick(row)))
+            self.actors.iter().map(move |row| (row.path.as_str(), pick(row)))
         };
-        out.counters(
-            "hydrant_actor_restarts",
-            "Restarts.",
-            "path",
-            by_path(|row| row.restarts),
-        )?;
+        out.counters("hydrant_actor_restarts", "Restarts.", "path", by_path(|row| row.restarts))?;
         out.counters(
             "hydrant_actor_handled",
             "Messages handled.",

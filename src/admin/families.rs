@@ -28,9 +28,7 @@ impl Out<'_> {
     }
 
     pub(super) fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.0
-            .encode_descriptor(name, help, None, MetricType::Gauge)?
-            .encode_gauge(&value)
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
 
     pub(super) fn gauge_bytes(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
@@ -46,13 +44,9 @@ impl Out<'_> {
         label: &str,
         values: impl Iterator<Item = (&'l str, u64)>,
     ) -> fmt::Result {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Counter)?;
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (value, count) in values {
-            family
-                .encode_family(&[(label, value)])?
-                .encode_counter(&count, NO_EXEMPLAR)?;
+            family.encode_family(&[(label, value)])?.encode_counter(&count, NO_EXEMPLAR)?;
         }
         Ok(())
     }
@@ -64,13 +58,9 @@ impl Out<'_> {
         label: &str,
         values: impl Iterator<Item = (&'l str, u64)>,
     ) -> fmt::Result {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (value, count) in values {
-            family
-                .encode_family(&[(label, value)])?
-                .encode_gauge(&count)?;
+            family.encode_family(&[(label, value)])?.encode_gauge(&count)?;
         }
         Ok(())
     }
@@ -84,22 +74,16 @@ impl Out<'_> {
         values: impl Iterator<Item = (&'l str, u64)>,
     ) -> fmt::Result {
         let mut family =
-            self.0
-                .encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+            self.0.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
         for (value, us) in values {
-            family
-                .encode_family(&[(label, value)])?
-                .encode_gauge(&seconds(us))?;
+            family.encode_family(&[(label, value)])?.encode_gauge(&seconds(us))?;
         }
         Ok(())
     }
 
     /// One histogram of the sum of several.
     pub(super) fn latency(&mut self, name: &str, help: &str, parts: &[&Latency]) -> fmt::Result {
-        let bounds = BUCKETS_US
-            .iter()
-            .map(|us| seconds(*us))
-            .chain([f64::INFINITY]);
+        let bounds = BUCKETS_US.iter().map(|us| seconds(*us)).chain([f64::INFINITY]);
         let mut buckets: Vec<(f64, u64)> = bounds.map(|bound| (bound, 0)).collect();
         let mut sum_us = 0_u64;
         for part in parts {
@@ -118,10 +102,7 @@ impl Out<'_> {
     pub(super) fn build_info(&mut self) -> fmt::Result {
         self.0
             .encode_descriptor("hydrant_build", "The program.", None, MetricType::Info)?
-            .encode_info(&[
-                ("version", env!("CARGO_PKG_VERSION")),
-                ("os", std::env::consts::OS),
-            ])
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION")), ("os", std::env::consts::OS)])
     }
 
     /// What the kernel says of this process, under the names Prometheus clients agree on.
@@ -149,11 +130,7 @@ impl Out<'_> {
             )?;
             self.gauge_bytes("process_virtual_memory", "Virtual memory.", stat.vsize)?;
             let threads = u64::try_from(stat.num_threads).unwrap_or(0);
-            self.gauge(
-                "process_threads",
-                "Threads of the operating system.",
-                threads,
-            )?;
+            self.gauge("process_threads", "Threads of the operating system.", threads)?;
         }
         if let Ok(open) = process.fd_count() {
             self.gauge("process_open_fds", "Open file descriptors.", open as u64)?;

@@ -98,20 +98,12 @@ fn verdict(what: &str, state: Result<(), Vec<String>>) -> Response {
         Ok(()) => (StatusCode::OK, Vec::new()),
         Err(reasons) => (StatusCode::SERVICE_UNAVAILABLE, reasons),
     };
-    (
-        code,
-        Json(json!({ what: code == StatusCode::OK, "reasons": reasons })),
-    )
-        .into_response()
+    (code, Json(json!({ what: code == StatusCode::OK, "reasons": reasons }))).into_response()
 }
 
 async fn not_found(State(node): State<Node>) -> Response {
     node.metrics().admin_bad_requests.inc();
-    (
-        StatusCode::NOT_FOUND,
-        "there is /metrics, /health and /ready\n",
-    )
-        .into_response()
+    (StatusCode::NOT_FOUND, "there is /metrics, /health and /ready\n").into_response()
 }
 
 async fn wrong_method(State(node): State<Node>) -> Response {

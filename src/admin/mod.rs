@@ -103,11 +103,7 @@ impl AdminServer {
     /// The port or the socket cannot be bound, or there is no thread to be had; the error's text
     /// is one sentence for the user, with what to do.
     pub fn start(options: AdminOptions, node: Arc<dyn NodeView>) -> io::Result<Self> {
-        let AdminOptions {
-            http,
-            socket,
-            limits,
-        } = options;
+        let AdminOptions { http, socket, limits } = options;
         let tcp = http.map(bind_http).transpose()?;
         let http = tcp.as_ref().map(StdTcpListener::local_addr).transpose()?;
         let unix = socket::bind(&socket)?;
@@ -124,35 +120,28 @@ impl AdminServer {
             )
         };
         let tails = Semaphore::new(limits.tails);
-        let context = Arc::new(socket::Context {
-            node,
-            limits,
-            http,
-            started: Instant::now(),
-            tails,
-        });
+        let context =
+            Arc::new(socket::Context { node, limits, http, started: Instant::now(), tails });
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("admin".to_owned())
-            .spawn(move || {
-                runtime.block_on(async {
-                    let web = async {
-                        match tcp {
-                            Some(tcp) => {
-                                http::serve(tcp, context.limits.clone(), context.node.clone()).await
-                            }
-                            None => std::future::pending().await,
+        let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                let web = async {
+                    match tcp {
+                        Some(tcp) => {
+                            http::serve(tcp, context.limits.clone(), context.node.clone()).await
                         }
-                    };
-                    tokio::select! {
-                        () = web => {}
-                        () = socket::serve(unix, context.clone()) => {}
-                        _ = stopped => {}
+                        None => std::future::pending().await,
                     }
-                });
-                // A log that never answers must not keep the node from ending.
-                runtime.shutdown_timeout(Duration::from_secs(1));
-            })?;
+                };
+                tokio::select! {
+                    () = web => {}
+                    () = socket::serve(unix, context.clone()) => {}
+                    _ = stopped => {}
+                }
+            });
+            // A log that never answers must not keep the node from ending.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        })?;
         Ok(Self {
             http,
             socket,

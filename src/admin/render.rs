@@ -19,16 +19,10 @@ pub fn record(row: &TailRow) -> String {
         Some(b"-") => r"\x2d".to_owned(),
         Some(key) => escape(key),
     };
-    let time = jiff::Timestamp::from_millisecond(row.timestamp_ms).map_or_else(
-        |_| format!("{}ms", row.timestamp_ms),
-        |time| format!("{time:.3}"),
-    );
+    let time = jiff::Timestamp::from_millisecond(row.timestamp_ms)
+        .map_or_else(|_| format!("{}ms", row.timestamp_ms), |time| format!("{time:.3}"));
     let topic = escape(row.mqtt_topic.as_bytes());
-    format!(
-        "{}\t{time}\t{key}\t{topic}\t{}",
-        row.offset,
-        escape(&row.payload)
-    )
+    format!("{}\t{time}\t{key}\t{topic}\t{}", row.offset, escape(&row.payload))
 }
 
 /// UTF-8 as it is, except control and direction characters (`\n`, `\t`, `\u{1b}`) and `\` (`\\`);
@@ -75,16 +69,7 @@ impl fmt::Display for Tree {
 /// The actor tree as a table without an end of line. Paths are whole, as a fault takes them.
 pub fn actors(rows: &[ActorRow]) -> String {
     let mut table = table(
-        &[
-            "actor",
-            "state",
-            "mailbox",
-            "restarts",
-            "handled",
-            "longest",
-            "last exit",
-            "",
-        ],
+        &["actor", "state", "mailbox", "restarts", "handled", "longest", "last exit", ""],
         2..6,
     );
     for (i, row) in rows.iter().enumerate() {
@@ -141,31 +126,21 @@ impl fmt::Display for Status {
         };
         writeln!(f, "version        {}", self.version)?;
         writeln!(f, "process        {}, up {} s", self.pid, self.uptime_s)?;
-        writeln!(
-            f,
-            "admin http     {}",
-            self.http.as_deref().unwrap_or("off")
-        )?;
+        writeln!(f, "admin http     {}", self.http.as_deref().unwrap_or("off"))?;
         writeln!(f, "ready          {}", state(&self.not_ready))?;
         writeln!(f, "healthy        {}", state(&self.not_healthy))?;
         writeln!(f, "connections    {}", self.connections)?;
         writeln!(f, "sessions       {}", self.sessions)?;
         writeln!(f, "subscriptions  {}", self.subscriptions)?;
         writeln!(f, "retained       {}", self.retained)?;
-        writeln!(
-            f,
-            "outbox         {} records, {} bytes",
-            self.outbox_records, self.outbox_bytes
-        )?;
+        writeln!(f, "outbox         {} records, {} bytes", self.outbox_records, self.outbox_bytes)?;
         writeln!(f, "restarts       {}", self.restarts)
     }
 }
 
 fn table(heads: &[&str], right: std::ops::Range<usize>) -> Table {
     let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_header(heads.iter().copied());
+    table.load_preset(presets::NOTHING).set_header(heads.iter().copied());
     for column in right {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -41,10 +41,7 @@ pub(super) fn bind(path: &Path) -> io::Result<StdListener> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => {
-            return Err(fail(
-                error,
-                format!("the admin socket {shown} cannot be looked at"),
-            ));
+            return Err(fail(error, format!("the admin socket {shown} cannot be looked at")));
         }
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(
@@ -179,10 +176,9 @@ async fn connection(stream: UnixStream, context: &Context) -> io::Result<()> {
     if let Request::Tail(request) = request {
         let outcome = match (context.node.tail(), context.tails.try_acquire()) {
             (None, _) => Err(tail::NO_EMBEDDED_LOG.to_owned()),
-            (_, Err(_)) => Err(format!(
-                "{} tails are running already: end one first",
-                limits.tails
-            )),
+            (_, Err(_)) => {
+                Err(format!("{} tails are running already: end one first", limits.tails))
+            }
             (Some(source), Ok(_slot)) => {
                 tail::run(source, request, &mut peer, limits.max_line).await?
             }
@@ -217,21 +213,12 @@ async fn answer(
 ) -> io::Result<Result<(), String>> {
     let node = &context.node;
     match request {
-        Request::Tree(TreeRequest {
-            connections,
-            page,
-            page_size,
-        }) => {
+        Request::Tree(TreeRequest { connections, page, page_size }) => {
             if connections && !(1..=MAX_PAGE_SIZE).contains(&page_size) {
-                return Ok(Err(format!(
-                    "page_size is 1 to {MAX_PAGE_SIZE}, not {page_size}"
-                )));
+                return Ok(Err(format!("page_size is 1 to {MAX_PAGE_SIZE}, not {page_size}")));
             }
-            let rows = if connections {
-                node.connections(page, page_size).await
-            } else {
-                Vec::new()
-            };
+            let rows =
+                if connections { node.connections(page, page_size).await } else { Vec::new() };
             for row in node.actors() {
                 peer.send(&Reply::Actor(row)).await?;
             }

@@ -40,7 +40,7 @@ pub(super) async fn run(
         || request.count == Some(0)
     {
         return Ok(Err(
-            "the topic, the group and the count of a tail must not be empty or 0".to_owned(),
+            "the topic, the group and the count of a tail must not be empty or 0".to_owned()
         ));
     }
     let mut changed = source.changed();
@@ -78,20 +78,11 @@ pub(super) async fn run(
             tokio::time::sleep(COALESCE).await;
             continue;
         };
-        if let Some(first) = rows
-            .first()
-            .map(|row| row.offset)
-            .filter(|first| *first > next)
-        {
-            peer.send(&Reply::Notice(gone(&request.topic, next, first)))
-                .await?;
+        if let Some(first) = rows.first().map(|row| row.offset).filter(|first| *first > next) {
+            peer.send(&Reply::Notice(gone(&request.topic, next, first))).await?;
         }
         let bytes: usize = rows.iter().map(|row| row.payload.len()).sum();
-        limit = if bytes > BATCH_BYTES {
-            (limit / 2).max(1)
-        } else {
-            (limit * 2).min(MAX_BATCH)
-        };
+        limit = if bytes > BATCH_BYTES { (limit / 2).max(1) } else { (limit * 2).min(MAX_BATCH) };
         left = left.saturating_sub(rows.len() as u64);
         for row in rows {
             peer.send(&Reply::Record(row)).await?;
@@ -168,9 +159,8 @@ async fn commit_printed(
         }
     }
     let (group, topic) = (group.to_owned(), topic.to_owned());
-    if let Err(error) = blocking(source, move |log| log.commit(&group, &topic, next))
-        .await
-        .and_then(|done| done)
+    if let Err(error) =
+        blocking(source, move |log| log.commit(&group, &topic, next)).await.and_then(|done| done)
     {
         return Ok(Err(error));
     }
@@ -180,10 +170,7 @@ async fn commit_printed(
 }
 
 fn gone(topic: &str, from: u64, first: u64) -> String {
-    format!(
-        "offsets {from} to {} of {topic} are gone (log retention)",
-        first - 1
-    )
+    format!("offsets {from} to {} of {topic} are gone (log retention)", first - 1)
 }
 
 /// Files are read and synced away from the admin thread, which also answers `/health`.

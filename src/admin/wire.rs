@@ -62,11 +62,7 @@ fn default_page_size() -> usize {
 
 impl Default for TreeRequest {
     fn default() -> Self {
-        Self {
-            connections: false,
-            page: 0,
-            page_size: default_page_size(),
-        }
+        Self { connections: false, page: 0, page_size: default_page_size() }
     }
 }
 
@@ -198,9 +194,7 @@ pub(super) mod base64_bytes {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        STANDARD
-            .decode(String::deserialize(from)?)
-            .map_err(D::Error::custom)
+        STANDARD.decode(String::deserialize(from)?).map_err(D::Error::custom)
     }
 }
 
@@ -211,10 +205,7 @@ pub(super) mod base64_option {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
     pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, out: S) -> Result<S::Ok, S::Error> {
-        bytes
-            .as_ref()
-            .map(|bytes| STANDARD.encode(bytes))
-            .serialize(out)
+        bytes.as_ref().map(|bytes| STANDARD.encode(bytes)).serialize(out)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {

@@ -32,25 +32,16 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn value(&mut self, path: &'a str) -> Option<&'a Value> {
         self.read.insert(path);
-        self.effective
-            .values
-            .get(path)
-            .map(|resolved| &resolved.value)
+        self.effective.values.get(path).map(|resolved| &resolved.value)
     }
 
     fn origin(&self, path: &str) -> Origin {
-        self.effective
-            .values
-            .get(path)
-            .map_or(Origin::Default, |r| r.origin.clone())
+        self.effective.values.get(path).map_or(Origin::Default, |r| r.origin.clone())
     }
 
     fn internal(&mut self, path: &str) {
         let origin = self.origin(path);
-        self.errors.push(
-            origin,
-            format!("{path}: the table of keys and its reader disagree"),
-        );
+        self.errors.push(origin, format!("{path}: the table of keys and its reader disagree"));
     }
 
     fn number<T: TryFrom<u64> + Default>(&mut self, path: &'a str) -> T {
@@ -111,11 +102,7 @@ impl<'a> Reader<'a> {
 
     fn ordered(&mut self, low: &'a str, high: &'a str) -> (Duration, Duration) {
         let (min, max) = (self.time(low), self.time(high));
-        self.cross(
-            min <= max,
-            [low, high],
-            &format!("{low} must not be above {high}"),
-        );
+        self.cross(min <= max, [low, high], &format!("{low} must not be above {high}"));
         (min, max)
     }
 }
@@ -133,11 +120,7 @@ pub(super) fn build(
     effective: &Effective,
     errors: ConfigErrors,
 ) -> Result<(Config, BTreeSet<&str>), ConfigErrors> {
-    let mut r = Reader {
-        effective,
-        errors,
-        read: BTreeSet::new(),
-    };
+    let mut r = Reader { effective, errors, read: BTreeSet::new() };
     let workers = match r.value("node.workers") {
         Some(Value::Number(None)) => std::thread::available_parallelism().map_or(1, |n| n.get()),
         _ => r.number("node.workers"),
@@ -187,8 +170,7 @@ pub(super) fn build(
     let supervision = supervision(&mut r);
     let (sys_interval, faults) = (r.time("sys.interval"), r.flag("debug.faults"));
     if mapping.is_none() && r.errors.0.is_empty() {
-        r.errors
-            .push(Origin::Default, "the routes were refused without a reason");
+        r.errors.push(Origin::Default, "the routes were refused without a reason");
     }
     let (errors, read) = (r.errors, r.read);
     let Some(mapping) = mapping else {
@@ -208,18 +190,7 @@ pub(super) fn build(
         sys_interval,
         faults,
     };
-    Ok((
-        Config {
-            settings,
-            data_dir,
-            listener,
-            admin,
-            store,
-            log: embedded_log,
-            kafka,
-        },
-        read,
-    ))
+    Ok((Config { settings, data_dir, listener, admin, store, log: embedded_log, kafka }, read))
 }
 
 /// What this version does not have yet.
@@ -386,10 +357,7 @@ fn kafka(r: &mut Reader<'_>, kind: LogKind) -> Option<KafkaOptions> {
         max_topics_per_client: r.number("kafka.max_topics_per_client"),
         request_timeout: r.time("kafka.request_timeout"),
         message_timeout: Duration::ZERO,
-        expected_topics: fixed
-            .filter(|topic| !topic.contains('{'))
-            .cloned()
-            .collect(),
+        expected_topics: fixed.filter(|topic| !topic.contains('{')).cloned().collect(),
         properties: BTreeMap::new(),
     };
     if !wanted || options.bootstrap_servers.is_empty() {

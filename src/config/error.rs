@@ -53,10 +53,7 @@ impl ConfigErrors {
     }
 
     pub(super) fn push(&mut self, origin: Origin, message: impl Into<String>) {
-        self.0.push(ConfigError {
-            origin,
-            message: message.into(),
-        });
+        self.0.push(ConfigError { origin, message: message.into() });
     }
 
     /// Sorted and each once; `Err` when there is any.

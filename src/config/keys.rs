@@ -14,17 +14,9 @@ pub enum Kind {
     /// `true` or `false`.
     Bool,
     /// A whole number, both bounds inclusive.
-    Int {
-        min: u64,
-        max: u64,
-        unit: &'static str,
-    },
+    Int { min: u64, max: u64, unit: &'static str },
     /// The same, or the word "auto".
-    Auto {
-        min: u64,
-        max: u64,
-        unit: &'static str,
-    },
+    Auto { min: u64, max: u64, unit: &'static str },
     /// Bytes: "64KiB" or a plain integer.
     Size { min: u64, max: u64 },
     /// "250ms", "15s", "7d"; bounds in milliseconds. 0 needs no unit.
@@ -72,12 +64,7 @@ const TIB: u64 = 1 << 40;
 type Doc = &'static str;
 
 const fn key(path: Doc, kind: Kind, default: Doc, doc: Doc) -> Key {
-    Key {
-        path,
-        kind,
-        default: Some(default),
-        doc,
-    }
+    Key { path, kind, default: Some(default), doc }
 }
 const fn int(path: Doc, default: Doc, min: u64, max: u64, unit: Doc, doc: Doc) -> Key {
     key(path, Kind::Int { min, max, unit }, default, doc)
@@ -103,28 +90,13 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("node", "This node."),
     ("listener", "Where MQTT clients connect."),
     ("admin", "HTTP for operators: /metrics, /health, /ready."),
-    (
-        "limits",
-        "Limits a client meets. Past each: a clean close, or waiting, and a counter.",
-    ),
+    ("limits", "Limits a client meets. Past each: a clean close, or waiting, and a counter."),
     ("session", "Sessions and their queues."),
-    (
-        "storage",
-        "The session store: sessions, queues, retained messages, QoS 2 state, outbox.",
-    ),
-    (
-        "log",
-        "Where every published message goes for back-end services.",
-    ),
-    (
-        "kafka",
-        "Used when log.kind is \"kafka\". Always acks=all and an idempotent producer.",
-    ),
+    ("storage", "The session store: sessions, queues, retained messages, QoS 2 state, outbox."),
+    ("log", "Where every published message goes for back-end services."),
+    ("kafka", "Used when log.kind is \"kafka\". Always acks=all and an idempotent producer."),
     ("cluster", "Other nodes."),
-    (
-        "route_default",
-        "For every topic without a [[route]] of its own.",
-    ),
+    ("route_default", "For every topic without a [[route]] of its own."),
     ("supervision", "Restarts of actors, and stalls."),
     ("sys", "The $SYS topics."),
     ("debug", "For tests."),
@@ -239,11 +211,8 @@ pub fn nearest(path: &str) -> Option<&'static str> {
             + 0.7 * strsim::normalized_damerau_levenshtein(name, its_name)
     };
     let keys = KEYS.iter().map(|key| key.path).filter(|_| !name.is_empty());
-    let sections = SECTIONS
-        .iter()
-        .map(|(section, _)| *section)
-        .chain([ROUTE])
-        .filter(|_| name.is_empty());
+    let sections =
+        SECTIONS.iter().map(|(section, _)| *section).chain([ROUTE]).filter(|_| name.is_empty());
     keys.chain(sections)
         .map(|candidate| (score(candidate), candidate))
         .max_by(|a, b| a.0.total_cmp(&b.0))
@@ -265,11 +234,7 @@ pub fn hint<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> Str
 }
 
 fn not_empty(text: &str) -> Result<(), &'static str> {
-    if text.is_empty() {
-        Err("must not be empty")
-    } else {
-        Ok(())
-    }
+    if text.is_empty() { Err("must not be empty") } else { Ok(()) }
 }
 
 fn node_id(text: &str) -> Result<(), &'static str> {

@@ -17,18 +17,14 @@ pub fn effective(effective: &Effective) -> String {
         for key in of(section) {
             let name = name(key);
             match effective.values.get(key.path) {
-                Some(value) => line(
-                    &mut out,
-                    &format!("{name} = {} # {}", value.raw, value.origin),
-                ),
+                Some(value) => {
+                    line(&mut out, &format!("{name} = {} # {}", value.raw, value.origin))
+                }
                 None if key.path == PROPERTIES => {
                     for (property, (raw, origin)) in &effective.properties {
                         let hidden = Raw::String("***".into());
                         let raw = if is_secret(property) { &hidden } else { raw };
-                        line(
-                            &mut out,
-                            &format!("{name}.{} = {raw} # {origin}", quoted(property)),
-                        );
+                        line(&mut out, &format!("{name}.{} = {raw} # {origin}", quoted(property)));
                     }
                 }
                 None => line(&mut out, &format!("# {name} is not set")),
@@ -119,8 +115,7 @@ pub fn shipped() -> String {
 }
 
 fn of(section: &str) -> impl Iterator<Item = &'static Key> {
-    KEYS.iter()
-        .filter(move |key| key.path.split_once('.').is_some_and(|(s, _)| s == section))
+    KEYS.iter().filter(move |key| key.path.split_once('.').is_some_and(|(s, _)| s == section))
 }
 
 fn name(key: &Key) -> &'static str {
@@ -158,30 +153,16 @@ mod tests {
             let (section, name) = key.path.split_once('.').unwrap();
             match key.default {
                 Some(default) => {
-                    assert_eq!(
-                        table[section][name],
-                        from_text(key.kind, default),
-                        "{}",
-                        key.path
-                    );
+                    assert_eq!(table[section][name], from_text(key.kind, default), "{}", key.path);
                 }
                 None => assert!(text.contains(&format!("\n# {name} = ")), "{}", key.path),
             }
         }
-        let written: usize = table
-            .values()
-            .map(|section| section.as_table().unwrap().len())
-            .sum();
-        assert_eq!(
-            written,
-            KEYS.iter().filter(|key| key.default.is_some()).count()
-        );
+        let written: usize = table.values().map(|section| section.as_table().unwrap().len()).sum();
+        assert_eq!(written, KEYS.iter().filter(|key| key.default.is_some()).count());
         assert_eq!(table.len(), SECTIONS.len());
         // And it loads to the defaults.
-        let (file, built_in) = (
-            load(&from(&text)).unwrap(),
-            load(&Sources::default()).unwrap(),
-        );
+        let (file, built_in) = (load(&from(&text)).unwrap(), load(&Sources::default()).unwrap());
         let settings = |loaded: &Loaded| format!("{:?}", loaded.config.settings);
         assert_eq!(settings(&file), settings(&built_in));
         assert_eq!(file.config.listener, built_in.config.listener);
@@ -222,16 +203,10 @@ mod tests {
             "[[route]] # c.toml:3",
             "filter = \"a/{x}\"",
         ] {
-            assert!(
-                printed.lines().any(|l| l == line),
-                "{line} is not in\n{printed}"
-            );
+            assert!(printed.lines().any(|l| l == line), "{line} is not in\n{printed}");
         }
         let again = load(&from(&printed)).unwrap();
-        assert_eq!(
-            again.config.settings.node_id,
-            loaded.config.settings.node_id
-        );
+        assert_eq!(again.config.settings.node_id, loaded.config.settings.node_id);
         assert_eq!(
             format!("{:?}", again.config.settings.limits),
             format!("{:?}", loaded.config.settings.limits)

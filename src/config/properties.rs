@@ -13,17 +13,9 @@ use crate::kafka::KafkaOptions;
 
 /// Whether a property's value must not be shown.
 pub fn is_secret(name: &str) -> bool {
-    [
-        "password",
-        "secret",
-        "token",
-        "jaas",
-        "oauthbearer.config",
-        "key.pem",
-        "username",
-    ]
-    .iter()
-    .any(|part| name.contains(part))
+    ["password", "secret", "token", "jaas", "oauthbearer.config", "key.pem", "username"]
+        .iter()
+        .any(|part| name.contains(part))
 }
 
 /// Checks the properties one by one.

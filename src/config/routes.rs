@@ -69,10 +69,7 @@ fn read_one(
         let Some(text) = value.get_ref().as_str() else {
             errors.push(
                 origin,
-                format!(
-                    "{name} of a route must be a string, not {}",
-                    value.get_ref().type_str()
-                ),
+                format!("{name} of a route must be a string, not {}", value.get_ref().type_str()),
             );
             continue;
         };
@@ -93,36 +90,24 @@ fn read_one(
             },
         }
     }
-    for (name, missing) in [
-        ("filter", !table.contains_key("filter")),
-        ("topic", !table.contains_key("topic")),
-    ] {
+    for (name, missing) in
+        [("filter", !table.contains_key("filter")), ("topic", !table.contains_key("topic"))]
+    {
         if missing {
-            errors.push(
-                origin.clone(),
-                format!("this route has no {name}: add {name} = \"…\""),
-            );
+            errors.push(origin.clone(), format!("this route has no {name}: add {name} = \"…\""));
         }
     }
     let line = match origin {
         Origin::File { line, .. } => line,
         _ => 0,
     };
-    let config = RouteConfig {
-        filter: filter?,
-        topic: topic?,
-        key,
-        ack,
-        line,
-    };
+    let config = RouteConfig { filter: filter?, topic: topic?, key, ack, line };
     (errors.0.len() == before).then_some(RawRoute { config, origin })
 }
 
 /// The level of that name.
 pub fn ack_level(name: &str) -> Option<AckLevel> {
-    [AckLevel::Accepted, AckLevel::Stored, AckLevel::Kafka]
-        .into_iter()
-        .find(|l| l.as_str() == name)
+    [AckLevel::Accepted, AckLevel::Stored, AckLevel::Kafka].into_iter().find(|l| l.as_str() == name)
 }
 
 /// Compiles the routes. Errors take the origin of the route on their line.

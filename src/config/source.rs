@@ -67,11 +67,7 @@ pub fn resolve(sources: &Sources, errors: &mut ConfigErrors) -> Effective {
     for key in KEYS {
         if let Some(default) = key.default {
             let raw = value::from_text(key.kind, default);
-            entries.push(Entry {
-                path: key.path.into(),
-                raw,
-                origin: Origin::Default,
-            });
+            entries.push(Entry { path: key.path.into(), raw, origin: Origin::Default });
         }
     }
     if let Some((name, text)) = &sources.file {
@@ -107,26 +103,18 @@ pub fn resolve(sources: &Sources, errors: &mut ConfigErrors) -> Effective {
 /// Checks one entry and lets it replace what an earlier layer said.
 fn settle(entry: Entry, effective: &mut Effective, errors: &mut ConfigErrors) {
     let Entry { path, raw, origin } = entry;
-    if let Some(name) = path
-        .strip_prefix(PROPERTIES)
-        .and_then(|rest| rest.strip_prefix('.'))
-    {
+    if let Some(name) = path.strip_prefix(PROPERTIES).and_then(|rest| rest.strip_prefix('.')) {
         effective.properties.insert(name.to_string(), (raw, origin));
         return;
     }
     let Some(key) = keys::find(&path) else {
         let near = keys::nearest(&path).map(|k| format!(", the nearest is \"{k}\""));
-        errors.push(
-            origin,
-            format!("unknown key \"{path}\"{}", near.unwrap_or_default()),
-        );
+        errors.push(origin, format!("unknown key \"{path}\"{}", near.unwrap_or_default()));
         return;
     };
     match value::check(key, &raw) {
         Ok(value) => {
-            effective
-                .values
-                .insert(key.path, Resolved { value, raw, origin });
+            effective.values.insert(key.path, Resolved { value, raw, origin });
         }
         Err(rule) => {
             effective.bad.insert(key.path);
@@ -144,16 +132,9 @@ fn read_text(
     errors: &mut ConfigErrors,
 ) {
     if path == ROUTE || path.starts_with("route.") {
-        errors.push(
-            origin,
-            "routes are read from the file only: write them as [[route]]",
-        );
+        errors.push(origin, "routes are read from the file only: write them as [[route]]");
     } else if path == PROPERTIES {
-        match DeValue::parse(text)
-            .ok()
-            .as_ref()
-            .and_then(|v| v.get_ref().as_table())
-        {
+        match DeValue::parse(text).ok().as_ref().and_then(|v| v.get_ref().as_table()) {
             Some(table) => flatten(&path, table, to, errors, &|_| origin.clone()),
             None => errors.push(
                 origin,
@@ -194,10 +175,7 @@ fn read_file(
     effective: &mut Effective,
     errors: &mut ConfigErrors,
 ) {
-    let at = |offset: usize| Origin::File {
-        file: name.into(),
-        line: line(text, offset),
-    };
+    let at = |offset: usize| Origin::File { file: name.into(), line: line(text, offset) };
     let (document, syntax) = DeTable::parse_recoverable(text);
     let mut broken = BTreeSet::new();
     for error in syntax {
@@ -244,26 +222,14 @@ fn read_file(
                 let near = near.map(|k| format!(", the nearest is \"{k}\""));
                 found.push(
                     origin,
-                    format!(
-                        "key \"{section}\" is in no section{}",
-                        near.unwrap_or_default()
-                    ),
+                    format!("key \"{section}\" is in no section{}", near.unwrap_or_default()),
                 );
             }
         }
     }
     let recovered = to.split_off(first);
-    to.extend(
-        recovered
-            .into_iter()
-            .filter(|entry| !broken.contains(&entry.origin)),
-    );
-    errors.0.extend(
-        found
-            .0
-            .into_iter()
-            .filter(|error| !broken.contains(&error.origin)),
-    );
+    to.extend(recovered.into_iter().filter(|entry| !broken.contains(&entry.origin)));
+    errors.0.extend(found.0.into_iter().filter(|error| !broken.contains(&error.origin)));
 }
 
 fn is_section(name: &str) -> bool {
@@ -281,19 +247,12 @@ fn push(
         Some(raw) => to.push(Entry { path, raw, origin }),
         // A table where a value belongs: an unknown key is better reported as such.
         None if value.is_table() && keys::find(&path).is_none() => {
-            to.push(Entry {
-                path,
-                raw: Raw::Boolean(true),
-                origin,
-            });
+            to.push(Entry { path, raw: Raw::Boolean(true), origin });
         }
         None if value.is_table() => {
             errors.push(origin, format!("{path} takes a value, not a table"))
         }
-        None => errors.push(
-            origin,
-            format!("{path} is a number that does not fit 64 bits"),
-        ),
+        None => errors.push(origin, format!("{path} is a number that does not fit 64 bits")),
     }
 }
 

@@ -11,27 +11,16 @@ use super::keys::KEYS;
 use super::*;
 
 pub fn from(file: &str) -> Sources {
-    Sources {
-        file: Some(("c.toml".into(), file.into())),
-        ..Sources::default()
-    }
+    Sources { file: Some(("c.toml".into(), file.into())), ..Sources::default() }
 }
 
 /// The mistakes, a line each.
 fn mistakes(sources: &Sources) -> Vec<String> {
-    load(sources)
-        .unwrap_err()
-        .0
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    load(sources).unwrap_err().0.iter().map(ToString::to_string).collect()
 }
 
 pub fn env(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
-    pairs
-        .iter()
-        .map(|(name, value)| (name.into(), value.into()))
-        .collect()
+    pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
 
 #[track_caller]
@@ -68,16 +57,8 @@ fn every_key_is_read() {
     let mut errors = ConfigErrors::default();
     let effective = source::resolve(&Sources::default(), &mut errors);
     let (_, read) = check::build(&effective, errors).unwrap();
-    let unread: Vec<_> = KEYS
-        .iter()
-        .map(|k| k.path)
-        .filter(|path| !read.contains(path))
-        .collect();
-    assert_eq!(
-        unread,
-        Vec::<&str>::new(),
-        "in the table and read by nobody"
-    );
+    let unread: Vec<_> = KEYS.iter().map(|k| k.path).filter(|path| !read.contains(path)).collect();
+    assert_eq!(unread, Vec::<&str>::new(), "in the table and read by nobody");
     assert_eq!(read.len(), KEYS.len(), "read and not in the table");
 }
 
@@ -143,10 +124,7 @@ fn broken_toml_hides_no_other_mistake() {
 #[test]
 fn misplaced_things_are_named() {
     assert_mistakes("log = 3\n", &["c.toml:1: log is a section: write [log]"]);
-    assert_mistakes(
-        "[[log]]\nkind = \"none\"\n",
-        &["c.toml:1: log is a section"],
-    );
+    assert_mistakes("[[log]]\nkind = \"none\"\n", &["c.toml:1: log is a section"]);
     assert_mistakes(
         "kind = \"none\"\nbootstrap_servers = \"a:1\"\n[xyzzy]\na = 1",
         &[
@@ -155,10 +133,7 @@ fn misplaced_things_are_named() {
             "c.toml:3: unknown section [xyzzy]",
         ],
     );
-    assert_mistakes(
-        "[route]\nfilter = \"a\"\n",
-        &["c.toml:1: a route is written as [[route]]"],
-    );
+    assert_mistakes("[route]\nfilter = \"a\"\n", &["c.toml:1: a route is written as [[route]]"]);
     assert_mistakes(
         "log.kind = 99999999999999999999\n",
         &["c.toml:1: log.kind is a number that does not fit"],
@@ -180,12 +155,7 @@ fn each_layer_wins_over_those_before_it() {
     let at = |sources: &Sources| {
         let c = load(sources).unwrap().config;
         let l = c.settings.limits;
-        (
-            l.max_subscriptions,
-            l.max_connections,
-            l.connect_rate,
-            c.listener.address.port(),
-        )
+        (l.max_subscriptions, l.max_connections, l.connect_rate, c.listener.address.port())
     };
     assert_eq!(at(&Sources::default()), (10_000, 100_000, 5000, 1883));
     assert_eq!(at(&sources), (1, 1, 1, 1));
@@ -197,10 +167,7 @@ fn each_layer_wins_over_those_before_it() {
         ("PATH", "/bin"),
     ]);
     assert_eq!(at(&sources), (1, 2, 2, 2));
-    sources.set = vec![
-        "limits.connect_rate=3".into(),
-        "listener.address=\"127.0.0.1:3\"".into(),
-    ];
+    sources.set = vec!["limits.connect_rate=3".into(), "listener.address=\"127.0.0.1:3\"".into()];
     assert_eq!(at(&sources), (1, 2, 3, 3));
     sources.flags = vec![("--listen", "listener.address", "127.0.0.1:4".into())];
     assert_eq!(at(&sources), (1, 2, 3, 4));
@@ -242,14 +209,9 @@ fn mistakes_in_overrides_name_variable_and_flag() {
         ("HYDRANT__LIMITS__CONNECT_RATE", "fast"),
         ("HYDRANT__ROUTE__KEY", "x"),
     ]);
-    sources.set = [
-        "log.kind=none",
-        "sessoin.expiry=1h",
-        "nonsense",
-        "node.workers=0",
-    ]
-    .map(String::from)
-    .into();
+    sources.set = ["log.kind=none", "sessoin.expiry=1h", "nonsense", "node.workers=0"]
+        .map(String::from)
+        .into();
     sources.flags = vec![("--listen", "listener.address", "1883".into())];
     let found = mistakes(&sources);
     let expected = [
@@ -301,20 +263,9 @@ fn what_must_hold_between_keys() {
         &["c.toml:2: listener.address and admin.address"],
     );
     let kafka = "[log]\nkind = \"kafka\"\n[kafka]\nbootstrap_servers = [\"a:1\", \"b:2\"]\n";
-    assert_eq!(
-        load(&from(kafka))
-            .unwrap()
-            .config
-            .kafka
-            .unwrap()
-            .bootstrap_servers,
-        "a:1,b:2"
-    );
+    assert_eq!(load(&from(kafka)).unwrap().config.kafka.unwrap().bootstrap_servers, "a:1,b:2");
     let large = format!("{kafka}[limits]\nmax_packet_size = \"2MiB\"\n");
-    assert_mistakes(
-        &large,
-        &["c.toml:6: limits.max_packet_size is above kafka.message_max_bytes"],
-    );
+    assert_mistakes(&large, &["c.toml:6: limits.max_packet_size is above kafka.message_max_bytes"]);
     #[cfg(not(feature = "kafka-tls"))]
     {
         let tls = format!("{kafka}security_protocol = \"ssl\"\n");
@@ -332,9 +283,8 @@ fn what_must_hold_between_keys() {
 fn kafka_properties() {
     let kafka =
         "[log]\nkind = \"kafka\"\n[kafka]\nbootstrap_servers = \"a:1\"\n[kafka.properties]\n";
-    let mut sources = from(&format!(
-        "{kafka}\"socket.keepalive.enable\" = true\nstatistics.interval.ms = 0\n"
-    ));
+    let mut sources =
+        from(&format!("{kafka}\"socket.keepalive.enable\" = true\nstatistics.interval.ms = 0\n"));
     sources.set = vec!["kafka.properties.sasl.password=hush".into()];
     sources.env = env(&[("HYDRANT__KAFKA__PROPERTIES__CLIENT__RACK", "r1")]);
     let loaded = load(&sources).unwrap();
@@ -346,17 +296,11 @@ fn kafka_properties() {
         ("statistics.interval.ms", "0"),
     ];
     assert!(
-        properties
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .eq(expected),
+        properties.iter().map(|(k, v)| (k.as_str(), v.as_str())).eq(expected),
         "{properties:?}"
     );
     let printed = loaded.print();
-    assert!(
-        !printed.contains("hush") && !format!("{loaded:?}").contains("hush"),
-        "{printed}"
-    );
+    assert!(!printed.contains("hush") && !format!("{loaded:?}").contains("hush"), "{printed}");
     assert!(
         printed.contains(
             "properties.\"sasl.password\" = \"***\" # --set kafka.properties.sasl.password"
@@ -368,10 +312,7 @@ fn kafka_properties() {
         format!("{kafka}acks = 1\nsocket.keepalive.enabel = true\n\"sasl.mechanism\" = [1]\n");
     let found = mistakes(&from(&wrong));
     assert_eq!(found.len(), 3, "{found:#?}");
-    assert!(
-        found[0].starts_with("c.toml:6: ") && found[0].contains("acks"),
-        "{found:#?}"
-    );
+    assert!(found[0].starts_with("c.toml:6: ") && found[0].contains("acks"), "{found:#?}");
     assert!(
         found[1].starts_with("c.toml:7: ") && found[1].contains("socket.keepalive.enabel"),
         "{found:#?}"
@@ -386,13 +327,8 @@ fn kafka_properties() {
 fn routes_reach_the_mapping_in_order() {
     let file = "[route_default]\nack = \"accepted\"\n\n[[route]]\nfilter = \"device/{id}/thermo\"\ntopic = \"device-thermo\"\nkey = \"{id}\"\nack = \"kafka\"\n\n[[route]]\nfilter = \"log/{rest...}\"\ntopic = \"logs.all\"\nkey = \"{rest}\"\n";
     let loaded = load(&from(file)).unwrap();
-    let rules: Vec<_> = loaded
-        .config
-        .settings
-        .mapping
-        .rules()
-        .map(|r| (r.filter.clone(), r.line, r.ack))
-        .collect();
+    let rules: Vec<_> =
+        loaded.config.settings.mapping.rules().map(|r| (r.filter.clone(), r.line, r.ack)).collect();
     assert_eq!(
         rules,
         [
@@ -400,10 +336,7 @@ fn routes_reach_the_mapping_in_order() {
             ("log/{rest...}".to_string(), 10, None),
         ]
     );
-    assert_eq!(
-        loaded.config.settings.mapping.map("x/1/y").ack,
-        AckLevel::Accepted
-    );
+    assert_eq!(loaded.config.settings.mapping.map("x/1/y").ack, AckLevel::Accepted);
 }
 
 #[test]

@@ -32,12 +32,9 @@ pub fn from_toml(value: &DeValue<'_>) -> Option<Raw> {
         DeValue::Float(f) => Raw::Float(f.as_str().parse().ok()?),
         DeValue::Boolean(b) => Raw::Boolean(*b),
         DeValue::Datetime(d) => Raw::Datetime(*d),
-        DeValue::Array(items) => Raw::Array(
-            items
-                .iter()
-                .map(|i| from_toml(i.get_ref()))
-                .collect::<Option<_>>()?,
-        ),
+        DeValue::Array(items) => {
+            Raw::Array(items.iter().map(|i| from_toml(i.get_ref())).collect::<Option<_>>()?)
+        }
         DeValue::Table(_) => return None,
     })
 }
@@ -45,9 +42,7 @@ pub fn from_toml(value: &DeValue<'_>) -> Option<Raw> {
 /// The value of an environment variable or of `--set`: TOML where it is TOML of a type the key
 /// can take, else the text itself.
 pub fn from_text(kind: Kind, text: &str) -> Raw {
-    let parsed = DeValue::parse(text)
-        .ok()
-        .and_then(|value| from_toml(value.get_ref()));
+    let parsed = DeValue::parse(text).ok().and_then(|value| from_toml(value.get_ref()));
     match (kind, parsed) {
         (_, Some(parsed @ (Raw::String(_) | Raw::Array(_)))) => parsed,
         (Kind::Bool | Kind::Int { .. } | Kind::Auto { .. } | Kind::Size { .. }, Some(parsed)) => {
@@ -59,12 +54,8 @@ pub fn from_text(kind: Kind, text: &str) -> Raw {
 
 /// Checks `raw` against the key's kind and range.
 pub fn check(key: &Key, raw: &Raw) -> Result<Value, String> {
-    let wrong = |expected: &str| {
-        Err(format!(
-            "must be {expected}, not {} {raw}",
-            article(raw.type_str())
-        ))
-    };
+    let wrong =
+        |expected: &str| Err(format!("must be {expected}, not {} {raw}", article(raw.type_str())));
     match (key.kind, raw) {
         (Kind::Bool, Raw::Boolean(b)) => Ok(Value::Bool(*b)),
         (Kind::Bool, _) => wrong("true or false"),
@@ -97,11 +88,9 @@ pub fn check(key: &Key, raw: &Raw) -> Result<Value, String> {
         (Kind::Duration { .. }, Raw::Integer(0)) => check(key, &Raw::String("0s".into())),
         (Kind::Duration { min, max }, Raw::String(text)) => match humantime::parse_duration(text) {
             Ok(time) if (millis(min)..=millis(max)).contains(&time) => Ok(Value::Time(time)),
-            Ok(_) => Err(format!(
-                "= {raw} is out of range: {} to {}",
-                time_text(min),
-                time_text(max)
-            )),
+            Ok(_) => {
+                Err(format!("= {raw} is out of range: {} to {}", time_text(min), time_text(max)))
+            }
             Err(_) => wrong("a time with its unit, as in \"250ms\", \"15s\" or \"7d\""),
         },
         (Kind::Duration { .. }, _) => {
@@ -132,11 +121,7 @@ pub fn check(key: &Key, raw: &Raw) -> Result<Value, String> {
 
 fn list(items: impl Iterator<Item = String>) -> Result<Value, String> {
     let items: Vec<String> = items.map(|item| item.trim().to_string()).collect();
-    if items.is_empty()
-        || items
-            .iter()
-            .any(|i| i.is_empty() || i.contains(char::is_whitespace))
-    {
+    if items.is_empty() || items.iter().any(|i| i.is_empty() || i.contains(char::is_whitespace)) {
         return Err("must name at least one, and none empty or with a space inside".into());
     }
     Ok(Value::List(items))
@@ -168,9 +153,5 @@ pub fn time_text(ms: u64) -> String {
 
 /// `"a", "b"`.
 pub fn words_text(words: &[&str]) -> String {
-    words
-        .iter()
-        .map(|w| format!("\"{w}\""))
-        .collect::<Vec<_>>()
-        .join(", ")
+    words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(", ")
 }

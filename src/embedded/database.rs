@@ -77,42 +77,27 @@ fn open_fjall(dir: &Path, cache_size: u64, journal_max_size: u64) -> Result<Guar
             // With two or more, one spins while another compacts (fjall 3.1.13, worker_pool.rs).
             .worker_threads(1)
             .open()?;
-        let meta = db.keyspace("meta", || {
-            KeyspaceCreateOptions::default().max_memtable_size(4 << 20)
-        })?;
-        Ok::<_, fjall::Error>(Guarded {
-            db,
-            meta,
-            written: AtomicU64::new(0),
-        })
+        let meta =
+            db.keyspace("meta", || KeyspaceCreateOptions::default().max_memtable_size(4 << 20))?;
+        Ok::<_, fjall::Error>(Guarded { db, meta, written: AtomicU64::new(0) })
     }));
     match opened {
         Ok(Ok(guarded)) => Ok(guarded),
         Ok(Err(error)) => Err(open_error(dir, error)),
-        Err(_) => Err(damaged(
-            dir,
-            "it made the storage engine panic, see the message before",
-        )),
+        Err(_) => Err(damaged(dir, "it made the storage engine panic, see the message before")),
     }
 }
 
 fn damaged(dir: &Path, reason: impl Into<String>) -> OpenError {
-    OpenError::Damaged {
-        dir: dir.into(),
-        reason: reason.into(),
-    }
+    OpenError::Damaged { dir: dir.into(), reason: reason.into() }
 }
 
 fn not_writable(dir: &Path, source: std::io::Error) -> OpenError {
     match source.kind() {
-        std::io::ErrorKind::StorageFull => OpenError::Disk {
-            dir: dir.into(),
-            reason: source.to_string(),
-        },
-        _ => OpenError::NotWritable {
-            dir: dir.into(),
-            source,
-        },
+        std::io::ErrorKind::StorageFull => {
+            OpenError::Disk { dir: dir.into(), reason: source.to_string() }
+        }
+        _ => OpenError::NotWritable { dir: dir.into(), source },
     }
 }
 
@@ -122,28 +107,18 @@ pub(super) fn open_error(dir: &Path, error: fjall::Error) -> OpenError {
     match error {
         fjall::Error::Locked => OpenError::Locked { dir: dir.into() },
         fjall::Error::Io(source)
-            if matches!(
-                source.kind(),
-                Kind::PermissionDenied | Kind::ReadOnlyFilesystem
-            ) =>
+            if matches!(source.kind(), Kind::PermissionDenied | Kind::ReadOnlyFilesystem) =>
         {
-            OpenError::NotWritable {
-                dir: dir.into(),
-                source,
-            }
+            OpenError::NotWritable { dir: dir.into(), source }
         }
         fjall::Error::Io(source) | fjall::Error::Storage(fjall::LsmError::Io(source))
             if source.kind() != Kind::NotFound && source.kind() != Kind::UnexpectedEof =>
         {
-            OpenError::Disk {
-                dir: dir.into(),
-                reason: source.to_string(),
-            }
+            OpenError::Disk { dir: dir.into(), reason: source.to_string() }
         }
-        fjall::Error::Poisoned => OpenError::Disk {
-            dir: dir.into(),
-            reason: "a background write failed".into(),
-        },
+        fjall::Error::Poisoned => {
+            OpenError::Disk { dir: dir.into(), reason: "a background write failed".into() }
+        }
         error => damaged(dir, error.to_string()),
     }
 }
@@ -157,40 +132,23 @@ fn identify(dir: &Path, part: &str, node: &str) -> Result<(), OpenError> {
             if dir.join("version").exists() {
                 return Err(damaged(dir, format!("{IDENTITY} is missing")));
             }
-            let identity = Identity {
-                part: part.into(),
-                format: FORMAT,
-                node: node.into(),
-            };
+            let identity = Identity { part: part.into(), format: FORMAT, node: node.into() };
             return write_identity(dir, &path, &identity).map_err(not_writable);
         }
         Err(error) => return Err(not_writable(error)),
     };
     let bad = |error: serde_json::Error| damaged(dir, format!("{IDENTITY}: {error}"));
-    let found = serde_json::from_slice::<FormatOnly>(&text)
-        .map_err(bad)?
-        .format;
+    let found = serde_json::from_slice::<FormatOnly>(&text).map_err(bad)?.format;
     if found > FORMAT {
-        return Err(OpenError::Newer {
-            dir: dir.into(),
-            found,
-            supported: FORMAT,
-        });
+        return Err(OpenError::Newer { dir: dir.into(), found, supported: FORMAT });
     }
     let identity: Identity = serde_json::from_slice(&text).map_err(bad)?;
     if identity.part != part {
-        return Err(damaged(
-            dir,
-            format!("it holds a {}, not a {part}", identity.part),
-        ));
+        return Err(damaged(dir, format!("it holds a {}, not a {part}", identity.part)));
     }
     if identity.node != node {
         let (found, wanted) = (identity.node, node.into());
-        return Err(OpenError::OtherNode {
-            dir: dir.into(),
-            found,
-            wanted,
-        });
+        return Err(OpenError::OtherNode { dir: dir.into(), found, wanted });
     }
     Ok(())
 }

@@ -32,10 +32,7 @@ pub(super) fn cut_torn_batch(dir: &Path) -> io::Result<bool> {
         return Ok(false);
     };
     let bytes = fs::read(&journal)?;
-    let used = bytes
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |last| last + 1);
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let mut good = 0;
     while let Some(end) = batch_end(&bytes, good) {
         good = end;
@@ -73,11 +70,7 @@ fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
 fn batch_end(bytes: &[u8], at: usize) -> Option<usize> {
     let number = |at: usize, len: usize| {
         let part = bytes.get(at..at.checked_add(len)?)?;
-        Some(
-            part.iter()
-                .rev()
-                .fold(0u64, |n, byte| n << 8 | u64::from(*byte)),
-        )
+        Some(part.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte)))
     };
     if *bytes.get(at)? != 1 {
         return None;
@@ -88,8 +81,7 @@ fn batch_end(bytes: &[u8], at: usize) -> Option<usize> {
         next = match *bytes.get(next)? {
             2 => {
                 let lengths = number(next + 11, 2)? + number(next + 17, 4)?;
-                next.checked_add(21)?
-                    .checked_add(usize::try_from(lengths).ok()?)?
+                next.checked_add(21)?.checked_add(usize::try_from(lengths).ok()?)?
             }
             4 => next + 9,
             _ => return None,

@@ -131,10 +131,7 @@ impl EmbeddedLog {
         mut options: LogOptions,
     ) -> Result<Arc<Self>, OpenError> {
         if options.retention_bytes > 0 {
-            options.segment_bytes = options
-                .segment_bytes
-                .min(options.retention_bytes / 4)
-                .max(1);
+            options.segment_bytes = options.segment_bytes.min(options.retention_bytes / 4).max(1);
         }
         let segments = Segments::open(dir, node_id, &options, now_ms())?;
         let shared = Arc::new(Shared {
@@ -149,15 +146,9 @@ impl EmbeddedLog {
             appended: watch::Sender::new(0),
         });
         let run = Arc::clone(&shared);
-        let writer =
-            spawn("log-write", move || run.write_loop()).map_err(|error| OpenError::Disk {
-                dir: dir.into(),
-                reason: error.to_string(),
-            })?;
-        Ok(Arc::new(Self {
-            shared,
-            writer: Some(writer),
-        }))
+        let writer = spawn("log-write", move || run.write_loop())
+            .map_err(|error| OpenError::Disk { dir: dir.into(), reason: error.to_string() })?;
+        Ok(Arc::new(Self { shared, writer: Some(writer) }))
     }
 
     /// Up to `limit` records of a topic from offset `from` on (or from the first there is), in
@@ -220,9 +211,7 @@ impl EmbeddedLog {
             || group.contains('\0')
             || topic.len() > GROUP_MAX
         {
-            return Err(LogError::Refused(
-                "a group's name has 1 to 255 bytes and no NUL".into(),
-            ));
+            return Err(LogError::Refused("a group's name has 1 to 255 bytes and no NUL".into()));
         }
         self.with(|segments| segments.commit(group, topic, offset))
     }
@@ -243,9 +232,7 @@ impl EmbeddedLog {
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -253,11 +240,7 @@ impl Drop for EmbeddedLog {
     fn drop(&mut self) {
         self.shared.queue.lock().stop = true;
         self.shared.work.notify_all();
-        if self
-            .writer
-            .take()
-            .is_some_and(|writer| writer.join().is_err())
-        {
+        if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
             log::error!("the embedded log's thread panicked");
         }
     }
@@ -292,10 +275,7 @@ impl Shared {
                 let error = LogError::Unavailable("given up by a reset".into());
                 let reports = given_up
                     .iter()
-                    .map(|(id, _)| Report {
-                        id: *id,
-                        result: Err(error.clone()),
-                    })
+                    .map(|(id, _)| Report { id: *id, result: Err(error.clone()) })
                     .collect();
                 self.report(reports, given_up.iter().map(|(_, cost)| cost).sum());
             }
@@ -322,14 +302,10 @@ impl Shared {
                 for (at, error) in result.into_iter().flatten() {
                     reports[at].result = Err(error);
                 }
-                let count = reports
-                    .iter()
-                    .filter(|report| report.result.is_ok())
-                    .count();
+                let count = reports.iter().filter(|report| report.result.is_ok()).count();
                 self.report(reports, bytes);
                 if count > 0 {
-                    self.appended
-                        .send_modify(|appended| *appended += count as u64);
+                    self.appended.send_modify(|appended| *appended += count as u64);
                 }
             }
             if swept.elapsed() >= SWEEP {
@@ -429,11 +405,8 @@ impl MessageLog for EmbeddedLog {
 
     fn reset(&self) {
         let mut queue = self.shared.queue.lock();
-        let given_up: Vec<_> = queue
-            .records
-            .drain(..)
-            .map(|record| (record.id, record.cost()))
-            .collect();
+        let given_up: Vec<_> =
+            queue.records.drain(..).map(|record| (record.id, record.cost())).collect();
         queue.given_up.extend(given_up);
         queue.failed = None;
         queue.resets += 1;
@@ -445,12 +418,7 @@ impl MessageLog for EmbeddedLog {
         let until = Instant::now() + deadline;
         let mut queue = self.shared.queue.lock();
         while queue.outstanding > 0 {
-            if self
-                .shared
-                .reported
-                .wait_until(&mut queue, until)
-                .timed_out()
-            {
+            if self.shared.reported.wait_until(&mut queue, until).timed_out() {
                 return queue.outstanding == 0;
             }
         }

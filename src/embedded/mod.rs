@@ -10,11 +10,11 @@
 //!   write for good ("poisoned"). Reopening it truncates the half-written batch and goes on; so a
 //!   failure here closes the database, answers `Unavailable`, and the next write opens it again.
 //! - A sealed journal is only made when a memtable is flushed. A store whose memtables stay small
-//!   (buckets dropped before they are full) would grow its journal for ever, so [`database`]
+//!   (buckets dropped before they are full) would grow its journal for ever, so `database`
 //!   forces a flush after every 32 MiB written.
 //! - Backpressure inside a commit waits without end once the flush thread has died; commits are
 //!   therefore held back before they reach that point.
-//! - A batch torn by a power cut makes it refuse the database; [`journal`] cuts it off.
+//! - A batch torn by a power cut makes it refuse the database; `journal` cuts it off.
 //! - Making a keyspace costs about 5 ms, dropping one 2 ms (syncs of its catalogue): fine for
 //!   buckets and segments, too slow for anything smaller.
 

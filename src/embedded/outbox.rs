@@ -54,11 +54,7 @@ struct Run {
 
 impl Run {
     fn finish(self) -> Row {
-        Row::put(
-            &self.bucket,
-            self.first.to_be_bytes().into(),
-            self.row.finish().into(),
-        )
+        Row::put(&self.bucket, self.first.to_be_bytes().into(), self.row.finish().into())
     }
 }
 
@@ -73,10 +69,9 @@ impl Outbox {
         let mut lanes = BTreeMap::<u16, Lane>::new();
         for guard in db.meta().prefix(b"cursor") {
             let (key, value) = guard.into_inner().map_err(store_error)?;
-            let (Some(&[high, low]), Ok(cursor)) = (
-                key.get(6..8).and_then(|k| k.first_chunk()),
-                number_at(&value, 0),
-            ) else {
+            let (Some(&[high, low]), Ok(cursor)) =
+                (key.get(6..8).and_then(|k| k.first_chunk()), number_at(&value, 0))
+            else {
                 return Err(StoreError::Unusable("an outbox cursor is damaged".into()));
             };
             let lane = lanes.entry(u16::from_be_bytes([high, low])).or_default();
@@ -93,10 +88,7 @@ impl Outbox {
             let bucket = db.keyspace(&name, MEMTABLE).map_err(store_error)?;
             lanes.entry(lane).or_default().buckets.insert(first, bucket);
         }
-        let outbox = Self {
-            bucket_entries: bucket_entries.max(1),
-            lanes: Mutex::new(lanes),
-        };
+        let outbox = Self { bucket_entries: bucket_entries.max(1), lanes: Mutex::new(lanes) };
         for lane in outbox.lanes.lock().values_mut() {
             outbox.recover(db, lane)?;
         }
@@ -106,9 +98,7 @@ impl Outbox {
     fn recover(&self, db: &Guarded, lane: &mut Lane) -> Result<(), StoreError> {
         while let Some(entry) = lane.buckets.last_entry() {
             let Some(last) = entry.get().last_key_value() else {
-                db.db()
-                    .delete_keyspace(entry.remove())
-                    .map_err(store_error)?;
+                db.db().delete_keyspace(entry.remove()).map_err(store_error)?;
                 continue;
             };
             let (key, value) = last.into_inner().map_err(store_error)?;
@@ -180,11 +170,7 @@ impl Outbox {
         position: u64,
         full: &mut Vec<Keyspace>,
     ) -> Result<(Keyspace, u64), StoreError> {
-        let next = lane
-            .buckets
-            .range(position + 1..)
-            .next()
-            .map(|(first, _)| *first);
+        let next = lane.buckets.range(position + 1..).next().map(|(first, _)| *first);
         if let Some((first, bucket)) = lane.buckets.range(..=position).next_back() {
             let until = next.unwrap_or(first + self.bucket_entries);
             if position < until {
@@ -195,9 +181,8 @@ impl Outbox {
                 full.push(bucket.clone());
             }
         }
-        let bucket = db
-            .keyspace(&format!("{PREFIX}{number}-{position}"), MEMTABLE)
-            .map_err(store_error)?;
+        let bucket =
+            db.keyspace(&format!("{PREFIX}{number}-{position}"), MEMTABLE).map_err(store_error)?;
         lane.buckets.insert(position, bucket.clone());
         Ok((bucket, next.unwrap_or(position + self.bucket_entries)))
     }
@@ -210,11 +195,7 @@ impl Outbox {
 
     /// Ends the batch's rows; to be called once before the commit.
     pub(super) fn finish(&self, db: &Guarded, changes: &mut Changes, rows: &mut Vec<Row>) {
-        rows.extend(
-            std::mem::take(&mut changes.runs)
-                .into_values()
-                .map(Run::finish),
-        );
+        rows.extend(std::mem::take(&mut changes.runs).into_values().map(Run::finish));
         let mut lanes = self.lanes.lock();
         for (&number, &position) in &changes.moved {
             let lane = lanes.entry(number).or_default();
@@ -246,11 +227,7 @@ impl Outbox {
 
     fn drop_passed(&self, db: &Guarded, lane: &mut Lane) {
         while let Some((&first, _)) = lane.buckets.first_key_value() {
-            let next = lane
-                .buckets
-                .range(first + 1..)
-                .next()
-                .map(|(next, _)| *next);
+            let next = lane.buckets.range(first + 1..).next().map(|(next, _)| *next);
             if lane.cursor < next.unwrap_or(first + self.bucket_entries) {
                 break;
             }
@@ -275,23 +252,14 @@ impl Outbox {
                 before = RowReader::new(&value).map_err(damaged)?.header.note;
             }
             let bytes = lane.cost.saturating_sub(before);
-            found.push(LaneState {
-                lane: number,
-                cursor: lane.cursor,
-                end: lane.end,
-                bytes,
-            });
+            found.push(LaneState { lane: number, cursor: lane.cursor, end: lane.end, bytes });
         }
         Ok(found)
     }
 
     /// Buckets that are not dropped.
     pub(super) fn bucket_count(&self) -> usize {
-        self.lanes
-            .lock()
-            .values()
-            .map(|lane| lane.buckets.len())
-            .sum()
+        self.lanes.lock().values().map(|lane| lane.buckets.len()).sum()
     }
 
     /// Records of a lane from `from` on; see [`hydrant_actors::ports::SessionStore::read_outbox`].
@@ -307,15 +275,8 @@ impl Outbox {
             let Some(lane) = lanes.get(&lane) else {
                 return Ok(Vec::new());
             };
-            let start = lane
-                .buckets
-                .range(..=from)
-                .next_back()
-                .map_or(0, |(first, _)| *first);
-            lane.buckets
-                .range(start..)
-                .map(|(first, bucket)| (*first, bucket.clone()))
-                .collect()
+            let start = lane.buckets.range(..=from).next_back().map_or(0, |(first, _)| *first);
+            lane.buckets.range(start..).map(|(first, bucket)| (*first, bucket.clone())).collect()
         };
         let mut out = PackedReader::new(from, limit, max_bytes);
         'all: for (first, bucket) in buckets {
@@ -360,15 +321,7 @@ pub(super) struct PackedReader {
 impl PackedReader {
     pub(super) fn new(from: u64, limit: usize, max_bytes: usize) -> Self {
         let found = Vec::new();
-        Self {
-            next: from,
-            limit,
-            max_bytes,
-            bytes: 0,
-            row: None,
-            topic: "".into(),
-            found,
-        }
+        Self { next: from, limit, max_bytes, bytes: 0, row: None, topic: "".into(), found }
     }
 
     /// The topic of records whose rows do not name it.

@@ -53,23 +53,13 @@ impl Cut {
             .status()
             .unwrap();
         assert!(compiled.success());
-        Self {
-            _dir: dir,
-            library,
-            data,
-            shadow,
-            full: root.join("full"),
-        }
+        Self { _dir: dir, library, data, shadow, full: root.join("full") }
     }
 
     /// Runs the test of this name again, under the file layer.
     fn child(&self, test: &str, sync: &str) -> Child {
         Command::new(std::env::current_exe().unwrap())
-            .args([
-                &format!("embedded::power_cut::{test}"),
-                "--exact",
-                "--nocapture",
-            ])
+            .args([&format!("embedded::power_cut::{test}"), "--exact", "--nocapture"])
             .env("LD_PRELOAD", &self.library)
             .env(DIR, &self.data)
             .env("UNSYNCED_SHADOW", &self.shadow)
@@ -85,10 +75,7 @@ impl Cut {
     fn run_and_kill(&self, test: &str, sync: &str, acknowledgements: usize) -> (u64, u64) {
         let mut child = self.child(test, sync);
         let mut acknowledged = (0, 0);
-        for (count, line) in BufReader::new(child.stdout.take().unwrap())
-            .lines()
-            .enumerate()
-        {
+        for (count, line) in BufReader::new(child.stdout.take().unwrap()).lines().enumerate() {
             let line = line.unwrap();
             if let Some(sequence) = line.strip_prefix("stored ") {
                 acknowledged.0 = sequence.parse().unwrap();
@@ -100,10 +87,7 @@ impl Cut {
             }
         }
         child.wait().unwrap();
-        assert!(
-            acknowledged.0 > 0 && acknowledged.1 > 0,
-            "the child died early: {acknowledged:?}"
-        );
+        assert!(acknowledged.0 > 0 && acknowledged.1 > 0, "the child died early: {acknowledged:?}");
         acknowledged
     }
 
@@ -111,22 +95,14 @@ impl Cut {
     fn cut_power(&self) {
         fs::remove_dir_all(&self.data).unwrap();
         fs::rename(&self.shadow, &self.data).unwrap();
-        let copied = Command::new("cp")
-            .arg("-a")
-            .args([&self.data, &self.shadow])
-            .status()
-            .unwrap();
+        let copied =
+            Command::new("cp").arg("-a").args([&self.data, &self.shadow]).status().unwrap();
         assert!(copied.success());
     }
 }
 
 fn store_options(sync: Sync) -> StoreOptions {
-    StoreOptions {
-        sync,
-        bucket_entries: 200,
-        cache_size: 1 << 20,
-        journal_max_size: 0,
-    }
+    StoreOptions { sync, bucket_entries: 200, cache_size: 1 << 20, journal_max_size: 0 }
 }
 
 fn log_options(sync: Sync) -> LogOptions {
@@ -147,29 +123,16 @@ fn open(data: &Path, sync: Sync) -> (Arc<EmbeddedStore>, Arc<EmbeddedLog>) {
 
 fn entry(sequence: u64) -> QueueEntry {
     let message = suite::message("t", &format!("{sequence} ").repeat(5000), false);
-    QueueEntry {
-        sequence,
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        message,
-        outgoing: None,
-    }
+    QueueEntry { sequence, qos: QoS::AtLeastOnce, retain: false, message, outgoing: None }
 }
 
 fn record(id: u64) -> LogRecord {
-    LogRecord {
-        id,
-        payload: format!("{id} ").repeat(500).into(),
-        ..suite::record("t", id)
-    }
+    LogRecord { id, payload: format!("{id} ").repeat(500).into(), ..suite::record("t", id) }
 }
 
 /// Sequence `n` comes with outbox position `n - 1`; what lies [`KEPT`] behind goes.
 fn ops(sequence: u64) -> Arc<Vec<StoreOp>> {
-    let position = OutboxPosition {
-        lane: 0,
-        position: sequence - 1,
-    };
+    let position = OutboxPosition { lane: 0, position: sequence - 1 };
     Arc::new(vec![
         StoreOp::PutSession {
             id: 1,
@@ -177,22 +140,10 @@ fn ops(sequence: u64) -> Arc<Vec<StoreOp>> {
             epoch: sequence,
             disconnected_ms: None,
         },
-        StoreOp::PutQueued {
-            id: 1,
-            entry: entry(sequence),
-        },
-        StoreOp::PutOutbox {
-            record: record(sequence - 1),
-            position,
-        },
-        StoreOp::DeleteQueued {
-            id: 1,
-            sequence: sequence.saturating_sub(KEPT),
-        },
-        StoreOp::MoveCursor {
-            lane: 0,
-            position: sequence.saturating_sub(KEPT),
-        },
+        StoreOp::PutQueued { id: 1, entry: entry(sequence) },
+        StoreOp::PutOutbox { record: record(sequence - 1), position },
+        StoreOp::DeleteQueued { id: 1, sequence: sequence.saturating_sub(KEPT) },
+        StoreOp::MoveCursor { lane: 0, position: sequence.saturating_sub(KEPT) },
     ])
 }
 
@@ -205,42 +156,21 @@ fn check(data: &Path) -> (u64, u64) {
     if last > 0 {
         let first = last.saturating_sub(KEPT) + 1;
         let queue = suite::wait(store.read_queue(1, 0, 1000, usize::MAX));
-        assert!(
-            queue == (first..=last).map(entry).collect::<Vec<_>>(),
-            "queue {first} to {last}"
-        );
+        assert!(queue == (first..=last).map(entry).collect::<Vec<_>>(), "queue {first} to {last}");
         let lane = suite::wait(store.lanes())[0];
-        assert_eq!(
-            (sessions[0].epoch, lane.cursor, lane.end),
-            (last, first - 1, last)
-        );
+        assert_eq!((sessions[0].epoch, lane.cursor, lane.end), (last, first - 1, last));
         let records = suite::wait(store.read_outbox(0, lane.cursor, 1000, usize::MAX));
         assert_eq!(records.len() as u64, lane.end - lane.cursor);
         for (found, position) in records.into_iter().zip(lane.cursor..) {
             let outbox = Some(OutboxPosition { lane: 0, position });
-            assert!(
-                found
-                    == LogRecord {
-                        outbox,
-                        ..record(position)
-                    },
-                "outbox {position}"
-            );
+            assert!(found == LogRecord { outbox, ..record(position) }, "outbox {position}");
         }
     }
     let end = log.end_offset("t").unwrap().unwrap_or(0);
     let mut next = log.first_offset("t").unwrap().unwrap_or(0);
     while next < end {
         for (offset, found) in log.read("t", next, 500, usize::MAX).unwrap() {
-            assert!(
-                offset == next
-                    && found
-                        == LogRecord {
-                            id: 0,
-                            ..record(offset)
-                        },
-                "log {next}"
-            );
+            assert!(offset == next && found == LogRecord { id: 0, ..record(offset) }, "log {next}");
             next += 1;
         }
     }
@@ -250,19 +180,15 @@ fn check(data: &Path) -> (u64, u64) {
 /// What the child does: goes on writing from where it finds itself.
 fn write_for_ever(data: &Path, sync: Sync) -> ! {
     let (store, log) = open(data, sync);
-    let mut sequence = suite::wait(store.sessions())
-        .first()
-        .map_or(0, |session| session.last_sequence);
+    let mut sequence =
+        suite::wait(store.sessions()).first().map_or(0, |session| session.last_sequence);
     let mut end = log.end_offset("t").unwrap().unwrap_or(0);
     let say = |what: &str, number: u64| writeln!(std::io::stdout(), "{what} {number}").unwrap();
     loop {
         sequence += 1;
         suite::wait(store.write(ops(sequence)));
         say("stored", sequence);
-        assert!(
-            log.append((end..end + APPEND).map(record).collect())
-                .is_empty()
-        );
+        assert!(log.append((end..end + APPEND).map(record).collect()).is_empty());
         assert!(log.flush(Duration::from_secs(20)));
         end += APPEND;
         say("logged", end);
@@ -271,11 +197,8 @@ fn write_for_ever(data: &Path, sync: Sync) -> ! {
 
 fn child_mode() -> Option<(PathBuf, Sync)> {
     let data = PathBuf::from(std::env::var_os(DIR)?);
-    let sync = if std::env::var("UNSYNCED_SYNC").unwrap() == "never" {
-        Sync::Never
-    } else {
-        Sync::Always
-    };
+    let sync =
+        if std::env::var("UNSYNCED_SYNC").unwrap() == "never" { Sync::Never } else { Sync::Always };
     Some((data, sync))
 }
 
@@ -300,11 +223,7 @@ fn what_was_acknowledged_survives_a_power_cut() {
         );
         // The check itself has written (opening truncates journals); the shadow begins anew.
         fs::remove_dir_all(&cut.shadow).unwrap();
-        let copied = Command::new("cp")
-            .arg("-a")
-            .args([&cut.data, &cut.shadow])
-            .status()
-            .unwrap();
+        let copied = Command::new("cp").arg("-a").args([&cut.data, &cut.shadow]).status().unwrap();
         assert!(copied.success());
     }
 }
@@ -316,11 +235,8 @@ fn without_sync_a_power_cut_loses_what_was_acknowledged() {
         write_for_ever(&data, sync);
     }
     let cut = Cut::new();
-    let acknowledged = cut.run_and_kill(
-        "without_sync_a_power_cut_loses_what_was_acknowledged",
-        "never",
-        300,
-    );
+    let acknowledged =
+        cut.run_and_kill("without_sync_a_power_cut_loses_what_was_acknowledged", "never", 300);
     cut.cut_power();
     let found = check(&cut.data);
     assert!(
@@ -336,22 +252,13 @@ fn survive_a_full_disk(data: &Path, full: &Path) {
     log.on_report(Box::new(move |more| sink.lock().extend(more)));
     let append = |from: u64| {
         reports.lock().clear();
-        assert!(
-            log.append((from..from + APPEND).map(record).collect())
-                .is_empty()
-        );
+        assert!(log.append((from..from + APPEND).map(record).collect()).is_empty());
         assert!(log.flush(Duration::from_secs(20)));
-        let ok = reports
-            .lock()
-            .iter()
-            .filter(|report| report.result.is_ok())
-            .count() as u64;
+        let ok = reports.lock().iter().filter(|report| report.result.is_ok()).count() as u64;
         assert!(reports.lock().len() as u64 == APPEND && (ok == 0 || ok == APPEND));
         ok > 0
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let write = |sequence| runtime.block_on(store.write(ops(sequence)));
     for sequence in 1..=20 {
         write(sequence).unwrap();
@@ -365,10 +272,7 @@ fn survive_a_full_disk(data: &Path, full: &Path) {
         std::thread::sleep(Duration::from_millis(300));
     }
     assert!(store.describe().contains("closed"), "{}", store.describe());
-    assert!(matches!(
-        log.read("t", 0, 1, 1),
-        Err(LogError::Unavailable(_)) | Ok(_)
-    ));
+    assert!(matches!(log.read("t", 0, 1, 1), Err(LogError::Unavailable(_)) | Ok(_)));
     fs::remove_file(full).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while write(21).is_err() {
@@ -379,19 +283,13 @@ fn survive_a_full_disk(data: &Path, full: &Path) {
         assert!(Instant::now() < deadline);
     }
     write(22).unwrap();
-    assert_eq!(
-        suite::wait(store.read_queue(1, 0, 99, usize::MAX)).len(),
-        22
-    );
+    assert_eq!(suite::wait(store.read_queue(1, 0, 99, usize::MAX)).len(), 22);
 }
 
 #[test]
 fn a_full_disk_is_unavailable_until_there_is_space() {
     if let Some((data, _)) = child_mode() {
-        survive_a_full_disk(
-            &data,
-            Path::new(&std::env::var_os("UNSYNCED_FULL").unwrap()),
-        );
+        survive_a_full_disk(&data, Path::new(&std::env::var_os("UNSYNCED_FULL").unwrap()));
         return;
     }
     let cut = Cut::new();
@@ -399,11 +297,7 @@ fn a_full_disk_is_unavailable_until_there_is_space() {
         .child("a_full_disk_is_unavailable_until_there_is_space", "always")
         .wait_with_output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(check(&cut.data), (22, 2 * APPEND));
     cut.cut_power();
     assert_eq!(check(&cut.data), (22, 2 * APPEND));

@@ -82,15 +82,8 @@ impl<'a> From<&'a Properties> for PropertiesRow<'a> {
             message_expiry: from.message_expiry,
             content_type: from.content_type.as_deref(),
             response_topic: from.response_topic.as_deref(),
-            correlation_data: from
-                .correlation_data
-                .as_deref()
-                .map(serde_bytes::Bytes::new),
-            user: from
-                .user
-                .iter()
-                .map(|(name, value)| (&**name, &**value))
-                .collect(),
+            correlation_data: from.correlation_data.as_deref().map(serde_bytes::Bytes::new),
+            user: from.user.iter().map(|(name, value)| (&**name, &**value)).collect(),
         }
     }
 }
@@ -103,11 +96,7 @@ impl PropertiesRow<'_> {
             content_type: self.content_type.map(Arc::from),
             response_topic: self.response_topic.map(Arc::from),
             correlation_data: self.correlation_data.map(|b| Bytes::copy_from_slice(b)),
-            user: self
-                .user
-                .iter()
-                .map(|(n, v)| (Arc::from(*n), Arc::from(*v)))
-                .collect(),
+            user: self.user.iter().map(|(n, v)| (Arc::from(*n), Arc::from(*v))).collect(),
         })
     }
 }
@@ -251,10 +240,7 @@ impl<'a> RowReader<'a> {
         count.copy_from_slice(&head[1..5]);
         let mut note = [0; 8];
         note.copy_from_slice(&head[5..13]);
-        let header = RowHeader {
-            count: u32::from_be_bytes(count),
-            note: u64::from_be_bytes(note),
-        };
+        let header = RowHeader { count: u32::from_be_bytes(count), note: u64::from_be_bytes(note) };
         Ok(Self { header, rest })
     }
 
@@ -264,11 +250,7 @@ impl<'a> RowReader<'a> {
         let (qos, retain) = from_flags(row.flags)?;
         Ok(LogRecord {
             id: 0,
-            topic: if row.topic.is_empty() {
-                Arc::clone(topic)
-            } else {
-                Arc::from(row.topic)
-            },
+            topic: if row.topic.is_empty() { Arc::clone(topic) } else { Arc::from(row.topic) },
             key: row.key.map(|key| Bytes::copy_from_slice(key)),
             payload: Bytes::copy_from_slice(row.payload),
             mqtt_topic: Arc::from(row.mqtt_topic),
@@ -311,10 +293,7 @@ mod tests {
     fn messages_and_records_come_back_with_every_property() {
         let message = suite::message("a/b", "payload", true);
         let bytes = encode_message(&message, QoS::AtLeastOnce, true).unwrap();
-        assert_eq!(
-            decode_message(&bytes).unwrap(),
-            (message.clone(), QoS::AtLeastOnce, true)
-        );
+        assert_eq!(decode_message(&bytes).unwrap(), (message.clone(), QoS::AtLeastOnce, true));
         assert_eq!(message_cost(&bytes).unwrap(), message.cost());
         assert!(matches!(decode_message(&[9, 0]), Err(RowError::Version(9))));
         assert!(decode_message(&bytes[..bytes.len() - 1]).is_err());
@@ -329,13 +308,7 @@ mod tests {
         let other: Arc<str> = Arc::from("other");
         let expected = LogRecord { id: 0, ..record };
         assert_eq!(reader.next(&other).unwrap(), expected);
-        assert_eq!(
-            reader.next(&other).unwrap(),
-            LogRecord {
-                topic: other.clone(),
-                ..expected
-            }
-        );
+        assert_eq!(reader.next(&other).unwrap(), LogRecord { topic: other.clone(), ..expected });
         assert!(reader.next(&other).is_err());
     }
 }

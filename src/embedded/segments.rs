@@ -59,13 +59,7 @@ struct Segment {
 
 impl Segment {
     fn new(keyspace: Keyspace, now_ms: u64) -> Self {
-        Self {
-            keyspace,
-            bytes: 0,
-            opened_ms: now_ms,
-            last_ms: 0,
-            ranges: AHashMap::new(),
-        }
+        Self { keyspace, bytes: 0, opened_ms: now_ms, last_ms: 0, ranges: AHashMap::new() }
     }
 
     /// Reads ranges and times back: two seeks a topic.
@@ -77,17 +71,14 @@ impl Segment {
             if self.last_ms == 0 {
                 self.opened_ms = RowReader::new(&value).map_err(damaged)?.header.note;
             }
-            let last = self
-                .keyspace
-                .range(row_key(topic, first)..=row_key(topic, u64::MAX))
-                .next_back();
+            let last =
+                self.keyspace.range(row_key(topic, first)..=row_key(topic, u64::MAX)).next_back();
             let Some(last) = last else { break };
             let (key, value) = last.into_inner().map_err(store_error)?;
             let header = RowReader::new(&value).map_err(damaged)?.header;
             self.last_ms = self.last_ms.max(header.note);
             self.opened_ms = self.opened_ms.min(header.note);
-            self.ranges
-                .insert(topic, (first, row_place(&key)?.1 + u64::from(header.count)));
+            self.ranges.insert(topic, (first, row_place(&key)?.1 + u64::from(header.count)));
             let Some(after) = topic.checked_add(1) else {
                 break;
             };
@@ -112,36 +103,14 @@ impl Segments {
         options: &LogOptions,
         now_ms: u64,
     ) -> Result<Self, OpenError> {
-        let db = open(
-            dir,
-            "log",
-            node,
-            options.cache_size,
-            options.journal_max_size,
-        )?;
-        let table = |name: &str| {
-            db.keyspace(name, 4 << 20)
-                .map_err(|error| open_error(dir, error))
-        };
+        let db = open(dir, "log", node, options.cache_size, options.journal_max_size)?;
+        let table = |name: &str| db.keyspace(name, 4 << 20).map_err(|error| open_error(dir, error));
         let (topics, groups) = (table("topics")?, table("groups")?);
-        let segments = Self {
-            db,
-            topics,
-            groups,
-            index: RwLock::default(),
-        };
-        segments
-            .recover(options, now_ms)
-            .map_err(|error| match error {
-                StoreError::Unavailable(reason) => OpenError::Disk {
-                    dir: dir.into(),
-                    reason,
-                },
-                StoreError::Unusable(reason) => OpenError::Damaged {
-                    dir: dir.into(),
-                    reason,
-                },
-            })?;
+        let segments = Self { db, topics, groups, index: RwLock::default() };
+        segments.recover(options, now_ms).map_err(|error| match error {
+            StoreError::Unavailable(reason) => OpenError::Disk { dir: dir.into(), reason },
+            StoreError::Unusable(reason) => OpenError::Damaged { dir: dir.into(), reason },
+        })?;
         Ok(segments)
     }
 
@@ -151,9 +120,7 @@ impl Segments {
             let Some(Ok(number)) = name.strip_prefix(PREFIX).map(str::parse::<u64>) else {
                 continue;
             };
-            let keyspace = self
-                .segment_keyspace(number, options)
-                .map_err(store_error)?;
+            let keyspace = self.segment_keyspace(number, options).map_err(store_error)?;
             let mut segment = Segment::new(keyspace, now_ms);
             if let Some(bytes) = self.db.meta().get(bytes_key(number)).map_err(store_error)? {
                 segment.bytes = number_at(&bytes, 0).map_err(damaged)?;
@@ -166,10 +133,7 @@ impl Segments {
             let (number, floor): (u32, u64) = rows::decode(&value).map_err(damaged)?;
             let name = std::str::from_utf8(&name)
                 .map_err(|_| StoreError::Unusable("a topic name is damaged".into()))?;
-            let ends = index
-                .segments
-                .values()
-                .filter_map(|segment| segment.ranges.get(&number));
+            let ends = index.segments.values().filter_map(|segment| segment.ranges.get(&number));
             let end = ends.map(|(_, end)| *end).fold(floor, u64::max);
             index.topics.insert(name.into(), Topic { number, end });
         }
@@ -181,10 +145,7 @@ impl Segments {
     }
 
     fn segment_keyspace(&self, number: u64, options: &LogOptions) -> fjall::Result<Keyspace> {
-        self.db.keyspace(
-            &format!("{PREFIX}{number:020}"),
-            options.segment_bytes.saturating_mul(4),
-        )
+        self.db.keyspace(&format!("{PREFIX}{number:020}"), options.segment_bytes.saturating_mul(4))
     }
 
     /// Begins a segment; the one before goes out of memory.
@@ -196,18 +157,10 @@ impl Segments {
             .last_key_value()
             .map(|(n, s)| (*n, s.keyspace.clone(), s.bytes));
         let number = last.as_ref().map_or(0, |(number, ..)| number + 1);
-        let keyspace = self
-            .segment_keyspace(number, options)
-            .map_err(store_error)?;
-        self.index
-            .write()
-            .segments
-            .insert(number, Segment::new(keyspace, now_ms));
+        let keyspace = self.segment_keyspace(number, options).map_err(store_error)?;
+        self.index.write().segments.insert(number, Segment::new(keyspace, now_ms));
         if let Some((number, keyspace, bytes)) = last {
-            self.db
-                .meta()
-                .insert(bytes_key(number), bytes.to_be_bytes())
-                .map_err(store_error)?;
+            self.db.meta().insert(bytes_key(number), bytes.to_be_bytes()).map_err(store_error)?;
             keyspace.rotate_memtable().map_err(store_error)?;
         }
         Ok(())
@@ -221,21 +174,12 @@ impl Segments {
         options: &LogOptions,
         now_ms: u64,
     ) -> Result<Vec<(usize, LogError)>, StoreError> {
-        let active = self
-            .index
-            .read()
-            .segments
-            .last_key_value()
-            .map(|(_, s)| (s.bytes, s.keyspace.clone()));
+        let active =
+            self.index.read().segments.last_key_value().map(|(_, s)| (s.bytes, s.keyspace.clone()));
         let mut keyspace = active.as_ref().map(|(_, keyspace)| keyspace.clone());
         if active.is_none_or(|(bytes, _)| bytes >= options.segment_bytes) {
             self.roll(options, now_ms)?;
-            keyspace = self
-                .index
-                .read()
-                .segments
-                .last_key_value()
-                .map(|(_, s)| s.keyspace.clone());
+            keyspace = self.index.read().segments.last_key_value().map(|(_, s)| s.keyspace.clone());
         }
         let Some(keyspace) = keyspace else {
             return Err(StoreError::Unusable("the log has no segment".into()));
@@ -250,12 +194,7 @@ impl Segments {
         };
         let (known_count, next_number) = {
             let index = self.index.read();
-            let next = index
-                .topics
-                .values()
-                .map(|topic| topic.number + 1)
-                .max()
-                .unwrap_or(0);
+            let next = index.topics.values().map(|topic| topic.number + 1).max().unwrap_or(0);
             (index.topics.len(), next)
         };
         let mut made = 0;
@@ -282,20 +221,12 @@ impl Segments {
                             Topic { number, end: 0 }
                         }
                     };
-                    let run = Run {
-                        first: topic.end,
-                        row: RowBuilder::new(now_ms),
-                    };
-                    topics
-                        .entry(Arc::clone(&record.topic))
-                        .or_insert((topic, run))
+                    let run = Run { first: topic.end, row: RowBuilder::new(now_ms) };
+                    topics.entry(Arc::clone(&record.topic)).or_insert((topic, run))
                 }
             };
             if run.row.len() >= ROW_MAX {
-                let next = Run {
-                    first: topic.end,
-                    row: RowBuilder::new(now_ms),
-                };
+                let next = Run { first: topic.end, row: RowBuilder::new(now_ms) };
                 finish(&mut batch, topic.number, std::mem::replace(run, next));
             }
             run.row.push(record, false).map_err(damaged)?;
@@ -307,9 +238,7 @@ impl Segments {
             ends.push((name, topic));
         }
         let sealed = std::iter::once(&keyspace);
-        self.db
-            .commit(batch, options.sync, bytes, sealed)
-            .map_err(store_error)?;
+        self.db.commit(batch, options.sync, bytes, sealed).map_err(store_error)?;
         let mut index = self.index.write();
         let Index { topics, segments } = &mut *index;
         if let Some(mut segment) = segments.last_entry() {
@@ -318,11 +247,7 @@ impl Segments {
             segment.last_ms = now_ms;
             for (name, topic) in ends {
                 let before = topics.insert(name, topic).map_or(0, |before| before.end);
-                segment
-                    .ranges
-                    .entry(topic.number)
-                    .or_insert((before, topic.end))
-                    .1 = topic.end;
+                segment.ranges.entry(topic.number).or_insert((before, topic.end)).1 = topic.end;
             }
         }
         Ok(refused)
@@ -372,16 +297,10 @@ impl Segments {
             }
             batch.remove(self.db.meta(), bytes_key(number));
         }
-        self.db
-            .commit(batch, sync, 0, std::iter::empty())
-            .map_err(store_error)?;
+        self.db.commit(batch, sync, 0, std::iter::empty()).map_err(store_error)?;
         let segment = self.index.write().segments.remove(&number);
         match segment {
-            Some(segment) => self
-                .db
-                .db()
-                .delete_keyspace(segment.keyspace)
-                .map_err(store_error),
+            Some(segment) => self.db.db().delete_keyspace(segment.keyspace).map_err(store_error),
             None => Ok(()),
         }
     }
@@ -400,24 +319,15 @@ impl Segments {
                 return Ok(Vec::new());
             };
             let holds = |segment: &&Segment| {
-                segment
-                    .ranges
-                    .get(&topic.number)
-                    .is_some_and(|(_, end)| *end > from)
+                segment.ranges.get(&topic.number).is_some_and(|(_, end)| *end > from)
             };
-            let segments: Vec<_> = index
-                .segments
-                .values()
-                .filter(holds)
-                .map(|s| s.keyspace.clone())
-                .collect();
+            let segments: Vec<_> =
+                index.segments.values().filter(holds).map(|s| s.keyspace.clone()).collect();
             (Arc::clone(name), topic.number, segments)
         };
         let mut out = PackedReader::new(from, limit, max_bytes).topic(name);
         'all: for segment in segments {
-            let start = match segment
-                .range(row_key(number, 0)..=row_key(number, from))
-                .next_back()
+            let start = match segment.range(row_key(number, 0)..=row_key(number, from)).next_back()
             {
                 Some(row) => row.key().map_err(store_error)?,
                 None => row_key(number, from),
@@ -436,11 +346,8 @@ impl Segments {
     /// Every topic, by name.
     pub(super) fn topics(&self) -> Vec<TopicInfo> {
         let index = self.index.read();
-        let mut found: Vec<_> = index
-            .topics
-            .iter()
-            .map(|(name, topic)| index.info(name, *topic))
-            .collect();
+        let mut found: Vec<_> =
+            index.topics.iter().map(|(name, topic)| index.info(name, *topic)).collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found
     }
@@ -448,51 +355,31 @@ impl Segments {
     /// One topic.
     pub(super) fn topic(&self, name: &str) -> Option<TopicInfo> {
         let index = self.index.read();
-        index
-            .topics
-            .get_key_value(name)
-            .map(|(name, topic)| index.info(name, *topic))
+        index.topics.get_key_value(name).map(|(name, topic)| index.info(name, *topic))
     }
 
     pub(super) fn committed(&self, group: &str, topic: &str) -> Result<Option<u64>, StoreError> {
-        let value = self
-            .groups
-            .get(group_key(group, topic))
-            .map_err(store_error)?;
-        value
-            .map(|value| number_at(&value, 0).map_err(damaged))
-            .transpose()
+        let value = self.groups.get(group_key(group, topic)).map_err(store_error)?;
+        value.map(|value| number_at(&value, 0).map_err(damaged)).transpose()
     }
 
     pub(super) fn commit(&self, group: &str, topic: &str, offset: u64) -> Result<(), StoreError> {
-        self.groups
-            .insert(group_key(group, topic), offset.to_be_bytes())
-            .map_err(store_error)
+        self.groups.insert(group_key(group, topic), offset.to_be_bytes()).map_err(store_error)
     }
 
     pub(super) fn describe(&self) -> String {
         let index = self.index.read();
         let (topics, segments) = (index.topics.len(), index.segments.len());
         let bytes: u64 = index.segments.values().map(|segment| segment.bytes).sum();
-        format!(
-            "{topics} topics, {} MiB in {segments} segments",
-            bytes >> 20
-        )
+        format!("{topics} topics, {} MiB in {segments} segments", bytes >> 20)
     }
 }
 
 impl Index {
     fn info(&self, name: &Arc<str>, topic: Topic) -> TopicInfo {
-        let firsts = self
-            .segments
-            .values()
-            .filter_map(|segment| segment.ranges.get(&topic.number));
+        let firsts = self.segments.values().filter_map(|segment| segment.ranges.get(&topic.number));
         let first = firsts.map(|(first, _)| *first).min().unwrap_or(topic.end);
-        TopicInfo {
-            name: Arc::clone(name),
-            first,
-            end: topic.end,
-        }
+        TopicInfo { name: Arc::clone(name), first, end: topic.end }
     }
 }
 

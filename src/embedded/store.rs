@@ -123,20 +123,13 @@ impl EmbeddedStore {
         let (writes, write_queue) = sync_channel(QUEUE);
         let (reads, read_queue) = sync_channel::<Read>(QUEUE);
         let (writer, reader) = (Arc::clone(&shared), Arc::clone(&shared));
-        let disk = |error: std::io::Error| OpenError::Disk {
-            dir: dir.into(),
-            reason: error.to_string(),
-        };
+        let disk =
+            |error: std::io::Error| OpenError::Disk { dir: dir.into(), reason: error.to_string() };
         let threads = vec![
             spawn("store-write", move || writer.write_loop(&write_queue)).map_err(disk)?,
             spawn("store-read", move || reader.read_loop(&read_queue)).map_err(disk)?,
         ];
-        Ok(Arc::new(Self {
-            shared,
-            writes: Some(writes),
-            reads: Some(reads),
-            threads,
-        }))
+        Ok(Arc::new(Self { shared, writes: Some(writes), reads: Some(reads), threads }))
     }
 
     fn read<T: Send + 'static>(
@@ -148,20 +141,13 @@ impl EmbeddedStore {
             // Nobody waits any more: fine.
             let _ = reply.send(engine.and_then(read));
         });
-        let queued = self
-            .reads
-            .as_ref()
-            .is_some_and(|reads| reads.try_send(job).is_ok());
+        let queued = self.reads.as_ref().is_some_and(|reads| reads.try_send(job).is_ok());
         Box::pin(async move {
             if !queued {
-                return Err(StoreError::Unavailable(
-                    "too many reads wait for the store".into(),
-                ));
+                return Err(StoreError::Unavailable("too many reads wait for the store".into()));
             }
             answer.await.unwrap_or_else(|_| {
-                Err(StoreError::Unavailable(
-                    "the read failed, see the log".into(),
-                ))
+                Err(StoreError::Unavailable("the read failed, see the log".into()))
             })
         })
     }
@@ -368,9 +354,9 @@ impl Pending {
                 self.shared.gate.seen();
                 Err(error)
             }
-            Err(_) => Err(StoreError::Unusable(
-                "the store's writer thread has ended, see the log".into(),
-            )),
+            Err(_) => {
+                Err(StoreError::Unusable("the store's writer thread has ended, see the log".into()))
+            }
         }
     }
 }
@@ -392,16 +378,9 @@ impl SessionStore for EmbeddedStore {
         let gate = &self.shared.gate;
         let failures = gate.failures.load(Ordering::Acquire);
         if gate.unseen.load(Ordering::Acquire) > 0 {
-            gate.fail(
-                reply,
-                StoreError::Unavailable("a write before this one failed".into()),
-            );
+            gate.fail(reply, StoreError::Unavailable("a write before this one failed".into()));
         } else if let Some(writes) = &self.writes
-            && let Err(refused) = writes.try_send(Write {
-                ops,
-                failures,
-                reply,
-            })
+            && let Err(refused) = writes.try_send(Write { ops, failures, reply })
         {
             let (std::sync::mpsc::TrySendError::Full(write)
             | std::sync::mpsc::TrySendError::Disconnected(write)) = refused;
@@ -410,11 +389,7 @@ impl SessionStore for EmbeddedStore {
                 StoreError::Unavailable("too many writes wait for the store".into()),
             );
         }
-        let pending = Pending {
-            shared: Arc::clone(&self.shared),
-            answer,
-            done: false,
-        };
+        let pending = Pending { shared: Arc::clone(&self.shared), answer, done: false };
         Box::pin(pending.wait())
     }
 

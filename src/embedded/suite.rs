@@ -31,10 +31,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("sessions_and_subscriptions", sessions_and_subscriptions),
     ("queue_order_and_paging", queue_order_and_paging),
     ("qos2_state", qos2_state),
-    (
-        "deleted_session_leaves_nothing",
-        deleted_session_leaves_nothing,
-    ),
+    ("deleted_session_leaves_nothing", deleted_session_leaves_nothing),
     ("retained_and_wills", retained_and_wills),
     ("outbox_lanes_and_cursors", outbox_lanes_and_cursors),
     ("outbox_written_again", outbox_written_again),
@@ -44,11 +41,7 @@ pub const CASES: &[(&str, Case)] = &[
 
 /// Waits for a store's answer.
 pub fn wait<T>(future: StoreFuture<T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(future)
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future).unwrap()
 }
 
 /// Writes and waits.
@@ -79,9 +72,7 @@ pub fn record(topic: &str, position: u64) -> LogRecord {
     LogRecord {
         id: position,
         topic: topic.into(),
-        key: position
-            .is_multiple_of(2)
-            .then(|| Bytes::from(format!("key{position}"))),
+        key: position.is_multiple_of(2).then(|| Bytes::from(format!("key{position}"))),
         payload: Bytes::from(format!("payload {position}")),
         mqtt_topic: "device/1/x".into(),
         qos: QoS::AtLeastOnce,
@@ -91,21 +82,13 @@ pub fn record(topic: &str, position: u64) -> LogRecord {
         sequence: position + 10,
         outbox: None,
         received_ms: 1_700_000_000_000,
-        properties: position
-            .is_multiple_of(3)
-            .then(|| Arc::new(Properties::default())),
+        properties: position.is_multiple_of(3).then(|| Arc::new(Properties::default())),
     }
 }
 
 fn entry(sequence: u64) -> QueueEntry {
     let message = message("q/topic", &format!("message {sequence}"), false);
-    QueueEntry {
-        sequence,
-        qos: QoS::AtLeastOnce,
-        retain: sequence == 2,
-        message,
-        outgoing: None,
-    }
+    QueueEntry { sequence, qos: QoS::AtLeastOnce, retain: sequence == 2, message, outgoing: None }
 }
 
 fn put_session(id: u64) -> StoreOp {
@@ -133,15 +116,9 @@ fn packet(id: u16) -> PacketId {
 fn sessions_and_subscriptions(open: &Open<'_>) {
     let store = open();
     let long: Arc<str> = "x/".repeat(20_000).into();
-    let subscription = |filter: &str, qos| StoreOp::PutSubscription {
-        id: 7,
-        filter: filter.into(),
-        qos,
-    };
-    write(
-        &store,
-        vec![put_session(7), put_session(8), put_session(300)],
-    );
+    let subscription =
+        |filter: &str, qos| StoreOp::PutSubscription { id: 7, filter: filter.into(), qos };
+    write(&store, vec![put_session(7), put_session(8), put_session(300)]);
     write(
         &store,
         vec![
@@ -150,30 +127,12 @@ fn sessions_and_subscriptions(open: &Open<'_>) {
             subscription("a/#", QoS::AtLeastOnce),
             subscription(&long, QoS::AtLeastOnce),
             subscription("gone", QoS::AtLeastOnce),
-            StoreOp::DeleteSubscription {
-                id: 7,
-                filter: "gone".into(),
-            },
-            StoreOp::DeleteSubscription {
-                id: 8,
-                filter: "b".into(),
-            },
-            StoreOp::PutReceipt {
-                id: 8,
-                packet_id: packet(1),
-            },
-            StoreOp::PutReceipt {
-                id: 8,
-                packet_id: packet(65_535),
-            },
-            StoreOp::PutReceipt {
-                id: 8,
-                packet_id: packet(2),
-            },
-            StoreOp::DeleteReceipt {
-                id: 8,
-                packet_id: packet(2),
-            },
+            StoreOp::DeleteSubscription { id: 7, filter: "gone".into() },
+            StoreOp::DeleteSubscription { id: 8, filter: "b".into() },
+            StoreOp::PutReceipt { id: 8, packet_id: packet(1) },
+            StoreOp::PutReceipt { id: 8, packet_id: packet(65_535) },
+            StoreOp::PutReceipt { id: 8, packet_id: packet(2) },
+            StoreOp::DeleteReceipt { id: 8, packet_id: packet(2) },
             StoreOp::PutSession {
                 id: 8,
                 client_id: "client8".into(),
@@ -187,15 +146,8 @@ fn sessions_and_subscriptions(open: &Open<'_>) {
     found.sort_by_key(|session| session.id);
     assert_eq!(found.iter().map(|s| s.id).collect::<Vec<_>>(), [7, 8, 300]);
     found[0].subscriptions.sort_by_key(|s| s.filter.len());
-    let expected = [
-        ("b", QoS::ExactlyOnce),
-        ("a/#", QoS::AtLeastOnce),
-        (&long, QoS::AtLeastOnce),
-    ]
-    .map(|(filter, qos)| StoredSubscription {
-        filter: filter.into(),
-        qos,
-    });
+    let expected = [("b", QoS::ExactlyOnce), ("a/#", QoS::AtLeastOnce), (&long, QoS::AtLeastOnce)]
+        .map(|(filter, qos)| StoredSubscription { filter: filter.into(), qos });
     assert_eq!(found[0].subscriptions, expected);
     assert_eq!(
         found[1],
@@ -223,61 +175,36 @@ fn queue_order_and_paging(open: &Open<'_>) {
         write(
             &store,
             vec![
-                StoreOp::PutQueued {
-                    id: 1,
-                    entry: entry.clone(),
-                },
+                StoreOp::PutQueued { id: 1, entry: entry.clone() },
                 StoreOp::PutQueued { id: 2, entry },
             ],
         );
     }
     write(&store, vec![StoreOp::DeleteQueued { id: 1, sequence: 3 }]);
     let read = |store: &Arc<dyn SessionStore>, from, limit, bytes| -> Vec<u64> {
-        wait(store.read_queue(1, from, limit, bytes))
-            .iter()
-            .map(|e| e.sequence)
-            .collect()
+        wait(store.read_queue(1, from, limit, bytes)).iter().map(|e| e.sequence).collect()
     };
     for round in 0..2 {
-        assert_eq!(
-            read(&store, 0, 10, usize::MAX),
-            [1, 2, 5, 300],
-            "round {round}"
-        );
+        assert_eq!(read(&store, 0, 10, usize::MAX), [1, 2, 5, 300], "round {round}");
     }
     drop(store);
     let store = open();
-    assert_eq!(
-        wait(store.read_queue(1, 1, 2, usize::MAX)),
-        [entry(1), entry(2)]
-    );
+    assert_eq!(wait(store.read_queue(1, 1, 2, usize::MAX)), [entry(1), entry(2)]);
     assert_eq!(read(&store, 3, 10, usize::MAX), [5, 300]);
     assert_eq!(read(&store, 2, 10, 1), [2], "at least one");
-    assert_eq!(
-        read(&store, 0, 10, 2 * entry(1).message.cost()),
-        [1, 2],
-        "bounded in bytes"
-    );
+    assert_eq!(read(&store, 0, 10, 2 * entry(1).message.cost()), [1, 2], "bounded in bytes");
     assert_eq!(read(&store, 301, 10, 1000), [0; 0]);
     assert!(wait(store.read_queue(9, 0, 10, 1000)).is_empty());
     let sessions = wait(store.sessions());
     let first = sessions.iter().find(|s| s.id == 1).unwrap();
     let bytes: usize = [1, 2, 5, 300].map(|s| entry(s).message.cost()).iter().sum();
-    assert_eq!(
-        (first.queued, first.queued_bytes, first.last_sequence),
-        (4, bytes as u64, 300)
-    );
+    assert_eq!((first.queued, first.queued_bytes, first.last_sequence), (4, bytes as u64, 300));
 }
 
 fn qos2_state(open: &Open<'_>) {
     let store = open();
     write(&store, vec![put_session(1)]);
-    let put = (1..=3)
-        .map(|s| StoreOp::PutQueued {
-            id: 1,
-            entry: entry(s),
-        })
-        .collect();
+    let put = (1..=3).map(|s| StoreOp::PutQueued { id: 1, entry: entry(s) }).collect();
     write(&store, put);
     let outgoing = |sequence, id, stage| StoreOp::PutOutgoing {
         id: 1,
@@ -287,35 +214,20 @@ fn qos2_state(open: &Open<'_>) {
     };
     write(
         &store,
-        vec![
-            outgoing(1, 500, OutgoingStage::Publish),
-            outgoing(3, 7, OutgoingStage::Publish),
-        ],
+        vec![outgoing(1, 500, OutgoingStage::Publish), outgoing(3, 7, OutgoingStage::Publish)],
     );
     write(&store, vec![outgoing(1, 500, OutgoingStage::Release)]);
     drop(store);
     let store = open();
     let state = |from| -> Vec<_> {
-        wait(store.read_queue(1, from, 9, 9999))
-            .iter()
-            .map(|e| e.outgoing)
-            .collect()
+        wait(store.read_queue(1, from, 9, 9999)).iter().map(|e| e.outgoing).collect()
     };
     let third = Some((packet(7), OutgoingStage::Publish));
-    assert_eq!(
-        state(0),
-        [Some((packet(500), OutgoingStage::Release)), None, third]
-    );
+    assert_eq!(state(0), [Some((packet(500), OutgoingStage::Release)), None, third]);
     assert_eq!(state(2), [None, third]);
     // The packet id goes with its entry, also after a restart and when the sequence comes again.
     write(&store, vec![StoreOp::DeleteQueued { id: 1, sequence: 1 }]);
-    write(
-        &store,
-        vec![StoreOp::PutQueued {
-            id: 1,
-            entry: entry(1),
-        }],
-    );
+    write(&store, vec![StoreOp::PutQueued { id: 1, entry: entry(1) }]);
     assert_eq!(state(0), [None, None, third]);
 }
 
@@ -323,46 +235,25 @@ fn deleted_session_leaves_nothing(open: &Open<'_>) {
     let store = open();
     write(&store, vec![put_session(1), put_session(2), put_session(3)]);
     let fill = |id| {
-        let mut ops: Vec<_> = (1..=5000)
-            .map(|s| StoreOp::PutQueued {
-                id,
-                entry: entry(s),
-            })
-            .collect();
+        let mut ops: Vec<_> =
+            (1..=5000).map(|s| StoreOp::PutQueued { id, entry: entry(s) }).collect();
         ops.push(StoreOp::PutOutgoing {
             id,
             sequence: 1,
             packet_id: packet(1),
             stage: OutgoingStage::Publish,
         });
-        ops.push(StoreOp::PutReceipt {
-            id,
-            packet_id: packet(9),
-        });
-        ops.push(StoreOp::PutSubscription {
-            id,
-            filter: "a".into(),
-            qos: QoS::AtLeastOnce,
-        });
+        ops.push(StoreOp::PutReceipt { id, packet_id: packet(9) });
+        ops.push(StoreOp::PutSubscription { id, filter: "a".into(), qos: QoS::AtLeastOnce });
         ops
     };
     for id in [1, 2] {
         write(&store, fill(id));
     }
     // With writes of its own before it in the same batch.
-    let mut ops = vec![StoreOp::PutQueued {
-        id: 1,
-        entry: entry(9999),
-    }];
-    ops.push(StoreOp::PutSubscription {
-        id: 1,
-        filter: "late".into(),
-        qos: QoS::AtLeastOnce,
-    });
-    ops.push(StoreOp::DeleteSession {
-        id: 1,
-        client_id: "client1".into(),
-    });
+    let mut ops = vec![StoreOp::PutQueued { id: 1, entry: entry(9999) }];
+    ops.push(StoreOp::PutSubscription { id: 1, filter: "late".into(), qos: QoS::AtLeastOnce });
+    ops.push(StoreOp::DeleteSession { id: 1, client_id: "client1".into() });
     write(&store, ops);
     assert!(wait(store.read_queue(1, 0, 10, 9999)).is_empty());
     drop(store);
@@ -370,10 +261,7 @@ fn deleted_session_leaves_nothing(open: &Open<'_>) {
     for _ in 0..2 {
         let sessions = wait(store.sessions());
         assert_eq!(sessions.iter().map(|s| s.id).collect::<Vec<_>>(), [2, 3]);
-        assert_eq!(
-            (sessions[0].queued, sessions[0].subscriptions.len()),
-            (5000, 1)
-        );
+        assert_eq!((sessions[0].queued, sessions[0].subscriptions.len()), (5000, 1));
         assert!(wait(store.read_queue(1, 0, 10, 9999)).is_empty());
     }
     assert_eq!(wait(store.read_queue(2, 5000, 10, 9999)), [entry(5000)]);
@@ -388,49 +276,24 @@ fn retained_and_wills(open: &Open<'_>) {
     write(
         &store,
         vec![
-            StoreOp::PutRetained {
-                message: message("b", "old", true),
-            },
-            StoreOp::PutRetained {
-                message: message("b", "new", true),
-            },
-            StoreOp::PutRetained {
-                message: message("a/b", "x", true),
-            },
-            StoreOp::PutRetained {
-                message: message("gone", "x", true),
-            },
-            StoreOp::DeleteRetained {
-                topic: "gone".into(),
-            },
-            StoreOp::DeleteRetained {
-                topic: "never".into(),
-            },
-            StoreOp::PutWill {
-                will: will("one", "first"),
-            },
-            StoreOp::PutWill {
-                will: will("one", "second"),
-            },
-            StoreOp::PutWill {
-                will: will("", "no name"),
-            },
-            StoreOp::PutWill {
-                will: will("two", "x"),
-            },
-            StoreOp::DeleteWill {
-                client_id: "two".into(),
-            },
+            StoreOp::PutRetained { message: message("b", "old", true) },
+            StoreOp::PutRetained { message: message("b", "new", true) },
+            StoreOp::PutRetained { message: message("a/b", "x", true) },
+            StoreOp::PutRetained { message: message("gone", "x", true) },
+            StoreOp::DeleteRetained { topic: "gone".into() },
+            StoreOp::DeleteRetained { topic: "never".into() },
+            StoreOp::PutWill { will: will("one", "first") },
+            StoreOp::PutWill { will: will("one", "second") },
+            StoreOp::PutWill { will: will("", "no name") },
+            StoreOp::PutWill { will: will("two", "x") },
+            StoreOp::DeleteWill { client_id: "two".into() },
         ],
     );
     drop(store);
     let store = open();
     let mut retained = wait(store.retained());
     retained.sort_by(|a, b| a.topic.cmp(&b.topic));
-    assert_eq!(
-        retained,
-        [message("a/b", "x", true), message("b", "new", true)]
-    );
+    assert_eq!(retained, [message("a/b", "x", true), message("b", "new", true)]);
     let mut wills = wait(store.wills());
     wills.sort_by(|a, b| a.client_id.cmp(&b.client_id));
     assert_eq!(wills, [will("", "no name"), will("one", "second")]);
@@ -440,23 +303,10 @@ fn check_outbox(store: &Arc<dyn SessionStore>, lane: u16, from: u64, end: u64) {
     let mut next = from;
     while next < end {
         let page = wait(store.read_outbox(lane, next, 70, usize::MAX));
-        assert!(
-            !page.is_empty() && page.len() <= 70,
-            "lane {lane} at {next}"
-        );
+        assert!(!page.is_empty() && page.len() <= 70, "lane {lane} at {next}");
         for found in page {
-            let outbox = Some(OutboxPosition {
-                lane,
-                position: next,
-            });
-            assert_eq!(
-                found,
-                LogRecord {
-                    id: found.id,
-                    outbox,
-                    ..record("t", next)
-                }
-            );
+            let outbox = Some(OutboxPosition { lane, position: next });
+            assert_eq!(found, LogRecord { id: found.id, outbox, ..record("t", next) });
             next += 1;
         }
     }
@@ -466,11 +316,7 @@ fn check_outbox(store: &Arc<dyn SessionStore>, lane: u16, from: u64, end: u64) {
 
 fn outbox_lanes_and_cursors(open: &Open<'_>) {
     let mut store = open();
-    assert!(
-        wait(store.lanes())
-            .iter()
-            .all(|lane| lane.cursor == lane.end)
-    );
+    assert!(wait(store.lanes()).iter().all(|lane| lane.cursor == lane.end));
     for start in (0..1000).step_by(50) {
         let mut ops = put_outbox(0, start..start + 50);
         ops.extend(put_outbox(65_535, start..start + 50));
@@ -478,24 +324,12 @@ fn outbox_lanes_and_cursors(open: &Open<'_>) {
     }
     check_outbox(&store, 0, 0, 1000);
     let lane = |store: &Arc<dyn SessionStore>, number| {
-        *wait(store.lanes())
-            .iter()
-            .find(|lane| lane.lane == number)
-            .unwrap()
+        *wait(store.lanes()).iter().find(|lane| lane.lane == number).unwrap()
     };
     let whole = lane(&store, 0).bytes;
     let true_cost: usize = (0..1000).map(|p| record("t", p).cost()).sum();
-    assert!(
-        whole.abs_diff(true_cost as u64) < true_cost as u64 / 5,
-        "{whole} for {true_cost}"
-    );
-    write(
-        &store,
-        vec![StoreOp::MoveCursor {
-            lane: 0,
-            position: 500,
-        }],
-    );
+    assert!(whole.abs_diff(true_cost as u64) < true_cost as u64 / 5, "{whole} for {true_cost}");
+    write(&store, vec![StoreOp::MoveCursor { lane: 0, position: 500 }]);
     for _ in 0..2 {
         let found = lane(&store, 0);
         assert_eq!((found.cursor, found.end), (500, 1000));
@@ -509,19 +343,9 @@ fn outbox_lanes_and_cursors(open: &Open<'_>) {
         drop(store);
         store = open();
     }
-    assert_eq!(
-        wait(store.read_outbox(0, 600, 10, 1)).len(),
-        1,
-        "at least one"
-    );
+    assert_eq!(wait(store.read_outbox(0, 600, 10, 1)).len(), 1, "at least one");
     // Emptied, the lane goes on where it was, also after a restart.
-    write(
-        &store,
-        vec![StoreOp::MoveCursor {
-            lane: 0,
-            position: 1000,
-        }],
-    );
+    write(&store, vec![StoreOp::MoveCursor { lane: 0, position: 1000 }]);
     drop(store);
     let store = open();
     let found = lane(&store, 0);
@@ -538,29 +362,13 @@ fn outbox_written_again(open: &Open<'_>) {
     write(&store, put_outbox(3, 40..70));
     write(&store, put_outbox(3, 70..75));
     write(&store, put_outbox(3, 75..200));
-    write(
-        &store,
-        vec![StoreOp::MoveCursor {
-            lane: 3,
-            position: 150,
-        }],
-    );
+    write(&store, vec![StoreOp::MoveCursor { lane: 3, position: 150 }]);
     write(&store, put_outbox(3, 140..160));
     write(&store, put_outbox(3, 160..250));
-    write(
-        &store,
-        vec![StoreOp::MoveCursor {
-            lane: 3,
-            position: 120,
-        }],
-    );
+    write(&store, vec![StoreOp::MoveCursor { lane: 3, position: 120 }]);
     for _ in 0..2 {
         let lane = wait(store.lanes())[0];
-        assert_eq!(
-            (lane.lane, lane.cursor, lane.end),
-            (3, 150, 250),
-            "a cursor never moves back"
-        );
+        assert_eq!((lane.lane, lane.cursor, lane.end), (3, 150, 250), "a cursor never moves back");
         check_outbox(&store, 3, 150, 250);
         drop(store);
         store = open();
@@ -569,35 +377,15 @@ fn outbox_written_again(open: &Open<'_>) {
 
 fn every_op_twice(open: &Open<'_>) {
     let store = open();
-    let will = StoredWill {
-        client_id: "c".into(),
-        message: message("w", "x", false),
-    };
+    let will = StoredWill { client_id: "c".into(), message: message("w", "x", false) };
     let mut ops = vec![
         put_session(1),
         put_session(2),
-        StoreOp::PutSubscription {
-            id: 1,
-            filter: "f".into(),
-            qos: QoS::AtLeastOnce,
-        },
-        StoreOp::PutSubscription {
-            id: 1,
-            filter: "g".into(),
-            qos: QoS::AtLeastOnce,
-        },
-        StoreOp::DeleteSubscription {
-            id: 1,
-            filter: "g".into(),
-        },
-        StoreOp::PutQueued {
-            id: 1,
-            entry: entry(1),
-        },
-        StoreOp::PutQueued {
-            id: 1,
-            entry: entry(2),
-        },
+        StoreOp::PutSubscription { id: 1, filter: "f".into(), qos: QoS::AtLeastOnce },
+        StoreOp::PutSubscription { id: 1, filter: "g".into(), qos: QoS::AtLeastOnce },
+        StoreOp::DeleteSubscription { id: 1, filter: "g".into() },
+        StoreOp::PutQueued { id: 1, entry: entry(1) },
+        StoreOp::PutQueued { id: 1, entry: entry(2) },
         StoreOp::PutOutgoing {
             id: 1,
             sequence: 1,
@@ -605,39 +393,18 @@ fn every_op_twice(open: &Open<'_>) {
             stage: OutgoingStage::Publish,
         },
         StoreOp::DeleteQueued { id: 1, sequence: 2 },
-        StoreOp::PutReceipt {
-            id: 1,
-            packet_id: packet(4),
-        },
-        StoreOp::PutReceipt {
-            id: 1,
-            packet_id: packet(5),
-        },
-        StoreOp::DeleteReceipt {
-            id: 1,
-            packet_id: packet(5),
-        },
-        StoreOp::PutRetained {
-            message: message("r", "x", true),
-        },
-        StoreOp::PutRetained {
-            message: message("s", "x", true),
-        },
+        StoreOp::PutReceipt { id: 1, packet_id: packet(4) },
+        StoreOp::PutReceipt { id: 1, packet_id: packet(5) },
+        StoreOp::DeleteReceipt { id: 1, packet_id: packet(5) },
+        StoreOp::PutRetained { message: message("r", "x", true) },
+        StoreOp::PutRetained { message: message("s", "x", true) },
         StoreOp::DeleteRetained { topic: "s".into() },
         StoreOp::PutWill { will: will.clone() },
-        StoreOp::DeleteWill {
-            client_id: "other".into(),
-        },
-        StoreOp::DeleteSession {
-            id: 2,
-            client_id: "client2".into(),
-        },
+        StoreOp::DeleteWill { client_id: "other".into() },
+        StoreOp::DeleteSession { id: 2, client_id: "client2".into() },
     ];
     ops.extend(put_outbox(0, 0..30));
-    ops.push(StoreOp::MoveCursor {
-        lane: 0,
-        position: 10,
-    });
+    ops.push(StoreOp::MoveCursor { lane: 0, position: 10 });
     write(&store, ops.clone());
     for op in ops.clone() {
         write(&store, vec![op.clone()]);
@@ -649,22 +416,10 @@ fn every_op_twice(open: &Open<'_>) {
     let sessions = wait(store.sessions());
     assert_eq!(sessions.len(), 1);
     assert_eq!((sessions[0].queued, sessions[0].last_sequence), (1, 1));
-    assert_eq!(
-        (sessions[0].subscriptions.len(), &sessions[0].receipts[..]),
-        (1, &[packet(4)][..])
-    );
+    assert_eq!((sessions[0].subscriptions.len(), &sessions[0].receipts[..]), (1, &[packet(4)][..]));
     let outgoing = Some((packet(4), OutgoingStage::Publish));
-    assert_eq!(
-        wait(store.read_queue(1, 0, 9, 9999)),
-        [QueueEntry {
-            outgoing,
-            ..entry(1)
-        }]
-    );
-    assert_eq!(
-        (wait(store.retained()).len(), wait(store.wills())),
-        (1, vec![will])
-    );
+    assert_eq!(wait(store.read_queue(1, 0, 9, 9999)), [QueueEntry { outgoing, ..entry(1) }]);
+    assert_eq!((wait(store.retained()).len(), wait(store.wills())), (1, vec![will]));
     check_outbox(&store, 0, 10, 30);
 }
 
@@ -677,15 +432,9 @@ fn order_of_writes(open: &Open<'_>) {
         let retained = message("r", &round.to_string(), true);
         pending.push(store.write(Arc::new(vec![
             StoreOp::PutRetained { message: retained },
-            StoreOp::PutQueued {
-                id: 1,
-                entry: entry(round + 1),
-            },
+            StoreOp::PutQueued { id: 1, entry: entry(round + 1) },
         ])));
-        pending.push(store.write(Arc::new(vec![StoreOp::DeleteQueued {
-            id: 1,
-            sequence: round,
-        }])));
+        pending.push(store.write(Arc::new(vec![StoreOp::DeleteQueued { id: 1, sequence: round }])));
     }
     for future in pending {
         wait(future);

@@ -40,19 +40,11 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn put(keyspace: &Keyspace, key: UserKey, value: UserValue) -> Self {
-        Self {
-            keyspace: keyspace.clone(),
-            key,
-            value: Some(value),
-        }
+        Self { keyspace: keyspace.clone(), key, value: Some(value) }
     }
 
     fn remove(keyspace: &Keyspace, key: UserKey) -> Self {
-        Self {
-            keyspace: keyspace.clone(),
-            key,
-            value: None,
-        }
+        Self { keyspace: keyspace.clone(), key, value: None }
     }
 }
 
@@ -94,23 +86,11 @@ pub(super) struct Committed {
 
 impl Engine {
     pub(super) fn open(dir: &Path, node: &str, options: &StoreOptions) -> Result<Self, OpenError> {
-        let db = open(
-            dir,
-            "store",
-            node,
-            options.cache_size,
-            options.journal_max_size,
-        )?;
+        let db = open(dir, "store", node, options.cache_size, options.journal_max_size)?;
         let table = |name, memtable| db.keyspace(name, memtable).map_err(|e| open_error(dir, e));
         let store_open = |error: StoreError| match error {
-            StoreError::Unavailable(reason) => OpenError::Disk {
-                dir: dir.into(),
-                reason,
-            },
-            StoreError::Unusable(reason) => OpenError::Damaged {
-                dir: dir.into(),
-                reason,
-            },
+            StoreError::Unavailable(reason) => OpenError::Disk { dir: dir.into(), reason },
+            StoreError::Unusable(reason) => OpenError::Damaged { dir: dir.into(), reason },
         };
         let outgoing = table("outgoing", 4 << 20)?;
         let mut outgoing_keys = HashSet::new();
@@ -174,9 +154,7 @@ impl Engine {
             &self.retained,
             &self.wills,
         ];
-        self.db
-            .commit(batch, sync, bytes, touched.into_iter())
-            .map_err(store_error)?;
+        self.db.commit(batch, sync, bytes, touched.into_iter()).map_err(store_error)?;
         Ok(bytes)
     }
 
@@ -187,23 +165,14 @@ impl Engine {
         changes: &mut Changes,
     ) -> Result<(), StoreError> {
         match op {
-            StoreOp::PutSession {
-                id,
-                client_id,
-                epoch,
-                disconnected_ms,
-            } => {
+            StoreOp::PutSession { id, client_id, epoch, disconnected_ms } => {
                 let row = SessionRow {
                     client_id: client_id.to_string(),
                     epoch: *epoch,
                     disconnected_ms: *disconnected_ms,
                 };
                 let value = rows::encode(&row).map_err(damaged)?;
-                rows.push(Row::put(
-                    &self.sessions,
-                    id.to_be_bytes().into(),
-                    value.into(),
-                ));
+                rows.push(Row::put(&self.sessions, id.to_be_bytes().into(), value.into()));
             }
             StoreOp::DeleteSession { id, client_id: _ } => self.delete_session(*id, rows)?,
             StoreOp::PutSubscription { id, filter, qos } => {
@@ -215,29 +184,17 @@ impl Engine {
                 ));
             }
             StoreOp::DeleteSubscription { id, filter } => {
-                rows.push(Row::remove(
-                    &self.subscriptions,
-                    subscription_key(*id, filter),
-                ));
+                rows.push(Row::remove(&self.subscriptions, subscription_key(*id, filter)));
             }
             StoreOp::PutQueued { id, entry } => {
                 let value = rows::encode_message(&entry.message, entry.qos, entry.retain)
                     .map_err(damaged)?;
-                rows.push(Row::put(
-                    &self.queue,
-                    queue_key(*id, entry.sequence),
-                    value.into(),
-                ));
+                rows.push(Row::put(&self.queue, queue_key(*id, entry.sequence), value.into()));
                 if let Some((packet_id, stage)) = entry.outgoing {
                     self.put_outgoing(*id, entry.sequence, packet_id, stage, rows);
                 }
             }
-            StoreOp::PutOutgoing {
-                id,
-                sequence,
-                packet_id,
-                stage,
-            } => {
+            StoreOp::PutOutgoing { id, sequence, packet_id, stage } => {
                 self.put_outgoing(*id, *sequence, *packet_id, *stage, rows);
             }
             StoreOp::DeleteQueued { id, sequence } => {
@@ -247,11 +204,7 @@ impl Engine {
                 }
             }
             StoreOp::PutReceipt { id, packet_id } => {
-                rows.push(Row::put(
-                    &self.receipts,
-                    receipt_key(*id, *packet_id),
-                    [1].into(),
-                ));
+                rows.push(Row::put(&self.receipts, receipt_key(*id, *packet_id), [1].into()));
             }
             StoreOp::DeleteReceipt { id, packet_id } => {
                 rows.push(Row::remove(&self.receipts, receipt_key(*id, *packet_id)));
@@ -259,18 +212,12 @@ impl Engine {
             StoreOp::PutRetained { message } => {
                 let value =
                     rows::encode_message(message, message.qos, message.retain).map_err(damaged)?;
-                rows.push(Row::put(
-                    &self.retained,
-                    message.topic.as_bytes().into(),
-                    value.into(),
-                ));
+                rows.push(Row::put(&self.retained, message.topic.as_bytes().into(), value.into()));
             }
             StoreOp::DeleteRetained { topic } => {
                 rows.push(Row::remove(&self.retained, topic.as_bytes().into()));
             }
-            StoreOp::PutWill {
-                will: StoredWill { client_id, message },
-            } => {
+            StoreOp::PutWill { will: StoredWill { client_id, message } } => {
                 let value =
                     rows::encode_message(message, message.qos, message.retain).map_err(damaged)?;
                 rows.push(Row::put(&self.wills, will_key(client_id), value.into()));
@@ -305,22 +252,13 @@ impl Engine {
         let [high, low] = packet.get().to_be_bytes();
         let value = [1, u8::from(stage == OutgoingStage::Release), high, low];
         self.outgoing_keys.lock().insert((id, sequence));
-        rows.push(Row::put(
-            &self.outgoing,
-            queue_key(id, sequence),
-            value.into(),
-        ));
+        rows.push(Row::put(&self.outgoing, queue_key(id, sequence), value.into()));
     }
 
     fn delete_session(&self, id: SessionId, rows: &mut Vec<Row>) -> Result<(), StoreError> {
         let prefix = id.to_be_bytes();
-        let of_session = [
-            &self.sessions,
-            &self.subscriptions,
-            &self.receipts,
-            &self.queue,
-            &self.outgoing,
-        ];
+        let of_session =
+            [&self.sessions, &self.subscriptions, &self.receipts, &self.queue, &self.outgoing];
         for row in rows.iter_mut() {
             if row.key.starts_with(&prefix) && of_session.contains(&&row.keyspace) {
                 row.value = None;
@@ -391,18 +329,13 @@ impl Engine {
                 let (qos, filter): (u8, String) = rows::decode(value).map_err(damaged)?;
                 let qos = QoS::from_bits(qos).ok_or_else(|| damaged(RowError::Short))?;
                 if owner == id {
-                    session.subscriptions.push(StoredSubscription {
-                        filter: filter.into(),
-                        qos,
-                    });
+                    session.subscriptions.push(StoredSubscription { filter: filter.into(), qos });
                 }
                 Ok(())
             })?;
             receipts.up_to(id, |owner, key, _| {
-                let packet_id = key
-                    .get(8..10)
-                    .and_then(|k| k.first_chunk())
-                    .map(|k| u16::from_be_bytes(*k));
+                let packet_id =
+                    key.get(8..10).and_then(|k| k.first_chunk()).map(|k| u16::from_be_bytes(*k));
                 if owner == id {
                     session.receipts.extend(packet_id.and_then(PacketId::new));
                 }
@@ -453,10 +386,7 @@ impl Engine {
                 std::str::from_utf8(&key).map_err(|_| damaged(RowError::Short))?
             };
             let client_id = client_id.into();
-            Ok(StoredWill {
-                client_id,
-                message: rows::decode_message(&value).map_err(damaged)?.0,
-            })
+            Ok(StoredWill { client_id, message: rows::decode_message(&value).map_err(damaged)?.0 })
         };
         self.wills.iter().map(will).collect()
     }
@@ -483,17 +413,9 @@ impl Engine {
             let (_, sequence) = queue_place(&key)?;
             let (message, qos, retain) = rows::decode_message(&value).map_err(damaged)?;
             bytes += message.cost();
-            let mut entry = QueueEntry {
-                sequence,
-                qos,
-                retain,
-                message,
-                outgoing: None,
-            };
-            while let Some((key, value)) = outgoing
-                .head
-                .as_ref()
-                .filter(|(k, _)| **k <= *queue_key(id, sequence))
+            let mut entry = QueueEntry { sequence, qos, retain, message, outgoing: None };
+            while let Some((key, value)) =
+                outgoing.head.as_ref().filter(|(k, _)| **k <= *queue_key(id, sequence))
             {
                 if queue_place(key)?.1 == sequence {
                     entry.outgoing = Some(outgoing_value(value)?);
@@ -524,11 +446,8 @@ impl Scan {
     }
 
     fn advance(&mut self) -> Result<(), StoreError> {
-        self.head = self
-            .iter
-            .next()
-            .map(|guard| guard.into_inner().map_err(store_error))
-            .transpose()?;
+        self.head =
+            self.iter.next().map(|guard| guard.into_inner().map_err(store_error)).transpose()?;
         Ok(())
     }
 
@@ -558,10 +477,7 @@ fn queue_key(id: SessionId, sequence: u64) -> UserKey {
 }
 
 fn queue_place(key: &[u8]) -> Result<(SessionId, u64), StoreError> {
-    Ok((
-        number_at(key, 0).map_err(damaged)?,
-        number_at(key, 8).map_err(damaged)?,
-    ))
+    Ok((number_at(key, 0).map_err(damaged)?, number_at(key, 8).map_err(damaged)?))
 }
 
 fn receipt_key(id: SessionId, packet_id: PacketId) -> UserKey {
@@ -585,11 +501,7 @@ fn subscription_key(id: SessionId, filter: &str) -> UserKey {
 
 /// A client id may be empty, a key may not; no client id holds a NUL.
 fn will_key(client_id: &str) -> UserKey {
-    if client_id.is_empty() {
-        [0].into()
-    } else {
-        client_id.as_bytes().into()
-    }
+    if client_id.is_empty() { [0].into() } else { client_id.as_bytes().into() }
 }
 
 fn outgoing_value(value: &[u8]) -> Result<(PacketId, OutgoingStage), StoreError> {
@@ -598,10 +510,6 @@ fn outgoing_value(value: &[u8]) -> Result<(PacketId, OutgoingStage), StoreError>
     };
     let packet_id =
         PacketId::new(u16::from_be_bytes([high, low])).ok_or_else(|| damaged(RowError::Short))?;
-    let stage = if stage == 0 {
-        OutgoingStage::Publish
-    } else {
-        OutgoingStage::Release
-    };
+    let stage = if stage == 0 { OutgoingStage::Publish } else { OutgoingStage::Release };
     Ok((packet_id, stage))
 }

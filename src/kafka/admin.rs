@@ -120,11 +120,8 @@ impl TopicMaker {
         let mut answers: AHashMap<Arc<str>, Answer> = AHashMap::with_capacity(pending.len());
         if !*reached || pending.len() > ASK_EACH {
             let metadata = admin.inner().fetch_metadata(None, attempt)?;
-            let topics: AHashMap<&str, &MetadataTopic> = metadata
-                .topics()
-                .iter()
-                .map(|topic| (topic.name(), topic))
-                .collect();
+            let topics: AHashMap<&str, &MetadataTopic> =
+                metadata.topics().iter().map(|topic| (topic.name(), topic)).collect();
             for topic in pending {
                 answers.insert(topic.clone(), answer(topics.get(&**topic).copied()));
             }
@@ -132,9 +129,7 @@ impl TopicMaker {
                 *reached = true;
                 self.first_contact(admin, &metadata, &topics);
             }
-            self.shared
-                .brokers
-                .store(metadata.brokers().len(), Ordering::Relaxed);
+            self.shared.brokers.store(metadata.brokers().len(), Ordering::Relaxed);
         } else {
             for topic in pending {
                 let metadata = admin.inner().fetch_metadata(Some(topic), attempt)?;
@@ -160,8 +155,7 @@ impl TopicMaker {
                     }
                     Answer::Refused(why) => {
                         settled = true;
-                        self.shared
-                            .refuse_waiting(&mut state, &topic, why, now, true);
+                        self.shared.refuse_waiting(&mut state, &topic, why, now, true);
                     }
                     Answer::Missing
                         if self
@@ -197,8 +191,7 @@ impl TopicMaker {
                             self.missing.remove(&topic);
                             let why =
                                 "it does not exist: make it, or set kafka.create_topics = true";
-                            self.shared
-                                .refuse_waiting(&mut state, &topic, why, now, true);
+                            self.shared.refuse_waiting(&mut state, &topic, why, now, true);
                         }
                     }
                 }
@@ -228,18 +221,12 @@ impl TopicMaker {
                 NewTopic::new(topic, partitions, TopicReplication::Fixed(replication))
             })
             .collect();
-        let result = self
-            .runtime
-            .block_on(admin.create_topics(&new, &self.admin_options()));
+        let result = self.runtime.block_on(admin.create_topics(&new, &self.admin_options()));
         let results = match result {
             Ok(results) => results,
             Err(error) => {
-                self.complain(&format_args!(
-                    "Kafka makes no topics: {error}; their records wait"
-                ));
-                topics
-                    .iter()
-                    .for_each(|(_, client)| self.caps.not_made(client));
+                self.complain(&format_args!("Kafka makes no topics: {error}; their records wait"));
+                topics.iter().for_each(|(_, client)| self.caps.not_made(client));
                 return;
             }
         };
@@ -252,11 +239,7 @@ impl TopicMaker {
                 continue;
             };
             let Err((_, code)) = &result else {
-                self.shared
-                    .reporter
-                    .counters
-                    .topics_created
-                    .fetch_add(1, Ordering::Relaxed);
+                self.shared.reporter.counters.topics_created.fetch_add(1, Ordering::Relaxed);
                 self.made.insert(topic.clone(), Instant::now());
                 log::info!(
                     "kafka: made topic {topic} with {partitions} partitions for client {client:?}"
@@ -285,13 +268,7 @@ impl TopicMaker {
     }
 
     fn refuse(&self, topic: &str, why: &str) {
-        self.shared.refuse_waiting(
-            &mut self.shared.state.lock(),
-            topic,
-            why,
-            Instant::now(),
-            true,
-        );
+        self.shared.refuse_waiting(&mut self.shared.state.lock(), topic, why, Instant::now(), true);
     }
 
     fn first_contact(
@@ -300,11 +277,7 @@ impl TopicMaker {
         metadata: &Metadata,
         topics: &AHashMap<&str, &MetadataTopic>,
     ) {
-        log::info!(
-            "kafka: reached, {} brokers, {} topics",
-            metadata.brokers().len(),
-            topics.len()
-        );
+        log::info!("kafka: reached, {} brokers, {} topics", metadata.brokers().len(), topics.len());
         let expected: Vec<(Arc<str>, usize)> = self
             .shared
             .options
@@ -323,10 +296,7 @@ impl TopicMaker {
     fn warn_of_single_copies(&self, admin: &Admin, topics: &[(Arc<str>, usize)]) {
         let new: Vec<&(Arc<str>, usize)> = {
             let mut looked_at = self.shared.looked_at.lock();
-            topics
-                .iter()
-                .filter(|(topic, _)| looked_at.insert(topic.clone()))
-                .collect()
+            topics.iter().filter(|(topic, _)| looked_at.insert(topic.clone())).collect()
         };
         let mut replicated = Vec::new();
         for (topic, replication) in new {
@@ -342,13 +312,11 @@ impl TopicMaker {
         if replicated.is_empty() {
             return;
         }
-        let described = self
-            .runtime
-            .block_on(admin.describe_configs(&replicated, &self.admin_options()));
+        let described =
+            self.runtime.block_on(admin.describe_configs(&replicated, &self.admin_options()));
         for resource in described.into_iter().flatten().flatten() {
-            let least = resource
-                .get("min.insync.replicas")
-                .and_then(|entry| entry.value.as_deref());
+            let least =
+                resource.get("min.insync.replicas").and_then(|entry| entry.value.as_deref());
             if least == Some("1")
                 && let rdkafka::admin::OwnedResourceSpecifier::Topic(topic) = &resource.specifier
             {
@@ -361,14 +329,8 @@ impl TopicMaker {
     }
 
     fn admin_options(&self) -> AdminOptions {
-        let timeout = self
-            .shared
-            .options
-            .request_timeout
-            .min(Duration::from_secs(10));
-        AdminOptions::new()
-            .request_timeout(Some(timeout))
-            .operation_timeout(Some(timeout))
+        let timeout = self.shared.options.request_timeout.min(Duration::from_secs(10));
+        AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout))
     }
 
     /// Logs what keeps records waiting, at most every 10 s.
@@ -385,10 +347,7 @@ fn answer(topic: Option<&MetadataTopic>) -> Answer {
     let Some(topic) = topic else {
         return Answer::Missing;
     };
-    let replication = topic
-        .partitions()
-        .first()
-        .map_or(0, |partition| partition.replicas().len());
+    let replication = topic.partitions().first().map_or(0, |partition| partition.replicas().len());
     match topic.error().map(RDKafkaErrorCode::from) {
         Some(code) => match judge(code) {
             Verdict::Refused(why) => Answer::Refused(why),

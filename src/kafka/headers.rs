@@ -27,10 +27,7 @@ struct Text {
 
 impl Text {
     const fn new() -> Self {
-        Self {
-            bytes: [0; 112],
-            length: 0,
-        }
+        Self { bytes: [0; 112], length: 0 }
     }
 
     /// Appends, cutting off what does not fit (a node id has at most 64 bytes, a number 20).
@@ -60,10 +57,7 @@ impl Text {
 }
 
 fn add(headers: OwnedHeaders, key: &str, value: &[u8]) -> OwnedHeaders {
-    headers.insert(Header {
-        key,
-        value: Some(value),
-    })
+    headers.insert(Header { key, value: Some(value) })
 }
 
 /// The headers of one record.
@@ -98,14 +92,8 @@ pub(super) fn headers(record: &LogRecord, node_id: &str) -> OwnedHeaders {
     }
     if let Some(properties) = properties {
         for (key, number) in [
-            (
-                "mqtt.payload-format",
-                properties.payload_format.map(u64::from),
-            ),
-            (
-                "mqtt.message-expiry",
-                properties.message_expiry.map(u64::from),
-            ),
+            ("mqtt.payload-format", properties.payload_format.map(u64::from)),
+            ("mqtt.message-expiry", properties.message_expiry.map(u64::from)),
         ] {
             if let Some(number) = number {
                 let mut text = Text::new();
@@ -170,10 +158,7 @@ mod tests {
         headers
             .iter()
             .map(|header| {
-                let value = header
-                    .value
-                    .map(String::from_utf8_lossy)
-                    .unwrap_or_default();
+                let value = header.value.map(String::from_utf8_lossy).unwrap_or_default();
                 (header.key.to_owned(), value.into_owned())
             })
             .collect()
@@ -187,20 +172,14 @@ mod tests {
             ("mqtt.client", "dev-1"),
             ("hydrant.id", "n1/18446744073709551615/0"),
         ];
-        assert_eq!(
-            read(&record()),
-            want.map(|(key, value)| (key.into(), value.into()))
-        );
+        assert_eq!(read(&record()), want.map(|(key, value)| (key.into(), value.into())));
     }
 
     #[test]
     fn mqtt_5_properties_arrive_in_order() {
         let mut record = record();
         record.retain = true;
-        record.outbox = Some(OutboxPosition {
-            lane: 7,
-            position: 1234,
-        });
+        record.outbox = Some(OutboxPosition { lane: 7, position: 1234 });
         record.properties = Some(Arc::new(Properties {
             payload_format: Some(1),
             message_expiry: Some(60),
@@ -219,16 +198,10 @@ mod tests {
             ("mqtt.response-topic", "answer"),
             ("mqtt.correlation-data", "\u{1}"),
         ] {
-            assert!(
-                read.contains(&(want.0.into(), want.1.into())),
-                "{want:?} in {read:?}"
-            );
+            assert!(read.contains(&(want.0.into(), want.1.into())), "{want:?} in {read:?}");
         }
-        let user: Vec<_> = read
-            .iter()
-            .filter(|(key, _)| key == "mqtt.user.a")
-            .map(|(_, v)| v.as_str())
-            .collect();
+        let user: Vec<_> =
+            read.iter().filter(|(key, _)| key == "mqtt.user.a").map(|(_, v)| v.as_str()).collect();
         assert_eq!(user, ["1", "2"]);
     }
 }

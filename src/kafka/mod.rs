@@ -110,9 +110,7 @@ impl Shared {
 
     /// Sends waiting records of topics that exist, as far as there is room.
     fn drain(&self, state: &mut State) {
-        let State {
-            producer, topics, ..
-        } = state;
+        let State { producer, topics, .. } = state;
         topics.drain(|record| match producer.send(record, &self.node_id) {
             Sent::Taken => true,
             Sent::Full => false,
@@ -151,11 +149,7 @@ impl Shared {
                 }
                 !state.retired.is_empty()
             };
-            quiet = if self.reporter.hand_over() {
-                0
-            } else {
-                quiet.saturating_add(1)
-            };
+            quiet = if self.reporter.hand_over() { 0 } else { quiet.saturating_add(1) };
             if !done {
                 continue;
             }
@@ -204,9 +198,7 @@ impl KafkaLog {
             return Err(KafkaStartError::Options(errors.join("; ")));
         }
         let reporter = Arc::new(Reporter::default());
-        reporter
-            .batch_size
-            .store(options.batch_size, Ordering::Release);
+        reporter.batch_size.store(options.batch_size, Ordering::Release);
         let producer = KafkaProducer::new(&options, &reporter)
             .map_err(|error| KafkaStartError::Options(error.to_string()))?;
         let shared = Arc::new(Shared {
@@ -225,17 +217,11 @@ impl KafkaLog {
             topics_wake: Default::default(),
         });
         let maker = TopicMaker::new(shared.clone())?;
-        std::thread::Builder::new()
-            .name("kafka-topics".into())
-            .spawn(move || maker.run())?;
+        std::thread::Builder::new().name("kafka-topics".into()).spawn(move || maker.run())?;
         let polled = shared.clone();
-        let poll_thread = std::thread::Builder::new()
-            .name("kafka-poll".into())
-            .spawn(move || polled.poll())?;
-        Ok(Self {
-            shared,
-            poll_thread: Some(poll_thread),
-        })
+        let poll_thread =
+            std::thread::Builder::new().name("kafka-poll".into()).spawn(move || polled.poll())?;
+        Ok(Self { shared, poll_thread: Some(poll_thread) })
     }
 
     /// What was counted since the start.
@@ -255,10 +241,7 @@ impl MessageLog for KafkaLog {
         let shared = &*self.shared;
         let reporter = &*shared.reporter;
         let count = records.len();
-        let room = shared
-            .options
-            .queue_max_messages
-            .saturating_sub(reporter.outstanding());
+        let room = shared.options.queue_max_messages.saturating_sub(reporter.outstanding());
         let idle = reporter.take(count);
         let mut ask = false;
         let mut guard = shared.state.lock();
@@ -285,10 +268,7 @@ impl MessageLog for KafkaLog {
                     LogError::Unavailable("an earlier record failed; reset first".into()),
                 ),
                 Way::Wait => {
-                    if !state
-                        .topics
-                        .has_room(record.cost(), shared.options.queue_max_bytes)
-                    {
+                    if !state.topics.has_room(record.cost(), shared.options.queue_max_bytes) {
                         given_back.push(record);
                         break;
                     }

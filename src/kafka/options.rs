@@ -16,18 +16,9 @@ const RESERVED: &[(&str, &str)] = &[
     ("enable.gapless.guarantee", "it is always true"),
     ("transactional.id", "Hydrant does not use transactions"),
     ("partitioner", "it is always the Java client's murmur2"),
-    (
-        "message.timeout.ms",
-        "Hydrant itself decides when to send again",
-    ),
-    (
-        "delivery.timeout.ms",
-        "Hydrant itself decides when to send again",
-    ),
-    (
-        "message.send.max.retries",
-        "Hydrant itself decides when to send again",
-    ),
+    ("message.timeout.ms", "Hydrant itself decides when to send again"),
+    ("delivery.timeout.ms", "Hydrant itself decides when to send again"),
+    ("message.send.max.retries", "Hydrant itself decides when to send again"),
     ("retries", "Hydrant itself decides when to send again"),
     ("max.in.flight", "it is always 5"),
     ("max.in.flight.requests.per.connection", "it is always 5"),
@@ -41,10 +32,7 @@ const RESERVED: &[(&str, &str)] = &[
     ("batch.num.messages", "use kafka.batch_num_messages"),
     ("compression.codec", "use kafka.compression"),
     ("compression.type", "use kafka.compression"),
-    (
-        "queue.buffering.max.messages",
-        "use kafka.queue_max_messages",
-    ),
+    ("queue.buffering.max.messages", "use kafka.queue_max_messages"),
     ("queue.buffering.max.kbytes", "use kafka.queue_max_bytes"),
     ("message.max.bytes", "use kafka.message_max_bytes"),
     ("request.timeout.ms", "use kafka.request_timeout"),
@@ -141,11 +129,7 @@ impl KafkaOptions {
                 self.compression
             ));
         }
-        if self
-            .bootstrap_servers
-            .split(',')
-            .any(|server| !server.trim().contains(':'))
-        {
+        if self.bootstrap_servers.split(',').any(|server| !server.trim().contains(':')) {
             errors.push(format!(
                 "kafka.bootstrap_servers is {:?}: give host:port, more than one separated by commas",
                 self.bootstrap_servers
@@ -172,10 +156,7 @@ impl KafkaOptions {
         }
         config
             .set("bootstrap.servers", &self.bootstrap_servers)
-            .set(
-                "security.protocol",
-                self.security_protocol.to_ascii_lowercase(),
-            )
+            .set("security.protocol", self.security_protocol.to_ascii_lowercase())
             .set("allow.auto.create.topics", "false")
             .set("message.max.bytes", self.message_max_bytes.to_string());
         for (key, value) in [
@@ -197,9 +178,7 @@ impl KafkaOptions {
     /// it must write nothing there.
     pub(super) fn admin_config(&self) -> ClientConfig {
         let mut config = self.base_config();
-        config
-            .set("log_level", "0")
-            .set_log_level(RDKafkaLogLevel::Emerg);
+        config.set("log_level", "0").set_log_level(RDKafkaLogLevel::Emerg);
         config
     }
 
@@ -214,29 +193,14 @@ impl KafkaOptions {
             .set("acks", "all")
             .set("max.in.flight", "5")
             .set("partitioner", "murmur2_random")
-            .set(
-                "message.timeout.ms",
-                self.message_timeout.as_millis().to_string(),
-            )
-            .set(
-                "request.timeout.ms",
-                self.request_timeout.as_millis().max(1).to_string(),
-            )
-            .set(
-                "linger.ms",
-                format!("{:.3}", self.linger.as_secs_f64() * 1000.0),
-            )
+            .set("message.timeout.ms", self.message_timeout.as_millis().to_string())
+            .set("request.timeout.ms", self.request_timeout.as_millis().max(1).to_string())
+            .set("linger.ms", format!("{:.3}", self.linger.as_secs_f64() * 1000.0))
             .set("batch.size", batch_size.to_string())
             .set("batch.num.messages", self.batch_num_messages.to_string())
             .set("compression.type", &self.compression)
-            .set(
-                "queue.buffering.max.messages",
-                self.queue_max_messages.to_string(),
-            )
-            .set(
-                "queue.buffering.max.kbytes",
-                (self.queue_max_bytes / 1024).max(1).to_string(),
-            );
+            .set("queue.buffering.max.messages", self.queue_max_messages.to_string())
+            .set("queue.buffering.max.kbytes", (self.queue_max_bytes / 1024).max(1).to_string());
         config
     }
 }
@@ -261,12 +225,7 @@ mod tests {
         };
         options.properties.insert("acks".into(), "1".into());
         let errors = options.check().join("\n");
-        for key in [
-            "bootstrap_servers",
-            "security_protocol",
-            "compression",
-            "acks",
-        ] {
+        for key in ["bootstrap_servers", "security_protocol", "compression", "acks"] {
             assert!(errors.contains(key), "{key} is missing in: {errors}");
         }
     }
@@ -281,10 +240,7 @@ mod tests {
     #[cfg(not(feature = "kafka-tls"))]
     #[test]
     fn tls_needs_the_feature() {
-        let options = KafkaOptions {
-            security_protocol: "SSL".into(),
-            ..KafkaOptions::default()
-        };
+        let options = KafkaOptions { security_protocol: "SSL".into(), ..KafkaOptions::default() };
         assert!(options.check().join("\n").contains("--features kafka-tls"));
     }
 }

@@ -64,12 +64,7 @@ impl Context {
             Verdict::TooLarge => {
                 // Perhaps only the batch was too large. Halving ends at the record's own size.
                 let smaller = (self.batch_size / 2).max(1);
-                if self
-                    .reporter
-                    .batch_size
-                    .fetch_min(smaller, Ordering::AcqRel)
-                    > smaller
-                {
+                if self.reporter.batch_size.fetch_min(smaller, Ordering::AcqRel) > smaller {
                     log::warn!(
                         "kafka: topic {topic} takes no batch of {} bytes: batches have at most {smaller} from now \
                          on; lower kafka.batch_size or raise the topic's max.message.bytes",
@@ -136,10 +131,7 @@ impl ProducerContext for Context {
         self.event();
         match result {
             Ok(_) => {
-                self.reporter
-                    .counters
-                    .acknowledged
-                    .fetch_add(1, Ordering::Relaxed);
+                self.reporter.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
                 if !self.reporter.up.load(Ordering::Relaxed) {
                     self.reporter.up.store(true, Ordering::Relaxed);
                     log::info!("kafka: acknowledges again");
@@ -149,8 +141,7 @@ impl ProducerContext for Context {
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
                 let size = message.payload_len() + message.key_len();
-                self.reporter
-                    .failed(id as u64, self.judge(code, message.topic(), size));
+                self.reporter.failed(id as u64, self.judge(code, message.topic(), size));
             }
         }
     }
@@ -169,9 +160,7 @@ impl KafkaProducer {
             events: AtomicU64::new(0),
             batch_size,
         };
-        let inner = options
-            .producer_config(batch_size)
-            .create_with_context(context)?;
+        let inner = options.producer_config(batch_size).create_with_context(context)?;
         Ok(Self { inner })
     }
 
@@ -229,9 +218,7 @@ impl KafkaProducer {
         if !self.is_broken()
             && let Some((code, reason)) = self.inner.client().fatal_error()
         {
-            self.inner
-                .context()
-                .break_off(&format_args!("fatal error {code}: {reason}"));
+            self.inner.context().break_off(&format_args!("fatal error {code}: {reason}"));
         }
         done
     }

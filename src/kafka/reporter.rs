@@ -98,10 +98,7 @@ impl Reporter {
             LogError::Refused(_) => &self.counters.refused,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.reports.lock().push(Report {
-            id,
-            result: Err(error),
-        });
+        self.reports.lock().push(Report { id, result: Err(error) });
     }
 
     /// Hands everything collected to the sink; false when there was nothing.

@@ -93,10 +93,7 @@ impl Topics {
         let topic = self
             .map
             .entry(record.topic.clone())
-            .or_insert_with(|| Topic {
-                knowledge: Knowledge::Unknown,
-                backlog: VecDeque::new(),
-            });
+            .or_insert_with(|| Topic { knowledge: Knowledge::Unknown, backlog: VecDeque::new() });
         topic.backlog.push_back(record);
         topic.knowledge == Knowledge::Unknown
     }
@@ -114,12 +111,7 @@ impl Topics {
     /// Distinct clients whose records wait for the topic, the oldest record's first.
     pub fn clients(&self, topic: &str) -> Vec<Arc<str>> {
         let mut clients: Vec<Arc<str>> = Vec::new();
-        for record in self
-            .map
-            .get(topic)
-            .into_iter()
-            .flat_map(|topic| &topic.backlog)
-        {
+        for record in self.map.get(topic).into_iter().flat_map(|topic| &topic.backlog) {
             if !clients.contains(&record.client_id) {
                 clients.push(record.client_id.clone());
                 if clients.len() == MAX_CLIENTS {
@@ -162,10 +154,7 @@ impl Topics {
         self.waiting -= records.len();
         self.waiting_bytes -= records.iter().map(LogRecord::cost).sum::<usize>();
         if remember && self.refused < MAX_REFUSED {
-            known.knowledge = Knowledge::Refused {
-                until: now + REFUSAL,
-                why: why.into(),
-            };
+            known.knowledge = Knowledge::Refused { until: now + REFUSAL, why: why.into() };
             self.refused += 1;
         } else {
             self.map.remove(topic);
@@ -195,11 +184,7 @@ impl Topics {
         if self.waiting == 0 {
             return;
         }
-        for topic in self
-            .map
-            .values_mut()
-            .filter(|topic| topic.knowledge == Knowledge::Exists)
-        {
+        for topic in self.map.values_mut().filter(|topic| topic.knowledge == Knowledge::Exists) {
             while let Some(record) = topic.backlog.front() {
                 if !send(record) {
                     return;
@@ -215,10 +200,7 @@ impl Topics {
     pub fn take_waiting(&mut self) -> Vec<LogRecord> {
         self.waiting = 0;
         self.waiting_bytes = 0;
-        self.map
-            .values_mut()
-            .flat_map(|topic| std::mem::take(&mut topic.backlog))
-            .collect()
+        self.map.values_mut().flat_map(|topic| std::mem::take(&mut topic.backlog)).collect()
     }
 }
 
@@ -304,10 +286,7 @@ mod tests {
             assert!(topics.wait(record("a", id)), "Kafka has to be asked");
         }
         topics.exists("a");
-        assert!(
-            matches!(topics.way("a", Instant::now), Way::Wait),
-            "the backlog goes first"
-        );
+        assert!(matches!(topics.way("a", Instant::now), Way::Wait), "the backlog goes first");
         let mut sent = Vec::new();
         topics.drain(|record| {
             sent.push(record.id);
@@ -348,10 +327,6 @@ mod tests {
                 .contains("max_topics_per_client = 1")
         );
         caps.made(&b);
-        assert!(
-            caps.creator(&both, 2, 9)
-                .unwrap_err()
-                .contains("max_topics_created = 2")
-        );
+        assert!(caps.creator(&both, 2, 9).unwrap_err().contains("max_topics_created = 2"));
     }
 }

@@ -63,7 +63,9 @@ pub enum NodeError {
 
 fn advice(error: &std::io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => "stop the other program or choose another port with --listen",
+        std::io::ErrorKind::AddrInUse => {
+            "stop the other program or choose another port with --listen"
+        }
         std::io::ErrorKind::PermissionDenied => "choose a port above 1023 with --listen",
         _ => "choose an address of this machine with --listen",
     }
@@ -137,7 +139,12 @@ fn at_once() -> ! {
     std::process::exit(130)
 }
 
-async fn announce(config: &Config, system: &ActorSystem, address: SocketAddr, admin: Option<SocketAddr>) {
+async fn announce(
+    config: &Config,
+    system: &ActorSystem,
+    address: SocketAddr,
+    admin: Option<SocketAddr>,
+) {
     // The tree is printed once it stands; an actor that does not come up is escalated.
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
     while !system.is_whole() && tokio::time::Instant::now() < deadline {
@@ -184,4 +191,3 @@ async fn wait(
         }
     }
 }
-

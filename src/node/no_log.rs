@@ -18,7 +18,9 @@ impl MessageLog for NoLog {
     fn append(&self, records: Vec<LogRecord>) -> Vec<LogRecord> {
         let refused = || Err(LogError::Refused("log.kind is \"none\"".to_owned()));
         if let Some(sink) = self.sink.get() {
-            sink(records.iter().map(|record| Report { id: record.id, result: refused() }).collect());
+            sink(
+                records.iter().map(|record| Report { id: record.id, result: refused() }).collect(),
+            );
         }
         Vec::new()
     }

@@ -30,7 +30,8 @@ pub fn listen(config: &ListenerConfig) -> Result<TcpListener, NodeError> {
 }
 
 fn bind(config: &ListenerConfig) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(config.address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket =
+        Socket::new(Domain::for_address(config.address), Type::STREAM, Some(Protocol::TCP))?;
     // A restarted node takes its port back although old connections linger in TIME_WAIT.
     socket.set_reuse_address(true)?;
     if let Some(bytes) = config.send_buffer {
@@ -65,26 +66,27 @@ pub fn open(config: &Config) -> Result<Opened, NodeError> {
             ..StoreOptions::default()
         },
     )?;
-    let (log, tail): (Arc<dyn MessageLog>, Option<Arc<dyn TailSource>>) = match config.settings.log.kind {
-        LogKind::None => (Arc::new(NoLog::default()), None),
-        LogKind::Kafka => {
-            let options = config.kafka.clone().unwrap_or_default();
-            (Arc::new(KafkaLog::start(options, node_id)?), None)
-        }
-        LogKind::Embedded => {
-            let log = EmbeddedLog::open(
-                &config.data_dir.join("log"),
-                node_id,
-                LogOptions {
-                    sync: sync(config.log.sync),
-                    retention_age: config.log.retention,
-                    retention_bytes: config.log.retention_bytes,
-                    max_topics: config.log.max_topics,
-                    ..LogOptions::default()
-                },
-            )?;
-            (Arc::clone(&log) as Arc<dyn MessageLog>, Some(Arc::new(LogTail(log))))
-        }
-    };
+    let (log, tail): (Arc<dyn MessageLog>, Option<Arc<dyn TailSource>>) =
+        match config.settings.log.kind {
+            LogKind::None => (Arc::new(NoLog::default()), None),
+            LogKind::Kafka => {
+                let options = config.kafka.clone().unwrap_or_default();
+                (Arc::new(KafkaLog::start(options, node_id)?), None)
+            }
+            LogKind::Embedded => {
+                let log = EmbeddedLog::open(
+                    &config.data_dir.join("log"),
+                    node_id,
+                    LogOptions {
+                        sync: sync(config.log.sync),
+                        retention_age: config.log.retention,
+                        retention_bytes: config.log.retention_bytes,
+                        max_topics: config.log.max_topics,
+                        ..LogOptions::default()
+                    },
+                )?;
+                (Arc::clone(&log) as Arc<dyn MessageLog>, Some(Arc::new(LogTail(log))))
+            }
+        };
     Ok(Opened { store, log, tail })
 }

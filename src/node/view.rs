@@ -69,10 +69,18 @@ impl NodeView for View {
     }
 
     fn ready(&self) -> Result<(), Vec<String>> {
-        let mut why: Vec<String> =
-            self.shared.not_ready.lock().iter().map(|(part, why)| format!("{part}: {why}")).collect();
+        let mut why: Vec<String> = self
+            .shared
+            .not_ready
+            .lock()
+            .iter()
+            .map(|(part, why)| format!("{part}: {why}"))
+            .collect();
         if self.shared.lanes.lock().is_full() {
-            why.push("outbox: full, stored publishes are not acknowledged until Kafka takes records".to_owned());
+            why.push(
+                "outbox: full, stored publishes are not acknowledged until Kafka takes records"
+                    .to_owned(),
+            );
         }
         why.extend(self.down(|state| state != ActorState::Running));
         if why.is_empty() { Ok(()) } else { Err(why) }
@@ -119,7 +127,8 @@ impl LogTail {
 
 impl TailSource for LogTail {
     fn read(&self, topic: &str, from: u64, limit: usize) -> Result<Vec<TailRow>, String> {
-        let records = self.0.read(topic, from, limit, TAIL_BYTES).map_err(|error| error.to_string())?;
+        let records =
+            self.0.read(topic, from, limit, TAIL_BYTES).map_err(|error| error.to_string())?;
         Ok(records
             .into_iter()
             .map(|(offset, record)| TailRow {

@@ -8,9 +8,7 @@ use crate::{finish, installed, run};
 
 fn command(node: &Node, name: &str, args: &[&str]) -> Command {
     let mut command = Command::new(installed("bin").join(name));
-    command
-        .args(["-h", "127.0.0.1", "-p", &node.mqtt.port().to_string()])
-        .args(args);
+    command.args(["-h", "127.0.0.1", "-p", &node.mqtt.port().to_string()]).args(args);
     command
 }
 
@@ -24,13 +22,9 @@ fn publish(node: &Node, args: &[&str]) {
 fn subscribe(node: &Node, args: &[&str]) -> Child {
     let before = node.metric("hydrant_subscriptions");
     let mut sub = command(node, "mosquitto_sub", args);
-    sub.stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    sub.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = sub.spawn().expect("mosquitto_sub starts");
-    eventually(SOON, "it is subscribed", || {
-        node.metric("hydrant_subscriptions") > before
-    });
+    eventually(SOON, "it is subscribed", || node.metric("hydrant_subscriptions") > before);
     child
 }
 
@@ -38,10 +32,7 @@ fn subscribe(node: &Node, args: &[&str]) -> Child {
 fn publish_and_subscribe() {
     let node = Node::builder().start();
     for qos in ["0", "1", "2"] {
-        let sub = subscribe(
-            &node,
-            &["-t", "m/+", "-q", qos, "-C", "1", "-F", "%t %q %r %p"],
-        );
+        let sub = subscribe(&node, &["-t", "m/+", "-q", qos, "-C", "1", "-F", "%t %q %r %p"]);
         publish(&node, &["-t", "m/x", "-q", qos, "-m", "hello"]);
         assert_eq!(finish(sub), format!("m/x {qos} 0 hello\n"));
     }
@@ -51,11 +42,7 @@ fn publish_and_subscribe() {
 fn retained() {
     let node = Node::builder().start();
     publish(&node, &["-t", "m/retained", "-q", "1", "-r", "-m", "kept"]);
-    let mut sub = command(
-        &node,
-        "mosquitto_sub",
-        &["-t", "m/retained", "-C", "1", "-F", "%r %p"],
-    );
+    let mut sub = command(&node, "mosquitto_sub", &["-t", "m/retained", "-C", "1", "-F", "%r %p"]);
     assert_eq!(run(&mut sub), "1 kept\n");
 }
 
@@ -65,16 +52,7 @@ fn will() {
     let watcher = subscribe(&node, &["-t", "m/will", "-q", "1", "-C", "1"]);
     let mut dying = subscribe(
         &node,
-        &[
-            "-t",
-            "other",
-            "--will-topic",
-            "m/will",
-            "--will-payload",
-            "gone",
-            "--will-qos",
-            "1",
-        ],
+        &["-t", "other", "--will-topic", "m/will", "--will-payload", "gone", "--will-qos", "1"],
     );
     dying.kill().expect("it runs");
     dying.wait().expect("a child of this process");
@@ -90,21 +68,12 @@ fn persistent_session_over_a_restart() {
     crate::support::node::signal(sub.id(), "TERM");
     sub.wait().expect("a child of this process");
     for n in 0..10 {
-        publish(
-            &node,
-            &["-t", "m/persistent", "-q", "2", "-m", &n.to_string()],
-        );
+        publish(&node, &["-t", "m/persistent", "-q", "2", "-m", &n.to_string()]);
     }
     let node = node.restart();
-    let printed = run(&mut command(
-        &node,
-        "mosquitto_sub",
-        &[&session[..], &["-C", "10"]].concat(),
-    ));
-    assert_eq!(
-        printed,
-        (0..10).map(|n| format!("{n}\n")).collect::<String>()
-    );
+    let printed =
+        run(&mut command(&node, "mosquitto_sub", &[&session[..], &["-C", "10"]].concat()));
+    assert_eq!(printed, (0..10).map(|n| format!("{n}\n")).collect::<String>());
 }
 
 #[test]
@@ -113,17 +82,9 @@ fn a_thousand_qos_2_messages_each_way() {
     let sub = subscribe(&node, &["-t", "m/qos2", "-q", "2", "-C", "1000"]);
     let lines: String = (0..1000).map(|n| format!("{n}\n")).collect();
     let mut publisher = command(&node, "mosquitto_pub", &["-t", "m/qos2", "-q", "2", "-l"]);
-    publisher
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    publisher.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut publisher = publisher.spawn().expect("mosquitto_pub starts");
-    publisher
-        .stdin
-        .take()
-        .expect("stdin")
-        .write_all(lines.as_bytes())
-        .expect("its input");
+    publisher.stdin.take().expect("stdin").write_all(lines.as_bytes()).expect("its input");
     finish(publisher);
     assert_eq!(finish(sub), lines);
 }

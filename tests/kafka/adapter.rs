@@ -18,10 +18,7 @@ fn records_arrive_whole_in_order_and_co_partitioned() {
     let mut driver = Driver::new(options(&kafka.address()));
     driver.push(numbered("whole", 50, 0..5_000));
     let mut last = record(5_000, "whole", None, "", "c");
-    last.outbox = Some(OutboxPosition {
-        lane: 3,
-        position: 9,
-    });
+    last.outbox = Some(OutboxPosition { lane: 3, position: 9 });
     last.retain = true;
     driver.push([last]);
     driver.finish(PATIENCE);
@@ -30,16 +27,9 @@ fn records_arrive_whole_in_order_and_co_partitioned() {
 
     let mut records = kafka.read_all("whole");
     assert_eq!(records.len(), 5_001);
-    let at = records
-        .iter()
-        .position(|record| record.key.is_none())
-        .expect("the null key");
+    let at = records.iter().position(|record| record.key.is_none()).expect("the null key");
     let null = records.remove(at);
-    assert_eq!(
-        null.payload,
-        Some(Vec::new()),
-        "an empty payload is no tombstone"
-    );
+    assert_eq!(null.payload, Some(Vec::new()), "an empty payload is no tombstone");
     assert_eq!(null.header("hydrant.outbox").as_deref(), Some("3/9"));
     assert_eq!(null.header("mqtt.retain").as_deref(), Some("1"));
     assert_eq!(assert_complete_and_in_order(&records, 50, 5_000), 0);
@@ -52,22 +42,13 @@ fn records_arrive_whole_in_order_and_co_partitioned() {
         );
     }
     let some = &records[0];
-    let id: u64 = some
-        .header("hydrant.id")
-        .expect("hydrant.id")
-        .rsplit('/')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
+    let id: u64 =
+        some.header("hydrant.id").expect("hydrant.id").rsplit('/').next().unwrap().parse().unwrap();
     assert_eq!(some.timestamp, 1_700_000_000_000 + id as i64);
     assert_eq!(some.header("hydrant.id"), Some(format!("n1/7/{id}")));
     assert_eq!(some.header("mqtt.client").as_deref(), Some("c"));
     assert_eq!(some.header("mqtt.qos").as_deref(), Some("1"));
-    assert_eq!(
-        some.header("mqtt.topic"),
-        Some(format!("device/k{}/whole", id % 50))
-    );
+    assert_eq!(some.header("mqtt.topic"), Some(format!("device/k{}/whole", id % 50)));
 }
 
 #[test]
@@ -75,10 +56,7 @@ fn a_consumer_group_of_two_splits_the_partitions() {
     let kafka = shared();
     kafka.create_topic("split", 4, &[]);
     let mut driver = Driver::new(options(&kafka.address()));
-    let readers = [
-        kafka.consumer("pair", &["split"]),
-        kafka.consumer("pair", &["split"]),
-    ];
+    let readers = [kafka.consumer("pair", &["split"]), kafka.consumer("pair", &["split"])];
     let mut read = [Vec::new(), Vec::new()];
     wait_until("both members have two partitions", PATIENCE, || {
         for (reader, read) in readers.iter().zip(&mut read) {
@@ -126,10 +104,7 @@ fn topics_are_made_up_to_the_caps() {
     assert_eq!(driver.acknowledged, 2);
     let (refused, why) = driver.refused.pop().expect("a's third topic");
     assert_eq!(refused, 2);
-    assert!(
-        why.contains("kafka.max_topics_per_client = 2") && why.contains("cap-a3"),
-        "{why}"
-    );
+    assert!(why.contains("kafka.max_topics_per_client = 2") && why.contains("cap-a3"), "{why}");
     // Another client may make the same topic; then the first may write to it.
     publish(&mut driver, "cap-a3", "b");
     publish(&mut driver, "cap-a3", "a");
@@ -142,41 +117,25 @@ fn topics_are_made_up_to_the_caps() {
     assert_eq!((driver.acknowledged, driver.refused.len()), (5, 0));
     let counters = driver.log.counters();
     assert_eq!(
-        (
-            counters.topics_created,
-            counters.refused_by_topic_cap,
-            counters.refused
-        ),
+        (counters.topics_created, counters.refused_by_topic_cap, counters.refused),
         (3, 2, 2)
     );
-    assert_eq!(
-        (kafka.partitions("cap-a1"), kafka.partitions("cap-c1")),
-        (3, 0)
-    );
+    assert_eq!((kafka.partitions("cap-a1"), kafka.partitions("cap-c1")), (3, 0));
 }
 
 #[test]
 fn a_topic_that_has_to_exist_is_refused_until_it_does() {
     let kafka = shared();
     kafka.create_topic("must-other", 1, &[]);
-    let mut driver = Driver::new(KafkaOptions {
-        create_topics: false,
-        ..options(&kafka.address())
-    });
-    driver.push([
-        record(0, "must-missing", None, "x", "c"),
-        record(1, "must-other", None, "x", "c"),
-    ]);
-    driver.until("the other topic is served", PATIENCE, |driver| {
-        driver.acknowledged == 1
-    });
+    let mut driver =
+        Driver::new(KafkaOptions { create_topics: false, ..options(&kafka.address()) });
+    driver
+        .push([record(0, "must-missing", None, "x", "c"), record(1, "must-other", None, "x", "c")]);
+    driver.until("the other topic is served", PATIENCE, |driver| driver.acknowledged == 1);
     driver.finish(PATIENCE);
     let (id, why) = driver.refused.pop().expect("a refusal");
     assert_eq!(id, 0);
-    assert!(
-        why.contains("must-missing") && why.contains("kafka.create_topics = true"),
-        "{why}"
-    );
+    assert!(why.contains("must-missing") && why.contains("kafka.create_topics = true"), "{why}");
     kafka.create_topic("must-missing", 1, &[]);
     let mut id = 2;
     wait_until("the refusal is forgotten", PATIENCE, || {
@@ -191,10 +150,8 @@ fn a_topic_that_has_to_exist_is_refused_until_it_does() {
 fn what_is_too_large_is_refused_and_nothing_else() {
     let kafka = shared();
     kafka.create_topic("large", 1, &[("max.message.bytes", "20000")]);
-    let mut driver = Driver::new(KafkaOptions {
-        compression: "none".into(),
-        ..options(&kafka.address())
-    });
+    let mut driver =
+        Driver::new(KafkaOptions { compression: "none".into(), ..options(&kafka.address()) });
     // Each fits by itself, the batch does not.
     let text = "x".repeat(1_000);
     driver.push((0..200).map(|id| record(id, "large", Some("k"), &text, "c")));
@@ -212,8 +169,7 @@ fn added_partitions_are_used() {
     let kafka = shared();
     kafka.create_topic("grow", 2, &[]);
     let mut fast = options(&kafka.address());
-    fast.properties
-        .insert("topic.metadata.refresh.interval.ms".into(), "500".into());
+    fast.properties.insert("topic.metadata.refresh.interval.ms".into(), "500".into());
     let mut driver = Driver::new(fast);
     driver.push(numbered("grow", 40, 0..400));
     driver.finish(PATIENCE);
@@ -223,10 +179,7 @@ fn added_partitions_are_used() {
         driver.push(numbered("grow", 40, next..next + 400));
         next += 400;
         driver.finish(PATIENCE);
-        kafka
-            .read_all("grow")
-            .iter()
-            .any(|record| record.partition >= 2)
+        kafka.read_all("grow").iter().any(|record| record.partition >= 2)
     });
     driver.push(numbered("grow", 40, next..next + 400));
     driver.finish(PATIENCE);
@@ -239,10 +192,7 @@ fn added_partitions_are_used() {
     assert_eq!(newest.len(), 400);
     for record in newest {
         let key = record.key.as_deref().expect("a key");
-        assert_eq!(
-            record.partition as u32,
-            hydrant_protocol::mapping::partition(key, 5)
-        );
+        assert_eq!(record.partition as u32, hydrant_protocol::mapping::partition(key, 5));
     }
     assert_eq!(driver.resets, 0);
 }
@@ -250,19 +200,12 @@ fn added_partitions_are_used() {
 #[test]
 fn kafka_absent_at_the_start_is_waited_for_within_the_bound() {
     let mut kafka = Kafka::prepare();
-    let mut driver = Driver::new(KafkaOptions {
-        queue_max_messages: 1_000,
-        ..options(&kafka.address())
-    });
+    let mut driver =
+        Driver::new(KafkaOptions { queue_max_messages: 1_000, ..options(&kafka.address()) });
     driver.push(numbered("absent", 10, 0..3_000));
-    driver.until("the queue is full", PATIENCE, |driver| {
-        driver.outstanding() == 1_000
-    });
+    driver.until("the queue is full", PATIENCE, |driver| driver.outstanding() == 1_000);
     driver.step(Duration::from_secs(2));
-    assert_eq!(
-        (driver.outstanding(), driver.acknowledged, driver.left()),
-        (1_000, 0, 3_000)
-    );
+    assert_eq!((driver.outstanding(), driver.acknowledged, driver.left()), (1_000, 0, 3_000));
     assert!(
         driver.log.describe().contains("1000 waiting for a topic"),
         "{}",
@@ -271,17 +214,12 @@ fn kafka_absent_at_the_start_is_waited_for_within_the_bound() {
     kafka.restart();
     driver.finish(PATIENCE);
     assert_eq!((driver.acknowledged, driver.resets), (3_000, 0));
-    assert_eq!(
-        assert_complete_and_in_order(&kafka.read_all("absent"), 10, 3_000),
-        0
-    );
+    assert_eq!(assert_complete_and_in_order(&kafka.read_all("absent"), 10, 3_000), 0);
 }
 
 /// Length of an outage: 15 s, or HYDRANT_OUTAGE seconds.
 fn outage() -> Duration {
-    let seconds = std::env::var("HYDRANT_OUTAGE")
-        .ok()
-        .and_then(|text| text.parse().ok());
+    let seconds = std::env::var("HYDRANT_OUTAGE").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(15))
 }
 
@@ -373,22 +311,13 @@ fn nothing_is_sent_after_a_failure_until_the_reset() {
     driver.resets_itself = false;
     driver.log.raise_fatal_error();
     for id in 100..110 {
-        let back = driver
-            .log
-            .append(vec![record(id, "halt", Some("k0"), "k0:999", "c")]);
+        let back = driver.log.append(vec![record(id, "halt", Some("k0"), "k0:999", "c")]);
         assert!(back.is_empty());
     }
     assert!(driver.log.flush(PATIENCE), "all are reported");
     assert_eq!(kafka.read_all("halt").len(), 100);
     let counters = driver.log.counters();
-    assert_eq!(
-        (
-            counters.acknowledged,
-            counters.unavailable,
-            counters.outstanding
-        ),
-        (100, 10, 0)
-    );
+    assert_eq!((counters.acknowledged, counters.unavailable, counters.outstanding), (100, 10, 0));
     assert!(driver.log.describe().contains("broken until reset"));
 }
 
@@ -406,10 +335,7 @@ fn a_topic_deleted_while_running_is_made_again() {
     for record in kafka.read_all("gone") {
         *per_key.entry(record.key).or_default() += 1;
     }
-    assert!(
-        per_key.len() == 5 && per_key.values().all(|count| *count >= 20),
-        "{per_key:?}"
-    );
+    assert!(per_key.len() == 5 && per_key.values().all(|count| *count >= 20), "{per_key:?}");
 }
 
 #[test]
@@ -422,8 +348,5 @@ fn many_topics_at_once_are_made() {
     });
     driver.push((0..60).map(|id| record(id, &format!("many-{}", id % 30), Some("k"), "x", "c")));
     driver.finish(PATIENCE);
-    assert_eq!(
-        (driver.acknowledged, driver.log.counters().topics_created),
-        (60, 30)
-    );
+    assert_eq!((driver.acknowledged, driver.log.counters().topics_created), (60, 30));
 }

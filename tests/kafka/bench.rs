@@ -51,21 +51,14 @@ fn adapter_throughput() {
         })
         .collect();
     let make = |ids: std::ops::Range<u64>| -> Vec<LogRecord> {
-        ids.map(|id| LogRecord {
-            id,
-            sequence: id / 5_000,
-            ..keys[(id % 5_000) as usize].clone()
-        })
-        .collect()
+        ids.map(|id| LogRecord { id, sequence: id / 5_000, ..keys[(id % 5_000) as usize].clone() })
+            .collect()
     };
     for round in 0..4 {
         acknowledged.store(0, Ordering::Release);
         batches.store(0, Ordering::Relaxed);
-        let (start, ours, theirs) = (
-            Instant::now(),
-            cpu_seconds("self"),
-            cpu_seconds(&kafka.pid().to_string()),
-        );
+        let (start, ours, theirs) =
+            (Instant::now(), cpu_seconds("self"), cpu_seconds(&kafka.pid().to_string()));
         let mut next = 0;
         let mut back: Vec<LogRecord> = Vec::new();
         while next < RECORDS || !back.is_empty() {

@@ -108,21 +108,15 @@ impl Driver {
                 self.queue.push_front(record);
             }
         }
-        let wait = if self.blocked || self.queue.is_empty() {
-            time
-        } else {
-            Duration::ZERO
-        };
+        let wait = if self.blocked || self.queue.is_empty() { time } else { Duration::ZERO };
         let Ok(batch) = self.reports.recv_timeout(wait) else {
             return;
         };
         self.blocked = false;
         self.largest_batch = self.largest_batch.max(batch.len());
         for report in batch {
-            let record = self
-                .outstanding
-                .remove(&report.id)
-                .expect("one report for each record taken");
+            let record =
+                self.outstanding.remove(&report.id).expect("one report for each record taken");
             match report.result {
                 Ok(()) => self.acknowledged += 1,
                 Err(LogError::Refused(why)) => self.refused.push((report.id, why)),
@@ -165,9 +159,7 @@ impl Driver {
 
     /// Steps until every record has an `Ok` or a refusal.
     pub fn finish(&mut self, patience: Duration) {
-        self.until("everything is settled", patience, |driver| {
-            driver.left() == 0
-        });
+        self.until("everything is settled", patience, |driver| driver.left() == 0);
     }
 }
 
@@ -200,21 +192,14 @@ pub fn assert_complete_and_in_order(
         if number == *next {
             *next += 1;
         } else {
-            assert!(
-                number < *next,
-                "key {key}: {number} came where {next} was due"
-            );
+            assert!(number < *next, "key {key}: {number} came where {next} was due");
             repeated += 1;
         }
     }
     for id in 0..keys {
         let want = (count + keys - 1 - id) / keys;
         let key = format!("k{id}");
-        assert_eq!(
-            next.get(&key).copied().unwrap_or(0),
-            want,
-            "numbers of key {key}"
-        );
+        assert_eq!(next.get(&key).copied().unwrap_or(0), want, "numbers of key {key}");
     }
     repeated
 }

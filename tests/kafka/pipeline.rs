@@ -117,7 +117,11 @@ fn assert_all_there(records: &[Record], sent: &BTreeMap<String, Sent>) -> u64 {
     }
     for (key, sent) in sent {
         let there = seen.get(key).copied().unwrap_or(0);
-        assert!(there >= sent.acknowledged, "key {key}: {} acknowledged, {there} in Kafka", sent.acknowledged);
+        assert!(
+            there >= sent.acknowledged,
+            "key {key}: {} acknowledged, {there} in Kafka",
+            sent.acknowledged
+        );
     }
     repeated
 }
@@ -235,7 +239,11 @@ fn with_kafka_stopped_and_started_kafka_publishes_wait_on_their_connections() {
     let topic = load.topic();
     let sent = load.finish();
     assert_arrives(&kafka, &node, &topic, &sent);
-    assert_eq!(node.metric("hydrant_storage_batches_total"), 0.0, "nothing is stored for Kafka's sake");
+    assert_eq!(
+        node.metric("hydrant_storage_batches_total"),
+        0.0,
+        "nothing is stored for Kafka's sake"
+    );
 }
 
 #[test]

@@ -33,20 +33,14 @@ fn an_oversized_packet_is_refused_by_its_header_alone() {
     let node = node();
     // Only the header comes: 256 MB announced, nothing sent.
     counted(&node, &[0x30, 0xff, 0xff, 0xff, 0x7f], "limit");
-    counted(
-        &node,
-        &publish("t", &vec![0; 64 * 1024], 0, false, false, 0),
-        "limit",
-    );
+    counted(&node, &publish("t", &vec![0; 64 * 1024], 0, false, false, 0), "limit");
     let mut client = node.client("largest");
     client.publish("t", vec![0; 64 * 1024 - 100], 1);
 }
 
 #[test]
 fn connections_that_announce_much_and_send_little_cost_little() {
-    let node = Node::builder()
-        .set("limits.max_packet_size", "\"16MiB\"")
-        .start();
+    let node = Node::builder().set("limits.max_packet_size", "\"16MiB\"").start();
     let before = node.rss();
     let clients: Vec<_> = (0..200)
         .map(|n| {
@@ -57,11 +51,7 @@ fn connections_that_announce_much_and_send_little_cost_little() {
         })
         .collect();
     let after = node.rss();
-    assert!(
-        after < before + (20 << 20),
-        "{before} -> {after} bytes for {} clients",
-        clients.len()
-    );
+    assert!(after < before + (20 << 20), "{before} -> {after} bytes for {} clients", clients.len());
 }
 
 #[test]
@@ -70,11 +60,7 @@ fn topics_past_the_limits_close() {
     for topic in ["x".repeat(201), "x/".repeat(8)] {
         counted(&node, &publish(&topic, b"", 0, false, false, 0), "limit");
         counted(&node, &subscribe(1, &[(&topic, 0)]), "limit");
-        counted(
-            &node,
-            &crate::support::client::unsubscribe(1, &[&topic]),
-            "limit",
-        );
+        counted(&node, &crate::support::client::unsubscribe(1, &[&topic]), "limit");
     }
     let mut client = node.client("longest");
     client.publish(&"x".repeat(200), "x", 1);
@@ -89,11 +75,7 @@ fn topics_of_64_kib_work_and_are_bounded_by_their_levels() {
     client.subscribe(&topic, 1);
     client.retain(&topic, "x", 1);
     assert_eq!(client.take().topic.len(), 65_535);
-    counted(
-        &node,
-        &publish(&"/".repeat(65_535), b"", 0, false, false, 0),
-        "limit",
-    );
+    counted(&node, &publish(&"/".repeat(65_535), b"", 0, false, false, 0), "limit");
     counted(&node, &subscribe(1, &[(&"+/".repeat(30_000), 0)]), "limit");
 }
 
@@ -103,11 +85,7 @@ fn ten_thousand_filters_in_one_subscribe_close() {
     let names: Vec<String> = (0..10_000).map(|n| format!("f/{n}/+")).collect();
     let filters: Vec<_> = names.iter().map(|name| (name.as_str(), 1)).collect();
     counted(&node, &subscribe(1, &filters), "limit");
-    assert_eq!(
-        node.metric("hydrant_subscriptions"),
-        0.0,
-        "none of them was taken"
-    );
+    assert_eq!(node.metric("hydrant_subscriptions"), 0.0, "none of them was taken");
     // As many as the limit says are taken.
     let mut client = node.client("thousand");
     client.send(&subscribe(1, &filters[..1000]));
@@ -119,11 +97,7 @@ fn malformed_packets_are_counted_as_violations() {
     let node = node();
     counted(&node, &[0xf0, 0], "protocol_violation");
     counted(&node, &packet(0x36, &text("t")), "protocol_violation");
-    counted(
-        &node,
-        &[0x30, 0x80, 0x80, 0x80, 0x80, 0x00],
-        "protocol_violation",
-    );
+    counted(&node, &[0x30, 0x80, 0x80, 0x80, 0x80, 0x00], "protocol_violation");
     counted(&node, &Connect::new("again").bytes(), "protocol_violation");
 }
 
@@ -155,10 +129,7 @@ fn a_packet_in_single_bytes_is_put_together() {
     for byte in bytes {
         client.send(&[byte]);
     }
-    client.expect(Packet::Connack {
-        present: false,
-        code: 0,
-    });
+    client.expect(Packet::Connack { present: false, code: 0 });
     client.expect(Packet::Suback(1, vec![1]));
     client.wait_for(&Packet::Puback(2));
     assert_eq!(client.take().text(), "in pieces");
@@ -173,11 +144,7 @@ fn who_never_sends_connect_is_closed_and_counted() {
     slow.send(&Connect::new("slow").bytes()[..5]);
     silent.expect_closed();
     slow.expect_closed();
-    assert!(
-        start.elapsed() >= Duration::from_millis(900),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
     node.wait_closed("connect_timeout", 2.0);
 }
 
@@ -195,11 +162,7 @@ fn a_connect_that_drips_for_ever_is_closed() {
             break;
         }
     }
-    assert!(
-        start.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     node.wait_closed("connect_timeout", 1.0);
 }
 
@@ -211,9 +174,7 @@ fn a_half_open_connection_ends_by_its_keep_alive() {
     client.subscribe("t", 0);
     client.expect_closed();
     node.wait_closed("keep_alive", 1.0);
-    eventually(SOON, "its subscription is gone", || {
-        node.metric("hydrant_subscriptions") == 0.0
-    });
+    eventually(SOON, "its subscription is gone", || node.metric("hydrant_subscriptions") == 0.0);
 }
 
 #[test]
@@ -229,9 +190,7 @@ fn past_the_most_connections_a_socket_is_closed_and_the_others_go_on() {
         client.ping();
     }
     drop(clients.pop());
-    eventually(SOON, "there is room again", || {
-        node.metric("hydrant_connections") < 10.0
-    });
+    eventually(SOON, "there is room again", || node.metric("hydrant_connections") < 10.0);
     node.client("late").ping();
 }
 
@@ -247,10 +206,7 @@ fn a_flood_of_connects_waits_its_turn() {
         })
         .collect();
     for client in &mut clients {
-        client.expect(Packet::Connack {
-            present: false,
-            code: 0,
-        });
+        client.expect(Packet::Connack { present: false, code: 0 });
     }
     assert!(
         start.elapsed() >= Duration::from_secs(1),
@@ -266,19 +222,11 @@ fn random_bytes_never_hurt_anybody_else() {
     let mut bystander = node.client("bystander");
     bystander.subscribe("bystander", 1);
     for round in 0..300 {
-        let mut client = if round % 3 == 0 {
-            node.socket()
-        } else {
-            node.client("random")
-        };
-        let mut bytes: Vec<u8> = (0..dice.below(300))
-            .map(|_| dice.below(256) as u8)
-            .collect();
+        let mut client = if round % 3 == 0 { node.socket() } else { node.client("random") };
+        let mut bytes: Vec<u8> = (0..dice.below(300)).map(|_| dice.below(256) as u8).collect();
         if round % 2 == 0 {
             // A packet that begins well.
-            let kinds = [
-                0x10, 0x30, 0x32, 0x34, 0x40, 0x50, 0x62, 0x70, 0x82, 0xa2, 0xc0, 0xe0,
-            ];
+            let kinds = [0x10, 0x30, 0x32, 0x34, 0x40, 0x50, 0x62, 0x70, 0x82, 0xa2, 0xc0, 0xe0];
             bytes = packet(kinds[dice.below(kinds.len() as u64) as usize], &bytes);
         }
         let _ = client.try_send(&bytes);
@@ -293,15 +241,10 @@ fn random_bytes_never_hurt_anybody_else() {
 
 #[test]
 fn empty_client_ids_are_refused_where_the_configuration_says_so() {
-    let node = Node::builder()
-        .set("limits.allow_empty_client_id", false)
-        .start();
+    let node = Node::builder().set("limits.allow_empty_client_id", false).start();
     let mut client = node.socket();
     client.send(&Connect::new("").bytes());
-    client.expect(Packet::Connack {
-        present: false,
-        code: 2,
-    });
+    client.expect(Packet::Connack { present: false, code: 2 });
     client.expect_closed();
     node.wait_closed("connect_refused", 1.0);
 }
@@ -314,10 +257,7 @@ fn past_the_most_sessions_a_new_one_is_refused_with_code_3() {
     }
     let mut client = node.socket();
     client.send(&Connect::new("c").persistent().bytes());
-    client.expect(Packet::Connack {
-        present: false,
-        code: 3,
-    });
+    client.expect(Packet::Connack { present: false, code: 3 });
     client.expect_closed();
     node.persistent("a").ping();
     node.client("c").ping();
@@ -329,10 +269,7 @@ fn a_keep_alive_past_the_limit_is_refused() {
     for seconds in [0, 61] {
         let mut client = node.socket();
         client.send(&Connect::new("k").keep_alive(seconds).bytes());
-        client.expect(Packet::Connack {
-            present: false,
-            code: 2,
-        });
+        client.expect(Packet::Connack { present: false, code: 2 });
         client.expect_closed();
     }
     Client::connect(node.mqtt, &Connect::new("k").keep_alive(60)).ping();
@@ -340,10 +277,8 @@ fn a_keep_alive_past_the_limit_is_refused() {
 
 #[test]
 fn retained_messages_are_bounded() {
-    let node = Node::builder()
-        .set("limits.max_retained_messages", 3)
-        .set("sys.interval", "0s")
-        .start();
+    let node =
+        Node::builder().set("limits.max_retained_messages", 3).set("sys.interval", "0s").start();
     let mut client = node.client("retains");
     for n in 0..5 {
         client.retain(&format!("r/{n}"), "x", 1);

@@ -6,17 +6,12 @@ use crate::shared;
 use crate::support::client::{Connect, packet, publish, subscribe, text};
 use crate::support::{Client, Packet, unique};
 
-const ACCEPTED: Packet = Packet::Connack {
-    present: false,
-    code: 0,
-};
+const ACCEPTED: Packet = Packet::Connack { present: false, code: 0 };
 
 /// Variable header of a CONNECT, and the fields that follow it.
 fn connect(name: &str, level: u8, flags: u8, fields: &[&[u8]]) -> Vec<u8> {
     let mut body = [&text(name)[..], &[level, flags, 0, 0]].concat();
-    fields
-        .iter()
-        .for_each(|field| body.extend_from_slice(&text(field)));
+    fields.iter().for_each(|field| body.extend_from_slice(&text(field)));
     packet(0x10, &body)
 }
 
@@ -33,10 +28,7 @@ fn closes(bytes: &[u8]) {
 fn refused(bytes: &[u8], code: u8) {
     let mut client = shared().socket();
     client.send(bytes);
-    client.expect(Packet::Connack {
-        present: false,
-        code,
-    });
+    client.expect(Packet::Connack { present: false, code });
     client.expect_closed();
 }
 
@@ -111,21 +103,10 @@ fn mqtt_3_1_2_13_will_qos_without_the_flag_closes() {
 
 #[test]
 fn mqtt_3_1_2_14_will_qos_3_closes() {
-    closes(&connect(
-        "MQTT",
-        4,
-        0b1_1110,
-        &[b"will", b"topic", b"payload"],
-    ));
+    closes(&connect("MQTT", 4, 0b1_1110, &[b"will", b"topic", b"payload"]));
     for qos in 0..3u8 {
         let id = unique("will-qos");
-        accepted(&connect(
-            "MQTT",
-            4,
-            0b110 | qos << 3,
-            &[id.as_bytes(), b"t", b"p"],
-        ))
-        .disconnect();
+        accepted(&connect("MQTT", 4, 0b110 | qos << 3, &[id.as_bytes(), b"t", b"p"])).disconnect();
     }
 }
 
@@ -146,24 +127,14 @@ fn mqtt_3_1_2_19_the_flag_without_a_user_name_closes() {
 
 #[test]
 fn mqtt_3_1_2_20_a_password_without_the_flag_closes() {
-    closes(&connect(
-        "MQTT",
-        4,
-        0b1000_0010,
-        &[b"user", b"name", b"password"],
-    ));
+    closes(&connect("MQTT", 4, 0b1000_0010, &[b"user", b"name", b"password"]));
 }
 
 #[test]
 fn mqtt_3_1_2_21_the_flag_without_a_password_closes() {
     closes(&connect("MQTT", 4, 0b1100_0010, &[b"user", b"name"]));
     let id = unique("user");
-    accepted(&connect(
-        "MQTT",
-        4,
-        0b1100_0010,
-        &[id.as_bytes(), b"name", b"\xff\0"],
-    ));
+    accepted(&connect("MQTT", 4, 0b1100_0010, &[id.as_bytes(), b"name", b"\xff\0"]));
 }
 
 #[test]
@@ -186,10 +157,7 @@ fn mqtt_3_1_2_24_keep_alive_times_one_and_a_half() {
             Err(_) => break start.elapsed(),
         }
     };
-    assert!(
-        closed >= Duration::from_millis(2950),
-        "closed after {closed:?}"
-    );
+    assert!(closed >= Duration::from_millis(2950), "closed after {closed:?}");
     assert!(closed < Duration::from_secs(8), "closed after {closed:?}");
     pinging.ping();
     without.ping();
@@ -222,13 +190,7 @@ fn mqtt_3_1_3_4_a_client_identifier_in_ill_formed_utf8_closes() {
 
 #[test]
 fn mqtt_3_1_3_5_one_to_23_letters_and_digits_are_allowed() {
-    for id in [
-        "0",
-        "z",
-        "0123456789abcdefghijklm",
-        "nopqrstuvwxyzABCDEFGHIJ",
-        "KLMNOPQRSTUVWXYZ",
-    ] {
+    for id in ["0", "z", "0123456789abcdefghijklm", "nopqrstuvwxyzABCDEFGHIJ", "KLMNOPQRSTUVWXYZ"] {
         shared().client(id).disconnect();
     }
 }
@@ -269,10 +231,7 @@ fn mqtt_3_1_4_1_a_connect_that_does_not_conform_gets_no_connack() {
     closes(&packet(0x10, b""));
     closes(&packet(0x10, &[0, 4, b'M', b'Q', b'T', b'T', 4]));
     closes(&packet(0x10, &[0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0]));
-    closes(&packet(
-        0x10,
-        &[&connect("MQTT", 4, 2, &[b"x"])[2..], b"rest"].concat(),
-    ));
+    closes(&packet(0x10, &[&connect("MQTT", 4, 2, &[b"x"])[2..], b"rest"].concat()));
 }
 
 #[test]
@@ -318,10 +277,7 @@ fn mqtt_3_1_4_5_nothing_after_a_refused_connect_is_processed() {
 #[test]
 fn section_3_1_4_packets_behind_a_connect_need_not_wait_for_the_connack() {
     let topic = unique("eager");
-    for connect in [
-        Connect::new(&unique("eager")),
-        Connect::new(&unique("eager")).persistent(),
-    ] {
+    for connect in [Connect::new(&unique("eager")), Connect::new(&unique("eager")).persistent()] {
         let mut client = shared().socket();
         let mut bytes = connect.bytes();
         bytes.extend(subscribe(7, &[(&topic, 1)]));
@@ -343,15 +299,10 @@ fn mqtt_3_2_0_1_the_first_packet_of_the_server_is_connack() {
     let mut subscriber = shared().persistent(&id);
     subscriber.subscribe(&topic, 1);
     subscriber.disconnect();
-    shared()
-        .client(&unique("connack"))
-        .publish(&topic, "waiting", 1);
+    shared().client(&unique("connack")).publish(&topic, "waiting", 1);
     let mut subscriber = shared().socket();
     subscriber.send(&Connect::new(&id).persistent().bytes());
-    subscriber.expect(Packet::Connack {
-        present: true,
-        code: 0,
-    });
+    subscriber.expect(Packet::Connack { present: true, code: 0 });
     assert_eq!(subscriber.take().text(), "waiting");
 }
 
@@ -410,10 +361,8 @@ fn mqtt_3_14_1_1_reserved_bits_of_disconnect_close_as_an_error() {
     let (topic, will) = (unique("bye"), unique("bye"));
     let mut watcher = shared().client(&topic);
     watcher.subscribe(&will, 0);
-    let mut client = Client::connect(
-        shared().mqtt,
-        &Connect::new(&unique("bye")).will(&will, "gone", 0, false),
-    );
+    let mut client =
+        Client::connect(shared().mqtt, &Connect::new(&unique("bye")).will(&will, "gone", 0, false));
     client.send(&[0xe1, 0]);
     client.expect_closed();
     assert_eq!(watcher.take().text(), "gone", "it was no DISCONNECT");
@@ -429,8 +378,6 @@ fn mqtt_3_14_4_2_nothing_after_disconnect_is_processed() {
     bytes.extend(publish(&topic, b"after", 0, false, false, 0));
     client.send(&bytes);
     client.expect_closed();
-    shared()
-        .client(&unique("after"))
-        .publish(&topic, "later", 1);
+    shared().client(&unique("after")).publish(&topic, "later", 1);
     assert_eq!(subscriber.take().text(), "later");
 }

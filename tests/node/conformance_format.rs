@@ -14,13 +14,7 @@ fn closes(bytes: &[u8]) {
 
 #[test]
 fn mqtt_1_5_3_1_ill_formed_utf8_closes() {
-    for bad in [
-        &b"a\xff"[..],
-        b"a/\xc0\xaf",
-        b"\xed\xa0\x80",
-        b"\xf5\x80\x80\x80",
-        b"\xe2\x82",
-    ] {
+    for bad in [&b"a\xff"[..], b"a/\xc0\xaf", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xe2\x82"] {
         closes(&packet(0x30, &text(bad)));
         closes(&packet(0x82, &[&[0, 1], &text(bad)[..], &[0]].concat()));
         closes(&packet(0xa2, &[&[0, 1], &text(bad)[..]].concat()));
@@ -44,10 +38,7 @@ fn mqtt_1_5_3_3_the_byte_order_mark_is_not_stripped() {
     client.publish(&marked, "marked", 0);
     client.publish(&plain, "plain", 0);
     let came = [client.take(), client.take()].map(|p| (p.topic, p.payload));
-    assert_eq!(
-        came,
-        [(marked, b"marked".to_vec()), (plain, b"plain".to_vec())]
-    );
+    assert_eq!(came, [(marked, b"marked".to_vec()), (plain, b"plain".to_vec())]);
 }
 
 #[test]

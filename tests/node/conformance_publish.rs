@@ -31,10 +31,7 @@ fn mqtt_3_3_1_1_dup_is_set_at_a_redelivery() {
         drop(subscriber);
         let mut subscriber = shared().persistent(&id);
         let again = subscriber.take();
-        assert_eq!(
-            (again.dup, again.id, again.text()),
-            (true, first.id, "x".to_owned())
-        );
+        assert_eq!((again.dup, again.id, again.text()), (true, first.id, "x".to_owned()));
         subscriber.disconnect();
     }
 }
@@ -66,16 +63,11 @@ fn mqtt_3_3_1_4_qos_3_closes() {
 fn mqtt_3_3_1_5_a_retained_message_is_kept_with_its_qos() {
     for qos in 0..3 {
         let topic = unique("retained");
-        shared()
-            .client(&unique("retained"))
-            .retain(&topic, "kept", qos);
+        shared().client(&unique("retained")).retain(&topic, "kept", qos);
         let mut late = shared().client(&unique("late"));
         late.subscribe(&topic, 2);
         let came = late.take();
-        assert_eq!(
-            (came.text().as_str(), came.qos, came.retain),
-            ("kept", qos, true)
-        );
+        assert_eq!((came.text().as_str(), came.qos, came.retain), ("kept", qos, true));
     }
 }
 
@@ -128,10 +120,7 @@ fn mqtt_3_3_1_10_an_empty_payload_removes_the_retained_message() {
     publisher.retain(&topic, "x", 1);
     publisher.retain(&topic, "", 1);
     // Those who are subscribed get it as any other message.
-    assert_eq!(
-        [subscriber.take().text(), subscriber.take().text()],
-        ["x", ""]
-    );
+    assert_eq!([subscriber.take().text(), subscriber.take().text()], ["x", ""]);
     let mut late = shared().client(&unique("late"));
     late.subscribe(&topic, 1);
     publisher.publish(&topic, "fence", 1);
@@ -164,13 +153,7 @@ fn mqtt_3_3_1_12_without_retain_nothing_is_kept_or_removed() {
 #[test]
 fn mqtt_3_3_2_1_a_publish_without_topic_closes() {
     closes(&packet(0x30, b""));
-    closes(&packet(
-        0x30,
-        &text("\u{fffd}")
-            .iter()
-            .map(|b| b | 0x80)
-            .collect::<Vec<_>>(),
-    ));
+    closes(&packet(0x30, &text("\u{fffd}").iter().map(|b| b | 0x80).collect::<Vec<_>>()));
 }
 
 #[test]
@@ -209,11 +192,7 @@ fn mqtt_3_3_5_1_overlapping_subscriptions_give_one_copy_at_the_highest_qos() {
     for persistent in [false, true] {
         let base = unique("overlap");
         let connect = Connect::new(&unique("overlap"));
-        let connect = if persistent {
-            connect.persistent()
-        } else {
-            connect
-        };
+        let connect = if persistent { connect.persistent() } else { connect };
         let mut subscriber = Client::connect(shared().mqtt, &connect);
         subscriber.subscribe(&format!("{base}/#"), 0);
         subscriber.subscribe(&format!("{base}/+"), 2);
@@ -256,9 +235,7 @@ fn mqtt_4_3_2_1_the_server_keeps_a_qos_1_message_until_its_puback() {
     subscriber.take();
     subscriber.disconnect();
     let mut subscriber = shared().persistent(&id);
-    shared()
-        .client(&unique("puback"))
-        .publish(&topic, "fence", 1);
+    shared().client(&unique("puback")).publish(&topic, "fence", 1);
     assert_eq!(subscriber.take().text(), "fence");
 }
 
@@ -270,10 +247,7 @@ fn mqtt_4_3_2_2_a_resent_qos_1_publish_is_answered_again() {
     publisher.send(&publish(&topic, b"x", 1, false, true, 5));
     publisher.expect(Packet::Puback(5));
     // After PUBACK the identifier is free: it is a new message.
-    assert_eq!(
-        [subscriber.take().text(), subscriber.take().text()],
-        ["x", "x"]
-    );
+    assert_eq!([subscriber.take().text(), subscriber.take().text()], ["x", "x"]);
 }
 
 #[test]
@@ -292,9 +266,7 @@ fn mqtt_4_3_3_1_the_server_resends_pubrel_not_publish_after_pubrec() {
     subscriber.ping();
     drop(subscriber);
     let mut subscriber = shared().persistent(&id);
-    shared()
-        .client(&unique("pubrel"))
-        .publish(&topic, "fence", 2);
+    shared().client(&unique("pubrel")).publish(&topic, "fence", 2);
     assert_eq!(subscriber.take().text(), "fence");
 }
 
@@ -317,11 +289,7 @@ fn mqtt_4_3_3_2_a_resent_qos_2_publish_is_not_forwarded_again() {
         let mut subscriber = shared().client(&unique("exactly"));
         subscriber.subscribe(&topic, 2);
         let connect = Connect::new(&id);
-        let connect = if persistent {
-            connect.persistent()
-        } else {
-            connect
-        };
+        let connect = if persistent { connect.persistent() } else { connect };
         let mut publisher = Client::connect(shared().mqtt, &connect);
         publisher.send(&publish(&topic, b"once", 2, false, false, 3));
         publisher.expect(Packet::Pubrec(3));
@@ -338,10 +306,7 @@ fn mqtt_4_3_3_2_a_resent_qos_2_publish_is_not_forwarded_again() {
         // Released: the identifier is free for another message.
         publisher.send(&publish(&topic, b"twice", 2, false, false, 3));
         publisher.expect(Packet::Pubrec(3));
-        assert_eq!(
-            [subscriber.take().text(), subscriber.take().text()],
-            ["once", "twice"]
-        );
+        assert_eq!([subscriber.take().text(), subscriber.take().text()], ["once", "twice"]);
     }
 }
 

@@ -29,15 +29,10 @@ fn mqtt_3_1_2_5_messages_for_an_offline_session_are_stored() {
     let came: Vec<_> = (0..50).map(|_| client.take()).collect();
     // In order for each QoS ([MQTT-4.6.0-6]).
     for qos in 1..=2u8 {
-        let texts: Vec<_> = came
-            .iter()
-            .filter(|p| p.qos == qos && !p.dup)
-            .map(|p| p.text())
-            .collect();
-        let expected: Vec<_> = (0..50)
-            .filter(|n| 1 + n % 2 == qos)
-            .map(|n| n.to_string())
-            .collect();
+        let texts: Vec<_> =
+            came.iter().filter(|p| p.qos == qos && !p.dup).map(|p| p.text()).collect();
+        let expected: Vec<_> =
+            (0..50).filter(|n| 1 + n % 2 == qos).map(|n| n.to_string()).collect();
         assert_eq!(texts, expected);
     }
 }
@@ -98,9 +93,7 @@ fn mqtt_4_1_0_1_a_session_lasts_while_its_client_is_away_and_ends_by_configurati
     client.subscribe("t", 1);
     client.disconnect();
     node.client("publisher").publish("t", "lost", 1);
-    eventually(SOON, "the session has expired", || {
-        node.dropped("session_expired") >= 1.0
-    });
+    eventually(SOON, "the session has expired", || node.dropped("session_expired") >= 1.0);
     let (_, present) = Client::connect_present(node.mqtt, &Connect::new("expires").persistent());
     assert!(!present);
 }
@@ -115,9 +108,7 @@ fn mqtt_4_1_0_2_a_connected_session_does_not_expire() {
     other.disconnect();
     let mut publisher = node.client("publisher");
     publisher.publish("o", "lost", 1);
-    eventually(SOON, "the other session has expired", || {
-        node.dropped("session_expired") >= 1.0
-    });
+    eventually(SOON, "the other session has expired", || node.dropped("session_expired") >= 1.0);
     publisher.publish("t", "x", 1);
     assert_eq!(stays.take().text(), "x");
 }
@@ -149,18 +140,11 @@ fn mqtt_4_4_0_1_unacknowledged_messages_are_sent_again_with_their_identifiers_in
         }
     }
     assert_eq!(released, [first[3].id]);
-    let expected: Vec<_> = first
-        .iter()
-        .enumerate()
-        .filter(|(n, _)| *n != 2 && *n != 3)
-        .map(|(_, p)| p)
-        .collect();
+    let expected: Vec<_> =
+        first.iter().enumerate().filter(|(n, _)| *n != 2 && *n != 3).map(|(_, p)| p).collect();
     assert_eq!(publishes.len(), expected.len());
     for (came, expected) in publishes.iter().zip(expected) {
-        assert_eq!(
-            (came.text(), came.id, came.dup),
-            (expected.text(), expected.id, true)
-        );
+        assert_eq!((came.text(), came.id, came.dup), (expected.text(), expected.id, true));
     }
     client.pubcomp(first[3].id);
     for publish in &publishes {
@@ -187,9 +171,7 @@ fn mqtt_4_4_0_1_a_takeover_sends_again_too() {
 fn mqtt_4_5_0_1_every_session_with_a_matching_subscription_gets_the_message() {
     let topic = unique("everyone");
     let away = unique("everyone");
-    let mut clients: Vec<_> = (0..5)
-        .map(|_| shared().client(&unique("everyone")))
-        .collect();
+    let mut clients: Vec<_> = (0..5).map(|_| shared().client(&unique("everyone"))).collect();
     clients.extend((0..5).map(|_| shared().persistent(&unique("everyone"))));
     for client in &mut clients {
         client.subscribe(&topic, 1);
@@ -214,11 +196,7 @@ fn mqtt_4_6_0_2_and_3_acknowledgements_come_in_the_order_of_the_publishes() {
     }
     client.send(&bytes);
     for id in 1..=200u16 {
-        client.expect(if id % 2 == 0 {
-            Packet::Puback(id)
-        } else {
-            Packet::Pubrec(id)
-        });
+        client.expect(if id % 2 == 0 { Packet::Puback(id) } else { Packet::Pubrec(id) });
     }
 }
 
@@ -232,10 +210,7 @@ fn mqtt_4_6_0_4_pubrels_come_in_the_order_of_the_pubrecs() {
         publisher.publish(&topic, "x", 2);
     }
     let ids: Vec<_> = (0..30).map(|_| subscriber.publish_in().id).collect();
-    let bytes: Vec<u8> = ids
-        .iter()
-        .flat_map(|id| packet(0x50, &id.to_be_bytes()))
-        .collect();
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| packet(0x50, &id.to_be_bytes())).collect();
     subscriber.send(&bytes);
     for id in ids {
         subscriber.expect(Packet::Pubrel(id));
@@ -246,9 +221,7 @@ fn mqtt_4_6_0_4_pubrels_come_in_the_order_of_the_pubrecs() {
 fn mqtt_4_6_0_5_and_6_messages_of_one_publisher_keep_their_order() {
     for qos in 0..3 {
         let topic = unique("ordered");
-        let mut subscribers: Vec<_> = (0..3)
-            .map(|_| shared().client(&unique("ordered")))
-            .collect();
+        let mut subscribers: Vec<_> = (0..3).map(|_| shared().client(&unique("ordered"))).collect();
         subscribers.push(shared().persistent(&unique("ordered")));
         for subscriber in &mut subscribers {
             subscriber.subscribe(&topic, qos);
@@ -297,9 +270,7 @@ fn section_4_4_the_in_flight_window_holds_back_what_is_past_it() {
         let first: Vec<_> = (0..4).map(|_| subscriber.publish_in()).collect();
         subscriber.ping();
         assert_eq!(
-            subscriber
-                .recv_within(std::time::Duration::from_millis(300))
-                .unwrap(),
+            subscriber.recv_within(std::time::Duration::from_millis(300)).unwrap(),
             None,
             "past the window"
         );

@@ -14,19 +14,13 @@ fn closes(bytes: &[u8]) {
 #[test]
 fn mqtt_3_8_1_1_other_flags_of_subscribe_close() {
     for flags in (0..16).filter(|flags| *flags != 2) {
-        closes(&packet(
-            0x80 | flags,
-            &[&[0, 1], &text("a")[..], &[0]].concat(),
-        ));
+        closes(&packet(0x80 | flags, &[&[0, 1], &text("a")[..], &[0]].concat()));
     }
 }
 
 #[test]
 fn mqtt_3_8_3_1_a_filter_in_ill_formed_utf8_closes() {
-    closes(&packet(
-        0x82,
-        &[&[0, 1], &text(b"a/\xff")[..], &[0]].concat(),
-    ));
+    closes(&packet(0x82, &[&[0, 1], &text(b"a/\xff")[..], &[0]].concat()));
 }
 
 #[test]
@@ -60,10 +54,7 @@ fn mqtt_3_8_4_3_the_same_filter_replaces_the_subscription() {
             client.subscribe(&filter, qos);
             // The retained message comes again, at the new QoS.
             let came = client.take();
-            assert_eq!(
-                (came.text().as_str(), came.qos, came.retain),
-                ("kept", qos.min(1), true)
-            );
+            assert_eq!((came.text().as_str(), came.qos, came.retain), ("kept", qos.min(1), true));
         }
         publisher.publish(&topic, "one copy", 2);
         publisher.publish(&topic, "fence", 0);
@@ -104,10 +95,7 @@ fn mqtt_3_8_4_4_several_filters_are_handled_in_their_order() {
 #[test]
 fn mqtt_3_8_4_5_and_3_9_3_1_a_return_code_for_each_filter_in_order() {
     let mut client = shared().client(&unique("codes"));
-    client.send(&subscribe(
-        9,
-        &[("c/0", 0), ("c/2", 2), ("c/1", 1), ("c/+/x", 2)],
-    ));
+    client.send(&subscribe(9, &[("c/0", 0), ("c/2", 2), ("c/1", 1), ("c/+/x", 2)]));
     client.expect(Packet::Suback(9, vec![0, 2, 1, 2]));
 }
 
@@ -127,9 +115,7 @@ fn mqtt_3_8_4_6_the_lower_of_both_qos_is_delivered() {
 
 #[test]
 fn mqtt_3_9_3_2_a_refused_filter_has_the_return_code_0x80() {
-    let node = crate::support::Node::builder()
-        .set("limits.max_subscriptions", 2)
-        .start();
+    let node = crate::support::Node::builder().set("limits.max_subscriptions", 2).start();
     let mut client = node.client("refused");
     client.send(&subscribe(1, &[("a", 1), ("b/#", 2), ("c", 0), ("a", 0)]));
     client.expect(Packet::Suback(1, vec![1, 2, 0x80, 0]));
@@ -164,17 +150,12 @@ fn mqtt_3_10_4_1_filters_are_compared_character_by_character() {
     let mut client = shared().client(&unique("compare"));
     client.subscribe(&format!("{base}/+"), 0);
     // These match the same topics, or nearly the same text, and are other filters.
-    for other in [
-        format!("{base}/#"),
-        format!("{base}/a"),
-        format!("{base}/+/"),
-        base.to_uppercase(),
-    ] {
+    for other in
+        [format!("{base}/#"), format!("{base}/a"), format!("{base}/+/"), base.to_uppercase()]
+    {
         client.unsubscribe(&other);
     }
-    shared()
-        .client(&unique("compare"))
-        .publish(&format!("{base}/a"), "x", 1);
+    shared().client(&unique("compare")).publish(&format!("{base}/a"), "x", 1);
     assert_eq!(client.take().text(), "x");
 }
 

@@ -26,11 +26,7 @@ fn matching(filter: &str, topics: &[&str]) -> Vec<String> {
     client.subscribe(&format!("{base}.fence"), 0);
     let mut publisher = shared().client(&unique("match"));
     for topic in topics {
-        let name = if *topic == "." {
-            base.clone()
-        } else {
-            format!("{base}/{topic}")
-        };
+        let name = if *topic == "." { base.clone() } else { format!("{base}/{topic}") };
         publisher.publish(&name, topic, 0);
     }
     publisher.publish(&format!("{base}.fence"), "fence", 0);
@@ -52,10 +48,7 @@ fn mqtt_4_7_1_1_the_multi_level_wildcard_stands_last_and_alone() {
 
 #[test]
 fn mqtt_4_7_1_2_the_multi_level_wildcard_matches_the_parent_and_all_below() {
-    assert_eq!(
-        matching("#", &[".", "a", "a/b", "", "/"]),
-        [".", "a", "a/b", "", "/"]
-    );
+    assert_eq!(matching("#", &[".", "a", "a/b", "", "/"]), [".", "a", "a/b", "", "/"]);
     assert_eq!(
         matching("a/#", &[".", "a", "a/b", "a/b/c", "a/", "b", "ab"]),
         ["a", "a/b", "a/b/c", "a/"]
@@ -73,10 +66,7 @@ fn mqtt_4_7_1_3_the_single_level_wildcard_is_a_whole_level() {
         ["a/b/c", "a//c"]
     );
     assert_eq!(matching("+/+", &["a", "/", "a/b", "a/b/c"]), ["/", "a/b"]);
-    assert_eq!(
-        matching("+/a/#", &["x/a", "x/a/b/c", "a", "x/b"]),
-        ["x/a", "x/a/b/c"]
-    );
+    assert_eq!(matching("+/a/#", &["x/a", "x/a/b/c", "a", "x/b"]), ["x/a", "x/a/b/c"]);
 }
 
 #[test]
@@ -131,9 +121,7 @@ fn mqtt_4_7_3_3_a_topic_may_have_65535_bytes() {
 #[test]
 fn mqtt_4_7_3_4_topics_are_not_normalised() {
     // Letters that some normal form makes equal, case, empty levels, blanks.
-    let topics = [
-        "\u{e9}", "e\u{301}", "A", "a", "a/", "/a", " a", "a ", "\u{212b}", "\u{c5}",
-    ];
+    let topics = ["\u{e9}", "e\u{301}", "A", "a", "a/", "/a", " a", "a ", "\u{212b}", "\u{c5}"];
     for topic in topics {
         assert_eq!(matching(topic, &topics), [topic]);
     }
@@ -172,17 +160,8 @@ fn section_4_7_2_clients_cannot_publish_below_sys() {
     watcher.subscribe("forged-fence", 0);
     let mut client = shared().client(&unique("sys"));
     // Acknowledged or closed ([MQTT-3.3.5-2]), and not passed on.
-    client.send(&crate::support::client::publish(
-        "$SYS/broker/forged",
-        b"x",
-        1,
-        false,
-        false,
-        1,
-    ));
+    client.send(&crate::support::client::publish("$SYS/broker/forged", b"x", 1, false, false, 1));
     let _ = client.recv_within(SOON);
-    shared()
-        .client(&unique("sys"))
-        .publish("forged-fence", "fence", 1);
+    shared().client(&unique("sys")).publish("forged-fence", "fence", 1);
     assert_eq!(watcher.take().text(), "fence");
 }

@@ -47,11 +47,8 @@ fn mqtt_3_1_2_8_the_will_is_published_after_the_keep_alive() {
 
 #[test]
 fn mqtt_3_1_2_8_the_will_is_published_after_a_protocol_error() {
-    for bad in [
-        packet(0x36, &[0, 1, b'a', 0, 1]),
-        packet(0xf0, &[]),
-        Connect::new("again").bytes(),
-    ] {
+    for bad in [packet(0x36, &[0, 1, b'a', 0, 1]), packet(0xf0, &[]), Connect::new("again").bytes()]
+    {
         let (mut client, mut watcher, ..) = pair(|c, t| c.will(t, "broken", 1, false));
         client.send(&bad);
         client.expect_closed();
@@ -134,11 +131,7 @@ fn section_3_1_2_5_a_will_with_an_empty_payload_is_published() {
 fn section_4_7_a_will_topic_with_a_wildcard_closes() {
     for topic in ["a/+", "#", "a/#/b", ""] {
         let mut client = shared().socket();
-        client.send(
-            &Connect::new(&unique("will"))
-                .will(topic, "x", 0, false)
-                .bytes(),
-        );
+        client.send(&Connect::new(&unique("will")).will(topic, "x", 0, false).bytes());
         client.expect_closed();
     }
 }

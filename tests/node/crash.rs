@@ -12,14 +12,14 @@ use crate::support::{Client, Dice, Node, Packet, SOON};
 
 /// Rounds of kill -9; `HYDRANT_KILLS` for more.
 fn rounds() -> u64 {
-    std::env::var("HYDRANT_KILLS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(20)
+    std::env::var("HYDRANT_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
 }
 
 /// Acknowledged payloads by QoS, over all rounds. With QoS 2 acknowledged is PUBREC.
 type Acknowledged = Arc<Mutex<[BTreeSet<String>; 3]>>;
+
+/// What the subscriber got: QoS, DUP and payload.
+type Deliveries = Mutex<Vec<(u8, bool, String)>>;
 
 /// Publishes with 20 outstanding until the connection dies.
 fn publish_until_dead(mut client: Client, name: &str, qos: u8, acknowledged: &Acknowledged) {
@@ -62,21 +62,15 @@ fn publish_until_dead(mut client: Client, name: &str, qos: u8, acknowledged: &Ac
 }
 
 /// Reads the persistent session until the connection dies, or nothing comes for `quiet`.
-fn read(mut client: Client, quiet: Duration, delivered: &Mutex<Vec<(u8, bool, String)>>) {
+fn read(mut client: Client, quiet: Duration, delivered: &Deliveries) {
     loop {
         match client.recv_within(quiet) {
             Ok(Some(Packet::Publish(came))) => {
                 let answer = if came.qos == 2 { 0x50 } else { 0x40 };
                 // What is recorded is taken: a client that dies in between gets it again.
-                delivered
-                    .lock()
-                    .unwrap()
-                    .push((came.qos, came.dup, came.text()));
+                delivered.lock().unwrap().push((came.qos, came.dup, came.text()));
                 if client
-                    .try_send(&crate::support::client::packet(
-                        answer,
-                        &came.id.to_be_bytes(),
-                    ))
+                    .try_send(&crate::support::client::packet(answer, &came.id.to_be_bytes()))
                     .is_err()
                 {
                     return;
@@ -96,7 +90,7 @@ fn load(
     node: Node,
     round: u64,
     acknowledged: &Acknowledged,
-    delivered: &Arc<Mutex<Vec<(u8, bool, String)>>>,
+    delivered: &Arc<Deliveries>,
     end: impl FnOnce(&mut Node),
 ) -> Node {
     let mut node = node;
@@ -125,8 +119,7 @@ fn load(
 /// What is in the embedded log, by payload: `broker tail` up to a last record of our own.
 fn logged(node: &Node) -> BTreeSet<String> {
     use std::io::BufRead as _;
-    node.client("fence")
-        .publish("device/fence/load", "fence", 1);
+    node.client("fence").publish("device/fence/load", "fence", 1);
     let mut child = Command::new(env!("CARGO_BIN_EXE_broker"))
         .current_dir(node.folder())
         .args(["tail", "device-load", "--from-start", "--data-dir"])
@@ -135,13 +128,9 @@ fn logged(node: &Node) -> BTreeSet<String> {
         .spawn()
         .expect("the broker starts");
     let out = std::io::BufReader::new(child.stdout.take().expect("stdout"));
-    let payloads = out.lines().map(|line| {
-        line.expect("UTF-8")
-            .rsplit('\t')
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    });
+    let payloads = out
+        .lines()
+        .map(|line| line.expect("UTF-8").rsplit('\t').next().unwrap_or_default().to_owned());
     let printed = payloads.take_while(|payload| payload != "fence").collect();
     let _ = child.kill();
     let _ = child.wait();
@@ -149,32 +138,22 @@ fn logged(node: &Node) -> BTreeSet<String> {
 }
 
 /// Everything acknowledged was delivered, QoS 2 once; and is in the log.
-fn check(node: &Node, acknowledged: &Acknowledged, delivered: &Mutex<Vec<(u8, bool, String)>>) {
-    read(
-        node.persistent("subscriber"),
-        Duration::from_secs(2),
-        delivered,
-    );
+fn check(node: &Node, acknowledged: &Acknowledged, delivered: &Deliveries) {
+    read(node.persistent("subscriber"), Duration::from_secs(2), delivered);
     let acknowledged = acknowledged.lock().unwrap();
     let delivered = delivered.lock().unwrap();
     let came: BTreeSet<&String> = delivered.iter().map(|(_, _, payload)| payload).collect();
     let log = logged(node);
     for qos in 1..=2 {
-        let lost: Vec<_> = acknowledged[qos]
-            .iter()
-            .filter(|p| !came.contains(p))
-            .take(10)
-            .collect();
+        let lost: Vec<_> =
+            acknowledged[qos].iter().filter(|p| !came.contains(p)).take(10).collect();
         assert!(
             lost.is_empty(),
             "QoS {qos}: acknowledged and not delivered: {lost:?} of {}",
             acknowledged[qos].len()
         );
-        let lost: Vec<_> = acknowledged[qos]
-            .iter()
-            .filter(|p| !log.contains(*p))
-            .take(10)
-            .collect();
+        let lost: Vec<_> =
+            acknowledged[qos].iter().filter(|p| !log.contains(*p)).take(10).collect();
         assert!(
             lost.is_empty(),
             "QoS {qos}: acknowledged and not in the log: {lost:?} of {}",
@@ -190,10 +169,7 @@ fn check(node: &Node, acknowledged: &Acknowledged, delivered: &Mutex<Vec<(u8, bo
     let mut firsts = BTreeSet::new();
     for (qos, dup, payload) in delivered.iter() {
         if *qos == 2 && !dup {
-            assert!(
-                firsts.insert(payload),
-                "QoS 2 twice, not as a retransmission: {payload}"
-            );
+            assert!(firsts.insert(payload), "QoS 2 twice, not as a retransmission: {payload}");
         }
     }
 }
@@ -202,7 +178,7 @@ fn check(node: &Node, acknowledged: &Acknowledged, delivered: &Mutex<Vec<(u8, bo
 fn kill_9_at_random_moments_loses_nothing_acknowledged() {
     let mut dice = Dice::new();
     let acknowledged = Acknowledged::default();
-    let delivered = Arc::default();
+    let delivered: Arc<Deliveries> = Arc::default();
     let mut node = Node::builder().start();
     node.persistent("subscriber").subscribe("device/#", 2);
     for round in 0..rounds() {
@@ -227,11 +203,7 @@ fn file_layer(folder: &Path) -> PathBuf {
         .args(["-ldl", "-lpthread"])
         .output()
         .expect("a C compiler");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     library
 }
 
@@ -258,7 +230,7 @@ fn power_cuts(sync: &str, rounds: u64) {
     }
     let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
     let acknowledged = Acknowledged::default();
-    let delivered = Arc::default();
+    let delivered: Arc<Deliveries> = Arc::default();
     let start = || {
         Node::builder()
             .data_dir(&data)
@@ -281,11 +253,7 @@ fn power_cuts(sync: &str, rounds: u64) {
         // Power is back: the disk has what was synced.
         std::fs::remove_dir_all(&data).unwrap();
         std::fs::rename(&shadow, &data).unwrap();
-        let copied = Command::new("cp")
-            .arg("-a")
-            .args([&data, &shadow])
-            .status()
-            .unwrap();
+        let copied = Command::new("cp").arg("-a").args([&data, &shadow]).status().unwrap();
         assert!(copied.success());
         node = start();
     }

@@ -63,11 +63,7 @@ fn a_subscriber_that_stops_reading_loses_qos_0_alone() {
     assert!(after < before + HEADROOM, "{before} -> {after} bytes");
     // The slow one is still connected, and once it reads it gets what was kept and then new ones.
     let received = drain_until_quiet(&mut slow);
-    assert_eq!(
-        f64::from(received) + dropped,
-        f64::from(total),
-        "each is delivered or counted"
-    );
+    assert_eq!(f64::from(received) + dropped, f64::from(total), "each is delivered or counted");
     slow.ping();
 }
 
@@ -86,11 +82,7 @@ fn a_subscriber_that_stops_reading_keeps_qos_1_within_its_limit() {
     for persistent in [false, true] {
         let node = slow_node();
         let connect = Connect::new("slow");
-        let connect = if persistent {
-            connect.persistent()
-        } else {
-            connect
-        };
+        let connect = if persistent { connect.persistent() } else { connect };
         let mut slow = Client::connect(node.mqtt, &connect);
         slow.subscribe("t", 1);
         let mut quick = node.client("quick");
@@ -107,16 +99,9 @@ fn a_subscriber_that_stops_reading_keeps_qos_1_within_its_limit() {
             assert_eq!(came.payload[..2], n.to_be_bytes());
         }
         let dropped = node.dropped("queue_full");
-        assert!(
-            node.rss() < before + HEADROOM,
-            "{before} -> {} bytes",
-            node.rss()
-        );
+        assert!(node.rss() < before + HEADROOM, "{before} -> {} bytes", node.rss());
         // 500 may wait; what is in flight counts with them in a persistent session.
-        assert!(
-            dropped >= f64::from(total) - 620.0 && dropped < f64::from(total),
-            "{dropped}"
-        );
+        assert!(dropped >= f64::from(total) - 620.0 && dropped < f64::from(total), "{dropped}");
         let mut last = 0;
         for _ in 0..u32::from(total) - dropped as u32 {
             let came = slow.take();
@@ -172,9 +157,7 @@ fn a_flood_of_qos_1_is_held_back_and_others_get_their_share() {
                 let mut id = 0u16;
                 while !stop.load(Ordering::Relaxed) {
                     id = id % 60_000 + 1;
-                    if writer
-                        .write_all(&publish("flood", &[0; 1000], 1, false, false, id))
-                        .is_err()
+                    if writer.write_all(&publish("flood", &[0; 1000], 1, false, false, id)).is_err()
                     {
                         break;
                     }
@@ -201,20 +184,11 @@ fn a_flood_of_qos_1_is_held_back_and_others_get_their_share() {
         let _ = client.stream().shutdown(Shutdown::Both);
         reading.join().unwrap();
     }
-    assert!(
-        acknowledged.load(Ordering::Relaxed) > 1000,
-        "the floods were served too"
-    );
+    assert!(acknowledged.load(Ordering::Relaxed) > 1000, "the floods were served too");
     // Of this the embedded log's tables in memory are the most: 32 MiB a segment, few at once.
     assert!(after < before + 4 * HEADROOM, "{before} -> {after} bytes");
-    assert!(
-        slowest < Duration::from_secs(5),
-        "the modest one waited {slowest:?}"
-    );
-    assert!(
-        node.metric("hydrant_read_pauses_total") > 0.0,
-        "the floods were held back"
-    );
+    assert!(slowest < Duration::from_secs(5), "the modest one waited {slowest:?}");
+    assert!(node.metric("hydrant_read_pauses_total") > 0.0, "the floods were held back");
 }
 
 fn count_pubacks(mut stream: TcpStream, count: &AtomicU64) {
@@ -231,21 +205,16 @@ fn count_pubacks(mut stream: TcpStream, count: &AtomicU64) {
 
 #[test]
 fn a_publisher_without_credit_is_not_read_and_goes_on_later() {
-    let node = Node::builder()
-        .set("limits.max_unacknowledged", 10)
-        .set("debug.faults", true)
-        .start();
+    let node =
+        Node::builder().set("limits.max_unacknowledged", 10).set("debug.faults", true).start();
     let mut publisher = node.client("publisher");
-    let bytes: Vec<u8> = (1..=2_000u16)
-        .flat_map(|id| publish("t", &[0; 2_000], 1, false, false, id))
-        .collect();
+    let bytes: Vec<u8> =
+        (1..=2_000u16).flat_map(|id| publish("t", &[0; 2_000], 1, false, false, id)).collect();
     publisher.send(&bytes);
     for id in 1..=2_000 {
         publisher.expect(Packet::Puback(id));
     }
-    eventually(SOON, "pauses are counted", || {
-        node.metric("hydrant_read_pauses_total") > 0.0
-    });
+    eventually(SOON, "pauses are counted", || node.metric("hydrant_read_pauses_total") > 0.0);
 }
 
 #[test]

@@ -114,10 +114,7 @@ fn a_received_qos_2_message_is_recognised_after_a_restart() {
         publisher.expect(Packet::Pubcomp(7));
         publisher.publish("t", "fence", 2);
         let mut subscriber = node.persistent("s");
-        assert_eq!(
-            [subscriber.take().text(), subscriber.take().text()],
-            ["once", "fence"]
-        );
+        assert_eq!([subscriber.take().text(), subscriber.take().text()], ["once", "fence"]);
     });
 }
 
@@ -141,10 +138,7 @@ fn a_released_qos_2_message_stays_released_after_a_restart() {
         publisher.send(&publish("t", b"second", 2, false, false, 7));
         publisher.expect(Packet::Pubrec(7));
         let mut subscriber = node.persistent("s");
-        assert_eq!(
-            [subscriber.take().text(), subscriber.take().text()],
-            ["first", "second"]
-        );
+        assert_eq!([subscriber.take().text(), subscriber.take().text()], ["first", "second"]);
     });
 }
 
@@ -164,10 +158,7 @@ fn outgoing_qos_2_goes_on_where_it_was_after_a_restart() {
         let node = restart(node);
         let mut subscriber = node.persistent("s");
         let again = subscriber.publish_in();
-        assert_eq!(
-            (again.text().as_str(), again.id, again.dup),
-            ("published", first.id, true)
-        );
+        assert_eq!((again.text().as_str(), again.id, again.dup), ("published", first.id, true));
         subscriber.expect(Packet::Pubrel(second.id));
         subscriber.pubcomp(second.id);
         subscriber.acknowledge(&again);
@@ -191,10 +182,7 @@ fn outgoing_qos_1_comes_again_after_a_restart() {
         assert!(!first.dup);
         let node = restart(node);
         let again = node.persistent("s").take();
-        assert_eq!(
-            (again.text(), again.id, again.dup),
-            (first.text(), first.id, true)
-        );
+        assert_eq!((again.text(), again.id, again.dup), (first.text(), first.id, true));
     });
 }
 
@@ -203,15 +191,10 @@ fn a_will_fires_when_the_node_died_with_its_connection() {
     let mut node = Node::builder().start();
     let mut watcher = node.persistent("watcher");
     watcher.subscribe("will/#", 1);
-    let _dying = Client::connect(
-        node.mqtt,
-        &Connect::new("dies").will("will/dies", "gone", 1, true),
-    );
-    Client::connect(
-        node.mqtt,
-        &Connect::new("left").will("will/left", "never", 1, false),
-    )
-    .disconnect();
+    let _dying =
+        Client::connect(node.mqtt, &Connect::new("dies").will("will/dies", "gone", 1, true));
+    Client::connect(node.mqtt, &Connect::new("left").will("will/left", "never", 1, false))
+        .disconnect();
     let mut fence = node.persistent("fence");
     fence.subscribe("x", 1);
     node.kill9();
@@ -268,9 +251,7 @@ fn a_full_queue_drops_the_new_message_or_the_oldest_and_counts() {
 
 #[test]
 fn a_queue_is_bounded_in_bytes_too() {
-    let node = Node::builder()
-        .set("session.max_queued_bytes", "\"10KiB\"")
-        .start();
+    let node = Node::builder().set("session.max_queued_bytes", "\"10KiB\"").start();
     let mut subscriber = node.persistent("s");
     subscriber.subscribe("t", 1);
     subscriber.disconnect();
@@ -325,9 +306,7 @@ fn a_long_queue_comes_back_from_the_store_in_order() {
     for n in 1..=2001 {
         assert_eq!(subscriber.take().text(), n.to_string());
     }
-    eventually(SOON, "the queue is empty", || {
-        node.metric("hydrant_messages_queued") == 0.0
-    });
+    eventually(SOON, "the queue is empty", || node.metric("hydrant_messages_queued") == 0.0);
 }
 
 #[test]
@@ -365,11 +344,7 @@ fn a_session_survives_many_reconnects_in_the_middle_of_its_messages() {
     publisher.publish("t", "fence", 2);
     assert_eq!(subscriber.take().text(), "fence");
     came.sort_by_key(|text| text.parse::<u32>().unwrap());
-    assert_eq!(
-        came,
-        (0..60).map(|n| n.to_string()).collect::<Vec<_>>(),
-        "exactly once"
-    );
+    assert_eq!(came, (0..60).map(|n| n.to_string()).collect::<Vec<_>>(), "exactly once");
 }
 
 #[test]

@@ -30,9 +30,7 @@ fn every_mistake_of_a_configuration_is_reported_at_once_with_its_line() {
 
 #[test]
 fn a_file_that_is_no_toml_is_reported_with_its_line() {
-    let (code, said) = Node::builder()
-        .config("[node]\nid = \"n1\"\nid = = 3\n")
-        .fails();
+    let (code, said) = Node::builder().config("[node]\nid = \"n1\"\nid = = 3\n").fails();
     assert_ne!(code, Some(0));
     assert!(said.contains("config.toml:3"), "{said}");
 }
@@ -60,15 +58,8 @@ fn a_port_in_use_is_one_sentence() {
     ]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success());
-    assert!(
-        said.contains(&address) && said.contains("--listen"),
-        "{said}"
-    );
-    assert_eq!(
-        said.lines().filter(|line| line.contains(&address)).count(),
-        1,
-        "{said}"
-    );
+    assert!(said.contains(&address) && said.contains("--listen"), "{said}");
+    assert_eq!(said.lines().filter(|line| line.contains(&address)).count(), 1, "{said}");
 }
 
 #[test]
@@ -78,18 +69,10 @@ fn a_folder_that_cannot_be_made_is_one_sentence() {
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     let data = file.join("data");
-    let output = run_broker(&[
-        "--listen",
-        "127.0.0.1:0",
-        "--data-dir",
-        data.to_str().unwrap(),
-    ]);
+    let output = run_broker(&["--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success());
-    assert!(
-        said.contains(data.to_str().unwrap()) && said.contains("--data-dir"),
-        "{said}"
-    );
+    assert!(said.contains(data.to_str().unwrap()) && said.contains("--data-dir"), "{said}");
 }
 
 #[test]
@@ -110,18 +93,10 @@ fn a_store_of_a_newer_format_is_one_sentence() {
     assert_eq!(found.len(), 2, "store and log each say their format");
     for (path, text) in found {
         std::fs::write(&path, "{\"format\":99}").unwrap();
-        let output = run_broker(&[
-            "--listen",
-            "127.0.0.1:0",
-            "--data-dir",
-            data.to_str().unwrap(),
-        ]);
+        let output = run_broker(&["--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success());
-        assert!(
-            said.contains("format 99") && said.contains("newer"),
-            "{said}"
-        );
+        assert!(said.contains("format 99") && said.contains("newer"), "{said}");
         std::fs::write(&path, text).unwrap();
     }
     node.restart().client("c").ping();
@@ -132,28 +107,14 @@ fn a_data_directory_belongs_to_one_node() {
     let node = Node::builder().start();
     let data = node.data_dir();
     let data = data.to_str().unwrap();
-    let second = run_broker(&[
-        "--node-id",
-        "n1",
-        "--listen",
-        "127.0.0.1:0",
-        "--data-dir",
-        data,
-    ]);
+    let second = run_broker(&["--node-id", "n1", "--listen", "127.0.0.1:0", "--data-dir", data]);
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success());
     assert!(said.contains("in use by another broker"), "{said}");
     node.client("c").ping();
     let mut node = node;
     assert_eq!(node.terminate(), Some(0));
-    let other = run_broker(&[
-        "--node-id",
-        "n2",
-        "--listen",
-        "127.0.0.1:0",
-        "--data-dir",
-        data,
-    ]);
+    let other = run_broker(&["--node-id", "n2", "--listen", "127.0.0.1:0", "--data-dir", data]);
     let said = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(!other.status.success());
     assert!(said.contains("n1") && said.contains("n2"), "{said}");
@@ -177,10 +138,7 @@ fn kinds_that_are_not_there_yet_are_refused() {
     for (key, value) in [("storage.kind", "cassandra"), ("cluster.kind", "zookeeper")] {
         let (code, said) = Node::builder().set(key, value).fails();
         assert_ne!(code, Some(0));
-        assert!(
-            said.contains(key) && said.contains("not available"),
-            "{said}"
-        );
+        assert!(said.contains(key) && said.contains("not available"), "{said}");
     }
 }
 
@@ -193,24 +151,15 @@ fn version_and_configuration_are_printed() {
     assert!(output.status.success());
     let output = run_broker(&["config", "print", "--set", "log.kind=none"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        said.contains("kind = \"none\"") && said.contains("--set"),
-        "{said}"
-    );
+    assert!(said.contains("kind = \"none\"") && said.contains("--set"), "{said}");
     let output = run_broker(&["route", "device/42/thermo"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        said.contains("device-thermo") && said.contains("42"),
-        "{said}"
-    );
+    assert!(said.contains("device-thermo") && said.contains("42"), "{said}");
 }
 
 #[test]
 fn the_shipped_configuration_file_holds_the_defaults() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
     let with = run_broker(&["config", "default"]);
-    assert_eq!(
-        String::from_utf8_lossy(&with.stdout),
-        std::fs::read_to_string(file).unwrap()
-    );
+    assert_eq!(String::from_utf8_lossy(&with.stdout), std::fs::read_to_string(file).unwrap());
 }

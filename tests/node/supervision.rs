@@ -53,13 +53,7 @@ impl Load {
             .collect();
         let ended = Arc::clone(&subscriber_stop);
         let subscriber = std::thread::spawn(move || read_on(subscriber, &ended));
-        Self {
-            stop,
-            acknowledged,
-            publishers,
-            subscriber,
-            subscriber_stop,
-        }
+        Self { stop, acknowledged, publishers, subscriber, subscriber_stop }
     }
 
     /// Waits until more was acknowledged: the load is going on.
@@ -143,9 +137,7 @@ fn read_on(mut client: Client, stop: &AtomicBool) -> (Client, BTreeSet<String>) 
 #[track_caller]
 fn row(node: &Node, path: &str) -> Vec<String> {
     let tree = node.tree();
-    let row = tree
-        .lines()
-        .find(|line| line.split_whitespace().any(|word| word == path));
+    let row = tree.lines().find(|line| line.split_whitespace().any(|word| word == path));
     row.unwrap_or_else(|| panic!("no {path} in:\n{tree}"))
         .split_whitespace()
         .map(str::to_owned)
@@ -183,9 +175,7 @@ fn survives(node: &Node, path: &str) {
     let lines = node.log();
     for reason in ["panicked", "failed", "was killed"] {
         assert!(
-            lines
-                .iter()
-                .any(|line| line.contains(path) && line.contains(reason)),
+            lines.iter().any(|line| line.contains(path) && line.contains(reason)),
             "no line of {path} with '{reason}'"
         );
     }
@@ -247,11 +237,7 @@ fn a_connection_that_panics_stalls_or_fails_closes_its_own_socket_only() {
         watcher.ping();
     }
     load.finish();
-    assert_eq!(
-        node.metric("hydrant_restarts_total"),
-        0.0,
-        "connections are never restarted"
-    );
+    assert_eq!(node.metric("hydrant_restarts_total"), 0.0, "connections are never restarted");
     node.wait_closed("actor_died", 3.0);
 }
 
@@ -267,9 +253,7 @@ fn a_stalled_connection_ends_by_its_keep_alive_and_by_takeover() {
     let mut second = node.persistent("twin");
     twin.expect_end();
     second.ping();
-    eventually(SOON, "both are gone", || {
-        node.metric("hydrant_connections") == 1.0
-    });
+    eventually(SOON, "both are gone", || node.metric("hydrant_connections") == 1.0);
 }
 
 #[test]
@@ -309,10 +293,8 @@ fn faults_all_over_the_tree_at_once_lose_nothing() {
 
 #[test]
 fn past_the_restart_limit_the_node_says_why_and_exits_non_zero() {
-    let mut node = Node::builder()
-        .set("debug.faults", true)
-        .set("supervision.max_restarts", 2)
-        .start();
+    let mut node =
+        Node::builder().set("debug.faults", true).set("supervision.max_restarts", 2).start();
     for _ in 0..3 {
         let restarts = node.metric("hydrant_restarts_total");
         node.fault("panic", "topic-router/0");
@@ -325,12 +307,7 @@ fn past_the_restart_limit_the_node_says_why_and_exits_non_zero() {
     let code = node.wait_exit(SOON);
     assert!(code.is_some_and(|code| code != 0), "{code:?}");
     assert!(
-        node.log()
-            .iter()
-            .any(|line| line.contains("topic-router/0") && line.contains("panicked"))
+        node.log().iter().any(|line| line.contains("topic-router/0") && line.contains("panicked"))
     );
-    assert!(
-        node.log().iter().any(|line| line.contains("restart")),
-        "it says why"
-    );
+    assert!(node.log().iter().any(|line| line.contains("restart")), "it says why");
 }

@@ -130,24 +130,13 @@ pub fn text(bytes: impl AsRef<[u8]>) -> Vec<u8> {
 /// PUBLISH.
 pub fn publish(topic: &str, payload: &[u8], qos: u8, retain: bool, dup: bool, id: u16) -> Vec<u8> {
     let mut out = Vec::new();
-    wire::put_publish(
-        &mut out,
-        topic,
-        payload,
-        level(qos),
-        dup,
-        retain,
-        PacketId::new(id),
-    );
+    wire::put_publish(&mut out, topic, payload, level(qos), dup, retain, PacketId::new(id));
     out
 }
 
 /// SUBSCRIBE.
 pub fn subscribe(id: u16, filters: &[(&str, u8)]) -> Vec<u8> {
-    let filters: Vec<_> = filters
-        .iter()
-        .map(|(text, qos)| (filter(text), level(*qos)))
-        .collect();
+    let filters: Vec<_> = filters.iter().map(|(text, qos)| (filter(text), level(*qos))).collect();
     let mut out = Vec::new();
     wire::put_subscribe(&mut out, number(id), &filters);
     out
@@ -185,15 +174,8 @@ impl Client {
     /// Over a socket that is connected.
     pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        stream
-            .set_write_timeout(Some(2 * SOON))
-            .expect("a time-out");
-        Self {
-            stream,
-            buffer: Vec::new(),
-            kept: VecDeque::new(),
-            next_id: 0,
-        }
+        stream.set_write_timeout(Some(2 * SOON)).expect("a time-out");
+        Self { stream, buffer: Vec::new(), kept: VecDeque::new(), next_id: 0 }
     }
 
     /// Connects; the CONNACK has to accept.
@@ -269,8 +251,7 @@ impl Client {
             if left.is_zero() {
                 return Ok(None);
             }
-            self.stream
-                .set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             let mut chunk = [0u8; 16 * 1024];
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
@@ -460,10 +441,7 @@ fn parse(bytes: &[u8]) -> Option<(Packet, usize)> {
     let packet = match (first >> 4, first & 0x0f) {
         (2, 0) => {
             assert!(body.len() == 2 && body[0] < 2, "CONNACK {body:02x?}");
-            Packet::Connack {
-                present: body[0] == 1,
-                code: body[1],
-            }
+            Packet::Connack { present: body[0] == 1, code: body[1] }
         }
         (3, flags) => {
             let qos = flags >> 1 & 3;
@@ -472,21 +450,11 @@ fn parse(bytes: &[u8]) -> Option<(Packet, usize)> {
             let topic = String::from_utf8(body[2..end].to_vec()).expect("a topic in UTF-8");
             let (id, rest) = match qos {
                 0 => (0, &body[end..]),
-                _ => (
-                    u16::from_be_bytes([body[end], body[end + 1]]),
-                    &body[end + 2..],
-                ),
+                _ => (u16::from_be_bytes([body[end], body[end + 1]]), &body[end + 2..]),
             };
             assert_eq!(id == 0, qos == 0, "the packet id of a PUBLISH");
             let (retain, dup) = (flags & 1 != 0, flags & 8 != 0);
-            Packet::Publish(Pub {
-                topic,
-                payload: rest.to_vec(),
-                qos,
-                retain,
-                dup,
-                id,
-            })
+            Packet::Publish(Pub { topic, payload: rest.to_vec(), qos, retain, dup, id })
         }
         (4, 0) => Packet::Puback(id()),
         (5, 0) => Packet::Pubrec(id()),

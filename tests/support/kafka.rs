@@ -65,10 +65,8 @@ impl Record {
 
 /// The folder that the set-up scripts fill.
 fn work_folder() -> PathBuf {
-    std::env::var_os("HYDRANT_WORK").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join(".work"),
-        PathBuf::from,
-    )
+    std::env::var_os("HYDRANT_WORK")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".work"), PathBuf::from)
 }
 
 fn class_path() -> String {
@@ -91,20 +89,14 @@ pub fn free_port() -> u16 {
 pub fn wait_until(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + patience;
     while !condition() {
-        assert!(
-            Instant::now() < end,
-            "waited {patience:?} in vain until {what}"
-        );
+        assert!(Instant::now() < end, "waited {patience:?} in vain until {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill")
-        .arg(format!("-{name}"))
-        .arg(pid.to_string())
-        .status()
-        .expect("kill");
+    let status =
+        Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().expect("kill");
     assert!(status.success(), "kill -{name} {pid} failed");
 }
 
@@ -143,20 +135,9 @@ impl Kafka {
         );
         std::fs::write(&config, text).expect("server.properties");
         let output = Command::new("java")
-            .args([
-                "-Xmx128m",
-                "-XX:TieredStopAtLevel=1",
-                "-XX:+UseSerialGC",
-                "-cp",
-            ])
+            .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"])
             .arg(class_path())
-            .args([
-                "kafka.tools.StorageTool",
-                "format",
-                "-t",
-                "AAAAAAAAAAAAAAAAAAAAAQ",
-                "-c",
-            ])
+            .args(["kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c"])
             .arg(&config)
             .output()
             .expect("java on the PATH");
@@ -165,13 +146,7 @@ impl Kafka {
             "StorageTool: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        Self {
-            folder,
-            port,
-            child: None,
-            pid: 0,
-            immortal: false,
-        }
+        Self { folder, port, child: None, pid: 0, immortal: false }
     }
 
     /// `host:port` for clients.
@@ -194,11 +169,7 @@ impl Kafka {
             .expect("a log");
         // Whatever ends this process closes the pipe, `cat` returns, and Kafka is killed.
         let guard = r#"exec 3>&1; "$@" >&2 3>&- </dev/null & child=$!; echo "$child" >&3; exec >&2 3>&-; cat >/dev/null; kill -9 "$child" 2>/dev/null; wait; [ -z "$REMOVE" ] || rm -rf "$REMOVE""#;
-        let remove = if self.immortal {
-            self.folder.path().as_os_str()
-        } else {
-            "".as_ref()
-        };
+        let remove = if self.immortal { self.folder.path().as_os_str() } else { "".as_ref() };
         let mut child = Command::new("sh")
             .env("REMOVE", remove)
             .args([
@@ -220,9 +191,7 @@ impl Kafka {
             .spawn()
             .expect("sh");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped"))
-            .read_line(&mut line)
-            .expect("the pid");
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("the pid");
         self.pid = line.trim().parse().expect("a pid");
         self.child = Some(child);
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
@@ -248,8 +217,7 @@ impl Kafka {
         std::fs::read_to_string(format!("/proc/{}/stat", self.pid))
             .ok()
             .and_then(|stat| {
-                stat.rsplit_once(')')
-                    .map(|(_, rest)| !rest.trim_start().starts_with('Z'))
+                stat.rsplit_once(')').map(|(_, rest)| !rest.trim_start().starts_with('Z'))
             })
             .unwrap_or(false)
     }
@@ -307,8 +275,7 @@ impl Kafka {
     /// Gives a topic more partitions.
     pub fn add_partitions(&self, name: &str, total: usize) {
         let results = block_on(
-            self.admin()
-                .create_partitions([&NewPartitions::new(name, total)], &options()),
+            self.admin().create_partitions([&NewPartitions::new(name, total)], &options()),
         );
         let results = results.expect("create partitions");
         assert!(results.iter().all(Result::is_ok), "{results:?}");
@@ -332,11 +299,8 @@ impl Kafka {
 
     /// Partitions of a topic; 0 when it does not exist.
     pub fn partitions(&self, name: &str) -> usize {
-        let metadata = self
-            .admin()
-            .inner()
-            .fetch_metadata(None, Duration::from_secs(10))
-            .expect("metadata");
+        let metadata =
+            self.admin().inner().fetch_metadata(None, Duration::from_secs(10)).expect("metadata");
         metadata
             .topics()
             .iter()
@@ -402,10 +366,7 @@ impl Kafka {
             let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
                 continue;
             };
-            if left
-                .get(&message.partition())
-                .is_some_and(|high| message.offset() + 1 >= *high)
-            {
+            if left.get(&message.partition()).is_some_and(|high| message.offset() + 1 >= *high) {
                 left.remove(&message.partition());
             }
             records.push(record(&message));
@@ -473,12 +434,7 @@ fn record(message: &rdkafka::message::BorrowedMessage<'_>) -> Record {
     let headers = message.headers().map_or_else(Vec::new, |headers| {
         headers
             .iter()
-            .map(|header| {
-                (
-                    header.key.to_owned(),
-                    header.value.unwrap_or_default().to_vec(),
-                )
-            })
+            .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
             .collect()
     });
     Record {
@@ -494,14 +450,9 @@ fn record(message: &rdkafka::message::BorrowedMessage<'_>) -> Record {
 
 fn options() -> AdminOptions {
     let timeout = Duration::from_secs(30);
-    AdminOptions::new()
-        .request_timeout(Some(timeout))
-        .operation_timeout(Some(timeout))
+    AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout))
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("a runtime")
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
 }

@@ -4,12 +4,13 @@
 //!
 //! Every wait has a deadline. Processes end by their own id, also when the test process dies.
 
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code)]
 
 pub mod client;
 #[cfg(feature = "servers")]
 pub mod kafka;
 pub mod node;
+pub mod process;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -29,10 +30,7 @@ pub const SOON: Duration = Duration::from_secs(30);
 pub fn eventually(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + deadline;
     while !condition() {
-        assert!(
-            Instant::now() < end,
-            "waited {deadline:?} in vain until {what}"
-        );
+        assert!(Instant::now() < end, "waited {deadline:?} in vain until {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -50,9 +48,7 @@ pub struct Dice(u64);
 impl Dice {
     /// From `HYDRANT_SEED`, else from the clock; prints which.
     pub fn new() -> Self {
-        let seed = std::env::var("HYDRANT_SEED")
-            .ok()
-            .and_then(|text| text.parse().ok());
+        let seed = std::env::var("HYDRANT_SEED").ok().and_then(|text| text.parse().ok());
         let seed = seed.unwrap_or_else(|| {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             now.map_or(1, |since| since.as_nanos() as u64)

@@ -5,15 +5,17 @@
 //! node's log.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::SOON;
 use super::client::{Client, Connect};
+pub use super::process::signal;
+use super::process::{Log, guard, release, wait_exit};
 
 /// How a node is started.
 #[derive(Debug, Clone)]
@@ -38,50 +40,6 @@ pub struct Node {
     pub mqtt: SocketAddr,
     /// Where it takes HTTP.
     pub admin: SocketAddr,
-}
-
-/// What a process has said on stderr.
-#[derive(Debug, Default)]
-struct Log {
-    lines: Mutex<(Vec<String>, bool)>,
-    changed: Condvar,
-}
-
-impl Log {
-    fn follow(self: &Arc<Self>, stream: impl Read + Send + 'static) {
-        let log = Arc::clone(self);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                log.lock().0.push(line);
-                log.changed.notify_all();
-            }
-            log.lock().1 = true;
-            log.changed.notify_all();
-        });
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<String>, bool)> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The first line from `from` on that satisfies `wanted`; `None` at the end of the stream.
-    fn wait(&self, from: usize, wanted: impl Fn(&str) -> bool) -> Option<String> {
-        let end = Instant::now() + 2 * SOON;
-        let mut lines = self.lock();
-        let mut seen = from;
-        loop {
-            if let Some(line) = lines.0.iter().skip(seen).find(|line| wanted(line)) {
-                return Some(line.clone());
-            }
-            seen = lines.0.len().max(from);
-            let left = end.saturating_duration_since(Instant::now());
-            if lines.1 || left.is_zero() {
-                return None;
-            }
-            let waited = self.changed.wait_timeout(lines, left);
-            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
 }
 
 impl Default for Builder {
@@ -140,10 +98,8 @@ impl Builder {
     /// With the node's log when it does not get ready.
     #[track_caller]
     pub fn start(self) -> Node {
-        let folder = tempfile::Builder::new()
-            .prefix("hydrant-")
-            .tempdir()
-            .expect("a temporary folder");
+        let folder =
+            tempfile::Builder::new().prefix("hydrant-").tempdir().expect("a temporary folder");
         self.start_in(Arc::new(folder))
     }
 
@@ -176,33 +132,22 @@ impl Builder {
             std::fs::write(folder.join("config.toml"), text).expect("config.toml");
         }
         let mut command = broker(folder);
-        command.args([
-            "--node-id",
-            &self.id,
-            "--listen",
-            "127.0.0.1:0",
-            "--data-dir",
-        ]);
+        command.args(["--node-id", &self.id, "--listen", "127.0.0.1:0", "--data-dir"]);
         command.arg(self.data.clone().unwrap_or_else(|| folder.join("data")));
         command.args(["--set", "admin.address=127.0.0.1:0"]);
         for set in &self.sets {
             command.args(["--set", set]);
         }
         command.args(&self.args).envs(self.env.iter().cloned());
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.spawn().expect("the broker starts")
     }
 
     /// Starts a node that is expected to end by itself; its exit code and what it said.
     #[track_caller]
     pub fn fails(self) -> (Option<i32>, String) {
-        let folder = tempfile::Builder::new()
-            .prefix("hydrant-")
-            .tempdir()
-            .expect("a temporary folder");
+        let folder =
+            tempfile::Builder::new().prefix("hydrant-").tempdir().expect("a temporary folder");
         self.fails_in(folder.path())
     }
 
@@ -239,10 +184,7 @@ impl Node {
 
     /// Its data directory.
     pub fn data_dir(&self) -> PathBuf {
-        self.builder
-            .data
-            .clone()
-            .unwrap_or_else(|| self.folder.path().join("data"))
+        self.builder.data.clone().unwrap_or_else(|| self.folder.path().join("data"))
     }
 
     /// The folder it was started in.
@@ -337,11 +279,7 @@ impl Node {
     #[track_caller]
     pub fn cli(&self, args: &[&str]) -> Output {
         let mut command = broker(self.folder.path());
-        command
-            .args(args)
-            .arg("--data-dir")
-            .arg(self.data_dir())
-            .stdin(Stdio::null());
+        command.args(args).arg("--data-dir").arg(self.data_dir()).stdin(Stdio::null());
         command.output().expect("the broker starts")
     }
 
@@ -375,22 +313,14 @@ impl Node {
         let (status, body) = self.http("/metrics");
         assert_eq!(status, 200);
         body.lines()
-            .find_map(|line| {
-                line.strip_prefix(name)?
-                    .strip_prefix(' ')?
-                    .trim()
-                    .parse()
-                    .ok()
-            })
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
             .unwrap_or_else(|| panic!("no metric {name} in:\n{body}"))
     }
 
     /// Connections closed for a reason.
     #[track_caller]
     pub fn closed(&self, reason: &str) -> f64 {
-        self.metric(&format!(
-            "hydrant_connections_closed_total{{reason=\"{reason}\"}}"
-        ))
+        self.metric(&format!("hydrant_connections_closed_total{{reason=\"{reason}\"}}"))
     }
 
     /// Waits until so many connections are counted as closed for a reason: a socket ends a moment
@@ -405,9 +335,7 @@ impl Node {
     /// Messages dropped for a reason.
     #[track_caller]
     pub fn dropped(&self, reason: &str) -> f64 {
-        self.metric(&format!(
-            "hydrant_messages_dropped_total{{reason=\"{reason}\"}}"
-        ))
+        self.metric(&format!("hydrant_messages_dropped_total{{reason=\"{reason}\"}}"))
     }
 
     /// Resident memory in bytes.
@@ -428,10 +356,7 @@ impl Drop for Node {
         if std::thread::panicking() {
             let lines = self.log();
             let from = lines.len().saturating_sub(60);
-            eprintln!(
-                "--- the node's log, its last lines ---\n{}",
-                lines[from..].join("\n")
-            );
+            eprintln!("--- the node's log, its last lines ---\n{}", lines[from..].join("\n"));
         }
     }
 }
@@ -451,11 +376,7 @@ fn broker(folder: &Path) -> Command {
 #[track_caller]
 pub fn run_broker<S: AsRef<OsStr>>(args: &[S]) -> Output {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    broker(folder.path())
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the broker starts")
+    broker(folder.path()).args(args).stdin(Stdio::null()).output().expect("the broker starts")
 }
 
 #[track_caller]
@@ -469,19 +390,12 @@ fn success(output: &Output) -> String {
 pub fn http(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(SOON))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
-    )?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let bad = || std::io::Error::new(std::io::ErrorKind::InvalidData, "not HTTP");
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(bad)?;
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .ok_or_else(bad)?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(bad)?;
     Ok((status, body.to_owned()))
 }
 
@@ -490,48 +404,4 @@ fn address(ready: &str, name: &str) -> SocketAddr {
         .split_whitespace()
         .find_map(|word| word.strip_prefix(name)?.parse().ok())
         .unwrap_or_else(|| panic!("no {name} in '{ready}'"))
-}
-
-/// Sends a signal to a process this test started.
-pub fn signal(pid: u32, name: &str) {
-    let status = Command::new("sh")
-        .args(["-c", "kill -s \"$1\" \"$2\"", "sh", name, &pid.to_string()])
-        .status();
-    assert!(
-        status.is_ok_and(|status| status.success()),
-        "kill -s {name} {pid}"
-    );
-}
-
-/// Kills the process and removes its folder once our end of the pipe is closed without a word.
-fn guard(pid: u32, folder: &Path) -> Child {
-    let script = "read -r word && exit; kill -9 \"$1\" 2>/dev/null; n=0; \
-        while kill -0 \"$1\" 2>/dev/null && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done; rm -rf -- \"$2\"";
-    Command::new("sh")
-        .args(["-c", script, "sh", &pid.to_string()])
-        .arg(folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("sh")
-}
-
-fn release(mut guard: Child) {
-    if let Some(stdin) = &mut guard.stdin {
-        let _ = stdin.write_all(b"done\n");
-    }
-    let _ = guard.wait();
-}
-
-/// The exit code of a child, `Some(None)` when a signal ended it; `None` when it runs on.
-fn wait_exit(child: &mut Child, deadline: Duration) -> Option<Option<i32>> {
-    let end = Instant::now() + deadline;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Some(status.code()),
-            Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
-            _ => return None,
-        }
-    }
 }

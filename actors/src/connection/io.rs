@@ -46,7 +46,15 @@ pub struct ConnectionIo {
 
 impl ConnectionIo {
     pub fn new(shard: Rc<Shard>, conn: Rc<Conn>, stream: TcpStream, resume: bool) -> Self {
-        Self { shard, conn, stream: Some(stream), written: 0, resume, ended: false, full_read: false }
+        Self {
+            shard,
+            conn,
+            stream: Some(stream),
+            written: 0,
+            resume,
+            ended: false,
+            full_read: false,
+        }
     }
 
     /// Writes what waits. Ready when the buffer is empty.
@@ -90,7 +98,12 @@ impl ConnectionIo {
     fn end(&mut self, cx: &mut Context<'_>) -> Poll<Option<IoEvent>> {
         let abrupt = matches!(
             self.conn.closing.get(),
-            Some(CloseReason::Io | CloseReason::Eof | CloseReason::WriteTimeout | CloseReason::ActorDied)
+            Some(
+                CloseReason::Io
+                    | CloseReason::Eof
+                    | CloseReason::WriteTimeout
+                    | CloseReason::ActorDied
+            )
         );
         if !abrupt {
             let _ = self.poll_write_out(cx);
@@ -142,7 +155,10 @@ impl Stream for ConnectionIo {
                     return Poll::Ready(Some(IoEvent::Drained));
                 }
                 // What was read and not routed may still owe it an answer.
-                if conn.draining.get() && conn.acks_outstanding() == 0 && !this.shard.has_router_work() {
+                if conn.draining.get()
+                    && conn.acks_outstanding() == 0
+                    && !this.shard.has_router_work()
+                {
                     conn.closing.set(Some(CloseReason::Shutdown));
                     return this.end(cx);
                 }

@@ -63,7 +63,12 @@ fn packets(shard: &Rc<Shard>, conn: &Rc<Conn>, input: &[u8]) -> usize {
         match wire::next_frame(&input[used..], shard.wire_limits.max_packet_size) {
             Ok(Frame::Incomplete) => break,
             Ok(Frame::Complete { first, body, len }) => {
+                let first = if conn.v31.get() { wire::first_byte_of_v31(first) } else { first };
                 match wire::decode(first, body, &shard.wire_limits) {
+                    Ok(packet) if shard.must_wait(conn, &packet) => {
+                        conn.set_undecoded(true);
+                        break;
+                    }
                     Ok(packet) => handle(shard, conn, packet),
                     Err(violation) => {
                         violate(shard, conn, violation);

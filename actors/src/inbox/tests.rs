@@ -21,9 +21,7 @@ impl Wakes {
 
 fn poll(stream: &mut InboxStream<u32>, wakes: &Arc<Wakes>) -> bool {
     let waker = waker(Arc::clone(wakes));
-    stream
-        .poll_next_unpin(&mut Context::from_waker(&waker))
-        .is_ready()
+    stream.poll_next_unpin(&mut Context::from_waker(&waker)).is_ready()
 }
 
 fn drain(inbox: &Inbox<u32>, max: usize) -> Vec<u32> {
@@ -120,10 +118,7 @@ fn hold_and_release() {
     assert_eq!(wakes.get(), 1);
     assert!(poll(&mut stream, &wakes));
     inbox.hold();
-    assert!(
-        poll(&mut inbox.stream(), &wakes),
-        "a successor begins without the hold"
-    );
+    assert!(poll(&mut inbox.stream(), &wakes), "a successor begins without the hold");
 }
 
 #[test]
@@ -149,10 +144,7 @@ fn threads_lose_nothing_and_keep_order() {
             })
         })
         .collect();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut next = [0; THREADS as usize];
     runtime.block_on(async {
         let mut left = THREADS * EACH;

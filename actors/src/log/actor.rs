@@ -4,14 +4,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture,
+};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 
 use super::state::{LogState, Outcome};
 use crate::inbox::Inbox;
 use crate::metrics::DropReason;
-use crate::ports::{LogRecord, MessageLog, OutboxPosition, Report, SessionStore, StoreError, StoreOp};
+use crate::ports::{
+    LogRecord, MessageLog, OutboxPosition, Report, SessionStore, StoreError, StoreOp,
+};
 use crate::shared::{ManagerWork, Shared, StorageWork, Token};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
@@ -60,7 +64,11 @@ pub struct LogActor {
 
 impl LogActor {
     /// What every incarnation of the actor works with. Call once; sets the log's report sink.
-    pub fn parts(shared: &Arc<Shared>, log: Arc<dyn MessageLog>, store: Arc<dyn SessionStore>) -> LogParts {
+    pub fn parts(
+        shared: &Arc<Shared>,
+        log: Arc<dyn MessageLog>,
+        store: Arc<dyn SessionStore>,
+    ) -> LogParts {
         let reports: Inbox<Vec<Report>> = Inbox::new(usize::MAX, usize::MAX);
         let sink = reports.clone();
         log.on_report(Box::new(move |batch| sink.push(batch, 0)));
@@ -72,7 +80,14 @@ impl LogActor {
         let retry = parts.shared.settings.log.retry_min;
         let work = parts.shared.log.stream().map(|_| LogEvent::Work);
         let reports = parts.reports.stream().map(|_| LogEvent::Reports);
-        let actor = Self { parts: parts.clone(), cell: Arc::clone(cell), reading: false, next_lane: 0, rewinding: false, retry };
+        let actor = Self {
+            parts: parts.clone(),
+            cell: Arc::clone(cell),
+            reading: false,
+            next_lane: 0,
+            rewinding: false,
+            retry,
+        };
         Running::new(actor, |ctx| {
             LogActor::add_stream(reports, ctx);
             LogActor::add_stream(work, ctx);
@@ -146,7 +161,8 @@ impl LogActor {
         let settings = &self.parts.shared.settings.log;
         {
             let state = self.parts.state.lock();
-            if state.len() * 2 > settings.max_pending_messages || state.bytes() * 2 > settings.max_pending_bytes
+            if state.len() * 2 > settings.max_pending_messages
+                || state.bytes() * 2 > settings.max_pending_bytes
             {
                 return;
             }
@@ -191,7 +207,8 @@ impl LogActor {
 
     fn take_reports(&mut self, ctx: &mut Context<Self>) {
         let shared = Arc::clone(&self.parts.shared);
-        let mut answers: Vec<VecDeque<Token>> = shared.managers.iter().map(|_| VecDeque::new()).collect();
+        let mut answers: Vec<VecDeque<Token>> =
+            shared.managers.iter().map(|_| VecDeque::new()).collect();
         let mut moved: Vec<(u16, u64)> = Vec::new();
         let mut failure = None;
         let mut reports = self.parts.reports.take(256);
@@ -241,7 +258,9 @@ impl LogActor {
 
     fn move_cursor(&self, moved: &mut Vec<(u16, u64)>, outbox: Option<OutboxPosition>) {
         let Some(at) = outbox else { return };
-        let Some(cursor) = self.parts.shared.lanes.lock().acknowledge(at.lane, at.position) else { return };
+        let Some(cursor) = self.parts.shared.lanes.lock().acknowledge(at.lane, at.position) else {
+            return;
+        };
         match moved.iter_mut().find(|(lane, _)| *lane == at.lane) {
             Some((_, known)) => *known = cursor,
             None => moved.push((at.lane, cursor)),
@@ -256,7 +275,10 @@ impl LogActor {
         let (records, bytes) = shared.lanes.lock().backlog();
         shared.metrics.outbox_records.set(records);
         shared.metrics.outbox_bytes.set(bytes);
-        let ops = moved.into_iter().map(|(lane, position)| StoreOp::MoveCursor { lane, position }).collect();
+        let ops = moved
+            .into_iter()
+            .map(|(lane, position)| StoreOp::MoveCursor { lane, position })
+            .collect();
         shared.storage.push(StorageWork::Write { ops, tokens: Vec::new(), transaction: None }, 64);
     }
 
@@ -325,7 +347,8 @@ impl Actor for LogActor {
         self.advance(ctx);
         // Lanes fall behind without a message to this actor.
         ctx.run_interval(Duration::from_millis(20), |actor, ctx| {
-            if actor.parts.shared.lanes.lock().any_behind() || actor.parts.state.lock().has_unsent() {
+            if actor.parts.shared.lanes.lock().any_behind() || actor.parts.state.lock().has_unsent()
+            {
                 actor.advance(ctx);
             }
         });
@@ -365,4 +388,3 @@ pub fn describe(parts: &LogParts) -> String {
     let (records, bytes) = parts.shared.lanes.lock().backlog();
     format!("{}; pending {pending}, outbox {records} records {bytes} bytes", parts.log.describe())
 }
-

@@ -41,7 +41,8 @@ impl LaneBook {
         let count = found.iter().map(|lane| lane.lane + 1).max().unwrap_or(0).max(lanes).max(1);
         let lanes = (0..count)
             .map(|number| {
-                let found = found.iter().find(|lane| lane.lane == number).copied().unwrap_or_default();
+                let found =
+                    found.iter().find(|lane| lane.lane == number).copied().unwrap_or_default();
                 Lane {
                     cursor: LaneCursor::new(found.cursor),
                     next: found.cursor,

@@ -126,7 +126,9 @@ impl LogState {
         let token = outstanding.token.take();
         let outbox = outstanding.record.outbox;
         let outcome = match report.result {
-            Err(LogError::Refused(why)) => Outcome::Refused(token, outbox, outstanding.record.clone(), why),
+            Err(LogError::Refused(why)) => {
+                Outcome::Refused(token, outbox, outstanding.record.clone(), why)
+            }
             _ => Outcome::Acknowledged(token, outbox, now.duration_since(sent)),
         };
         while self.records.front().is_some_and(|front| front.done) {
@@ -184,13 +186,28 @@ mod tests {
         let sent = state.take_unsent(10, now);
         assert_eq!(ids(&sent), [0, 1, 2, 3, 4]);
         let unavailable = || Err(LogError::Unavailable("gone".into()));
-        assert!(matches!(state.report(Report { id: 0, result: Ok(()) }, now), Outcome::Acknowledged(..)));
-        assert!(matches!(state.report(Report { id: 1, result: unavailable() }, now), Outcome::Failed(_)));
+        assert!(matches!(
+            state.report(Report { id: 0, result: Ok(()) }, now),
+            Outcome::Acknowledged(..)
+        ));
+        assert!(matches!(
+            state.report(Report { id: 1, result: unavailable() }, now),
+            Outcome::Failed(_)
+        ));
         // One behind the failed one got through all the same.
-        assert!(matches!(state.report(Report { id: 2, result: Ok(()) }, now), Outcome::Acknowledged(..)));
-        assert!(matches!(state.report(Report { id: 3, result: unavailable() }, now), Outcome::Failed(_)));
+        assert!(matches!(
+            state.report(Report { id: 2, result: Ok(()) }, now),
+            Outcome::Acknowledged(..)
+        ));
+        assert!(matches!(
+            state.report(Report { id: 3, result: unavailable() }, now),
+            Outcome::Failed(_)
+        ));
         assert_eq!(state.in_log(), 1);
-        assert!(matches!(state.report(Report { id: 4, result: unavailable() }, now), Outcome::Failed(_)));
+        assert!(matches!(
+            state.report(Report { id: 4, result: unavailable() }, now),
+            Outcome::Failed(_)
+        ));
         assert_eq!(state.in_log(), 0);
         state.rewind();
         assert_eq!(ids(&state.take_unsent(10, now)), [1, 3, 4]);

@@ -160,11 +160,23 @@ pub trait SessionStore: Send + Sync + 'static {
     fn wills(&self) -> StoreFuture<Vec<StoredWill>>;
     /// Up to `limit` entries of a queue with `sequence >= from`, in order, at most about
     /// `max_bytes` (at least one entry when there is one).
-    fn read_queue(&self, id: SessionId, from: u64, limit: usize, max_bytes: usize) -> StoreFuture<Vec<QueueEntry>>;
+    fn read_queue(
+        &self,
+        id: SessionId,
+        from: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> StoreFuture<Vec<QueueEntry>>;
     /// The outbox's lanes, at start.
     fn lanes(&self) -> StoreFuture<Lanes>;
     /// Up to `limit` records of a lane from `from` on, in order, with their `outbox` set.
-    fn read_outbox(&self, lane: u16, from: u64, limit: usize, max_bytes: usize) -> StoreFuture<Vec<LogRecord>>;
+    fn read_outbox(
+        &self,
+        lane: u16,
+        from: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> StoreFuture<Vec<LogRecord>>;
     /// One line for `broker tree`.
     fn describe(&self) -> String;
 }

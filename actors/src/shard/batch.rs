@@ -154,7 +154,14 @@ pub struct RemoteBatch {
 }
 
 impl RemoteBatch {
-    pub(super) fn push(&mut self, topic: &str, payload: &[u8], qos: QoS, durable: bool, phase: Phase) {
+    pub(super) fn push(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        qos: QoS,
+        durable: bool,
+        phase: Phase,
+    ) {
         let topic = append(&mut self.arena, topic.as_bytes());
         let payload = append(&mut self.arena, payload);
         self.entries.push(RemoteEntry { topic, payload, qos, durable, phase });

@@ -73,6 +73,14 @@ pub struct Conn {
     pub draining: Cell<bool>,
     /// Not reading for want of credit.
     pub paused: Cell<bool>,
+    /// It speaks MQTT 3.1, whose packets may have more flags.
+    pub v31: Cell<bool>,
+    /// Publishes of it may wait for the router.
+    pub unrouted: Cell<bool>,
+    /// What its session had in flight before has not all been read back.
+    pub replaying: Cell<bool>,
+    /// The next packet waits for one of the two ([`Shard::must_wait`](super::Shard::must_wait)).
+    pub held: Cell<bool>,
     /// Publishes of it that the log has to acknowledge.
     pub log_waits: Cell<u32>,
     /// The outgoing buffer ran full: something waits for it to empty.
@@ -122,6 +130,10 @@ impl Conn {
             handoff: Cell::new(None),
             draining: Cell::new(false),
             paused: Cell::new(false),
+            v31: Cell::new(false),
+            unrouted: Cell::new(false),
+            replaying: Cell::new(false),
+            held: Cell::new(false),
             log_waits: Cell::new(0),
             wants_pump: Cell::new(false),
             write_blocked_ms: Cell::new(None),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hydrant_protocol::session::{Inbound, Outbound};
-use hydrant_protocol::wire::{self, Connect};
+use hydrant_protocol::wire::{self, Connect, Version};
 use hydrant_protocol::{Message, topic::TopicFilter};
 
 use crate::metrics::CloseReason;
@@ -65,7 +65,10 @@ impl Shard {
         {
             return self.refuse_connect(conn, SERVER_UNAVAILABLE);
         }
-        let session_present = self.attach_session(conn, &client_id, connect.clean_session);
+        let known = self.attach_session(conn, &client_id, connect.clean_session);
+        conn.v31.set(connect.version == Version::V31);
+        // CONNACK has no such flag in MQTT 3.1: the byte is reserved (its section 3.2).
+        let session_present = known && connect.version != Version::V31;
         conn.keep_alive_s.set(keep_alive);
         *conn.client_id.borrow_mut() = Some(Arc::clone(&client_id));
         if let Some(will) = connect.will {
@@ -130,6 +133,7 @@ impl Shard {
             conn.publishes.set(0);
             if let Some(stored) = &mut session.stored {
                 stored.disconnected_ms = None;
+                conn.replaying.set(stored.spilled);
                 self.outgoing.borrow_mut().ops.push(StoreOp::PutSession {
                     id: stored.id,
                     client_id: Arc::clone(client_id),
@@ -174,8 +178,10 @@ impl Shard {
             .subscriptions
             .iter()
             .filter_map(|subscription| {
-                let filter =
-                    TopicFilter::from_arc(Arc::clone(&subscription.filter), &wire::Limits::PROTOCOL);
+                let filter = TopicFilter::from_arc(
+                    Arc::clone(&subscription.filter),
+                    &wire::Limits::PROTOCOL,
+                );
                 filter.ok().map(|filter| (filter, subscription.qos))
             })
             .collect();

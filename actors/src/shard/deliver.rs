@@ -119,7 +119,13 @@ impl Shard {
     }
 
     /// To a session that ends with its connection: nothing is stored.
-    pub(super) fn deliver_clean(&self, session: &mut Session, qos: QoS, retain: bool, view: &mut View<'_>) {
+    pub(super) fn deliver_clean(
+        &self,
+        session: &mut Session,
+        qos: QoS,
+        retain: bool,
+        view: &mut View<'_>,
+    ) {
         let settings = &self.shared.settings;
         let Some(conn) = session.conn.clone() else { return };
         if conn.open.get()
@@ -164,7 +170,8 @@ impl Shard {
         if !self.has_queue_room(stored, session.conn.is_none(), view) {
             return;
         }
-        let conn = session.conn.clone().filter(|conn| conn.open.get() && conn.closing.get().is_none());
+        let conn =
+            session.conn.clone().filter(|conn| conn.open.get() && conn.closing.get().is_none());
         let Some(conn) = conn.filter(|_| !stored.spilled) else {
             stored.spilled = true;
             self.put_queued(stored, qos, retain, None, view);
@@ -218,7 +225,11 @@ impl Shard {
         {
             self.metrics.drop_messages(DropReason::QueueFull, 1);
             // A connected session keeps what it has: its oldest may be on the wire.
-            if settings.overflow == Overflow::DropNew || !offline || never_fits || stored.queued == 0 {
+            if settings.overflow == Overflow::DropNew
+                || !offline
+                || never_fits
+                || stored.queued == 0
+            {
                 return false;
             }
             self.drop_oldest(stored);
@@ -269,7 +280,9 @@ impl Shard {
                 conn.wants_pump.set(true);
                 return;
             }
-            let Some(next) = session.outbound.next_waiting(settings.session.max_inflight) else { break };
+            let Some(next) = session.outbound.next_waiting(settings.session.max_inflight) else {
+                break;
+            };
             self.send_waiting(slot, session, conn, &next);
         }
         if session.outbound.waiting() > 0 {
@@ -318,7 +331,10 @@ impl Shard {
             if let Some(stored) = &mut session.stored {
                 let id = stored.id;
                 self.forget_queued(stored, next.sequence, message.cost() as u64);
-                self.outgoing.borrow_mut().ops.push(StoreOp::DeleteQueued { id, sequence: next.sequence });
+                self.outgoing
+                    .borrow_mut()
+                    .ops
+                    .push(StoreOp::DeleteQueued { id, sequence: next.sequence });
             }
             return;
         }

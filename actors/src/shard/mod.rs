@@ -183,6 +183,9 @@ impl Shard {
         if conn.acks_outstanding() >= limits.max_unacknowledged {
             return false;
         }
+        if conn.held.get() && (conn.replaying.get() || self.awaits_router(conn)) {
+            return false;
+        }
         // Deliveries end at max_output_bytes; past twice that it is answers which the client does
         // not read.
         if conn.out.borrow().len() >= 2 * limits.max_output_bytes || self.remote_full.get() {
@@ -200,6 +203,26 @@ impl Shard {
             return false;
         }
         conn.log_waits.get() == 0 || self.shared.log.has_room()
+    }
+
+    /// Whether a packet has to wait, with what is behind it. SUBSCRIBE and UNSUBSCRIBE wait for the
+    /// router while it has publishes of their connection: they bear on what comes after them, and
+    /// what came before is retained by then ([MQTT-3.3.1-8]). PUBREC waits until what was in flight
+    /// has been read back: no PUBREL may precede a PUBLISH that is sent again ([MQTT-4.3.3-1]).
+    pub fn must_wait(&self, conn: &Conn, packet: &wire::Packet<'_>) -> bool {
+        let waits = match packet {
+            wire::Packet::Subscribe(_) | wire::Packet::Unsubscribe(_) => self.awaits_router(conn),
+            wire::Packet::Pubrec(_) => conn.replaying.get(),
+            _ => false,
+        };
+        if waits {
+            conn.held.set(true);
+        }
+        waits
+    }
+
+    fn awaits_router(&self, conn: &Conn) -> bool {
+        conn.unrouted.get() && self.has_router_work()
     }
 
     /// Remembers a connection that stopped reading for want of credit.
@@ -222,6 +245,10 @@ impl Shard {
                 return true;
             }
             conn.paused.set(false);
+            if conn.held.replace(false) {
+                // It has submitted nothing since.
+                conn.unrouted.set(false);
+            }
             // The keep-alive does not run while we did not read ([MQTT-3.1.2-24]).
             conn.last_packet_ms.set(now);
             conn.wake();
@@ -245,9 +272,12 @@ impl Shard {
         if !self.remote_full.get() {
             return false;
         }
-        let full = self.shared.routers.iter().enumerate().find(|(at, router)| {
-            *at != usize::from(self.index) && !router.has_room()
-        });
+        let full = self
+            .shared
+            .routers
+            .iter()
+            .enumerate()
+            .find(|(at, router)| *at != usize::from(self.index) && !router.has_room());
         match full {
             Some((_, router)) => router.wait_room(waker),
             None => self.remote_full.set(false),
@@ -268,7 +298,10 @@ impl Shard {
     /// Gives a flushed buffer back, so that an idle connection holds none.
     pub fn give_buffer(&self, mut buffer: Vec<u8>) {
         let mut pool = self.buffers.borrow_mut();
-        if buffer.capacity() > 0 && buffer.capacity() <= POOLED_CAPACITY && pool.len() < POOLED_BUFFERS {
+        if buffer.capacity() > 0
+            && buffer.capacity() <= POOLED_CAPACITY
+            && pool.len() < POOLED_BUFFERS
+        {
             buffer.clear();
             pool.push(buffer);
         }
@@ -328,7 +361,8 @@ impl Shard {
         let session = conn.session.get().and_then(|slot| sessions.slots.get(slot as usize));
         session.map_or((0, 0, true), |session| {
             let out = &session.outbound;
-            let queued = session.stored.as_ref().map_or(out.waiting(), |stored| stored.queued as usize);
+            let queued =
+                session.stored.as_ref().map_or(out.waiting(), |stored| stored.queued as usize);
             (out.in_flight(), queued, session.stored.is_none())
         })
     }
@@ -366,7 +400,8 @@ impl Shard {
         let limits = &self.shared.settings.limits;
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let stall = ms(self.shared.settings.supervision.stall_timeout);
-        let conns: Vec<Rc<Conn>> = self.conns.borrow().iter().map(|(_, conn)| Rc::clone(conn)).collect();
+        let conns: Vec<Rc<Conn>> =
+            self.conns.borrow().iter().map(|(_, conn)| Rc::clone(conn)).collect();
         // After this thread itself stood still nobody's silence means anything: one more turn.
         let stood_still = now.saturating_sub(self.checked_ms.replace(now)) > STOOD_STILL_MS;
         for conn in conns {

@@ -39,8 +39,14 @@ struct Needs {
 
 impl Shard {
     /// A decoded publish goes to the router; at QoS 2 with the session that holds its receipt.
-    pub fn submit(&self, conn: &Rc<Conn>, publish: &wire::Publish<'_>, receipt: Option<(u32, u32)>) {
+    pub fn submit(
+        &self,
+        conn: &Rc<Conn>,
+        publish: &wire::Publish<'_>,
+        receipt: Option<(u32, u32)>,
+    ) {
         self.batch.borrow_mut().push(conn, publish, receipt);
+        conn.unrouted.set(true);
         self.wake_router();
     }
 
@@ -89,9 +95,11 @@ impl Shard {
             }
         }
         loop {
-            let next = self.internal.borrow().front().map(|next| {
-                (next.origin.clone(), Arc::clone(&next.message), next.ops.clone())
-            });
+            let next = self
+                .internal
+                .borrow()
+                .front()
+                .map(|next| (next.origin.clone(), Arc::clone(&next.message), next.ops.clone()));
             let Some((origin, message, ops)) = next else { break };
             before_each();
             let undo = Undo::new(self);
@@ -234,7 +242,13 @@ impl Shard {
     /// A QoS 2 message whose route waits for the store: its receipt goes with what it causes; its
     /// live subscribers get it and its publisher PUBREC when that is durable. `index` is that of
     /// an answer that is owed already.
-    fn finish_exact(&self, exact: Exact, conn: Option<&Rc<Conn>>, index: Option<u32>, mut needs: Needs) {
+    fn finish_exact(
+        &self,
+        exact: Exact,
+        conn: Option<&Rc<Conn>>,
+        index: Option<u32>,
+        mut needs: Needs,
+    ) {
         let id = exact.packet_id;
         if let Some(session) = self.stored_session(exact.receipt) {
             self.outgoing.borrow_mut().ops.push(StoreOp::PutReceipt { id: session, packet_id: id });
@@ -442,7 +456,9 @@ impl Shard {
 
     /// A publish was refused for good: its packet id is free again.
     pub(super) fn forget_receipt(&self, slot: u32, stamp: u32, id: PacketId) {
-        if let Some(session) = self.sessions.borrow_mut().get(slot).filter(|session| session.stamp == stamp) {
+        if let Some(session) =
+            self.sessions.borrow_mut().get(slot).filter(|session| session.stamp == stamp)
+        {
             session.inbound.release(id);
         }
     }

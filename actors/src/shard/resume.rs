@@ -41,6 +41,11 @@ impl Shard {
                 None => stored.read_from = stored.read_from.max(stored.read_until),
             }
             stored.spilled = stored.read_from < stored.next_sequence;
+            // What is in flight stands before all that waits.
+            let in_flight = entries.last().is_some_and(|last| last.outgoing.is_some());
+            if !stored.spilled || !in_flight {
+                conn.replaying.set(false);
+            }
             for entry in entries {
                 self.take_back(session, &conn, entry);
             }
@@ -107,7 +112,10 @@ impl Shard {
     fn is_spilled(&self, conn: &Rc<Conn>) -> bool {
         conn.session.get().is_some_and(|slot| {
             self.sessions.borrow_mut().get(slot).is_some_and(|session| {
-                session.stored.as_ref().is_some_and(|stored| stored.spilled && stored.reading.is_none())
+                session
+                    .stored
+                    .as_ref()
+                    .is_some_and(|stored| stored.spilled && stored.reading.is_none())
             })
         })
     }
@@ -129,7 +137,12 @@ impl Shard {
         match stored {
             Some((id, sequence)) => {
                 let stage = OutgoingStage::Release;
-                self.outgoing.borrow_mut().ops.push(StoreOp::PutOutgoing { id, sequence, packet_id, stage });
+                self.outgoing.borrow_mut().ops.push(StoreOp::PutOutgoing {
+                    id,
+                    sequence,
+                    packet_id,
+                    stage,
+                });
                 self.wait_for_store(WaitKind::Release { conn: Rc::clone(conn), packet_id });
             }
             None => self.write(conn, |out| wire::put_pubrel(out, packet_id)),

@@ -108,6 +108,14 @@ impl Shard {
                 (Arc::from(topic), logged.then_some(mapped), level)
             }
         };
-        Route { generation, topic, local: local.into_boxed_slice(), local_queues, remote, mapped, level }
+        Route {
+            generation,
+            topic,
+            local: local.into_boxed_slice(),
+            local_queues,
+            remote,
+            mapped,
+            level,
+        }
     }
 }

@@ -133,17 +133,27 @@ impl Shard {
     pub(super) fn is_current(&self, slot: u32, stamp: u32, conn: &Rc<Conn>) -> bool {
         conn.closing.get().is_none()
             && self.sessions.borrow_mut().get(slot).is_some_and(|session| {
-                session.stamp == stamp && session.conn.as_ref().is_some_and(|now| Rc::ptr_eq(now, conn))
+                session.stamp == stamp
+                    && session.conn.as_ref().is_some_and(|now| Rc::ptr_eq(now, conn))
             })
     }
 
     /// An incoming QoS 2 message is durable. Its PUBREC goes to the connection it came on; when
-    /// the client has reconnected meanwhile, to the new one too, which may have resent it.
-    pub(super) fn receipt_stored(&self, slot: u32, stamp: u32, id: PacketId, conn: Option<&Rc<Conn>>) {
+    /// the client has reconnected meanwhile and sent it again, to the new one too.
+    pub(super) fn receipt_stored(
+        &self,
+        slot: u32,
+        stamp: u32,
+        id: PacketId,
+        conn: Option<&Rc<Conn>>,
+    ) {
         let current = {
             let mut sessions = self.sessions.borrow_mut();
             let Some(session) = sessions.get(slot) else { return };
-            if session.stamp != stamp || !session.inbound.stored(id) {
+            if session.stamp != stamp
+                || !session.inbound.stored(id)
+                || !session.inbound.came_again(id)
+            {
                 return;
             }
             session.conn.clone()
@@ -172,7 +182,10 @@ impl Shard {
         match &session.stored {
             Some(stored) => {
                 self.shared.persistent_sessions.fetch_sub(1, Ordering::Relaxed);
-                let op = StoreOp::DeleteSession { id: stored.id, client_id: Arc::clone(&session.client_id) };
+                let op = StoreOp::DeleteSession {
+                    id: stored.id,
+                    client_id: Arc::clone(&session.client_id),
+                };
                 self.outgoing.borrow_mut().ops.push(op);
             }
             None => self.metrics.drop_messages(DropReason::SessionEnded, lost),
@@ -185,7 +198,9 @@ impl Shard {
         if expiry.is_zero() {
             return;
         }
-        let Some(limit) = unix_ms().checked_sub(u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX)) else {
+        let Some(limit) =
+            unix_ms().checked_sub(u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX))
+        else {
             return;
         };
         let expired: Vec<(u32, u64)> = self

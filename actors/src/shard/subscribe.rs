@@ -59,7 +59,9 @@ impl Shard {
             let Some(session) = sessions.get(slot) else { return };
             let subscriber = self.subscriber(slot, session);
             for filter in &unsubscribe.filters {
-                let Some(at) = session.filters.iter().position(|known| known == filter) else { continue };
+                let Some(at) = session.filters.iter().position(|known| known == filter) else {
+                    continue;
+                };
                 session.filters.swap_remove(at);
                 self.shared.unsubscribe(filter, subscriber);
                 if let Some(stored) = &session.stored {
@@ -126,7 +128,8 @@ impl Shard {
         let full = !own
             && !view.payload.is_empty()
             && ((before.is_none() && retained.len() >= limits.max_retained_messages)
-                || retained.bytes() - before.unwrap_or(0) + view.cost() > limits.max_retained_bytes);
+                || retained.bytes() - before.unwrap_or(0) + view.cost()
+                    > limits.max_retained_bytes);
         if full {
             self.metrics.drop_messages(DropReason::RetainedFull, 1);
             if before.is_none() {
@@ -171,7 +174,15 @@ impl Shard {
                         continue;
                     }
                     self.write(conn, |out| {
-                        wire::put_publish(out, &message.topic, &message.payload, qos, false, true, None);
+                        wire::put_publish(
+                            out,
+                            &message.topic,
+                            &message.payload,
+                            qos,
+                            false,
+                            true,
+                            None,
+                        );
                     });
                     self.count_publish_out(qos, message.payload.len());
                 } else if session.stored.is_some() {

@@ -16,7 +16,8 @@ use super::{Conn, Shard};
 use crate::metrics::CloseReason;
 use crate::ports::{QueueEntry, StoreOp};
 use crate::settings::{
-    Limits, LogKind, LogSettings, Overflow, SessionSettings, Settings, StorageSettings, SupervisionSettings,
+    Limits, LogKind, LogSettings, Overflow, SessionSettings, Settings, StorageSettings,
+    SupervisionSettings,
 };
 use crate::shared::{RouterWork, StorageWork};
 
@@ -97,7 +98,8 @@ fn shard(workers: usize) -> Rc<Shard> {
 fn conn(shard: &Rc<Shard>) -> Rc<Conn> {
     let mut conns = shard.conns.borrow_mut();
     let slot = conns.vacant_entry();
-    let conn = Rc::new(Conn::new(slot.key(), ([127, 0, 0, 1], 1).into(), shard.now_ms(), Vec::new()));
+    let conn =
+        Rc::new(Conn::new(slot.key(), ([127, 0, 0, 1], 1).into(), shard.now_ms(), Vec::new()));
     slot.insert(Rc::clone(&conn));
     conn
 }
@@ -113,7 +115,8 @@ fn connect(shard: &Rc<Shard>, clean_session: bool, will: Option<&str>) -> Rc<Con
     let client_id = "c".into();
     let (username, password) = (None, None);
     let version = Version::V311;
-    let packet = Connect { version, client_id, clean_session, keep_alive: 0, will, username, password };
+    let packet =
+        Connect { version, client_id, clean_session, keep_alive: 0, will, username, password };
     shard.connect(&conn, packet);
     shard.flush();
     conn
@@ -145,8 +148,14 @@ fn subscribe(shard: &Rc<Shard>, conn: &Rc<Conn>, filter: &str, qos: QoS) {
 }
 
 fn publish(shard: &Rc<Shard>, conn: &Rc<Conn>, topic: &str, payload: &[u8], retain: bool) {
-    let publish =
-        Publish { dup: false, qos: QoS::AtLeastOnce, retain, topic, packet_id: Some(PacketId::MIN), payload };
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtLeastOnce,
+        retain,
+        topic,
+        packet_id: Some(PacketId::MIN),
+        payload,
+    };
     shard.submit(conn, &publish, None);
     shard.route_all(|| ());
 }
@@ -285,7 +294,10 @@ fn a_retained_message_without_room_replaces_none_by_an_old_one() {
     assert!(retained.get("b").is_some());
     drop(retained);
     let ops = store(&shard).0;
-    assert!(matches!(ops.last(), Some(StoreOp::DeleteRetained { topic }) if &**topic == "a"), "{ops:?}");
+    assert!(
+        matches!(ops.last(), Some(StoreOp::DeleteRetained { topic }) if &**topic == "a"),
+        "{ops:?}"
+    );
 }
 
 #[test]

@@ -190,14 +190,18 @@ impl Shard {
         let kind = {
             let mut waits = self.waits.borrow_mut();
             match waits.get(token.wait as usize) {
-                Some(wait) if wait.stamp == token.stamp => waits.remove(token.wait as usize).finish(),
+                Some(wait) if wait.stamp == token.stamp => {
+                    waits.remove(token.wait as usize).finish()
+                }
                 _ => return,
             }
         };
         let (conn, receipt) = match kind {
             WaitKind::Publish { conn, receipt, .. } => (Some(conn), receipt),
             WaitKind::Logged { answer, exact } => (Some(answer.0), exact.receipt_id()),
-            WaitKind::Exact { answer, exact } => (answer.map(|answer| answer.0), exact.receipt_id()),
+            WaitKind::Exact { answer, exact } => {
+                (answer.map(|answer| answer.0), exact.receipt_id())
+            }
             _ => (None, None),
         };
         if let Some((slot, stamp, id)) = receipt {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture,
+};
 use parking_lot::Mutex;
 
 use super::book::{Batch, Read, StorageBook};
@@ -121,7 +123,9 @@ impl StorageActor {
     fn write(&self, batch: Batch, ctx: &mut Context<Self>) {
         let id = batch.id;
         let write = self.parts.store.write(Arc::clone(&batch.ops));
-        ctx.spawn(write.into_actor(self).map(move |result, actor, ctx| actor.written(id, result, ctx)));
+        ctx.spawn(
+            write.into_actor(self).map(move |result, actor, ctx| actor.written(id, result, ctx)),
+        );
     }
 
     fn written(&mut self, id: u64, result: Result<(), StoreError>, ctx: &mut Context<Self>) {
@@ -184,7 +188,8 @@ impl StorageActor {
     fn answer(&self, batch: &Batch) {
         let shared = &self.parts.shared;
         hand_to_log(shared, &batch.ops);
-        let mut answers: Vec<VecDeque<Token>> = shared.managers.iter().map(|_| VecDeque::new()).collect();
+        let mut answers: Vec<VecDeque<Token>> =
+            shared.managers.iter().map(|_| VecDeque::new()).collect();
         for token in batch.tokens.iter().copied() {
             if let Some(answers) = answers.get_mut(usize::from(token.shard)) {
                 answers.push_back(token);

@@ -153,7 +153,17 @@ impl StorageBook {
                 // What is gathered becomes the next batch.
                 let after = self.next_batch + u64::from(self.has_next());
                 let id = self.next_read;
-                self.reads.push(Read { shard, slot, stamp, session, from, limit, after, begun: false, id });
+                self.reads.push(Read {
+                    shard,
+                    slot,
+                    stamp,
+                    session,
+                    from,
+                    limit,
+                    after,
+                    begun: false,
+                    id,
+                });
             }
         }
     }
@@ -221,7 +231,9 @@ impl StorageBook {
         let (held, wills, number) = (&mut self.held_entries, &self.new_wills, request.number);
         request.ops.retain(|op| match op {
             StoreOp::PutQueued { id, entry } => held.remove(&(*id, entry.sequence)) != Some(true),
-            StoreOp::DeleteWill { client_id } => wills.get(client_id).is_none_or(|new| *new < number),
+            StoreOp::DeleteWill { client_id } => {
+                wills.get(client_id).is_none_or(|new| *new < number)
+            }
             _ => true,
         });
         if !self.holds_back() {

@@ -42,10 +42,7 @@ impl History {
 /// cause do not come back in step.
 fn delay(settings: &SupervisionSettings, number: u32, chance: f64) -> Duration {
     let factor = 2u32.saturating_pow(number.saturating_sub(1).min(31));
-    let full = settings
-        .restart_min
-        .saturating_mul(factor)
-        .min(settings.restart_max);
+    let full = settings.restart_min.saturating_mul(factor).min(settings.restart_max);
     full.mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0))
 }
 
@@ -59,10 +56,7 @@ pub(super) struct Silence {
 
 impl Silence {
     pub(super) fn new(now: Instant) -> Self {
-        Self {
-            waited: Duration::ZERO,
-            last: now,
-        }
+        Self { waited: Duration::ZERO, last: now }
     }
 
     /// One look at the actor. `answered`: nothing is outstanding. `thread_alive`: its arbiter
@@ -106,25 +100,11 @@ mod tests {
     #[test]
     fn the_delay_doubles_within_its_bounds() {
         let s = settings();
-        for (number, full) in [
-            (1, 10),
-            (2, 20),
-            (3, 40),
-            (4, 80),
-            (5, 100),
-            (40, 100),
-            (u32::MAX, 100),
-        ] {
-            assert_eq!(
-                delay(&s, number, 1.0),
-                Duration::from_millis(full),
-                "{number}"
-            );
-            assert_eq!(
-                delay(&s, number, 0.0),
-                Duration::from_millis(full) / 2,
-                "{number}"
-            );
+        for (number, full) in
+            [(1, 10), (2, 20), (3, 40), (4, 80), (5, 100), (40, 100), (u32::MAX, 100)]
+        {
+            assert_eq!(delay(&s, number, 1.0), Duration::from_millis(full), "{number}");
+            assert_eq!(delay(&s, number, 0.0), Duration::from_millis(full) / 2, "{number}");
             let mid = delay(&s, number, 0.3);
             assert!(mid > Duration::from_millis(full) / 2 && mid < Duration::from_millis(full));
         }
@@ -139,17 +119,8 @@ mod tests {
             assert_eq!(history.next(&s, start, 0.0).unwrap().0, n);
         }
         assert_eq!(history.next(&s, start + Duration::from_secs(60), 0.0), None);
-        assert_eq!(
-            history
-                .next(&s, start + Duration::from_secs(61), 0.0)
-                .unwrap()
-                .0,
-            1
-        );
-        let none = SupervisionSettings {
-            max_restarts: 0,
-            ..s
-        };
+        assert_eq!(history.next(&s, start + Duration::from_secs(61), 0.0).unwrap().0, 1);
+        let none = SupervisionSettings { max_restarts: 0, ..s };
         assert_eq!(History::default().next(&none, start, 0.0), None);
     }
 
@@ -159,11 +130,7 @@ mod tests {
         let t0 = Instant::now();
         let mut silence = Silence::new(t0);
         assert_eq!(silence.look(t0 + second, second, false, true), second);
-        assert_eq!(
-            silence.look(t0 + second * 2, second, false, false),
-            second,
-            "blocked thread"
-        );
+        assert_eq!(silence.look(t0 + second * 2, second, false, false), second, "blocked thread");
         assert_eq!(
             silence.look(t0 + second * 1000, second, false, true),
             second * 3,
@@ -174,9 +141,6 @@ mod tests {
             Duration::ZERO,
             "answered"
         );
-        assert_eq!(
-            silence.look(t0 + second * 1002, second, false, true),
-            second
-        );
+        assert_eq!(silence.look(t0 + second * 1002, second, false, true), second);
     }
 }

@@ -107,10 +107,7 @@ pub struct ActorCell {
 
 impl fmt::Debug for ActorCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ActorCell")
-            .field("path", &self.path)
-            .field("state", &self.state())
-            .finish()
+        f.debug_struct("ActorCell").field("path", &self.path).field("state", &self.state()).finish()
     }
 }
 
@@ -198,9 +195,7 @@ impl ActorCell {
 
     /// The words at the end of its line.
     pub fn detail(&self) -> String {
-        self.detail
-            .as_ref()
-            .map_or_else(String::new, |detail| detail())
+        self.detail.as_ref().map_or_else(String::new, |detail| detail())
     }
 
     /// How its last life ended.
@@ -223,11 +218,7 @@ impl ActorCell {
 
     /// Measures one handler that works on `items` messages, until the guard is dropped.
     pub fn enter(&self, items: u64) -> Entered<'_> {
-        Entered {
-            cell: self,
-            items,
-            since: Instant::now(),
-        }
+        Entered { cell: self, items, since: Instant::now() }
     }
 
     /// Arms `fault`; it fires at the actor's next [`on_ping`] (or [`ActorCell::fault_point`] for
@@ -244,9 +235,7 @@ impl ActorCell {
     }
 
     fn disarm(&self, fault: Fault) -> bool {
-        self.fault
-            .compare_exchange(fault as u8, 0, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
+        self.fault.compare_exchange(fault as u8, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// Records a sign of life.

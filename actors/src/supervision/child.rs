@@ -33,9 +33,7 @@ pub struct Child {
 
 impl fmt::Debug for Child {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Child")
-            .field("cell", &self.cell)
-            .finish_non_exhaustive()
+        f.debug_struct("Child").field("cell", &self.cell).finish_non_exhaustive()
     }
 }
 
@@ -89,10 +87,7 @@ impl Slot {
             life: self.life,
             status: None,
         };
-        Launch {
-            child: self.child.clone(),
-            report,
-        }
+        Launch { child: self.child.clone(), report }
     }
 
     /// Aborts the task of a running child; `false` when it does not run.
@@ -119,10 +114,7 @@ impl Drop for Report {
     fn drop(&mut self) {
         self.cell.set_ping(None);
         let mut slots = self.shared.slots.lock();
-        let Some(slot) = slots
-            .get_mut(self.index)
-            .filter(|slot| slot.life == self.life)
-        else {
+        let Some(slot) = slots.get_mut(self.index).filter(|slot| slot.life == self.life) else {
             return;
         };
         let status = match (self.status.take(), &mut slot.phase) {

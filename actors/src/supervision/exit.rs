@@ -62,11 +62,9 @@ fn on_panic(info: &PanicHookInfo<'_>) {
             at.line(),
             thread.name().unwrap_or("?")
         ),
-        None => format!(
-            "{} on thread {}",
-            payload_text(info.payload()),
-            thread.name().unwrap_or("?")
-        ),
+        None => {
+            format!("{} on thread {}", payload_text(info.payload()), thread.name().unwrap_or("?"))
+        }
     };
     let trace = std::backtrace::Backtrace::capture();
     if trace.status() == std::backtrace::BacktraceStatus::Captured {
@@ -82,8 +80,7 @@ fn on_panic(info: &PanicHookInfo<'_>) {
         log::error!(target: "hydrant::actors", "panic outside supervision: {text}");
     }
     if !caught {
-        LAST.try_with(|last| last.try_borrow_mut().map(|mut last| *last = None).ok())
-            .ok();
+        LAST.try_with(|last| last.try_borrow_mut().map(|mut last| *last = None).ok()).ok();
     }
 }
 
@@ -121,9 +118,7 @@ pub struct Caught<F: Future + Unpin> {
 impl<F: Future + Unpin> Caught<F> {
     /// Wraps `future`.
     pub fn new(future: F) -> Self {
-        Self {
-            inner: Some(future),
-        }
+        Self { inner: Some(future) }
     }
 
     fn discard(&mut self) -> Result<(), ExitStatus> {

@@ -49,10 +49,7 @@ async fn watch_supervisor(
         }
         if shared.finished.load(Ordering::SeqCst) && shared.cell.state() == ActorState::Running {
             let mut slots = shared.slots.lock();
-            if slots
-                .iter_mut()
-                .all(|slot| matches!(slot.phase, Phase::Done))
-            {
+            if slots.iter_mut().all(|slot| matches!(slot.phase, Phase::Done)) {
                 return ExitStatus::Stopped;
             }
         }

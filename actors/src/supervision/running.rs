@@ -49,10 +49,7 @@ impl Running {
         let mut ctx = Context::new();
         let actor = build(&mut ctx);
         let ping = ctx.address().recipient();
-        Self {
-            future: Box::pin(ActorRun(ctx.into_future(actor))),
-            ping,
-        }
+        Self { future: Box::pin(ActorRun(ctx.into_future(actor))), ping }
     }
 }
 

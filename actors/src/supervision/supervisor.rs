@@ -76,11 +76,7 @@ impl SupervisorHandle {
 
     /// Whether every child has stopped or was given up.
     pub fn all_stopped(&self) -> bool {
-        self.shared
-            .slots
-            .lock()
-            .iter()
-            .all(|slot| matches!(slot.phase, Phase::Done))
+        self.shared.slots.lock().iter().all(|slot| matches!(slot.phase, Phase::Done))
     }
 
     /// Ends every child that still runs, then the supervisor; nothing is rebuilt any more.
@@ -96,9 +92,7 @@ impl SupervisorHandle {
     /// Kills the child at `path`; it is rebuilt. `false` when no such child runs.
     pub fn kill(&self, path: &str, reason: &str) -> bool {
         let mut slots = self.shared.slots.lock();
-        let slot = slots
-            .iter_mut()
-            .find(|slot| &**slot.child.cell.path() == path);
+        let slot = slots.iter_mut().find(|slot| &**slot.child.cell.path() == path);
         slot.is_some_and(|slot| slot.kill(reason))
     }
 }
@@ -252,10 +246,7 @@ struct Changed;
 
 impl Supervisor {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self {
-            handle: SupervisorHandle { shared },
-            timer: None,
-        }
+        Self { handle: SupervisorHandle { shared }, timer: None }
     }
 
     /// Starts the supervisor and its keeper on the current arbiter (call it there). `cell` is its

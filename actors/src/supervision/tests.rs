@@ -95,9 +95,7 @@ impl Node {
         );
         let inbox = Inbox::new(1000, 1000);
         let depth = inbox.clone();
-        let worker = ActorCell::new("worker/0", "Worker")
-            .with_depth(move || depth.len())
-            .shared();
+        let worker = ActorCell::new("worker/0", "Worker").with_depth(move || depth.len()).shared();
         registry.add(Arc::clone(&worker));
         let node = Self {
             metrics,
@@ -140,14 +138,8 @@ impl Node {
     }
 
     async fn all_done(&self, count: u64) {
-        until("the work is done", || {
-            self.done.lock().len() as u64 >= count
-        })
-        .await;
-        assert!(
-            self.done.lock().iter().copied().eq(0..count),
-            "lost, doubled or out of order"
-        );
+        until("the work is done", || self.done.lock().len() as u64 >= count).await;
+        assert!(self.done.lock().iter().copied().eq(0..count), "lost, doubled or out of order");
     }
 }
 
@@ -172,17 +164,11 @@ fn a_panic_under_work_loses_nothing() {
         node.worker.arm(Fault::Panic);
         node.work().await;
         node.whole().await;
-        assert_eq!(
-            (node.worker.restarts(), node.metrics.restarts.get()),
-            (1, 1)
-        );
+        assert_eq!((node.worker.restarts(), node.metrics.restarts.get()), (1, 1));
         let Some(ExitStatus::Panicked(why)) = node.worker.last_exit() else {
             panic!("{:?}", node.worker)
         };
-        assert!(
-            why.starts_with("injected panic at ") && why.contains("cell.rs:"),
-            "{why}"
-        );
+        assert!(why.starts_with("injected panic at ") && why.contains("cell.rs:"), "{why}");
         assert!(why.contains("on thread actix-rt"), "{why}");
         node.work().await;
         until("it is counted", || node.worker.handled() >= 200).await;
@@ -204,10 +190,9 @@ fn idle_actors_panic_fail_and_stall_on_demand() {
             match fault {
                 Fault::Panic => assert!(matches!(why, ExitStatus::Panicked(_)), "{why}"),
                 Fault::Fail => assert_eq!(why, ExitStatus::Failed("injected failure".into())),
-                Fault::Stall => assert!(
-                    why.to_string().starts_with("was killed: stalled for"),
-                    "{why}"
-                ),
+                Fault::Stall => {
+                    assert!(why.to_string().starts_with("was killed: stalled for"), "{why}")
+                }
             }
             node.work().await;
         }
@@ -233,10 +218,7 @@ fn past_the_limit_the_parent_is_told_once() {
         );
         // The first life, and one for each of the four restarts, all in the factory.
         assert_eq!(node.builds.load(Ordering::SeqCst), 5);
-        assert_eq!(
-            (node.metrics.restarts.get(), node.metrics.escalations.get()),
-            (4, 1)
-        );
+        assert_eq!((node.metrics.restarts.get(), node.metrics.escalations.get()), (4, 1));
         assert_eq!(node.worker.state(), ActorState::Failed);
     });
 }
@@ -260,10 +242,7 @@ fn the_supervisor_itself_is_killed() {
         let node = Node::start();
         node.whole().await;
         let own = node.registry.get("supervisor").unwrap();
-        for (n, fault) in [Fault::Panic, Fault::Fail, Fault::Stall]
-            .into_iter()
-            .enumerate()
-        {
+        for (n, fault) in [Fault::Panic, Fault::Fail, Fault::Stall].into_iter().enumerate() {
             node.registry.arm_fault("supervisor", fault).unwrap();
             // A child that dies meanwhile is not forgotten.
             node.registry.arm_fault("worker/0", Fault::Panic).unwrap();
@@ -274,11 +253,7 @@ fn the_supervisor_itself_is_killed() {
             node.whole().await;
             node.work().await;
         }
-        assert_eq!(
-            node.builds.load(Ordering::SeqCst),
-            4,
-            "a living child is left alone"
-        );
+        assert_eq!(node.builds.load(Ordering::SeqCst), 4, "a living child is left alone");
     });
 }
 
@@ -289,19 +264,13 @@ fn shutdown_rebuilds_what_dies_but_not_what_stops() {
         node.whole().await;
         node.supervisor.begin_shutdown();
         node.registry.arm_fault("worker/0", Fault::Panic).unwrap();
-        until("it was rebuilt for the drain", || {
-            node.worker.restarts() == 1
-        })
-        .await;
+        until("it was rebuilt for the drain", || node.worker.restarts() == 1).await;
         node.whole().await;
         assert!(!node.supervisor.all_stopped());
         node.supervisor.finish();
         until("all stopped", || node.supervisor.all_stopped()).await;
         assert_eq!(node.worker.state(), ActorState::Stopped);
-        assert_eq!(
-            node.worker.last_exit(),
-            Some(ExitStatus::Killed("the node ends".into()))
-        );
+        assert_eq!(node.worker.last_exit(), Some(ExitStatus::Killed("the node ends".into())));
         assert_eq!(node.worker.restarts(), 1);
     });
 }
@@ -344,18 +313,10 @@ fn a_blocked_thread_is_the_watchdogs_and_kills_no_actor() {
         });
         until("the exit is called for", || !exits.lock().is_empty()).await;
         assert!(exits.lock()[0].starts_with("thread worker/0 was blocked for "));
-        assert_eq!(
-            node.metrics.blocked_threads.get(),
-            1,
-            "one report an episode"
-        );
+        assert_eq!(node.metrics.blocked_threads.get(), 1, "one report an episode");
         free.send(()).unwrap();
         node.work().await;
-        assert_eq!(
-            node.worker.restarts(),
-            0,
-            "past the stall time-out, but not stalled"
-        );
+        assert_eq!(node.worker.restarts(), 0, "past the stall time-out, but not stalled");
     });
 }
 
@@ -372,10 +333,7 @@ impl Actor for Temporary {
         }
     }
     fn stopped(&mut self, _: &mut Self::Context) {
-        assert_eq!(
-            self.0, "stop",
-            "neither a panicked nor a killed actor runs on"
-        );
+        assert_eq!(self.0, "stop", "neither a panicked nor a killed actor runs on");
     }
 }
 
@@ -396,10 +354,7 @@ fn a_temporary_actor_tells_how_it_ended() {
             until("it ended", || task.is_finished()).await;
         }
         let ends = ends.lock().clone();
-        assert_eq!(
-            (&*ends[0], &*ends[2]),
-            ("stopped", "was killed: its task was aborted")
-        );
+        assert_eq!((&*ends[0], &*ends[2]), ("stopped", "was killed: its task was aborted"));
         assert!(ends[1].starts_with("panicked: started at "), "{ends:?}");
     });
 }
@@ -416,17 +371,11 @@ fn the_tree_is_drawn() {
         "connection-manager/0/c",
         "peers/n3",
     ] {
-        registry.add(
-            ActorCell::new(path, "T")
-                .with_detail(|| "9 connections".into())
-                .shared(),
-        );
+        registry.add(ActorCell::new(path, "T").with_detail(|| "9 connections".into()).shared());
     }
     let text = registry.print();
-    let left: Vec<&str> = text
-        .lines()
-        .map(|line| line.split("  starting").next().unwrap().trim_end())
-        .collect();
+    let left: Vec<&str> =
+        text.lines().map(|line| line.split("  starting").next().unwrap().trim_end()).collect();
     let expected = [
         "node n1",
         "|- supervisor",
@@ -439,10 +388,7 @@ fn the_tree_is_drawn() {
     ];
     assert_eq!(left, expected);
     assert!(
-        text.lines()
-            .nth(2)
-            .unwrap()
-            .contains("mailbox 0      restarts 0   handled 0"),
+        text.lines().nth(2).unwrap().contains("mailbox 0      restarts 0   handled 0"),
         "{text}"
     );
     assert!(text.contains("longest 0 us  9 connections"), "{text}");
@@ -454,10 +400,7 @@ fn panics_are_caught_with_their_place() {
     let Err(ExitStatus::Panicked(why)) = catch(|| panic!("number {}", 7)) else {
         panic!("not caught")
     };
-    assert!(
-        why.starts_with("number 7 at ") && why.contains("tests.rs:"),
-        "{why}"
-    );
+    assert!(why.starts_with("number 7 at ") && why.contains("tests.rs:"), "{why}");
     let Err(ExitStatus::Panicked(why)) = catch(|| std::panic::panic_any(7)) else {
         panic!("not caught")
     };

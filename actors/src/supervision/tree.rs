@@ -45,10 +45,7 @@ pub struct TreeRow {
 impl Registry {
     /// An empty tree of node `node_id`.
     pub fn new(node_id: impl Into<Arc<str>>) -> Arc<Self> {
-        Arc::new(Self {
-            node: node_id.into(),
-            cells: RwLock::new(Vec::new()),
-        })
+        Arc::new(Self { node: node_id.into(), cells: RwLock::new(Vec::new()) })
     }
 
     /// The node's id.
@@ -73,11 +70,7 @@ impl Registry {
 
     /// The actor at `path`.
     pub fn get(&self, path: &str) -> Option<Arc<ActorCell>> {
-        self.cells
-            .read()
-            .iter()
-            .find(|cell| &**cell.path() == path)
-            .cloned()
+        self.cells.read().iter().find(|cell| &**cell.path() == path).cloned()
     }
 
     /// All actors, in the order they were added.
@@ -88,10 +81,8 @@ impl Registry {
     /// The tree as it is now, children after their parent, otherwise in the order they were added.
     pub fn snapshot(&self) -> Vec<TreeRow> {
         let cells = self.cells();
-        let parents: Vec<Option<usize>> = cells
-            .iter()
-            .map(|cell| parent_of(&cells, cell.path()))
-            .collect();
+        let parents: Vec<Option<usize>> =
+            cells.iter().map(|cell| parent_of(&cells, cell.path())).collect();
         let mut rows = Vec::with_capacity(cells.len());
         // Depth first without recursion: the last pushed is printed first.
         let children = |of: Option<usize>, depth: usize| {
@@ -152,22 +143,15 @@ fn row(cell: &ActorCell, depth_in_tree: usize) -> TreeRow {
         handled: cell.handled(),
         longest_us: cell.longest_us(),
         detail: cell.detail(),
-        last_exit: cell
-            .last_exit()
-            .map_or_else(String::new, |status| status.to_string()),
+        last_exit: cell.last_exit().map_or_else(String::new, |status| status.to_string()),
     }
 }
 
 /// Draws rows of [`Registry::snapshot`] one a line, with `|- ` and `` `- ``.
 pub fn render(rows: &[TreeRow]) -> String {
-    let labels: Vec<String> = (0..rows.len())
-        .map(|i| format!("{}{}", branch(rows, i), rows[i].path))
-        .collect();
-    let width = labels
-        .iter()
-        .map(|label| label.chars().count())
-        .max()
-        .unwrap_or(0);
+    let labels: Vec<String> =
+        (0..rows.len()).map(|i| format!("{}{}", branch(rows, i), rows[i].path)).collect();
+    let width = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for (label, row) in labels.iter().zip(rows) {
         let _ = write!(
@@ -194,11 +178,7 @@ pub fn render(rows: &[TreeRow]) -> String {
 fn branch(rows: &[TreeRow], at: usize) -> String {
     // Whether a later sibling follows on `level`, before the tree goes above it.
     let more = |level: usize| {
-        rows[at + 1..]
-            .iter()
-            .map(|row| row.depth_in_tree)
-            .find(|d| *d <= level)
-            == Some(level)
+        rows[at + 1..].iter().map(|row| row.depth_in_tree).find(|d| *d <= level) == Some(level)
     };
     let depth = rows[at].depth_in_tree;
     let mut text = String::new();

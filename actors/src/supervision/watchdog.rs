@@ -92,9 +92,7 @@ pub struct Watchdog {
 
 impl fmt::Debug for Watchdog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watchdog")
-            .field("hearts", &self.state.hearts.lock().len())
-            .finish()
+        f.debug_struct("Watchdog").field("hearts", &self.state.hearts.lock().len()).finish()
     }
 }
 
@@ -115,18 +113,12 @@ impl Watchdog {
             let state = Arc::clone(&state);
             move || run(&state, warn, exit, &metrics, on_exit)
         })?;
-        Ok(Self {
-            state,
-            thread: Some(thread),
-        })
+        Ok(Self { state, thread: Some(thread) })
     }
 
     /// Watches the thread of `arbiter` under `name`.
     pub fn watch(&self, name: impl Into<String>, arbiter: &ArbiterHandle) {
-        let heart = Arc::new(Heart {
-            name: name.into(),
-            ..Heart::default()
-        });
+        let heart = Arc::new(Heart { name: name.into(), ..Heart::default() });
         let beating = Gone(Arc::clone(&heart));
         arbiter.spawn(async move {
             let mut timer = tokio::time::interval(PERIOD);
@@ -171,12 +163,7 @@ fn run(
         last = now;
         for heart in state.hearts.lock().drain(..) {
             let seen = heart.beats.load(Ordering::SeqCst);
-            watches.push(Watch {
-                heart,
-                seen,
-                since: awake,
-                reported: false,
-            });
+            watches.push(Watch { heart, seen, since: awake, reported: false });
         }
         watches.retain(|watch| !watch.heart.gone.load(Ordering::SeqCst));
         for watch in &mut watches {
@@ -211,33 +198,17 @@ mod tests {
     #[test]
     fn one_report_an_episode_and_the_limit() {
         let heart = Arc::new(Heart::default());
-        let mut watch = Watch {
-            heart: Arc::clone(&heart),
-            seen: 0,
-            since: Duration::ZERO,
-            reported: false,
-        };
+        let mut watch =
+            Watch { heart: Arc::clone(&heart), seen: 0, since: Duration::ZERO, reported: false };
         let (warn, exit) = (Duration::from_millis(200), Duration::from_millis(500));
         let ms = Duration::from_millis;
         assert_eq!(watch.look(ms(199), warn, exit), Finding::Fine);
         assert_eq!(watch.look(ms(200), warn, exit), Finding::Blocked(ms(200)));
-        assert_eq!(
-            watch.look(ms(300), warn, exit),
-            Finding::Fine,
-            "reported once"
-        );
+        assert_eq!(watch.look(ms(300), warn, exit), Finding::Fine, "reported once");
         heart.beats.fetch_add(1, Ordering::SeqCst);
         assert_eq!(watch.look(ms(350), warn, exit), Finding::Back(ms(350)));
-        assert_eq!(
-            watch.look(ms(600), warn, exit),
-            Finding::Blocked(ms(250)),
-            "a new episode"
-        );
+        assert_eq!(watch.look(ms(600), warn, exit), Finding::Blocked(ms(250)), "a new episode");
         assert_eq!(watch.look(ms(900), warn, exit), Finding::TooLong(ms(550)));
-        assert_eq!(
-            watch.look(ms(9000), warn, Duration::ZERO),
-            Finding::Fine,
-            "0 is never"
-        );
+        assert_eq!(watch.look(ms(9000), warn, Duration::ZERO), Finding::Fine, "0 is never");
     }
 }

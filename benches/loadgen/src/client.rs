@@ -41,19 +41,9 @@ impl Client {
         let wait = Duration::from_secs(target.deadline.max(1));
         stream.set_read_timeout(Some(wait)).map_err(connect)?;
         stream.set_nodelay(true).map_err(connect)?;
-        exchange(
-            &mut stream,
-            &id,
-            &wire::connect(&id, target.clean),
-            wire::CONNACK,
-        )?;
+        exchange(&mut stream, &id, &wire::connect(&id, target.clean), wire::CONNACK)?;
         if let Some((filter, qos)) = filter {
-            exchange(
-                &mut stream,
-                &id,
-                &wire::subscribe(filter, qos),
-                wire::SUBACK,
-            )?;
+            exchange(&mut stream, &id, &wire::subscribe(filter, qos), wire::SUBACK)?;
         }
         stream.set_nonblocking(true).map_err(connect)?;
         Ok(Client {
@@ -68,11 +58,7 @@ impl Client {
     /// Puts the socket into the epoll.
     pub fn register(&mut self, registry: &Registry, token: Token) -> Result<(), Error> {
         registry
-            .register(
-                &mut self.stream,
-                token,
-                Interest::READABLE | Interest::WRITABLE,
-            )
+            .register(&mut self.stream, token, Interest::READABLE | Interest::WRITABLE)
             .map_err(Error::system("cannot watch a socket"))
     }
 
@@ -147,17 +133,11 @@ impl Client {
     }
 
     fn lost(&self, what: &str) -> Error {
-        Error::Lost {
-            client: self.id.clone(),
-            what: what.into(),
-        }
+        Error::Lost { client: self.id.clone(), what: what.into() }
     }
 
     fn protocol(&self, what: String) -> Error {
-        Error::Protocol {
-            client: self.id.clone(),
-            what,
-        }
+        Error::Protocol { client: self.id.clone(), what }
     }
 }
 
@@ -168,10 +148,7 @@ fn exchange(
     send: &[u8],
     want: u8,
 ) -> Result<(), Error> {
-    let lost = |e: io::Error| Error::Lost {
-        client: id.into(),
-        what: e.to_string(),
-    };
+    let lost = |e: io::Error| Error::Lost { client: id.into(), what: e.to_string() };
     stream.write_all(send).map_err(lost)?;
     let mut got = Vec::new();
     let mut chunk = [0u8; 1];
@@ -183,10 +160,7 @@ fn exchange(
             Ok(None) => {}
             Ok(Some((frame, _))) => return success(id, frame, want),
             Err(what) => {
-                return Err(Error::Protocol {
-                    client: id.into(),
-                    what: what.into(),
-                });
+                return Err(Error::Protocol { client: id.into(), what: what.into() });
             }
         }
     }

@@ -114,11 +114,7 @@ fn open_all(options: &Idle, cycle: u32, end: Instant) -> Result<Vec<TcpStream>, 
             let i = streams.len();
             let mut stream = start(options.target.address, i as u32 + cycle * 1_000)?;
             poll.registry()
-                .register(
-                    &mut stream,
-                    Token(i),
-                    Interest::READABLE | Interest::WRITABLE,
-                )
+                .register(&mut stream, Token(i), Interest::READABLE | Interest::WRITABLE)
                 .map_err(Error::system("cannot watch a socket"))?;
             streams.push(stream);
             steps.push(Step::Connecting);
@@ -137,10 +133,7 @@ fn open_all(options: &Idle, cycle: u32, end: Instant) -> Result<Vec<TcpStream>, 
         }
         if Instant::now() > end {
             let state = format!("{done} of {total} connections are open");
-            return Err(Error::Deadline {
-                seconds: options.target.deadline,
-                state,
-            });
+            return Err(Error::Deadline { seconds: options.target.deadline, state });
         }
     }
     Ok(streams)
@@ -153,9 +146,7 @@ fn start(address: SocketAddr, i: u32) -> Result<TcpStream, Error> {
     socket.set_nonblocking(true).map_err(connect)?;
     if address.ip().is_loopback() && address.is_ipv4() {
         let source = Ipv4Addr::new(127, 0, 0, (2 + i / PER_ADDRESS % 250) as u8);
-        socket
-            .bind(&SocketAddr::from((source, 0)).into())
-            .map_err(connect)?;
+        socket.bind(&SocketAddr::from((source, 0)).into()).map_err(connect)?;
     }
     match socket.connect(&address.into()) {
         Err(e) if e.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
@@ -174,10 +165,7 @@ fn advance(
     mut step: Step,
 ) -> Result<Step, Error> {
     let address = options.target.address;
-    let lost = |what: String| Error::Lost {
-        client: id.into(),
-        what,
-    };
+    let lost = |what: String| Error::Lost { client: id.into(), what };
     if step == Step::Connecting {
         if let Ok(Some(source)) = stream.take_error() {
             return Err(Error::Connect { address, source });
@@ -210,18 +198,13 @@ fn advance(
             Ok(Some((frame, _))) => success(id, frame, want)?,
             _ => {
                 let what = format!("{:?}", &buffer[..length]);
-                return Err(Error::Protocol {
-                    client: id.into(),
-                    what,
-                });
+                return Err(Error::Protocol { client: id.into(), what });
             }
         }
         step = Step::Done;
         if want == wire::CONNACK && options.subscribe {
             let subscribe = wire::subscribe(&format!("idle/{i}/t"), 1);
-            stream
-                .write_all(&subscribe)
-                .map_err(|e| lost(e.to_string()))?;
+            stream.write_all(&subscribe).map_err(|e| lost(e.to_string()))?;
             step = Step::WaitSuback;
         }
     }

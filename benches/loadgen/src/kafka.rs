@@ -52,24 +52,16 @@ pub fn verify(options: &VerifyKafka) -> Result<Report, Error> {
         .create_with_context(Quiet)
         .map_err(kafka)?;
     let begin = Instant::now();
-    let metadata = consumer
-        .fetch_metadata(Some(&options.topic), Duration::from_secs(10))
-        .map_err(kafka)?;
-    let partitions = metadata
-        .topics()
-        .first()
-        .map_or(0, |topic| topic.partitions().len());
+    let metadata =
+        consumer.fetch_metadata(Some(&options.topic), Duration::from_secs(10)).map_err(kafka)?;
+    let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
     if partitions == 0 {
-        return Err(Error::Kafka(format!(
-            "topic {} does not exist",
-            options.topic
-        )));
+        return Err(Error::Kafka(format!("topic {} does not exist", options.topic)));
     }
     let mut list = TopicPartitionList::new();
     for partition in 0..partitions {
         let partition = i32::try_from(partition).unwrap_or(i32::MAX);
-        list.add_partition_offset(&options.topic, partition, Offset::Beginning)
-            .map_err(kafka)?;
+        list.add_partition_offset(&options.topic, partition, Offset::Beginning).map_err(kafka)?;
     }
     consumer.assign(&list).map_err(kafka)?;
     let deadline = Duration::from_secs(options.deadline);
@@ -146,10 +138,7 @@ impl Check {
             self.foreign += 1;
             return;
         };
-        let (word, bit) = (
-            (stamp.sequence / 64) as usize,
-            1u64 << (stamp.sequence % 64),
-        );
+        let (word, bit) = ((stamp.sequence / 64) as usize, 1u64 << (stamp.sequence % 64));
         if seen.len() <= word {
             seen.resize(word + 1, 0);
         }
@@ -161,8 +150,7 @@ impl Check {
         self.distinct += 1;
         match self.keys.get_mut(key) {
             None => {
-                self.keys
-                    .insert(key.to_vec(), (stamp.publisher, stamp.sequence));
+                self.keys.insert(key.to_vec(), (stamp.publisher, stamp.sequence));
             }
             Some((publisher, highest)) => {
                 if *publisher != stamp.publisher || stamp.sequence < *highest {
@@ -189,14 +177,9 @@ mod tests {
     #[test]
     fn copies_and_breaks_of_order_are_told_apart() {
         let mut check = Check::new(2);
-        for (key, publisher, sequence) in [
-            ("a", 0, 0),
-            ("b", 0, 1),
-            ("a", 0, 2),
-            ("a", 0, 0),
-            ("b", 0, 5),
-            ("b", 0, 3),
-        ] {
+        for (key, publisher, sequence) in
+            [("a", 0, 0), ("b", 0, 1), ("a", 0, 2), ("a", 0, 0), ("b", 0, 5), ("b", 0, 3)]
+        {
             check.record(key.as_bytes(), Some(&payload(publisher, sequence)));
         }
         check.record(b"a", Some(&payload(9, 0)));

@@ -69,7 +69,5 @@ fn execute(cli: Cli) -> Result<bool, Error> {
 fn print<T: Serialize>(report: &T) -> Result<(), Error> {
     let mut text = serde_json::to_string(report).map_err(|e| Error::Output(e.to_string()))?;
     text.push('\n');
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|e| Error::Output(e.to_string()))
+    std::io::stdout().write_all(text.as_bytes()).map_err(|e| Error::Output(e.to_string()))
 }

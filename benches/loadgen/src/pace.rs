@@ -20,10 +20,7 @@ pub struct Schedule {
 impl Schedule {
     /// `rate` messages a second, from `start_ns` on the run's clock.
     pub fn new(start_ns: u64, rate: u64) -> Schedule {
-        Schedule {
-            start_ns,
-            rate: rate.max(1),
-        }
+        Schedule { start_ns, rate: rate.max(1) }
     }
 
     /// When message `k` is due, nanoseconds on the run's clock.
@@ -54,18 +51,10 @@ impl Timer {
     /// edge-triggered here, so an expiry need not be read.
     pub fn fire_in(&self, ns: u64) -> io::Result<()> {
         let ns = ns.max(1);
-        let value = Timespec {
-            tv_sec: (ns / 1_000_000_000) as i64,
-            tv_nsec: (ns % 1_000_000_000) as _,
-        };
-        let zero = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        let spec = Itimerspec {
-            it_interval: zero,
-            it_value: value,
-        };
+        let value =
+            Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as _ };
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let spec = Itimerspec { it_interval: zero, it_value: value };
         timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &spec)?;
         Ok(())
     }
@@ -93,8 +82,7 @@ mod tests {
         for _ in 0..3 {
             let start = Instant::now();
             timer.fire_in(2_000_000).unwrap();
-            poll.poll(&mut events, Some(Duration::from_secs(20)))
-                .unwrap();
+            poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
             assert_eq!(events.iter().count(), 1);
             assert!(start.elapsed() >= Duration::from_millis(2));
         }

@@ -24,19 +24,13 @@ impl Process {
 
     /// User and system time so far, seconds, in steps of 10 ms.
     pub fn cpu_seconds(self) -> f64 {
-        let text = self
-            .0
-            .and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
-        text.as_deref()
-            .and_then(cpu_ticks)
-            .map_or(0.0, |ticks| ticks as f64 / TICKS_PER_SECOND)
+        let text = self.0.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+        text.as_deref().and_then(cpu_ticks).map_or(0.0, |ticks| ticks as f64 / TICKS_PER_SECOND)
     }
 
     /// Resident memory, KiB.
     pub fn rss_kb(self) -> u64 {
-        let text = self
-            .0
-            .and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
+        let text = self.0.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
         text.as_deref().and_then(vm_rss).unwrap_or(0)
     }
 
@@ -69,9 +63,7 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
 }
 
 fn vm_rss(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
@@ -87,10 +79,7 @@ mod tests {
 
     #[test]
     fn memory_is_read_from_its_own_line() {
-        assert_eq!(
-            vm_rss("Name:\tx\nVmHWM:\t 9 kB\nVmRSS:\t   1234 kB\n"),
-            Some(1234)
-        );
+        assert_eq!(vm_rss("Name:\tx\nVmHWM:\t 9 kB\nVmRSS:\t   1234 kB\n"), Some(1234));
         assert!(Process::own().rss_kb() > 100);
     }
 }

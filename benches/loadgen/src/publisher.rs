@@ -60,11 +60,7 @@ impl Publisher {
 
     /// Messages sent and not acknowledged; 0 at QoS 0.
     pub fn unacknowledged(&self) -> u64 {
-        if self.qos == 0 {
-            0
-        } else {
-            self.sent - self.acknowledged
-        }
+        if self.qos == 0 { 0 } else { self.sent - self.acknowledged }
     }
 
     /// Appends the next message to `out`; false when every packet id is taken.
@@ -75,20 +71,12 @@ impl Publisher {
                 let Some(id) = self.take_id() else {
                     return false;
                 };
-                let state = if qos == 1 {
-                    State::WaitPuback
-                } else {
-                    State::WaitPubrec
-                };
+                let state = if qos == 1 { State::WaitPuback } else { State::WaitPubrec };
                 self.slots[usize::from(id) - 1] = Slot { state, at_ns };
                 id
             }
         };
-        let stamp = Stamp {
-            publisher: self.number,
-            sequence: self.sent,
-            at_ns,
-        };
+        let stamp = Stamp { publisher: self.number, sequence: self.sent, at_ns };
         self.templates[self.next_template].append(out, packet_id, stamp);
         self.next_template += 1;
         if self.next_template == self.templates.len() {
@@ -104,10 +92,7 @@ impl Publisher {
             return Some(id);
         }
         let id = u16::try_from(self.slots.len() + 1).ok()?;
-        self.slots.push(Slot {
-            state: State::Free,
-            at_ns: 0,
-        });
+        self.slots.push(Slot { state: State::Free, at_ns: 0 });
         Some(id)
     }
 
@@ -122,10 +107,7 @@ impl Publisher {
         out: &mut Vec<u8>,
         latencies: &mut Latencies,
     ) -> Result<(), String> {
-        let id = frame
-            .packet_id()
-            .filter(|&id| id > 0)
-            .ok_or("a packet without its id")?;
+        let id = frame.packet_id().filter(|&id| id > 0).ok_or("a packet without its id")?;
         let slot = self.slots.get_mut(usize::from(id) - 1);
         let slot = slot.ok_or_else(|| format!("an acknowledgement of id {id}, never used"))?;
         match (frame.first, slot.state) {
@@ -138,9 +120,7 @@ impl Publisher {
                 slot.state = State::Free;
             }
             (first, state) => {
-                return Err(format!(
-                    "packet {first:#04x} for id {id}, which is in {state:?}"
-                ));
+                return Err(format!("packet {first:#04x} for id {id}, which is in {state:?}"));
             }
         }
         latencies.record(now_ns.saturating_sub(slot.at_ns));
@@ -165,14 +145,8 @@ mod tests {
         assert!(p.send(1_000, &mut out));
         out.clear();
         let body = [0, 1];
-        let rec = Frame {
-            first: wire::PUBREC,
-            body: &body,
-        };
-        let comp = Frame {
-            first: wire::PUBCOMP,
-            body: &body,
-        };
+        let rec = Frame { first: wire::PUBREC, body: &body };
+        let comp = Frame { first: wire::PUBCOMP, body: &body };
         assert!(p.receive(comp, 1, &mut out, &mut lat).is_err());
         p.receive(rec, 2_000, &mut out, &mut lat).unwrap();
         assert_eq!(out, [0x62, 2, 0, 1]);
@@ -185,23 +159,11 @@ mod tests {
     fn a_puback_twice_is_an_error() {
         let (mut p, mut out, mut lat) = (publisher(1), Vec::new(), Latencies::new());
         p.send(0, &mut out);
-        let ack = Frame {
-            first: wire::PUBACK,
-            body: &[0, 1],
-        };
+        let ack = Frame { first: wire::PUBACK, body: &[0, 1] };
         p.receive(ack, 5, &mut out, &mut lat).unwrap();
         assert!(p.receive(ack, 5, &mut out, &mut lat).is_err());
         assert!(
-            p.receive(
-                Frame {
-                    first: wire::PUBACK,
-                    body: &[0, 9]
-                },
-                5,
-                &mut out,
-                &mut lat
-            )
-            .is_err()
+            p.receive(Frame { first: wire::PUBACK, body: &[0, 9] }, 5, &mut out, &mut lat).is_err()
         );
     }
 

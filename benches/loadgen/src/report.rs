@@ -104,10 +104,7 @@ mod tests {
         }
         let p = latencies.percentiles();
         let near = |got: f64, want: f64| (got - want).abs() <= want * 0.002;
-        assert!(
-            near(p.p50_us, 500.0) && near(p.p99_us, 990.0) && near(p.p999_us, 999.0),
-            "{p:?}"
-        );
+        assert!(near(p.p50_us, 500.0) && near(p.p99_us, 990.0) && near(p.p999_us, 999.0), "{p:?}");
         assert!(near(p.max_us, 1000.0), "{p:?}");
     }
 }

@@ -45,11 +45,7 @@ pub struct Plan {
 impl Plan {
     /// The plan of a scenario that publishes.
     pub fn from_command(command: &Command) -> Result<Plan, Error> {
-        let own = |n: u32| {
-            (0..n)
-                .map(|i| vec![format!("bench/{i}/t")])
-                .collect::<Vec<_>>()
-        };
+        let own = |n: u32| (0..n).map(|i| vec![format!("bench/{i}/t")]).collect::<Vec<_>>();
         let (scenario, target, load) = match command {
             Command::Throughput(o) => ("throughput", &o.target, &o.load),
             Command::Fanout(o) => ("fanout", &o.target, &o.load),
@@ -90,18 +86,11 @@ impl Plan {
             }
             Command::PublishOnly(o) => {
                 if o.keys < o.publishers {
-                    return Err(Error::Options(
-                        "--keys must be at least --publishers".into(),
-                    ));
+                    return Err(Error::Options("--keys must be at least --publishers".into()));
                 }
                 let topic = |key: u32| o.topic_pattern.replace("{key}", &key.to_string());
                 plan.topics = (0..o.publishers)
-                    .map(|p| {
-                        (p..o.keys)
-                            .step_by(o.publishers as usize)
-                            .map(topic)
-                            .collect()
-                    })
+                    .map(|p| (p..o.keys).step_by(o.publishers as usize).map(topic).collect())
                     .collect();
                 plan.rate = o.rate;
                 plan.copies = 0;
@@ -113,9 +102,7 @@ impl Plan {
             _ => {}
         }
         if plan.topics.is_empty() || (plan.copies == 0) != plan.filters.is_empty() {
-            return Err(Error::Options(
-                "at least one publisher and subscriber, please".into(),
-            ));
+            return Err(Error::Options("at least one publisher and subscriber, please".into()));
         }
         Ok(plan)
     }
@@ -151,19 +138,12 @@ impl<'a> Run<'a> {
         let poll = Poll::new().map_err(Error::system("cannot make an epoll"))?;
         let load = &plan.load;
         if let Some(filter) = &plan.offline {
-            let persistent = Target {
-                clean: false,
-                ..plan.target.clone()
-            };
+            let persistent = Target { clean: false, ..plan.target.clone() };
             Client::open(&persistent, "offline", Some((filter, load.qos)))?.close();
         }
         let mut clients = Vec::new();
         for (i, filter) in plan.filters.iter().enumerate() {
-            clients.push(Client::open(
-                &plan.target,
-                &format!("s{i}"),
-                Some((filter, load.qos)),
-            )?);
+            clients.push(Client::open(&plan.target, &format!("s{i}"), Some((filter, load.qos)))?);
         }
         let total = plan.topics.len() as u64;
         let mut publishers = Vec::new();
@@ -243,10 +223,7 @@ impl<'a> Run<'a> {
             let now = self.now();
             if now > deadline {
                 let seconds = self.plan.target.deadline;
-                return Err(Error::Deadline {
-                    seconds,
-                    state: self.state(),
-                });
+                return Err(Error::Deadline { seconds, state: self.state() });
             }
             if now - self.last_progress_ns > SILENCE.as_nanos() as u64 {
                 lost += self.write_off();
@@ -290,9 +267,7 @@ impl<'a> Run<'a> {
         if let Some(delivered) = self.ledger.received[p].checked_div(self.plan.copies) {
             out = out.max(publisher.sent.saturating_sub(delivered));
         }
-        u64::from(self.plan.load.window)
-            .saturating_sub(out)
-            .min(publisher.remaining)
+        u64::from(self.plan.load.window).saturating_sub(out).min(publisher.remaining)
     }
 
     fn send_ready(&mut self) -> Result<(), Error> {
@@ -341,9 +316,7 @@ impl<'a> Run<'a> {
                 return Err(Error::Rate("the broker does not read what is sent".into()));
             }
             if !self.publishers[p].send(due, out) {
-                return Err(Error::Rate(
-                    "all 65,535 packet ids wait for the broker".into(),
-                ));
+                return Err(Error::Rate("all 65,535 packet ids wait for the broker".into()));
             }
             self.scheduled += 1;
             if !self.queued[p] {
@@ -357,9 +330,7 @@ impl<'a> Run<'a> {
         }
         if self.scheduled < total {
             let wait = self.schedule.due(self.scheduled).saturating_sub(self.now());
-            self.timer
-                .fire_in(wait)
-                .map_err(Error::system("cannot set the timer"))?;
+            self.timer.fire_in(wait).map_err(Error::system("cannot set the timer"))?;
         }
         Ok(())
     }
@@ -369,15 +340,11 @@ impl<'a> Run<'a> {
         let client = &mut self.clients[i];
         if let Some(subscriber) = self.subscribers.get_mut(i) {
             let ledger = &mut self.ledger;
-            client.read(shared, |frame, out| {
-                subscriber.receive(frame, now, out, ledger)
-            })?;
+            client.read(shared, |frame, out| subscriber.receive(frame, now, out, ledger))?;
         } else {
             let p = i - self.subscribers.len();
             let (publisher, acks) = (&mut self.publishers[p], &mut self.acks);
-            client.read(shared, |frame, out| {
-                publisher.receive(frame, now, out, acks)
-            })?;
+            client.read(shared, |frame, out| publisher.receive(frame, now, out, acks))?;
         }
         if client.backlog() > 0 {
             client.flush()?;
@@ -432,18 +399,10 @@ impl<'a> Run<'a> {
         let (plan, ledger) = (self.plan, &self.ledger);
         let published = self.sum(|p| p.sent);
         let acknowledged = self.sum(|p| p.acknowledged);
-        let messages = if plan.copies > 0 {
-            ledger.total
-        } else {
-            acknowledged
-        };
+        let messages = if plan.copies > 0 { ledger.total } else { acknowledged };
         let loss = (published * plan.copies).saturating_sub(ledger.total);
         let per = |time: f64| {
-            if time > 0.0 {
-                (messages as f64 / time).round()
-            } else {
-                0.0
-            }
+            if time > 0.0 { (messages as f64 / time).round() } else { 0.0 }
         };
         let mut problems = Vec::new();
         let mut broken = |count: u64, what: &str| {

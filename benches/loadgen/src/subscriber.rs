@@ -51,10 +51,7 @@ pub struct Subscriber {
 impl Subscriber {
     /// For so many publishers.
     pub fn new(publishers: usize) -> Subscriber {
-        Subscriber {
-            next: vec![0; publishers],
-            missing: HashSet::new(),
-        }
+        Subscriber { next: vec![0; publishers], missing: HashSet::new() }
     }
 
     /// Takes one packet from the broker, its answer goes to `out`.
@@ -93,10 +90,7 @@ impl Subscriber {
 
     fn count(&mut self, stamp: Stamp, ledger: &mut Ledger) -> Result<(), String> {
         let index = stamp.publisher as usize;
-        let next = self
-            .next
-            .get_mut(index)
-            .ok_or("a message of a publisher that is not ours")?;
+        let next = self.next.get_mut(index).ok_or("a message of a publisher that is not ours")?;
         if stamp.sequence >= *next {
             for sequence in *next..stamp.sequence {
                 self.missing.insert((stamp.publisher, sequence));
@@ -125,11 +119,7 @@ mod tests {
         let mut subscriber = Subscriber::new(2);
         for &sequence in sequences {
             let mut bytes = Vec::new();
-            let stamp = Stamp {
-                publisher: 1,
-                sequence,
-                at_ns: 0,
-            };
+            let stamp = Stamp { publisher: 1, sequence, at_ns: 0 };
             Template::new("t", 2, 20).append(&mut bytes, 4, stamp);
             let (frame, _) = cut(&bytes).unwrap().unwrap();
             let mut out = Vec::new();
@@ -149,9 +139,6 @@ mod tests {
     #[test]
     fn a_straight_run_is_clean() {
         let ledger = feed(&[0, 1, 2, 3]);
-        assert_eq!(
-            (ledger.total, ledger.out_of_order, ledger.duplicates),
-            (4, 0, 0)
-        );
+        assert_eq!((ledger.total, ledger.out_of_order, ledger.duplicates), (4, 0, 0));
     }
 }

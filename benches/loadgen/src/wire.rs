@@ -171,15 +171,7 @@ pub fn cut(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, &'static str> {
         if byte & 0x80 == 0 {
             let start = 2 + digit;
             let end = start + length;
-            return Ok(bytes.get(start..end).map(|body| {
-                (
-                    Frame {
-                        first: bytes[0],
-                        body,
-                    },
-                    end,
-                )
-            }));
+            return Ok(bytes.get(start..end).map(|body| (Frame { first: bytes[0], body }, end)));
         }
     }
     Err("a Remaining Length of more than four bytes")
@@ -214,9 +206,7 @@ mod tests {
         let bytes = connect("ab", true);
         assert_eq!(
             bytes,
-            [
-                0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0x1c, 0x20, 0, 2, b'a', b'b'
-            ]
+            [0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0x1c, 0x20, 0, 2, b'a', b'b']
         );
         assert_eq!(connect("ab", false)[9], 0);
     }
@@ -230,11 +220,7 @@ mod tests {
     fn a_patched_publish_reads_back() {
         for qos in 0..=2 {
             for size in [20, 64, 200, 20_000] {
-                let stamp = Stamp {
-                    publisher: 7,
-                    sequence: 1 << 40,
-                    at_ns: 99,
-                };
+                let stamp = Stamp { publisher: 7, sequence: 1 << 40, at_ns: 99 };
                 let mut out = vec![0xff];
                 Template::new("bench/7/t", qos, size).append(&mut out, 513, stamp);
                 let (frame, length) = cut(&out[1..]).unwrap().unwrap();
@@ -250,11 +236,7 @@ mod tests {
     #[test]
     fn incomplete_packets_wait_at_every_byte() {
         let mut out = Vec::new();
-        let stamp = Stamp {
-            publisher: 0,
-            sequence: 0,
-            at_ns: 0,
-        };
+        let stamp = Stamp { publisher: 0, sequence: 0, at_ns: 0 };
         Template::new("t", 1, 300).append(&mut out, 1, stamp);
         for end in 0..out.len() {
             assert_eq!(cut(&out[..end]).unwrap(), None);

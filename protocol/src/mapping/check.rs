@@ -41,18 +41,9 @@ struct Flat<'a> {
 impl<'a> Flat<'a> {
     fn new(rule: &'a Rule, rest: usize) -> Self {
         let (topic, separators) = Self::flatten(&rule.topic, rule.filter.rest(), rest);
-        let key = rule
-            .key
-            .as_ref()
-            .map(|key| Self::flatten(key, rule.filter.rest(), rest).0);
+        let key = rule.key.as_ref().map(|key| Self::flatten(key, rule.filter.rest(), rest).0);
         let unknowns = rule.filter.captures.len() + rest - 1;
-        Self {
-            topic,
-            separators,
-            key,
-            rest,
-            unknowns,
-        }
+        Self { topic, separators, key, rest, unknowns }
     }
 
     fn flatten(
@@ -65,21 +56,14 @@ impl<'a> Flat<'a> {
             if index > 0 {
                 separators.push(template.separators[index - 1]);
             }
-            let times = if segment.capture.is_some() && segment.capture == several {
-                rest
-            } else {
-                1
-            };
+            let times =
+                if segment.capture.is_some() && segment.capture == several { rest } else { 1 };
             for time in 0..times {
                 if time > 0 {
                     separators.push('-');
                 }
                 let unknown = segment.capture.map(|number| number + time);
-                terms.push(Term {
-                    prefix: &segment.prefix,
-                    unknown,
-                    suffix: &segment.suffix,
-                });
+                terms.push(Term { prefix: &segment.prefix, unknown, suffix: &segment.suffix });
             }
         }
         (terms, separators)
@@ -126,16 +110,9 @@ impl<'a> Checker<'a> {
         });
         let sizes = filters.iter().map(|filter| filter.levels.len());
         let templates = rules.iter().map(|rule| rule.topic.segments.len());
-        let keys = rules
-            .iter()
-            .filter_map(|rule| rule.key.as_ref())
-            .map(|key| key.segments.len());
+        let keys = rules.iter().filter_map(|rule| rule.key.as_ref()).map(|key| key.segments.len());
         let largest = sizes.chain(templates).chain(keys).max().unwrap_or(0);
-        Self {
-            filters,
-            literals: literals.collect(),
-            reach: 2 * largest + 1,
-        }
+        Self { filters, literals: literals.collect(), reach: 2 * largest + 1 }
     }
 
     /// A text that no filter spells out, another one for each number.
@@ -154,9 +131,7 @@ impl<'a> Checker<'a> {
     /// Which rule takes a topic.
     fn taker(&self, topic: &str) -> Option<usize> {
         let levels: Vec<&str> = topic.split('/').collect();
-        self.filters
-            .iter()
-            .position(|filter| filter.captured(&levels).is_ok())
+        self.filters.iter().position(|filter| filter.captured(&levels).is_ok())
     }
 
     /// The earlier rule that takes (the shortest of) the topics of a rule that gets none itself.
@@ -192,9 +167,7 @@ impl<'a> Checker<'a> {
         let lost = (0..rule.filter.captures.len()).filter(|number| !used(*number));
         let error = |number: usize| {
             let generic = |stem| {
-                self.generic(stem, rule.filter.captures.len())
-                    .into_iter()
-                    .map(|value| vec![value])
+                self.generic(stem, rule.filter.captures.len()).into_iter().map(|value| vec![value])
             };
             let first: Vec<Vec<String>> = generic("x").collect();
             let mut second = first.clone();
@@ -228,12 +201,7 @@ impl<'a> Checker<'a> {
                     && topic.replace('.', "_") == other_topic.replace('.', "_")
                 {
                     let (at, other) = (two.at.clone(), one.at.clone());
-                    errors.push(RouteError::NearlySame {
-                        at,
-                        other,
-                        topic,
-                        other_topic,
-                    });
+                    errors.push(RouteError::NearlySame { at, other, topic, other_topic });
                 }
             }
             errors.extend(self.with_default(&rules[later], later, &flats[later]));
@@ -261,21 +229,13 @@ impl<'a> Checker<'a> {
                         if self.taker(&first) == Some(earlier) && self.taker(&second) == Some(later)
                         {
                             let (at, other) = (two.at.clone(), one.at.clone());
-                            return Some(RouteError::Ambiguous {
-                                at,
-                                other,
-                                first,
-                                second,
-                            });
+                            return Some(RouteError::Ambiguous { at, other, first, second });
                         }
                     }
                 }
             }
         }
-        unknown.then(|| RouteError::MaybeAmbiguous {
-            at: two.at.clone(),
-            other: one.at.clone(),
-        })
+        unknown.then(|| RouteError::MaybeAmbiguous { at: two.at.clone(), other: one.at.clone() })
     }
 
     fn with_default(&self, rule: &Rule, number: usize, flats: &[Flat<'_>]) -> Option<RouteError> {
@@ -347,11 +307,7 @@ impl<'a> Checker<'a> {
                 }
             });
             if failed {
-                return if guessed {
-                    Solution::Unknown
-                } else {
-                    Solution::Apart
-                };
+                return if guessed { Solution::Unknown } else { Solution::Apart };
             }
             if open.len() == before {
                 // Nothing is forced any more: equations that add text first, so that the plain
@@ -410,12 +366,7 @@ impl Equation<'_> {
             None => Some(term.prefix.to_owned()),
             Some(number) => {
                 let value = values[number].as_deref()?;
-                Some(format!(
-                    "{}{}{}",
-                    term.prefix,
-                    self.field.encode(value),
-                    term.suffix
-                ))
+                Some(format!("{}{}{}", term.prefix, self.field.encode(value), term.suffix))
             }
         }
     }
@@ -428,16 +379,8 @@ impl Equation<'_> {
 
     /// Gives the left unknown the shortest general value that leaves the right one room.
     fn guess(&self, fresh: &str, left: &mut [Option<String>]) -> bool {
-        let before = self
-            .right
-            .prefix
-            .strip_prefix(self.left.prefix)
-            .unwrap_or("");
-        let after = self
-            .right
-            .suffix
-            .strip_suffix(self.left.suffix)
-            .unwrap_or("");
+        let before = self.right.prefix.strip_prefix(self.left.prefix).unwrap_or("");
+        let after = self.right.suffix.strip_suffix(self.left.suffix).unwrap_or("");
         let value = self.field.decode(&format!("{before}{fresh}{after}"));
         match (self.left.unknown, value) {
             (Some(number), Some(value)) => {

@@ -131,11 +131,7 @@ pub fn default_image(topic: &str) -> (String, Option<&str>) {
 /// key). `None` where there is none, or where the name is a short form: then only the record's
 /// header has the MQTT topic.
 pub fn unmap_default(topic: &str, key: Option<&[u8]>) -> Option<String> {
-    if topic.len() > MAX_PLAIN {
-        None
-    } else {
-        default_preimage(topic, key)
-    }
+    if topic.len() > MAX_PLAIN { None } else { default_preimage(topic, key) }
 }
 
 /// The same for a name of any length, before [`fit`].
@@ -203,9 +199,9 @@ mod tests {
 
     #[test]
     fn what_no_level_makes_is_refused() {
-        for text in [
-            "", "a.b", "a-b", "_", "_x", "_41", "a_41", "_2d", "_2F", "_2B", "_00a", "_FF", "_C3",
-        ] {
+        for text in
+            ["", "a.b", "a-b", "_", "_x", "_41", "a_41", "_2d", "_2F", "_2B", "_00a", "_FF", "_C3"]
+        {
             assert_eq!(decode_level(text), None, "{text}");
         }
     }
@@ -229,10 +225,7 @@ mod tests {
             ("a/x-y ü/b", "a-b", Some("x-y ü")),
         ] {
             assert_eq!(default_image(topic), (name.to_owned(), key), "{topic}");
-            assert_eq!(
-                unmap_default(name, key.map(str::as_bytes)).as_deref(),
-                Some(topic)
-            );
+            assert_eq!(unmap_default(name, key.map(str::as_bytes)).as_deref(), Some(topic));
         }
         assert_eq!(unmap_default("a-b", None), None, "a null key has one level");
         assert_eq!(unmap_default("_00", None), None, "no MQTT topic is empty");
@@ -269,9 +262,7 @@ mod tests {
         ];
         proptest::collection::vec(level, 1..6)
             .prop_map(|levels| levels.join("/"))
-            .prop_filter("a topic name has at least one character", |topic| {
-                !topic.is_empty()
-            })
+            .prop_filter("a topic name has at least one character", |topic| !topic.is_empty())
     }
 
     proptest! {

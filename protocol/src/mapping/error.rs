@@ -75,12 +75,7 @@ pub enum RouteError {
     #[error(
         "{at} uses '{{{name}}}' in its {field}, which its filter does not capture; captured are: {known}"
     )]
-    UnknownCapture {
-        at: At,
-        field: Field,
-        name: String,
-        known: String,
-    },
+    UnknownCapture { at: At, field: Field, name: String, known: String },
     #[error(
         "{at} has '{character}' in its topic, which Kafka does not allow in a topic name; use letters, digits, '.', '_' and '-'"
     )]
@@ -101,12 +96,7 @@ pub enum RouteError {
     EmptyKey { at: At },
     #[error("{at} does not keep '{{{first}}}' and '{{{second}}}' apart in its {field}; put {} between them",
         match field { Field::Topic => "'-' or '.'", Field::Key => "'/', the one character that no level holds," })]
-    Inseparable {
-        at: At,
-        field: Field,
-        first: String,
-        second: String,
-    },
+    Inseparable { at: At, field: Field, first: String, second: String },
     #[error("{at} joins '{{{name}...}}' with other text in its {field}; set it off with {}",
         match field { Field::Topic => "'-' or '.'", Field::Key => "'/'" })]
     RestJoined { at: At, field: Field, name: String },
@@ -115,12 +105,7 @@ pub enum RouteError {
     #[error(
         "{at} loses '{{{name}}}': '{first}' and '{second}' would make the same topic and key; use '{{{name}}}' in topic or key"
     )]
-    Lossy {
-        at: At,
-        name: String,
-        first: String,
-        second: String,
-    },
+    Lossy { at: At, name: String, first: String, second: String },
     #[error(
         "{at} can never match, because {by} comes first and takes all its topics; remove it, or move it up"
     )]
@@ -128,12 +113,7 @@ pub enum RouteError {
     #[error(
         "{at} is ambiguous with {other}: '{first}' and '{second}' would make the same topic and key; give one of them a topic or key that the other cannot make"
     )]
-    Ambiguous {
-        at: At,
-        other: At,
-        first: String,
-        second: String,
-    },
+    Ambiguous { at: At, other: At, first: String, second: String },
     #[error(
         "{at} may be ambiguous with {other}: their topics and keys cannot be shown to differ always; begin their topics with different text"
     )]
@@ -141,20 +121,11 @@ pub enum RouteError {
     #[error(
         "{at} is ambiguous with the default rule: '{first}' and '{second}' would make the same topic and key; put a '.' into the route's topic, which the default rule never makes, or add a route for '{second}'"
     )]
-    AmbiguousDefault {
-        at: At,
-        first: String,
-        second: String,
-    },
+    AmbiguousDefault { at: At, first: String, second: String },
     #[error(
         "{at} has the topic '{topic}' beside '{other_topic}' of {other}, and Kafka takes '.' and '_' for the same where it names metrics and refuses the second one; change one of them"
     )]
-    NearlySame {
-        at: At,
-        other: At,
-        topic: String,
-        other_topic: String,
-    },
+    NearlySame { at: At, other: At, topic: String, other_topic: String },
 }
 
 impl RouteError {

@@ -32,11 +32,8 @@ impl Explanation {
                 Ok(values) => {
                     rule = Some(candidate.at.clone());
                     image = Some(candidate.image(&values).0);
-                    let captures = candidate
-                        .topic
-                        .segments
-                        .iter()
-                        .filter_map(|segment| segment.capture);
+                    let captures =
+                        candidate.topic.segments.iter().filter_map(|segment| segment.capture);
                     used.extend(captures.flat_map(|number| values[number]));
                     break;
                 }
@@ -44,11 +41,7 @@ impl Explanation {
         }
         if rule.is_none() {
             used.extend(
-                levels
-                    .iter()
-                    .enumerate()
-                    .filter(|(index, _)| *index != 1)
-                    .map(|(_, level)| level),
+                levels.iter().enumerate().filter(|(index, _)| *index != 1).map(|(_, level)| level),
             );
         }
         let name = image.unwrap_or_else(|| encode::default_image(topic).0);
@@ -62,14 +55,7 @@ impl Explanation {
         }
         let mapped = mapping.map(topic);
         let shortened = (*name != *mapped.topic).then_some(name);
-        Self {
-            mqtt_topic: topic.to_owned(),
-            passed,
-            rule,
-            mapped,
-            encoded,
-            shortened,
-        }
+        Self { mqtt_topic: topic.to_owned(), passed, rule, mapped, encoded, shortened }
     }
 
     /// Where the topic goes.
@@ -120,11 +106,7 @@ impl fmt::Display for Explanation {
         }
         writeln!(f, "Kafka topic  {}", self.mapped.topic)?;
         for (level, text) in &self.encoded {
-            let why = if level.is_empty() {
-                " (an empty level)"
-            } else {
-                ""
-            };
+            let why = if level.is_empty() { " (an empty level)" } else { "" };
             writeln!(f, "encoded      '{level}' as '{text}'{why}")?;
         }
         if let Some(name) = &self.shortened {

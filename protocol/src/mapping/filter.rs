@@ -42,52 +42,30 @@ impl Filter {
         let at = || at.clone();
         let text = at().filter;
         let before = errors.len();
-        let mut filter = Self {
-            levels: Vec::new(),
-            captures: Vec::new(),
-        };
+        let mut filter = Self { levels: Vec::new(), captures: Vec::new() };
         if text.is_empty() {
             errors.push(RouteError::EmptyFilter { at: at() });
         }
         let count = text.split('/').count();
         for (index, level) in text.split('/').enumerate() {
-            let inner = level
-                .strip_prefix('{')
-                .and_then(|level| level.strip_suffix('}'));
+            let inner = level.strip_prefix('{').and_then(|level| level.strip_suffix('}'));
             let (name, rest) = match inner {
-                Some(inner) => (
-                    inner.strip_suffix("...").unwrap_or(inner),
-                    inner.ends_with("..."),
-                ),
+                Some(inner) => (inner.strip_suffix("...").unwrap_or(inner), inner.ends_with("...")),
                 None => ("", false),
             };
             if level == "+" || level == "#" {
-                errors.push(RouteError::Wildcard {
-                    at: at(),
-                    wildcard: level.to_owned(),
-                });
+                errors.push(RouteError::Wildcard { at: at(), wildcard: level.to_owned() });
             } else if inner.is_some() && is_name(name) {
                 if filter.captures.iter().any(|known| known == name) {
-                    errors.push(RouteError::DuplicateCapture {
-                        at: at(),
-                        name: name.to_owned(),
-                    });
+                    errors.push(RouteError::DuplicateCapture { at: at(), name: name.to_owned() });
                 }
                 if rest && index + 1 < count {
-                    errors.push(RouteError::RestNotLast {
-                        at: at(),
-                        name: name.to_owned(),
-                    });
+                    errors.push(RouteError::RestNotLast { at: at(), name: name.to_owned() });
                 }
                 filter.captures.push(name.to_owned());
-                filter
-                    .levels
-                    .push(if rest { Level::Rest } else { Level::One });
+                filter.levels.push(if rest { Level::Rest } else { Level::One });
             } else if level.contains(['{', '}', '+', '#', '\0']) {
-                errors.push(RouteError::BadLevel {
-                    at: at(),
-                    level: level.to_owned(),
-                });
+                errors.push(RouteError::BadLevel { at: at(), level: level.to_owned() });
             } else {
                 filter.levels.push(Level::Literal(level.to_owned()));
             }
@@ -103,11 +81,7 @@ impl Filter {
     /// What each capture takes of a topic's levels.
     pub fn captured<'a, 'b>(&self, topic: &'b [&'a str]) -> Result<Vec<&'b [&'a str]>, Mismatch> {
         let (have, want) = (topic.len(), self.levels.len());
-        if if self.rest().is_some() {
-            have < want
-        } else {
-            have != want
-        } {
+        if if self.rest().is_some() { have < want } else { have != want } {
             return Err(Mismatch::Count(have));
         }
         let mut values = Vec::with_capacity(self.captures.len());

@@ -88,11 +88,7 @@ pub struct Mapping {
 impl Default for Mapping {
     /// The default rule alone, with the default acknowledgement level.
     fn default() -> Self {
-        Self {
-            rules: Arc::new([]),
-            routes: Arc::new([]),
-            default_ack: AckLevel::default(),
-        }
+        Self { rules: Arc::new([]), routes: Arc::new([]), default_ack: AckLevel::default() }
     }
 }
 
@@ -106,10 +102,7 @@ impl Mapping {
     /// wrong.
     pub fn new(routes: &[RouteConfig], default_ack: AckLevel) -> Result<Self, Vec<RouteError>> {
         if let Some(route) = routes.get(MAX_ROUTES) {
-            let at = At {
-                line: route.line,
-                filter: route.filter.clone(),
-            };
+            let at = At { line: route.line, filter: route.filter.clone() };
             return Err(vec![RouteError::TooMany { at }]);
         }
         let mut errors = Vec::new();
@@ -120,10 +113,7 @@ impl Mapping {
             let compiled = Rule::compile(route, &mut errors);
             if let Some(filter) = compiled.filter {
                 filters.push(filter);
-                ats.push(At {
-                    line: route.line,
-                    filter: route.filter.clone(),
-                });
+                ats.push(At { line: route.line, filter: route.filter.clone() });
             }
             rules.extend(compiled.rule);
         }
@@ -131,10 +121,7 @@ impl Mapping {
         errors.extend(rules.iter().flat_map(|rule| checker.lossy(rule)));
         for (number, at) in ats.iter().enumerate() {
             if let Some(by) = checker.dead(number) {
-                errors.push(RouteError::Dead {
-                    at: at.clone(),
-                    by: ats[by].clone(),
-                });
+                errors.push(RouteError::Dead { at: at.clone(), by: ats[by].clone() });
             }
         }
         if errors.is_empty() {
@@ -144,11 +131,7 @@ impl Mapping {
             errors.sort_by_key(RouteError::line);
             return Err(errors);
         }
-        Ok(Self {
-            rules: rules.into(),
-            routes: routes.into(),
-            default_ack,
-        })
+        Ok(Self { rules: rules.into(), routes: routes.into(), default_ack })
     }
 
     /// Where a topic goes. Total: every valid topic name has a place, and no other topic has it.
@@ -196,9 +179,7 @@ impl Mapping {
 
     fn taker(&self, topic: &str) -> Option<usize> {
         let levels: Vec<&str> = topic.split('/').collect();
-        self.rules
-            .iter()
-            .position(|rule| rule.filter.captured(&levels).is_ok())
+        self.rules.iter().position(|rule| rule.filter.captured(&levels).is_ok())
     }
 
     /// The same as [`Self::map`], for a reader.

@@ -28,9 +28,7 @@ pub fn murmur2(data: &[u8]) -> u32 {
 
 /// The partition of a key: `toPositive(murmur2(key)) % partitions`. 0 where `partitions` is 0.
 pub fn partition(key: &[u8], partitions: u32) -> u32 {
-    (murmur2(key) & 0x7fff_ffff)
-        .checked_rem(partitions)
-        .unwrap_or(0)
+    (murmur2(key) & 0x7fff_ffff).checked_rem(partitions).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -45,10 +43,7 @@ mod tests {
             ("foobar", -790_332_482),
             ("a-little-bit-long-string", -985_981_536),
             ("a-little-bit-longer-string", -1_486_304_829),
-            (
-                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
-                -58_897_971,
-            ),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
             ("abc", 479_470_107),
         ];
         for (key, hash) in vectors {
@@ -60,10 +55,7 @@ mod tests {
     fn a_partition_is_never_out_of_range() {
         assert_eq!(partition(b"21", 1), 0);
         // toPositive clears the sign bit, it does not negate.
-        assert_eq!(
-            partition(b"21", 10),
-            ((-973_932_308i32 & 0x7fff_ffff) % 10) as u32
-        );
+        assert_eq!(partition(b"21", 10), ((-973_932_308i32 & 0x7fff_ffff) % 10) as u32);
         assert_eq!(partition(b"21", 0), 0);
     }
 }

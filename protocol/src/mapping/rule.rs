@@ -76,11 +76,7 @@ impl Template {
     ) -> Option<Self> {
         let at = || at.clone();
         let before = errors.len();
-        let mut template = Self {
-            field,
-            segments: Vec::new(),
-            separators: Vec::new(),
-        };
+        let mut template = Self { field, segments: Vec::new(), separators: Vec::new() };
         let mut segment = Segment::default();
         let mut rest = text;
         while let Some(character) = rest.chars().next() {
@@ -126,10 +122,7 @@ impl Template {
                 template.separators.push(character);
             } else {
                 if field == Field::Topic && !is_legal(character) {
-                    errors.push(RouteError::IllegalCharacter {
-                        at: at(),
-                        character,
-                    });
+                    errors.push(RouteError::IllegalCharacter { at: at(), character });
                 }
                 let place = if segment.capture.is_some() {
                     &mut segment.suffix
@@ -141,27 +134,15 @@ impl Template {
         }
         template.segments.push(segment);
         if let Some(number) = filter.rest() {
-            let mut uses = template
-                .segments
-                .iter()
-                .filter(|segment| segment.capture == Some(number));
+            let mut uses =
+                template.segments.iter().filter(|segment| segment.capture == Some(number));
             let name = || filter.captures[number].clone();
-            if uses
-                .clone()
-                .any(|segment| !segment.prefix.is_empty() || !segment.suffix.is_empty())
+            if uses.clone().any(|segment| !segment.prefix.is_empty() || !segment.suffix.is_empty())
             {
-                errors.push(RouteError::RestJoined {
-                    at: at(),
-                    field,
-                    name: name(),
-                });
+                errors.push(RouteError::RestJoined { at: at(), field, name: name() });
             }
             if uses.nth(1).is_some() {
-                errors.push(RouteError::RestTwice {
-                    at: at(),
-                    field,
-                    name: name(),
-                });
+                errors.push(RouteError::RestTwice { at: at(), field, name: name() });
             }
         }
         (errors.len() == before).then_some(template)
@@ -169,10 +150,7 @@ impl Template {
 
     /// The text when it holds no capture.
     pub fn fixed(&self) -> Option<String> {
-        let none = self
-            .segments
-            .iter()
-            .all(|segment| segment.capture.is_none());
+        let none = self.segments.iter().all(|segment| segment.capture.is_none());
         none.then(|| self.render(&[]))
     }
 
@@ -199,18 +177,12 @@ impl Template {
     /// the template never makes the text, or when it contradicts what `values` holds.
     fn read(&self, text: &str, rest: Option<usize>, values: &mut [Option<Vec<String>>]) -> bool {
         let parts: Vec<&str> = text.split(self.field.separators()).collect();
-        let separators: Vec<char> = text
-            .chars()
-            .filter(|c| self.field.separators().contains(c))
-            .collect();
+        let separators: Vec<char> =
+            text.chars().filter(|c| self.field.separators().contains(c)).collect();
         let has_rest =
             rest.is_some() && self.segments.iter().any(|segment| segment.capture == rest);
         let fixed = self.segments.len();
-        if if has_rest {
-            parts.len() < fixed
-        } else {
-            parts.len() != fixed
-        } {
+        if if has_rest { parts.len() < fixed } else { parts.len() != fixed } {
             return false;
         }
         let mut next = 0;
@@ -272,38 +244,24 @@ pub struct Compiled {
 impl Rule {
     /// Compiles a route and reports everything that is wrong with it alone.
     pub fn compile(route: &RouteConfig, errors: &mut Vec<RouteError>) -> Compiled {
-        let at = At {
-            line: route.line,
-            filter: route.filter.clone(),
-        };
+        let at = At { line: route.line, filter: route.filter.clone() };
         let Some(filter) = Filter::parse(&at, errors) else {
-            return Compiled {
-                filter: None,
-                rule: None,
-            };
+            return Compiled { filter: None, rule: None };
         };
         let before = errors.len();
         let topic = Template::parse(Field::Topic, &route.topic, &filter, &at, errors);
         if matches!(route.topic.as_str(), "" | "." | "..") {
-            errors.push(RouteError::IllegalTopic {
-                at: at.clone(),
-                topic: route.topic.clone(),
-            });
+            errors.push(RouteError::IllegalTopic { at: at.clone(), topic: route.topic.clone() });
         }
         if route.topic.starts_with("__") {
             errors.push(RouteError::InternalTopic { at: at.clone() });
         }
         if let Some(topic) = &topic {
-            let text = topic
-                .segments
-                .iter()
-                .map(|segment| segment.prefix.len() + segment.suffix.len());
+            let text =
+                topic.segments.iter().map(|segment| segment.prefix.len() + segment.suffix.len());
             let length = text.sum::<usize>() + topic.separators.len();
             if length > MAX_PLAIN {
-                errors.push(RouteError::TopicTooLong {
-                    at: at.clone(),
-                    length,
-                });
+                errors.push(RouteError::TopicTooLong { at: at.clone(), length });
             }
         }
         let key = route.key.as_deref().map(|key| {
@@ -313,38 +271,21 @@ impl Rule {
             Template::parse(Field::Key, key, &filter, &at, errors)
         });
         if errors.len() > before {
-            return Compiled {
-                filter: Some(filter),
-                rule: None,
-            };
+            return Compiled { filter: Some(filter), rule: None };
         }
         let rule = match (topic, key) {
-            (Some(topic), None) => Some(Self {
-                at,
-                filter: filter.clone(),
-                topic,
-                key: None,
-            }),
-            (Some(topic), Some(Some(key))) => Some(Self {
-                at,
-                filter: filter.clone(),
-                topic,
-                key: Some(key),
-            }),
+            (Some(topic), None) => Some(Self { at, filter: filter.clone(), topic, key: None }),
+            (Some(topic), Some(Some(key))) => {
+                Some(Self { at, filter: filter.clone(), topic, key: Some(key) })
+            }
             _ => None,
         };
-        Compiled {
-            filter: Some(filter),
-            rule,
-        }
+        Compiled { filter: Some(filter), rule }
     }
 
     /// Name (before [`super::encode::fit`]) and key of a topic that the filter matches.
     pub fn image(&self, values: &[&[&str]]) -> (String, Option<String>) {
-        (
-            self.topic.render(values),
-            self.key.as_ref().map(|key| key.render(values)),
-        )
+        (self.topic.render(values), self.key.as_ref().map(|key| key.render(values)))
     }
 
     /// The MQTT topic whose image this is, if the filter has one.
@@ -360,9 +301,7 @@ impl Rule {
         if !whole {
             return None;
         }
-        let topic = self
-            .filter
-            .fill(&values.into_iter().collect::<Option<Vec<_>>>()?);
+        let topic = self.filter.fill(&values.into_iter().collect::<Option<Vec<_>>>()?);
         (!topic.is_empty()).then_some(topic)
     }
 }

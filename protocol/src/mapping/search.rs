@@ -18,11 +18,7 @@ fn small_topics() -> Vec<String> {
     let mut last = vec![String::new()];
     for depth in 0..4 {
         let join = |start: &String, level: &&str| {
-            if depth == 0 {
-                (*level).to_owned()
-            } else {
-                format!("{start}/{level}")
-            }
+            if depth == 0 { (*level).to_owned() } else { format!("{start}/{level}") }
         };
         last = last
             .iter()
@@ -130,14 +126,8 @@ proptest! {
 /// A mapping that the checks between rules would refuse.
 fn unchecked(config: &[RouteConfig]) -> Mapping {
     let mut errors = Vec::new();
-    let rules: Vec<Rule> = config
-        .iter()
-        .filter_map(|route| Rule::compile(route, &mut errors).rule)
-        .collect();
+    let rules: Vec<Rule> =
+        config.iter().filter_map(|route| Rule::compile(route, &mut errors).rule).collect();
     assert!(errors.is_empty(), "{errors:?}");
-    Mapping {
-        rules: rules.into(),
-        routes: config.into(),
-        default_ack: AckLevel::Stored,
-    }
+    Mapping { rules: rules.into(), routes: config.into(), default_ack: AckLevel::Stored }
 }

@@ -32,9 +32,7 @@ fn refused(rules: &[(&str, &str, &str)]) -> Vec<RouteError> {
 
 pub fn place(mapping: &Mapping, topic: &str) -> (String, Option<String>, Option<usize>) {
     let mapped = mapping.map(topic);
-    let key = mapped
-        .key
-        .map(|key| String::from_utf8(key.to_vec()).unwrap());
+    let key = mapped.key.map(|key| String::from_utf8(key.to_vec()).unwrap());
     (mapped.topic.to_string(), key, mapped.rule)
 }
 
@@ -43,12 +41,7 @@ fn the_designs_example() {
     let mapping = accepted(&[("device/{id}/thermo", "device-thermo", "{id}")]);
     for (topic, name, key, rule) in [
         ("device/42/thermo", "device-thermo", Some("42"), Some(0)),
-        (
-            "device/a-b é/thermo",
-            "device-thermo",
-            Some("a-b é"),
-            Some(0),
-        ),
+        ("device/a-b é/thermo", "device-thermo", Some("a-b é"), Some(0)),
         ("device//thermo", "device-thermo", Some(""), Some(0)),
         ("device/42/thermo/x", "device-thermo-x", Some("42"), None),
         ("device/42", "device", Some("42"), None),
@@ -59,10 +52,7 @@ fn the_designs_example() {
             (name.to_owned(), key.map(str::to_owned), rule),
             "{topic}"
         );
-        assert_eq!(
-            mapping.unmap(name, key.map(str::as_bytes)).as_deref(),
-            Some(topic)
-        );
+        assert_eq!(mapping.unmap(name, key.map(str::as_bytes)).as_deref(), Some(topic));
     }
 }
 
@@ -70,11 +60,7 @@ fn the_designs_example() {
 fn captures_go_into_topic_and_key() {
     let mapping = accepted(&[
         ("t/{tenant}/{id}/{kind}", "tenant.{tenant}.{kind}", "{id}"),
-        (
-            "plant/{line}/{machine}/temp",
-            "plant-temp",
-            "{line}/{machine}",
-        ),
+        ("plant/{line}/{machine}/temp", "plant-temp", "{line}/{machine}"),
         ("log/{rest...}", "logs.all", "{rest}"),
         ("deep/{id}/{rest...}", "deep.{rest...}", "dev-{id}"),
         ("fixed", "one.fixed", "all"),
@@ -88,22 +74,11 @@ fn captures_go_into_topic_and_key() {
         ("fixed", "one.fixed", "all"),
     ] {
         let (have, have_key, rule) = place(&mapping, topic);
-        assert_eq!(
-            (have.as_str(), have_key.as_deref()),
-            (name, Some(key)),
-            "{topic}"
-        );
+        assert_eq!((have.as_str(), have_key.as_deref()), (name, Some(key)), "{topic}");
         assert!(rule.is_some(), "{topic}");
-        assert_eq!(
-            mapping.unmap(name, Some(key.as_bytes())).as_deref(),
-            Some(topic)
-        );
+        assert_eq!(mapping.unmap(name, Some(key.as_bytes())).as_deref(), Some(topic));
     }
-    assert_eq!(
-        place(&mapping, "log").2,
-        None,
-        "the rest is at least one level"
-    );
+    assert_eq!(place(&mapping, "log").2, None, "the rest is at least one level");
 }
 
 #[test]
@@ -114,20 +89,14 @@ fn sensible_configurations_are_accepted() {
         ("device/{id}/{kind}", "device-{kind}", "{id}"),
     ]);
     // Two sources into one topic, apart by key.
-    accepted(&[
-        ("a/{id}", "in.all", "a/{id}"),
-        ("b/{id}", "in.all", "b/{id}"),
-    ]);
+    accepted(&[("a/{id}", "in.all", "a/{id}"), ("b/{id}", "in.all", "b/{id}")]);
     accepted(&[
         ("a/{id}", "in.a", "{id}"),
         ("b/{id}", "in.b", "{id}"),
         ("{all...}", "rest.all", "{all}"),
     ]);
     accepted(&[("{tenant}/{id}/{rest...}", "{tenant}.{rest}", "{id}")]);
-    accepted(&[
-        ("a/{x}", "telemetry", "{x}"),
-        ("telemetry/{x}", "old.telemetry", "{x}"),
-    ]);
+    accepted(&[("a/{x}", "telemetry", "{x}"), ("telemetry/{x}", "old.telemetry", "{x}")]);
     accepted(&[
         ("device/{id}/thermo", "device.thermo.{id}", ""),
         ("device/{id}/{a}/{b}", "d.{a}.{b}", "{id}"),
@@ -158,12 +127,7 @@ fn rules_wrong_by_themselves_are_refused_all_at_once() {
         ("a/{x}/{y}", "t.a", "{x}-{y}", "put '/'"),
         ("a/{x...}", "t.a{x}", "", "set it off"),
         ("a/{x...}", "t.{x}.{x}", "", "use it once"),
-        (
-            "a/{x}/{y}",
-            "t.a",
-            "{y}",
-            "loses '{x}': 'a/x1/x2' and 'a/y1/x2'",
-        ),
+        ("a/{x}/{y}", "t.a", "{y}", "loses '{x}': 'a/x1/x2' and 'a/y1/x2'"),
         ("a/{x...}", "t.a", "", "loses '{x}'"),
         ("a/{x}/b", "t.a", "all", "loses '{x}'"),
     ];
@@ -171,33 +135,23 @@ fn rules_wrong_by_themselves_are_refused_all_at_once() {
         let errors = refused(&[(filter, topic, key)]);
         let message = errors[0].to_string();
         assert!(message.contains(text), "{filter} -> {message}");
-        assert!(
-            message.starts_with(&format!("line 10: route '{filter}'")),
-            "{message}"
-        );
+        assert!(message.starts_with(&format!("line 10: route '{filter}'")), "{message}");
     }
     let long = "a".repeat(249);
     assert!(matches!(
         refused(&[("a", &long, "")])[0],
         RouteError::TopicTooLong { length: 249, .. }
     ));
-    let empty_key = RouteConfig {
-        key: Some(String::new()),
-        ..routes(&[("a", "t.a", "")]).remove(0)
-    };
+    let empty_key =
+        RouteConfig { key: Some(String::new()), ..routes(&[("a", "t.a", "")]).remove(0) };
     let errors = Mapping::new(&[empty_key], AckLevel::Stored).unwrap_err();
     assert!(matches!(errors[..], [RouteError::EmptyKey { .. }]));
 
-    let all: Vec<(&str, &str, &str)> = cases
-        .iter()
-        .map(|(filter, topic, key, _)| (*filter, *topic, *key))
-        .collect();
+    let all: Vec<(&str, &str, &str)> =
+        cases.iter().map(|(filter, topic, key, _)| (*filter, *topic, *key)).collect();
     let errors = refused(&all);
     for line in (1..=cases.len()).map(|number| 10 * number) {
-        assert!(
-            errors.iter().any(|error| error.line() == line),
-            "nothing about line {line}"
-        );
+        assert!(errors.iter().any(|error| error.line() == line), "nothing about line {line}");
     }
 }
 
@@ -221,10 +175,7 @@ fn dead_rules_are_refused() {
         ("{x}/{y...}", "t.b", "{x}/{y}"),
         ("{z...}", "t.c", "{z}"),
     ]);
-    assert!(
-        matches!(&errors[..], [RouteError::Dead { at, .. }] if at.line == 30),
-        "{errors:?}"
-    );
+    assert!(matches!(&errors[..], [RouteError::Dead { at, .. }] if at.line == 30), "{errors:?}");
     // One level only is taken.
     accepted(&[("a/{x}", "t.a", "{x}"), ("a/{y...}", "t.b", "{y}")]);
 }
@@ -232,76 +183,30 @@ fn dead_rules_are_refused() {
 #[test]
 fn ambiguous_rules_are_refused_with_an_example() {
     for (rules, line, first, second) in [
-        (
-            &[("a/{x}", "t.a", "{x}"), ("b/{x}", "t.a", "{x}")][..],
-            20,
-            "a/x1",
-            "b/x1",
-        ),
+        (&[("a/{x}", "t.a", "{x}"), ("b/{x}", "t.a", "{x}")][..], 20, "a/x1", "b/x1"),
         (&[("a/{x}", "t.{x}", ""), ("b", "t.b", "")], 20, "a/b", "b"),
-        (
-            &[("a/{x}", "t.a", "k{x}"), ("b/{x}", "t.a", "{x}")],
-            20,
-            "a/x1",
-            "b/kx1",
-        ),
-        (
-            &[
-                ("a/{x}/{y}", "{x}-m.", "{y}"),
-                ("b/{x}/{y}", "n-{x}.", "{y}"),
-            ],
-            20,
-            "a/n/x1",
-            "b/m/x1",
-        ),
-        (
-            &[("a/{r...}", "x.{r}", ""), ("b/{r}/{s}", "x.{r}-{s}", "")],
-            20,
-            "a/x1/x2",
-            "b/x1/x2",
-        ),
-        (
-            &[("a/{r...}", "x.{r}-e", ""), ("b/{r...}", "x.f-{r}", "")],
-            20,
-            "a/f",
-            "b/e",
-        ),
-        (
-            &[("a/{x}", "t.{x}", "{x}"), ("b/{x}/{y}", "t.{x}", "{y}")],
-            20,
-            "a/x1",
-            "b/x1/x1",
-        ),
+        (&[("a/{x}", "t.a", "k{x}"), ("b/{x}", "t.a", "{x}")], 20, "a/x1", "b/kx1"),
+        (&[("a/{x}/{y}", "{x}-m.", "{y}"), ("b/{x}/{y}", "n-{x}.", "{y}")], 20, "a/n/x1", "b/m/x1"),
+        (&[("a/{r...}", "x.{r}", ""), ("b/{r}/{s}", "x.{r}-{s}", "")], 20, "a/x1/x2", "b/x1/x2"),
+        (&[("a/{r...}", "x.{r}-e", ""), ("b/{r...}", "x.f-{r}", "")], 20, "a/f", "b/e"),
+        (&[("a/{x}", "t.{x}", "{x}"), ("b/{x}/{y}", "t.{x}", "{y}")], 20, "a/x1", "b/x1/x1"),
         (&[("a/{x}", "telemetry", "{x}")], 10, "a/x1", "telemetry/x1"),
         (&[("a/{x}", "{x}", "")], 10, "a/x1", "x1"),
         (&[("a/{x}", "_{x}", "")], 10, "a/24x1", "$x1"),
         (&[("a", "b-c", "k")], 10, "a", "b/k/c"),
     ] {
         let errors = refused(rules);
-        let [error] = &errors[..] else {
-            panic!("{rules:?}: {errors:?}")
-        };
+        let [error] = &errors[..] else { panic!("{rules:?}: {errors:?}") };
         assert_eq!(error.line(), line);
-        let (RouteError::Ambiguous {
-            first: one,
-            second: two,
-            ..
-        }
-        | RouteError::AmbiguousDefault {
-            first: one,
-            second: two,
-            ..
-        }) = error
+        let (RouteError::Ambiguous { first: one, second: two, .. }
+        | RouteError::AmbiguousDefault { first: one, second: two, .. }) = error
         else {
             panic!("{rules:?}: {error}")
         };
         assert_eq!((one.as_str(), two.as_str()), (first, second), "{rules:?}");
     }
     let errors = refused(&[("a", "in.a_b", ""), ("b", "in_a.b", "")]);
-    assert!(
-        matches!(&errors[..], [RouteError::NearlySame { .. }]),
-        "{errors:?}"
-    );
+    assert!(matches!(&errors[..], [RouteError::NearlySame { .. }]), "{errors:?}");
 }
 
 #[test]
@@ -334,37 +239,21 @@ fn explanations_say_why() {
         "murmur2      -973932308 (partition = 1173551340 modulo the number of partitions)",
         "ack          stored",
     ] {
-        assert!(
-            text.lines().any(|have| have == line),
-            "no '{line}' in\n{text}"
-        );
+        assert!(text.lines().any(|have| have == line), "no '{line}' in\n{text}");
     }
     let text = mapping.explain("x").to_string();
-    assert!(
-        text.contains("the default rule") && text.contains("none (null)"),
-        "{text}"
-    );
-    assert!(
-        mapping
-            .explain("a/#")
-            .to_string()
-            .contains("no client can publish")
-    );
-    let text = mapping
-        .explain(&format!("x/1/{}", "é".repeat(60)))
-        .to_string();
+    assert!(text.contains("the default rule") && text.contains("none (null)"), "{text}");
+    assert!(mapping.explain("a/#").to_string().contains("no client can publish"));
+    let text = mapping.explain(&format!("x/1/{}", "é".repeat(60))).to_string();
     assert!(text.contains("shortened    from 362 characters"), "{text}");
 }
 
 #[test]
 fn a_thousand_rules_are_checked() {
-    let names: Vec<(String, String)> = (0..MAX_ROUTES)
-        .map(|n| (format!("s{n}/{{r...}}"), format!("in.s{n}")))
-        .collect();
-    let rules: Vec<(&str, &str, &str)> = names
-        .iter()
-        .map(|(filter, topic)| (filter.as_str(), topic.as_str(), "{r}"))
-        .collect();
+    let names: Vec<(String, String)> =
+        (0..MAX_ROUTES).map(|n| (format!("s{n}/{{r...}}"), format!("in.s{n}"))).collect();
+    let rules: Vec<(&str, &str, &str)> =
+        names.iter().map(|(filter, topic)| (filter.as_str(), topic.as_str(), "{r}")).collect();
     assert_eq!(
         place(&accepted(&rules), "s999/a/b"),
         ("in.s999".into(), Some("a/b".into()), Some(999))

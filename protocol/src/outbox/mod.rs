@@ -17,10 +17,7 @@ pub struct LaneCursor {
 impl LaneCursor {
     /// A cursor that starts at `position`.
     pub fn new(position: u64) -> Self {
-        Self {
-            cursor: position,
-            marks: VecDeque::new(),
-        }
+        Self { cursor: position, marks: VecDeque::new() }
     }
 
     /// First position that is not acknowledged.

@@ -28,6 +28,7 @@ pub enum Release {
 struct Held {
     id: PacketId,
     durable: bool,
+    again: bool,
 }
 
 /// Receipts of one session, oldest first. Empty costs 24 bytes and no allocation.
@@ -39,28 +40,29 @@ pub struct Inbound {
 impl Inbound {
     /// Receipts found in the store.
     pub fn restored(ids: &[PacketId]) -> Self {
-        Self {
-            held: ids
-                .iter()
-                .map(|id| Held {
-                    id: *id,
-                    durable: true,
-                })
-                .collect(),
-        }
+        Self { held: ids.iter().map(|id| Held { id: *id, durable: true, again: false }).collect() }
     }
 
     /// A QoS 2 PUBLISH with this id arrives. [`Receipt::New`] holds the id from now on, pending
     /// until [`Self::stored`].
     pub fn publish(&mut self, id: PacketId) -> Receipt {
-        match self.held.iter().find(|held| held.id == id) {
+        match self.held.iter_mut().find(|held| held.id == id) {
             Some(held) if held.durable => Receipt::Known,
-            Some(_) => Receipt::Pending,
+            Some(held) => {
+                held.again = true;
+                Receipt::Pending
+            }
             None => {
-                self.held.push(Held { id, durable: false });
+                self.held.push(Held { id, durable: false, again: false });
                 Receipt::New
             }
         }
+    }
+
+    /// True when the PUBLISH under `id` came again while it was pending, perhaps on another
+    /// connection than the first.
+    pub fn came_again(&self, id: PacketId) -> bool {
+        self.held.iter().any(|held| held.id == id && held.again)
     }
 
     /// What the route asks for has happened to the message under `id`: PUBREC may be sent. False
@@ -111,7 +113,9 @@ mod tests {
     fn a_resent_publish_is_recognised_until_its_release() {
         let mut inbound = Inbound::default();
         assert_eq!(inbound.publish(id(1)), Receipt::New);
+        assert!(!inbound.came_again(id(1)));
         assert_eq!(inbound.publish(id(1)), Receipt::Pending);
+        assert!(inbound.came_again(id(1)));
         assert!(inbound.stored(id(1)));
         assert_eq!(inbound.publish(id(1)), Receipt::Known);
         assert_eq!(inbound.release(id(1)), Release::Released);

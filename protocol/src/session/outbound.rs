@@ -90,17 +90,8 @@ impl Outbound {
     /// [`Self::can_send`] or [`Self::next_waiting`]; `qos` is 1 or 2.
     pub fn send(&mut self, qos: QoS, sequence: u64, cost: u32) -> PacketId {
         let id = self.allocate();
-        let stage = if qos == QoS::ExactlyOnce {
-            Stage::Pubrec
-        } else {
-            Stage::Puback
-        };
-        self.flights.push_back(Flight {
-            id,
-            stage,
-            cost,
-            sequence,
-        });
+        let stage = if qos == QoS::ExactlyOnce { Stage::Pubrec } else { Stage::Puback };
+        self.flights.push_back(Flight { id, stage, cost, sequence });
         id
     }
 
@@ -112,12 +103,7 @@ impl Outbound {
             (QoS::ExactlyOnce, false) => Stage::Pubrec,
             _ => Stage::Puback,
         };
-        self.flights.push_back(Flight {
-            id,
-            stage,
-            cost,
-            sequence,
-        });
+        self.flights.push_back(Flight { id, stage, cost, sequence });
         self.free_run = 0;
     }
 
@@ -154,10 +140,7 @@ impl Outbound {
         for flight in &mut self.flights {
             if flight.id == id && flight.stage != Stage::Puback {
                 flight.stage = Stage::Pubcomp;
-                return Acknowledged::Message {
-                    sequence: flight.sequence,
-                    cost: flight.cost,
-                };
+                return Acknowledged::Message { sequence: flight.sequence, cost: flight.cost };
             }
         }
         Acknowledged::Unknown
@@ -170,15 +153,9 @@ impl Outbound {
 
     fn finish(&mut self, id: PacketId, stage: Stage) -> Acknowledged {
         // Acknowledgements come in order from a conforming client, so this looks at the front.
-        let found = self
-            .flights
-            .iter()
-            .position(|flight| flight.id == id && flight.stage == stage);
+        let found = self.flights.iter().position(|flight| flight.id == id && flight.stage == stage);
         match found.and_then(|at| self.flights.remove(at)) {
-            Some(flight) => Acknowledged::Message {
-                sequence: flight.sequence,
-                cost: flight.cost,
-            },
+            Some(flight) => Acknowledged::Message { sequence: flight.sequence, cost: flight.cost },
             None => Acknowledged::Unknown,
         }
     }
@@ -282,21 +259,9 @@ mod tests {
         for n in 0..200_000_u64 {
             let id = out.send(QoS::AtLeastOnce, n, 1);
             assert_ne!(id, kept);
-            assert_eq!(
-                out.puback(id),
-                Acknowledged::Message {
-                    sequence: n,
-                    cost: 1
-                }
-            );
+            assert_eq!(out.puback(id), Acknowledged::Message { sequence: n, cost: 1 });
         }
-        assert_eq!(
-            out.puback(kept),
-            Acknowledged::Message {
-                sequence: 0,
-                cost: 1
-            }
-        );
+        assert_eq!(out.puback(kept), Acknowledged::Message { sequence: 0, cost: 1 });
         assert_eq!(out.in_flight(), 0);
     }
 
@@ -304,13 +269,7 @@ mod tests {
     fn restored_ids_are_skipped() {
         let mut out = Outbound::default();
         for n in 1..=3 {
-            out.restore(
-                PacketId::new(n).unwrap(),
-                QoS::ExactlyOnce,
-                false,
-                u64::from(n),
-                1,
-            );
+            out.restore(PacketId::new(n).unwrap(), QoS::ExactlyOnce, false, u64::from(n), 1);
         }
         assert_eq!(out.send(QoS::AtLeastOnce, 9, 1).get(), 4);
     }
@@ -338,13 +297,7 @@ mod tests {
             sent.push((out.send(next.qos, next.sequence, 1), next.sequence));
         }
         assert_eq!(sent.iter().map(|s| s.1).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(
-            out.puback(sent[0].0),
-            Acknowledged::Message {
-                sequence: 1,
-                cost: 1
-            }
-        );
+        assert_eq!(out.puback(sent[0].0), Acknowledged::Message { sequence: 1, cost: 1 });
         assert_eq!(out.next_waiting(2).map(|w| w.sequence), Some(3));
         assert_eq!(out.waiting(), 2);
         assert!(out.waiting_bytes() > 0);
@@ -356,27 +309,9 @@ mod tests {
         let id = out.send(QoS::ExactlyOnce, 7, 1);
         assert_eq!(out.puback(id), Acknowledged::Unknown);
         assert_eq!(out.pubcomp(id), Acknowledged::Unknown);
-        assert_eq!(
-            out.pubrec(id),
-            Acknowledged::Message {
-                sequence: 7,
-                cost: 1
-            }
-        );
-        assert_eq!(
-            out.pubrec(id),
-            Acknowledged::Message {
-                sequence: 7,
-                cost: 1
-            }
-        );
-        assert_eq!(
-            out.pubcomp(id),
-            Acknowledged::Message {
-                sequence: 7,
-                cost: 1
-            }
-        );
+        assert_eq!(out.pubrec(id), Acknowledged::Message { sequence: 7, cost: 1 });
+        assert_eq!(out.pubrec(id), Acknowledged::Message { sequence: 7, cost: 1 });
+        assert_eq!(out.pubcomp(id), Acknowledged::Message { sequence: 7, cost: 1 });
         assert_eq!(out.pubcomp(id), Acknowledged::Unknown);
     }
 }

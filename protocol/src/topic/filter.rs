@@ -126,11 +126,7 @@ mod tests {
 
     #[test]
     fn filters() {
-        let limits = Limits {
-            max_topic_length: 20,
-            max_topic_levels: 4,
-            ..Limits::PROTOCOL
-        };
+        let limits = Limits { max_topic_length: 20, max_topic_levels: 4, ..Limits::PROTOCOL };
         let cases = [
             ("a", Ok(())),
             ("/", Ok(())),
@@ -169,10 +165,7 @@ mod tests {
         let yes = [
             ("sport/tennis/player1/#", "sport/tennis/player1"),
             ("sport/tennis/player1/#", "sport/tennis/player1/ranking"),
-            (
-                "sport/tennis/player1/#",
-                "sport/tennis/player1/score/wimbledon",
-            ),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon"),
             ("sport/#", "sport"),
             ("sport/#", "sport/"),
             ("#", "a"),

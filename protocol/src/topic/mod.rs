@@ -58,11 +58,7 @@ mod tests {
 
     #[test]
     fn topic_names() {
-        let limits = Limits {
-            max_topic_length: 20,
-            max_topic_levels: 4,
-            ..Limits::PROTOCOL
-        };
+        let limits = Limits { max_topic_length: 20, max_topic_levels: 4, ..Limits::PROTOCOL };
         let cases = [
             ("a", Ok(())),
             ("/", Ok(())),

@@ -26,11 +26,7 @@ pub struct SubscriptionTable<S> {
 
 impl<S> Default for SubscriptionTable<S> {
     fn default() -> Self {
-        Self {
-            exact: AHashMap::new(),
-            wildcard: Trie::default(),
-            len: 0,
-        }
+        Self { exact: AHashMap::new(), wildcard: Trie::default(), len: 0 }
     }
 }
 
@@ -48,8 +44,7 @@ impl<S: Copy + Eq + Hash> SubscriptionTable<S> {
         } else {
             // Two look-ups for a new filter, none of them clones the key for a known one.
             if !self.exact.contains_key(filter.as_str()) {
-                self.exact
-                    .insert(Arc::clone(filter.arc()), Subscribers::default());
+                self.exact.insert(Arc::clone(filter.arc()), Subscribers::default());
             }
             match self.exact.get_mut(filter.as_str()) {
                 Some(subscribers) => subscribers,
@@ -151,10 +146,7 @@ mod tests {
             assert!(table.subscribe(&filter, 1, QoS::AtMostOnce), "{text}");
             assert!(!table.subscribe(&filter, 1, QoS::ExactlyOnce), "{text}");
             assert!(table.subscribe(&filter, 2, QoS::AtLeastOnce), "{text}");
-            assert_eq!(
-                matching(&table, "a/b"),
-                [(1, QoS::ExactlyOnce), (2, QoS::AtLeastOnce)]
-            );
+            assert_eq!(matching(&table, "a/b"), [(1, QoS::ExactlyOnce), (2, QoS::AtLeastOnce)]);
             assert!(!table.unsubscribe(&filter, 3));
             assert!(table.unsubscribe(&filter, 1));
             assert!(!table.unsubscribe(&filter, 1));

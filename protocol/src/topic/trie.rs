@@ -70,14 +70,7 @@ impl<S> Default for Trie<S> {
 
 impl<S> Node<S> {
     fn new(parent: NodeId, step: Step) -> Self {
-        Self {
-            parent,
-            step,
-            plus: NONE,
-            hash: NONE,
-            named: 0,
-            subscribers: Subscribers::default(),
-        }
+        Self { parent, step, plus: NONE, hash: NONE, named: 0, subscribers: Subscribers::default() }
     }
 }
 
@@ -114,11 +107,7 @@ impl<S: Copy + Eq + Hash> Trie<S> {
         let mut node = ROOT;
         for level in filter.split('/') {
             let child = self.child(node, level);
-            node = if child == NONE {
-                self.add(node, level)
-            } else {
-                child
-            };
+            node = if child == NONE { self.add(node, level) } else { child };
         }
         node
     }

@@ -81,9 +81,8 @@ pub(super) fn connect(
     }
 
     let without_password = [flags & !PASSWORD];
-    let mut reader = body[..flags_at]
-        .chain(&without_password[..])
-        .chain(&body[flags_at + 1..password_at]);
+    let mut reader =
+        body[..flags_at].chain(&without_password[..]).chain(&body[flags_at + 1..password_at]);
     // ConnectPacket doesn't use the length of the header, and we don't the packet's header.
     let header = FixedHeader::new(PacketType::with_default(ControlType::Connect), 0);
     let packet = ConnectPacket::decode_with(&mut reader, Some(header))

@@ -66,21 +66,26 @@ pub fn decode<'a>(first: u8, body: &'a [u8], limits: &Limits) -> Result<Packet<'
     }
 }
 
+/// The first byte of a packet of MQTT 3.1 as [`decode`] takes it. A resent PUBREL, SUBSCRIBE or
+/// UNSUBSCRIBE has DUP set there, and flags that mean nothing have any value (MQTT 3.1 section 2.1).
 #[inline]
-fn expect_flags(flags: u8, expected: u8, violation: Violation) -> Result<(), Violation> {
-    if flags == expected {
-        Ok(())
-    } else {
-        Err(violation)
+pub fn first_byte_of_v31(first: u8) -> u8 {
+    match first >> 4 {
+        kind::PUBREL | kind::SUBSCRIBE | kind::UNSUBSCRIBE => first & 0xf6,
+        kind::PUBACK | kind::PUBREC | kind::PUBCOMP | kind::PINGREQ | kind::DISCONNECT => {
+            first & 0xf0
+        }
+        _ => first,
     }
 }
 
+#[inline]
+fn expect_flags(flags: u8, expected: u8, violation: Violation) -> Result<(), Violation> {
+    if flags == expected { Ok(()) } else { Err(violation) }
+}
+
 fn expect_empty(body: &[u8]) -> Result<(), Violation> {
-    if body.is_empty() {
-        Ok(())
-    } else {
-        Err(Violation::TrailingBytes)
-    }
+    if body.is_empty() { Ok(()) } else { Err(Violation::TrailingBytes) }
 }
 
 /// Fields of a body, each held against what is left.
@@ -131,14 +136,7 @@ fn publish<'a>(flags: u8, body: &'a [u8], limits: &Limits) -> Result<Publish<'a>
         let id = fields.integer().ok_or(Violation::BodyTooShort)?;
         Some(PacketId::new(id).ok_or(Violation::PacketIdZero)?)
     };
-    Ok(Publish {
-        dup,
-        qos,
-        retain: flags & 1 != 0,
-        topic,
-        packet_id,
-        payload: fields.0,
-    })
+    Ok(Publish { dup, qos, retain: flags & 1 != 0, topic, packet_id, payload: fields.0 })
 }
 
 /// Body of PUBACK, PUBREC, PUBREL and PUBCOMP.
@@ -224,10 +222,7 @@ fn unsubscribe(mut body: &[u8], limits: &Limits) -> Result<Unsubscribe, Violatio
     let packet = UnsubscribePacket::decode_with(&mut body, Some(header))
         .map_err(|_| Violation::ProtocolError)?;
     expect_empty(body)?;
-    let filters = packet
-        .subscribes()
-        .iter()
-        .map(|filter| TopicFilter::from_checked(filter))
-        .collect();
+    let filters =
+        packet.subscribes().iter().map(|filter| TopicFilter::from_checked(filter)).collect();
     Ok(Unsubscribe { packet_id, filters })
 }

@@ -72,51 +72,20 @@ mod tests {
         let cases: &[(&[u8], Result<Frame<'_>, Violation>)] = &[
             (b"", Ok(Frame::Incomplete)),
             (b"\xc0", Ok(Frame::Incomplete)),
-            (
-                b"\xc0\x00",
-                Ok(Frame::Complete {
-                    first: 0xc0,
-                    body: b"",
-                    len: 2,
-                }),
-            ),
+            (b"\xc0\x00", Ok(Frame::Complete { first: 0xc0, body: b"", len: 2 })),
             (
                 b"\x40\x02\x00\x01\xc0",
-                Ok(Frame::Complete {
-                    first: 0x40,
-                    body: b"\x00\x01",
-                    len: 4,
-                }),
+                Ok(Frame::Complete { first: 0x40, body: b"\x00\x01", len: 4 }),
             ),
             (b"\x40\x02\x00", Ok(Frame::Incomplete)),
             (b"\x30\x80", Ok(Frame::Incomplete)),
-            (
-                &long,
-                Ok(Frame::Complete {
-                    first: 0x30,
-                    body: &[7; 128],
-                    len: 131,
-                }),
-            ),
+            (&long, Ok(Frame::Complete { first: 0x30, body: &[7; 128], len: 131 })),
             (&long[..130], Ok(Frame::Incomplete)),
             // Not the shortest form: 3.1.1 doesn't forbid it.
-            (
-                b"\xc0\x80\x00",
-                Ok(Frame::Complete {
-                    first: 0xc0,
-                    body: b"",
-                    len: 3,
-                }),
-            ),
-            (
-                b"\x30\xff\xff\xff\xff",
-                Err(Violation::MalformedRemainingLength),
-            ),
+            (b"\xc0\x80\x00", Ok(Frame::Complete { first: 0xc0, body: b"", len: 3 })),
+            (b"\x30\xff\xff\xff\xff", Err(Violation::MalformedRemainingLength)),
             (b"\x30\xff\xff\xff\x7f", Err(Violation::PacketTooLarge)),
-            (
-                b"\x30\x80\x80\x80\x80\x01",
-                Err(Violation::MalformedRemainingLength),
-            ),
+            (b"\x30\x80\x80\x80\x80\x01", Err(Violation::MalformedRemainingLength)),
         ];
         for (input, expected) in cases {
             assert_eq!(next_frame(input, 1000), *expected, "{input:02x?}");
@@ -128,9 +97,6 @@ mod tests {
         assert_eq!(next_frame(b"\x30\x62", 100), Ok(Frame::Incomplete));
         assert_eq!(next_frame(b"\x30\x63", 100), Err(Violation::PacketTooLarge));
         // Two of three length bytes already announce 1 + 2 + 1 + 16,256.
-        assert_eq!(
-            next_frame(b"\x30\x80\xff", 1000),
-            Err(Violation::PacketTooLarge)
-        );
+        assert_eq!(next_frame(b"\x30\x80\xff", 1000), Err(Violation::PacketTooLarge));
     }
 }

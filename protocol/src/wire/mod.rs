@@ -27,7 +27,7 @@ use crate::topic::TopicFilter;
 use crate::{PacketId, QoS};
 
 pub use client::{put_connect, put_disconnect, put_pingreq, put_subscribe, put_unsubscribe};
-pub use decode::decode;
+pub use decode::{decode, first_byte_of_v31};
 pub use encode::{
     SUBACK_FAILURE, publish_len, put_connack, put_pingresp, put_puback, put_pubcomp, put_publish,
     put_pubrec, put_pubrel, put_suback, put_unsuback,

@@ -7,12 +7,8 @@ use std::collections::HashSet;
 use super::*;
 use crate::Violation;
 
-pub(super) const LIMITS: Limits = Limits {
-    max_packet_size: 300,
-    max_topic_length: 30,
-    max_topic_levels: 5,
-    max_filters: 3,
-};
+pub(super) const LIMITS: Limits =
+    Limits { max_packet_size: 300, max_topic_length: 30, max_topic_levels: 5, max_filters: 3 };
 
 fn id(id: u16) -> PacketId {
     PacketId::new(id).unwrap()
@@ -40,10 +36,7 @@ fn packet(first: u8, parts: &[&[u8]]) -> Vec<u8> {
 
 /// CONNECT from its flags and what follows the keep-alive.
 fn connect_bytes(flags: u8, payload: &[&[u8]]) -> Vec<u8> {
-    packet(
-        0x10,
-        &[b"\0\x04MQTT\x04", &[flags], b"\0\x3c", &payload.concat()],
-    )
+    packet(0x10, &[b"\0\x04MQTT\x04", &[flags], b"\0\x3c", &payload.concat()])
 }
 
 /// What only the session, the connection's owner or the web socket can see; tested there.
@@ -68,20 +61,14 @@ fn violations() -> Vec<(Violation, Vec<u8>)> {
     let unsubscribe = |parts: &[&[u8]]| packet(0xa2, &[b"\0\x01", &parts.concat()]);
     let all = connect_bytes;
     vec![
-        (
-            V::IllFormedUtf8,
-            packet(0x10, &[b"\0\x04MQT\xff\x04\x02\0\0\0\0"]),
-        ),
+        (V::IllFormedUtf8, packet(0x10, &[b"\0\x04MQT\xff\x04\x02\0\0\0\0"])),
         (V::NullCharacter, publish(0, &[b"\0\x03a\0b"])),
         (V::NullCharacter, all(0x02, &[b"\0\x03a\0b"])),
         (V::NullCharacter, all(0x06, &[b"\0\x01a\0\x02a\0\0\0"])),
         (V::NullCharacter, all(0x82, &[b"\0\x01a\0\x02a\0"])),
         (V::NullCharacter, subscribe(&[b"\0\x02a\0\0"])),
         (V::NullCharacter, unsubscribe(&[b"\0\x02a\0"])),
-        (
-            V::ReservedFlags,
-            packet(0x11, &[b"\0\x04MQTT\x04\x02\0\0\0\0"]),
-        ),
+        (V::ReservedFlags, packet(0x11, &[b"\0\x04MQTT\x04\x02\0\0\0\0"])),
         (V::ReservedFlags, packet(0x41, &[b"\0\x01"])),
         (V::ReservedFlags, packet(0x52, &[b"\0\x01"])),
         (V::ReservedFlags, packet(0x72, &[b"\0\x01"])),
@@ -94,23 +81,11 @@ fn violations() -> Vec<(Violation, Vec<u8>)> {
         (V::PacketIdZero, packet(0x70, &[b"\0\0"])),
         (V::PacketIdZero, packet(0x82, &[b"\0\0\0\x01a\0"])),
         (V::PacketIdZero, packet(0xa2, &[b"\0\0\0\x01a"])),
-        (
-            V::ProtocolName,
-            packet(0x10, &[b"\0\x04mqtt\x04\x02\0\0\0\0"]),
-        ),
+        (V::ProtocolName, packet(0x10, &[b"\0\x04mqtt\x04\x02\0\0\0\0"])),
         (V::ProtocolName, packet(0x10, &[b"\0\0\x04\x02\0\0\0\0"])),
-        (
-            V::UnacceptableProtocolLevel,
-            packet(0x10, &[b"\0\x04MQTT\x05\x02\0\0\0\0\0"]),
-        ),
-        (
-            V::UnacceptableProtocolLevel,
-            packet(0x10, &[b"\0\x04MQTT\x03\x02\0\0\0\0"]),
-        ),
-        (
-            V::UnacceptableProtocolLevel,
-            packet(0x10, &[b"\0\x06MQIsdp\x04\x02\0\0\0\0"]),
-        ),
+        (V::UnacceptableProtocolLevel, packet(0x10, &[b"\0\x04MQTT\x05\x02\0\0\0\0\0"])),
+        (V::UnacceptableProtocolLevel, packet(0x10, &[b"\0\x04MQTT\x03\x02\0\0\0\0"])),
+        (V::UnacceptableProtocolLevel, packet(0x10, &[b"\0\x06MQIsdp\x04\x02\0\0\0\0"])),
         (V::ConnectReservedFlag, all(0x03, &[b"\0\x01a"])),
         (V::WillFieldsMissing, all(0x06, &[b"\0\x01a"])),
         (V::WillFieldsMissing, all(0x06, &[b"\0\x01a\0\x01t"])),
@@ -125,19 +100,10 @@ fn violations() -> Vec<(Violation, Vec<u8>)> {
         (V::ClientIdMissing, all(0x02, &[b"\0\x05abc"])),
         (V::ClientIdNotUtf8, all(0x02, &[b"\0\x01\xff"])),
         (V::IdentifierRejected, all(0x00, &[b"\0\0"])),
-        (
-            V::IdentifierRejected,
-            packet(0x10, &[b"\0\x06MQIsdp\x03\x02\0\0\0\0"]),
-        ),
-        (
-            V::WillTopicNotUtf8,
-            all(0x06, &[b"\0\x01a\0\x02\xc0\x80\0\0"]),
-        ),
+        (V::IdentifierRejected, packet(0x10, &[b"\0\x06MQIsdp\x03\x02\0\0\0\0"])),
+        (V::WillTopicNotUtf8, all(0x06, &[b"\0\x01a\0\x02\xc0\x80\0\0"])),
         (V::WildcardInWillTopic, all(0x06, &[b"\0\x01a\0\x01#\0\0"])),
-        (
-            V::UserNameNotUtf8,
-            all(0x82, &[b"\0\x01a\0\x03\xed\xa0\x80"]),
-        ),
+        (V::UserNameNotUtf8, all(0x82, &[b"\0\x01a\0\x03\xed\xa0\x80"])),
         (V::DupWithQosZero, publish(0x08, &[b"\0\x01a"])),
         (V::PublishQosThree, publish(0x06, &[b"\0\x01a\0\x01"])),
         (V::TopicNotUtf8, publish(0, &[b"\0\x01\xff"])),
@@ -165,10 +131,7 @@ fn violations() -> Vec<(Violation, Vec<u8>)> {
         (V::ServerOnlyPacket, packet(0x90, &[b"\0\x01\0"])),
         (V::ServerOnlyPacket, packet(0xb0, &[b"\0\x01"])),
         (V::ServerOnlyPacket, packet(0xd0, &[])),
-        (
-            V::MalformedRemainingLength,
-            b"\xc0\x80\x80\x80\x80\0".to_vec(),
-        ),
+        (V::MalformedRemainingLength, b"\xc0\x80\x80\x80\x80\0".to_vec()),
         (V::BodyTooShort, packet(0x10, &[])),
         (V::BodyTooShort, packet(0x10, &[b"\0\x04MQTT"])),
         (V::BodyTooShort, packet(0x10, &[b"\0\x04MQTT\x04"])),
@@ -190,21 +153,12 @@ fn violations() -> Vec<(Violation, Vec<u8>)> {
         (V::TrailingBytes, packet(0xe0, &[b"\0"])),
         (V::PacketTooLarge, b"\x30\xff\x7f".to_vec()),
         (V::TopicTooLong, publish(0, &[b"\0\x1f", &[b'a'; 31]])),
-        (
-            V::TopicTooLong,
-            all(0x06, &[b"\0\x01a\0\x1f", &[b'a'; 31], b"\0\0"]),
-        ),
+        (V::TopicTooLong, all(0x06, &[b"\0\x01a\0\x1f", &[b'a'; 31], b"\0\0"])),
         (V::TopicTooLong, subscribe(&[b"\0\x1f", &[b'a'; 31], b"\0"])),
         (V::TooManyTopicLevels, publish(0, &[b"\0\x0ba/b/c/d/e/f"])),
         (V::TooManyTopicLevels, unsubscribe(&[b"\0\x0ba/b/c/d/e/f"])),
-        (
-            V::TooManyFilters,
-            subscribe(&[b"\0\x01a\0\0\x01b\0\0\x01c\0\0\x01d\0"]),
-        ),
-        (
-            V::TooManyFilters,
-            unsubscribe(&[b"\0\x01a\0\x01b\0\x01c\0\x01d"]),
-        ),
+        (V::TooManyFilters, subscribe(&[b"\0\x01a\0\0\x01b\0\0\x01c\0\0\x01d\0"])),
+        (V::TooManyFilters, unsubscribe(&[b"\0\x01a\0\x01b\0\x01c\0\x01d"])),
     ]
 }
 
@@ -228,18 +182,14 @@ fn each_violation_is_found() {
 fn what_is_allowed_is_taken() {
     // 3.1: header flags and the reserved bit have no meaning, long client identifiers pass.
     let old = packet(0x14, &[b"\0\x06MQIsdp\x03\x01\0\x0a\0\x1e", &[b'x'; 30]]);
-    let Ok(Packet::Connect(connect)) = read(&old) else {
-        panic!("3.1")
-    };
+    let Ok(Packet::Connect(connect)) = read(&old) else { panic!("3.1") };
     assert_eq!(connect.version, Version::V31);
     assert_eq!((connect.client_id.len(), connect.keep_alive), (30, 10));
     assert!(!connect.clean_session);
 
     // The password may be any bytes, an empty will message and an empty identifier are allowed.
     let bytes = connect_bytes(0xee, &[b"\0\0\0\x01t\0\0\0\x01u\0\x03\xff\0\xfe"]);
-    let Ok(Packet::Connect(connect)) = read(&bytes) else {
-        panic!("password")
-    };
+    let Ok(Packet::Connect(connect)) = read(&bytes) else { panic!("password") };
     assert_eq!(connect.password.as_deref(), Some(&b"\xff\0\xfe"[..]));
     let will = connect.will.unwrap();
     assert_eq!((&*will.topic, will.payload.len()), ("t", 0));
@@ -264,15 +214,7 @@ fn server_packets_byte_by_byte() {
     put_suback(&mut out, id(6), &[0, 2, SUBACK_FAILURE]);
     put_unsuback(&mut out, id(7));
     put_pingresp(&mut out);
-    put_publish(
-        &mut out,
-        "a/b",
-        b"xy",
-        QoS::AtLeastOnce,
-        true,
-        true,
-        Some(id(8)),
-    );
+    put_publish(&mut out, "a/b", b"xy", QoS::AtLeastOnce, true, true, Some(id(8)));
     put_publish(&mut out, "a", b"", QoS::AtMostOnce, false, false, None);
     let expected: &[&[u8]] = &[
         b"\x20\x02\x01\x00",
@@ -292,9 +234,7 @@ fn server_packets_byte_by_byte() {
 
 #[test]
 fn publish_len_is_what_is_written() {
-    for payload in [
-        0, 1, 100, 120, 130, 16_370, 16_380, 16_390, 2_097_140, 2_097_152,
-    ] {
+    for payload in [0, 1, 100, 120, 130, 16_370, 16_380, 16_390, 2_097_140, 2_097_152] {
         for (qos, packet_id) in [(QoS::AtMostOnce, None), (QoS::ExactlyOnce, Some(id(9)))] {
             let mut out = Vec::new();
             let payload = vec![b'x'; payload];
@@ -309,10 +249,7 @@ fn publish_len_is_what_is_written() {
             let Ok(Packet::Publish(publish)) = decode(first, body, &limits) else {
                 panic!("not a PUBLISH")
             };
-            assert_eq!(
-                (publish.payload, publish.packet_id),
-                (&payload[..], packet_id)
-            );
+            assert_eq!((publish.payload, publish.packet_id), (&payload[..], packet_id));
         }
     }
 }

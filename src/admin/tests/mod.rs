@@ -29,10 +29,7 @@ struct Fake {
 
 impl Fake {
     fn new() -> Self {
-        Self {
-            metrics: Some(Metrics::new(2)),
-            ..Self::default()
-        }
+        Self { metrics: Some(Metrics::new(2)), ..Self::default() }
     }
 
     fn bad_requests(&self) -> u64 {
@@ -42,11 +39,7 @@ impl Fake {
 
 fn verdict(reasons: &Mutex<Vec<String>>) -> Result<(), Vec<String>> {
     let reasons = reasons.lock().unwrap().clone();
-    if reasons.is_empty() {
-        Ok(())
-    } else {
-        Err(reasons)
-    }
+    if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
 impl NodeView for Fake {
@@ -94,10 +87,7 @@ impl NodeView for Fake {
     }
     fn fault(&self, action: FaultAction, path: &str) -> Result<(), String> {
         let mut faults = self.faults.lock().unwrap();
-        faults
-            .as_mut()
-            .ok_or(FAULTS_OFF)?
-            .push((action, path.to_owned()));
+        faults.as_mut().ok_or(FAULTS_OFF)?.push((action, path.to_owned()));
         Ok(())
     }
     fn tail(&self) -> Option<Arc<dyn TailSource>> {
@@ -155,24 +145,13 @@ impl TailSource for FakeLog {
         self.first.load(Ordering::Relaxed)
     }
     fn end(&self, topic: &str) -> u64 {
-        self.records
-            .lock()
-            .unwrap()
-            .get(topic)
-            .map_or(0, |all| all.len() as u64)
+        self.records.lock().unwrap().get(topic).map_or(0, |all| all.len() as u64)
     }
     fn committed(&self, group: &str, topic: &str) -> Option<u64> {
-        self.groups
-            .lock()
-            .unwrap()
-            .get(&(group.to_owned(), topic.to_owned()))
-            .copied()
+        self.groups.lock().unwrap().get(&(group.to_owned(), topic.to_owned())).copied()
     }
     fn commit(&self, group: &str, topic: &str, offset: u64) -> Result<(), String> {
-        self.groups
-            .lock()
-            .unwrap()
-            .insert((group.to_owned(), topic.to_owned()), offset);
+        self.groups.lock().unwrap().insert((group.to_owned(), topic.to_owned()), offset);
         Ok(())
     }
     fn changed(&self) -> watch::Receiver<u64> {
@@ -205,11 +184,7 @@ impl Running {
 }
 
 fn options(dir: &Path, limits: AdminLimits) -> AdminOptions {
-    AdminOptions {
-        http: Some(([127, 0, 0, 1], 0).into()),
-        socket: socket_path(dir),
-        limits,
-    }
+    AdminOptions { http: Some(([127, 0, 0, 1], 0).into()), socket: socket_path(dir), limits }
 }
 
 fn eventually(what: &str, condition: impl Fn() -> bool) {

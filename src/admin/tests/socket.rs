@@ -8,9 +8,7 @@ use super::super::wire::{Reply, Request, read_line};
 use super::*;
 
 fn replies(stream: UnixStream) -> Vec<Reply> {
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     BufReader::new(stream)
         .lines()
         .map_while(Result::ok)
@@ -32,19 +30,14 @@ fn a_live_socket_is_left_alone_and_a_stale_one_replaced() {
     let running = Running::start(Fake::new(), AdminLimits::default());
     let path = socket_path(running.dir());
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    let second = AdminServer::start(
-        options(running.dir(), AdminLimits::default()),
-        Arc::new(Fake::new()),
-    );
+    let second =
+        AdminServer::start(options(running.dir(), AdminLimits::default()), Arc::new(Fake::new()));
     let error = second.unwrap_err().to_string();
     assert!(
         error.starts_with("another node answers at") && error.contains("choose another --data-dir"),
         "{error}"
     );
-    assert_eq!(
-        client::status(running.dir()).unwrap().pid,
-        std::process::id()
-    );
+    assert_eq!(client::status(running.dir()).unwrap().pid, std::process::id());
 
     let Running { server, dir, .. } = running;
     server.shutdown();
@@ -60,20 +53,16 @@ fn a_live_socket_is_left_alone_and_a_stale_one_replaced() {
     assert!(path.exists());
     let error = client::status(dir.path()).unwrap_err().to_string();
     assert!(error.starts_with("no node answers at"), "{error}");
-    let server = AdminServer::start(
-        options(dir.path(), AdminLimits::default()),
-        Arc::new(Fake::new()),
-    )
-    .unwrap();
+    let server =
+        AdminServer::start(options(dir.path(), AdminLimits::default()), Arc::new(Fake::new()))
+            .unwrap();
     client::status(dir.path()).unwrap();
 
     // A successor's socket survives the end of the one before it.
     std::fs::remove_file(&path).unwrap();
-    let _successor = AdminServer::start(
-        options(dir.path(), AdminLimits::default()),
-        Arc::new(Fake::new()),
-    )
-    .unwrap();
+    let _successor =
+        AdminServer::start(options(dir.path(), AdminLimits::default()), Arc::new(Fake::new()))
+            .unwrap();
     server.shutdown();
     client::status(dir.path()).unwrap();
 }
@@ -88,9 +77,7 @@ fn what_cannot_be_a_socket_is_a_clear_error() {
     let error = start(dir.path()).unwrap_err().to_string();
     assert!(error.contains("is not a socket: move it away"), "{error}");
     assert_eq!(std::fs::read(socket_path(dir.path())).unwrap(), b"precious");
-    let error = start(&dir.path().join("x".repeat(120)))
-        .unwrap_err()
-        .to_string();
+    let error = start(&dir.path().join("x".repeat(120))).unwrap_err().to_string();
     assert!(error.contains("choose a shorter --data-dir"), "{error}");
     let error = start(&dir.path().join("nowhere")).unwrap_err().to_string();
     assert!(error.contains("cannot be made"), "{error}");
@@ -103,10 +90,8 @@ fn the_tree_is_drawn() {
     assert_eq!(tree.actors, running.node.actors());
     assert_eq!(tree.connections, None);
     let drawn = tree.to_string();
-    let firsts: Vec<&str> = drawn
-        .lines()
-        .map(|line| line.split("  running").next().unwrap().trim())
-        .collect();
+    let firsts: Vec<&str> =
+        drawn.lines().map(|line| line.split("  running").next().unwrap().trim()).collect();
     let expected = [
         "n1",
         "├─ supervisor",
@@ -117,20 +102,7 @@ fn the_tree_is_drawn() {
     assert_eq!(firsts[1..], expected, "{drawn}");
     let line = drawn.lines().last().unwrap();
     let cells: Vec<&str> = line.split_whitespace().skip(2).collect();
-    assert_eq!(
-        cells,
-        [
-            "running",
-            "3",
-            "2",
-            "1234",
-            "1.5",
-            "ms",
-            "panicked:",
-            "boom"
-        ],
-        "{drawn}"
-    );
+    assert_eq!(cells, ["running", "3", "2", "1234", "1.5", "ms", "panicked:", "boom"], "{drawn}");
     assert!(drawn.contains("7 connections"), "{drawn}");
 }
 
@@ -138,14 +110,7 @@ fn the_tree_is_drawn() {
 fn connections_come_in_pages() {
     let running = Running::start(Fake::new(), AdminLimits::default());
     let page = |page, page_size| {
-        client::tree(
-            running.dir(),
-            &TreeRequest {
-                connections: true,
-                page,
-                page_size,
-            },
-        )
+        client::tree(running.dir(), &TreeRequest { connections: true, page, page_size })
     };
     let tree = page(1, 100).unwrap();
     let rows = &tree.connections.as_ref().unwrap().rows;
@@ -154,16 +119,8 @@ fn connections_come_in_pages() {
     let last = page(2, 100).unwrap();
     assert_eq!(last.connections.as_ref().unwrap().rows.len(), 50);
     assert!(!last.to_string().contains("there may be more"));
-    assert!(
-        page(9, 100)
-            .unwrap()
-            .to_string()
-            .contains("no connections on page 10")
-    );
-    assert_eq!(
-        page(0, 0).unwrap_err().to_string(),
-        "page_size is 1 to 1000, not 0"
-    );
+    assert!(page(9, 100).unwrap().to_string().contains("no connections on page 10"));
+    assert_eq!(page(0, 0).unwrap_err().to_string(), "page_size is 1 to 1000, not 0");
     assert!(page(0, usize::MAX).is_err());
 }
 
@@ -173,15 +130,9 @@ fn status_and_faults() {
     running.node.metrics().shards[1].connections.add(12);
     *running.node.not_ready.lock().unwrap() = vec!["listeners are not open".to_owned()];
     let status = client::status(running.dir()).unwrap();
-    assert_eq!(
-        (status.connections, status.http),
-        (12, Some(running.http().to_string()))
-    );
+    assert_eq!((status.connections, status.http), (12, Some(running.http().to_string())));
     let text = client::status(running.dir()).unwrap().to_string();
-    assert!(
-        text.contains("ready          no: listeners are not open"),
-        "{text}"
-    );
+    assert!(text.contains("ready          no: listeners are not open"), "{text}");
 
     let fault = || client::fault(running.dir(), FaultAction::Stall, "storage");
     assert_eq!(
@@ -196,27 +147,13 @@ fn status_and_faults() {
 
 #[test]
 fn bad_requests_are_refused_and_counted() {
-    let running = Running::start(
-        Fake::new(),
-        AdminLimits {
-            max_line: 1_000,
-            ..AdminLimits::default()
-        },
-    );
+    let running =
+        Running::start(Fake::new(), AdminLimits { max_line: 1_000, ..AdminLimits::default() });
     let cases: [(&[u8], &str); 6] = [
         (b"hello\n", "bad request: expected value"),
-        (
-            b"{\"request\":\"reboot\"}\n",
-            "bad request: unknown variant `reboot`",
-        ),
-        (
-            b"{\"request\":\"tree\",\"pages\":3}\n",
-            "bad request: unknown field `pages`",
-        ),
-        (
-            b"{\"request\":\"tail\"}\n",
-            "bad request: missing field `topic`",
-        ),
+        (b"{\"request\":\"reboot\"}\n", "bad request: unknown variant `reboot`"),
+        (b"{\"request\":\"tree\",\"pages\":3}\n", "bad request: unknown field `pages`"),
+        (b"{\"request\":\"tail\"}\n", "bad request: missing field `topic`"),
         (b"\xff\xff\n", "bad request:"),
         (&[b'a'; 5_000], "the request is longer than 1000 bytes"),
     ];
@@ -225,16 +162,9 @@ fn bad_requests_are_refused_and_counted() {
         assert!(error.starts_with(expected), "{error}");
         assert_eq!(running.node.bad_requests(), i as u64 + 1);
     }
-    let tree = TreeRequest {
-        connections: true,
-        page: 2,
-        page_size: 3,
-    };
+    let tree = TreeRequest { connections: true, page: 2, page_size: 3 };
     let sent = serde_json::to_string(&Request::Tree(tree)).unwrap();
-    assert_eq!(
-        sent,
-        r#"{"request":"tree","connections":true,"page":2,"page_size":3}"#
-    );
+    assert_eq!(sent, r#"{"request":"tree","connections":true,"page":2,"page_size":3}"#);
 }
 
 #[test]
@@ -250,10 +180,7 @@ fn silent_clients_are_cut_off_and_too_many_are_refused() {
     let error = client::status(running.dir()).unwrap_err();
     assert!(matches!(error, client::ClientError::Closed), "{error}");
     for stream in silent {
-        assert_eq!(
-            replies(stream),
-            [Reply::Error("no request came in 2s".to_owned())]
-        );
+        assert_eq!(replies(stream), [Reply::Error("no request came in 2s".to_owned())]);
     }
     eventually("a slot is free", || client::status(running.dir()).is_ok());
 }

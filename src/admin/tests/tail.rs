@@ -6,41 +6,23 @@ use std::sync::mpsc;
 use super::*;
 
 fn request(group: Option<&str>, from_start: bool, count: Option<u64>) -> TailRequest {
-    TailRequest {
-        topic: "t".to_owned(),
-        group: group.map(str::to_owned),
-        from_start,
-        count,
-    }
+    TailRequest { topic: "t".to_owned(), group: group.map(str::to_owned), from_start, count }
 }
 
 fn running(log: &Arc<FakeLog>) -> Running {
-    Running::start(
-        Fake {
-            log: Some(log.clone()),
-            ..Fake::new()
-        },
-        AdminLimits::default(),
-    )
+    Running::start(Fake { log: Some(log.clone()), ..Fake::new() }, AdminLimits::default())
 }
 
 /// Lines printed and notes of a tail that ends.
 fn tail(running: &Running, request: &TailRequest) -> (Vec<String>, String) {
     let (mut out, mut notes) = (Vec::new(), Vec::new());
     client::tail(running.dir(), request, &mut out, &mut notes).unwrap();
-    let lines = String::from_utf8(out)
-        .unwrap()
-        .lines()
-        .map(str::to_owned)
-        .collect();
+    let lines = String::from_utf8(out).unwrap().lines().map(str::to_owned).collect();
     (lines, String::from_utf8(notes).unwrap())
 }
 
 fn payloads(lines: &[String]) -> Vec<&str> {
-    lines
-        .iter()
-        .map(|line| line.rsplit('\t').next().unwrap())
-        .collect()
+    lines.iter().map(|line| line.rsplit('\t').next().unwrap()).collect()
 }
 
 #[test]
@@ -49,28 +31,16 @@ fn a_record_is_one_line() {
     log.append("t", "grün".as_bytes());
     log.append("t", b"a\nb\t\x1b[2J\xff\\ \xe2\x80\xae");
     let (lines, notes) = tail(&running(&log), &request(None, true, Some(2)));
-    assert_eq!(
-        lines[0],
-        "0\t2023-11-14T22:13:20.123Z\t42\tdevice/42/thermo\tgrün"
-    );
+    assert_eq!(lines[0], "0\t2023-11-14T22:13:20.123Z\t42\tdevice/42/thermo\tgrün");
     assert_eq!(
         lines[1],
         "1\t2023-11-14T22:13:20.123Z\t42\tdevice/42/thermo\ta\\nb\\t\\u{1b}[2J\\xff\\\\ \\u{202e}"
     );
     assert_eq!(notes, "");
-    let odd = TailRow {
-        key: None,
-        timestamp_ms: i64::MAX,
-        ..TailRow::default()
-    };
+    let odd = TailRow { key: None, timestamp_ms: i64::MAX, ..TailRow::default() };
     assert_eq!(render::record(&odd), format!("0\t{}ms\t-\t\t", i64::MAX));
     assert_eq!(
-        render::record(&TailRow {
-            key: Some(b"-".to_vec()),
-            ..odd
-        })
-        .split('\t')
-        .nth(2),
+        render::record(&TailRow { key: Some(b"-".to_vec()), ..odd }).split('\t').nth(2),
         Some("\\x2d")
     );
 }
@@ -109,12 +79,7 @@ fn a_tail_follows_and_ends_with_its_output() {
     std::thread::scope(|scope| {
         let dir = running.dir();
         let tail = scope.spawn(move || {
-            client::tail(
-                dir,
-                &request(None, false, None),
-                &mut Pipe(out),
-                &mut Pipe(notes),
-            )
+            client::tail(dir, &request(None, false, None), &mut Pipe(out), &mut Pipe(notes))
         });
         let wait = Duration::from_secs(20);
         let note = noted.recv_timeout(wait).unwrap();
@@ -129,9 +94,7 @@ fn a_tail_follows_and_ends_with_its_output() {
         log.append("t", b"nobody reads this");
         tail.join().unwrap().unwrap();
     });
-    eventually("the node's end of the tail is gone", || {
-        log.changed.receiver_count() == 0
-    });
+    eventually("the node's end of the tail is gone", || log.changed.receiver_count() == 0);
 }
 
 #[test]
@@ -139,9 +102,7 @@ fn a_client_that_goes_away_ends_its_tail() {
     let log = FakeLog::new();
     let running = running(&log);
     let mut stream = std::os::unix::net::UnixStream::connect(socket_path(running.dir())).unwrap();
-    stream
-        .write_all(b"{\"request\":\"tail\",\"topic\":\"t\"}\n")
-        .unwrap();
+    stream.write_all(b"{\"request\":\"tail\",\"topic\":\"t\"}\n").unwrap();
     eventually("the tail runs", || log.changed.receiver_count() == 1);
     drop(stream);
     eventually("the tail is gone", || log.changed.receiver_count() == 0);
@@ -167,10 +128,7 @@ fn a_group_goes_on_where_it_printed() {
     assert_eq!(payloads(&tail(&running, &group(2)).0), ["3", "4"]);
     assert_eq!(log.committed("g", "t"), Some(5));
     // Another group is not touched, and begins where the first record is.
-    assert_eq!(
-        payloads(&tail(&running, &request(Some("h"), true, Some(1))).0),
-        ["before"]
-    );
+    assert_eq!(payloads(&tail(&running, &request(Some("h"), true, Some(1))).0), ["before"]);
 }
 
 #[test]
@@ -179,18 +137,11 @@ fn a_new_group_misses_nothing_after_its_first_start() {
     log.append("t", b"old");
     let running = running(&log);
     let mut stream = std::os::unix::net::UnixStream::connect(socket_path(running.dir())).unwrap();
-    stream
-        .write_all(b"{\"request\":\"tail\",\"topic\":\"t\",\"group\":\"g\"}\n")
-        .unwrap();
-    eventually("its start is committed", || {
-        log.committed("g", "t") == Some(1)
-    });
+    stream.write_all(b"{\"request\":\"tail\",\"topic\":\"t\",\"group\":\"g\"}\n").unwrap();
+    eventually("its start is committed", || log.committed("g", "t") == Some(1));
     drop(stream);
     log.append("t", b"between");
-    assert_eq!(
-        payloads(&tail(&running, &request(Some("g"), false, Some(1))).0),
-        ["between"]
-    );
+    assert_eq!(payloads(&tail(&running, &request(Some("g"), false, Some(1))).0), ["between"]);
 }
 
 #[test]
@@ -216,47 +167,24 @@ fn what_retention_took_is_said() {
 #[test]
 fn no_log_too_many_tails_and_nonsense_are_clear_errors() {
     let none = Running::start(Fake::new(), AdminLimits::default());
-    let error = client::tail(
-        none.dir(),
-        &request(None, true, Some(1)),
-        &mut Vec::new(),
-        &mut Vec::new(),
-    )
-    .unwrap_err();
-    assert!(
-        error.to_string().contains("this node has no embedded log"),
-        "{error}"
-    );
+    let error =
+        client::tail(none.dir(), &request(None, true, Some(1)), &mut Vec::new(), &mut Vec::new())
+            .unwrap_err();
+    assert!(error.to_string().contains("this node has no embedded log"), "{error}");
     assert!(error.to_string().contains("kcat"), "{error}");
 
     let log = FakeLog::new();
-    let limits = AdminLimits {
-        tails: 1,
-        ..AdminLimits::default()
-    };
-    let running = Running::start(
-        Fake {
-            log: Some(log.clone()),
-            ..Fake::new()
-        },
-        limits,
-    );
+    let limits = AdminLimits { tails: 1, ..AdminLimits::default() };
+    let running = Running::start(Fake { log: Some(log.clone()), ..Fake::new() }, limits);
     let error = client::tail(
         running.dir(),
         &request(None, true, Some(0)),
         &mut Vec::new(),
         &mut Vec::new(),
     );
-    assert!(
-        error
-            .unwrap_err()
-            .to_string()
-            .contains("must not be empty or 0")
-    );
+    assert!(error.unwrap_err().to_string().contains("must not be empty or 0"));
     let mut stream = std::os::unix::net::UnixStream::connect(socket_path(running.dir())).unwrap();
-    stream
-        .write_all(b"{\"request\":\"tail\",\"topic\":\"t\"}\n")
-        .unwrap();
+    stream.write_all(b"{\"request\":\"tail\",\"topic\":\"t\"}\n").unwrap();
     eventually("the tail runs", || log.changed.receiver_count() == 1);
     let error = client::tail(
         running.dir(),
@@ -264,11 +192,6 @@ fn no_log_too_many_tails_and_nonsense_are_clear_errors() {
         &mut Vec::new(),
         &mut Vec::new(),
     );
-    assert!(
-        error
-            .unwrap_err()
-            .to_string()
-            .starts_with("1 tails are running already")
-    );
+    assert!(error.unwrap_err().to_string().starts_with("1 tails are running already"));
     client::status(running.dir()).unwrap();
 }

@@ -6,11 +6,7 @@ use super::super::suite;
 use super::*;
 
 fn options() -> LogOptions {
-    LogOptions {
-        cache_size: 1 << 20,
-        batch_max_records: 100,
-        ..LogOptions::default()
-    }
+    LogOptions { cache_size: 1 << 20, batch_max_records: 100, ..LogOptions::default() }
 }
 
 /// A log whose reports are collected.
@@ -23,10 +19,7 @@ fn open(dir: &Path, options: LogOptions) -> (Arc<EmbeddedLog>, Arc<Mutex<Vec<Rep
 }
 
 fn record(topic: &str, id: u64) -> LogRecord {
-    LogRecord {
-        id,
-        ..suite::record(topic, id)
-    }
+    LogRecord { id, ..suite::record(topic, id) }
 }
 
 fn append(log: &EmbeddedLog, records: Vec<LogRecord>) {
@@ -46,37 +39,21 @@ fn keeps_order_and_offsets_over_restarts() {
         let from = round * 500;
         append(
             &log,
-            (from..from + 500)
-                .flat_map(|id| [record("a", id), record("b", id)])
-                .collect(),
+            (from..from + 500).flat_map(|id| [record("a", id), record("b", id)]).collect(),
         );
         let ids: Vec<_> = reports.lock().iter().map(|report| report.id).collect();
-        assert_eq!(
-            ids,
-            (from..from + 500)
-                .flat_map(|id| [id, id])
-                .collect::<Vec<_>>()
-        );
+        assert_eq!(ids, (from..from + 500).flat_map(|id| [id, id]).collect::<Vec<_>>());
         assert!(reports.lock().iter().all(|report| report.result.is_ok()));
         for topic in ["a", "b"] {
             assert_eq!(
-                (
-                    log.first_offset(topic).unwrap(),
-                    log.end_offset(topic).unwrap()
-                ),
+                (log.first_offset(topic).unwrap(), log.end_offset(topic).unwrap()),
                 (Some(0), Some(from + 500))
             );
             let mut next = 0;
             while next < from + 500 {
                 for (offset, found) in log.read(topic, next, 77, usize::MAX).unwrap() {
                     assert_eq!(offset, next);
-                    assert_eq!(
-                        found,
-                        LogRecord {
-                            id: 0,
-                            ..suite::record(topic, next)
-                        }
-                    );
+                    assert_eq!(found, LogRecord { id: 0, ..suite::record(topic, next) });
                     next += 1;
                 }
             }
@@ -95,10 +72,7 @@ fn groups_and_tails() {
     let mut changes = log.subscribe();
     changes.mark_unchanged();
     append(&log, vec![record("a", 0)]);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let changed = async { tokio::time::timeout(Duration::from_secs(20), changes.changed()).await };
     runtime.block_on(changed).unwrap().unwrap();
     assert_eq!(log.committed("g", "a").unwrap(), None);
@@ -108,46 +82,19 @@ fn groups_and_tails() {
     drop(log);
     let (log, _reports) = open(dir.path(), options());
     assert_eq!(
-        (
-            log.committed("g", "a").unwrap(),
-            log.committed("g", "b").unwrap()
-        ),
+        (log.committed("g", "a").unwrap(), log.committed("g", "b").unwrap()),
         (Some(1), Some(7))
     );
-    assert_eq!(
-        log.topics().unwrap(),
-        [TopicInfo {
-            name: "a".into(),
-            first: 0,
-            end: 1
-        }]
-    );
+    assert_eq!(log.topics().unwrap(), [TopicInfo { name: "a".into(), first: 0, end: 1 }]);
 }
 
 #[test]
 fn a_topic_too_many_is_refused_and_the_rest_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, reports) = open(
-        dir.path(),
-        LogOptions {
-            max_topics: 2,
-            ..options()
-        },
-    );
-    append(
-        &log,
-        vec![
-            record("a", 0),
-            record("b", 1),
-            record("c", 2),
-            record("a", 3),
-        ],
-    );
-    let refused: Vec<_> = reports
-        .lock()
-        .iter()
-        .map(|r| matches!(r.result, Err(LogError::Refused(_))))
-        .collect();
+    let (log, reports) = open(dir.path(), LogOptions { max_topics: 2, ..options() });
+    append(&log, vec![record("a", 0), record("b", 1), record("c", 2), record("a", 3)]);
+    let refused: Vec<_> =
+        reports.lock().iter().map(|r| matches!(r.result, Err(LogError::Refused(_)))).collect();
     assert_eq!(refused, [false, false, true, false]);
     assert_eq!(offsets(&log.read("a", 0, 9, 9999).unwrap()), [0, 1]);
     assert_eq!(log.topics().unwrap().len(), 2);
@@ -157,13 +104,8 @@ fn a_topic_too_many_is_refused_and_the_rest_is_kept() {
 fn what_does_not_fit_is_given_back_and_every_record_is_reported_once() {
     let dir = tempfile::tempdir().unwrap();
     let cost = record("a", 1).cost();
-    let (log, reports) = open(
-        dir.path(),
-        LogOptions {
-            max_pending_bytes: 50 * cost + cost / 2,
-            ..options()
-        },
-    );
+    let (log, reports) =
+        open(dir.path(), LogOptions { max_pending_bytes: 50 * cost + cost / 2, ..options() });
     let mut rest: Vec<_> = (0..2000).map(|_| record("a", 1)).collect();
     for (id, record) in rest.iter_mut().enumerate() {
         record.id = id as u64;
@@ -189,31 +131,17 @@ fn what_does_not_fit_is_given_back_and_every_record_is_reported_once() {
     }
     assert!(counts.len() == 2000 && counts.values().all(|count| *count == 1));
     assert_eq!(log.end_offset("a").unwrap(), Some(stored));
-    assert!(
-        log.describe().contains("0 records outstanding"),
-        "{}",
-        log.describe()
-    );
+    assert!(log.describe().contains("0 records outstanding"), "{}", log.describe());
     // Something larger than the bound is taken when nothing else is there.
-    let large = LogRecord {
-        payload: vec![7; 100 * cost].into(),
-        ..record("a", 9)
-    };
+    let large = LogRecord { payload: vec![7; 100 * cost].into(), ..record("a", 9) };
     append(&log, vec![large.clone()]);
-    assert_eq!(
-        log.read("a", stored, 1, 1).unwrap()[0].1.payload,
-        large.payload
-    );
+    assert_eq!(log.read("a", stored, 1, 1).unwrap()[0].1.payload, large.payload);
 }
 
 #[test]
 fn the_oldest_segment_goes_past_the_byte_bound_and_offsets_go_on() {
     let dir = tempfile::tempdir().unwrap();
-    let options = LogOptions {
-        retention_bytes: 40_000,
-        segment_bytes: 10_000,
-        ..options()
-    };
+    let options = LogOptions { retention_bytes: 40_000, segment_bytes: 10_000, ..options() };
     let segments = Segments::open(dir.path(), "n1", &options, 1000).unwrap();
     let write = |segments: &Segments, topic: &str, from: u64| {
         let records: Vec<_> = (from..from + 20).map(|id| record(topic, id)).collect();
@@ -226,26 +154,13 @@ fn the_oldest_segment_goes_past_the_byte_bound_and_offsets_go_on() {
     }
     let check = |segments: &Segments| {
         let topic = segments.topic("a").unwrap();
-        assert!(
-            topic.end == 2000 && topic.first > 1000 && topic.first < 1900,
-            "{topic:?}"
-        );
+        assert!(topic.end == 2000 && topic.first > 1000 && topic.first < 1900, "{topic:?}");
         let found = segments.read("a", 0, 9999, usize::MAX).unwrap();
         assert_eq!(offsets(&found), (topic.first..2000).collect::<Vec<_>>());
-        assert_eq!(
-            found[0].1,
-            LogRecord {
-                id: 0,
-                ..suite::record("a", topic.first)
-            }
-        );
+        assert_eq!(found[0].1, LogRecord { id: 0, ..suite::record("a", topic.first) });
         assert_eq!(
             segments.topic("once").unwrap(),
-            TopicInfo {
-                name: "once".into(),
-                first: 20,
-                end: 20
-            }
+            TopicInfo { name: "once".into(), first: 20, end: 20 }
         );
     };
     check(&segments);
@@ -262,10 +177,7 @@ fn the_oldest_segment_goes_past_the_byte_bound_and_offsets_go_on() {
 #[test]
 fn records_past_their_age_go_also_in_an_idle_log() {
     let dir = tempfile::tempdir().unwrap();
-    let options = LogOptions {
-        retention_age: Duration::from_secs(80),
-        ..options()
-    };
+    let options = LogOptions { retention_age: Duration::from_secs(80), ..options() };
     let segments = Segments::open(dir.path(), "n1", &options, 0).unwrap();
     let mut now = 0;
     let mut tick = |segments: &Segments, ms: u64| {
@@ -284,12 +196,5 @@ fn records_past_their_age_go_also_in_an_idle_log() {
     let first = segments.topic("a").unwrap().first;
     assert!((13..=16).contains(&first), "{first}");
     tick(&segments, 200_000);
-    assert_eq!(
-        segments.topic("a").unwrap(),
-        TopicInfo {
-            name: "a".into(),
-            first: 20,
-            end: 20
-        }
-    );
+    assert_eq!(segments.topic("a").unwrap(), TopicInfo { name: "a".into(), first: 20, end: 20 });
 }

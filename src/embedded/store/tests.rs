@@ -6,11 +6,7 @@ use super::super::suite;
 use super::*;
 
 fn options(bucket_entries: u64) -> StoreOptions {
-    StoreOptions {
-        bucket_entries,
-        cache_size: 1 << 20,
-        ..StoreOptions::default()
-    }
+    StoreOptions { bucket_entries, cache_size: 1 << 20, ..StoreOptions::default() }
 }
 
 fn open(dir: &Path) -> Arc<EmbeddedStore> {
@@ -33,14 +29,7 @@ fn passes_the_suite() {
 }
 
 fn buckets(store: &EmbeddedStore) -> usize {
-    store
-        .shared
-        .engine
-        .read()
-        .as_ref()
-        .unwrap()
-        .outbox
-        .bucket_count()
+    store.shared.engine.read().as_ref().unwrap().outbox.bucket_count()
 }
 
 #[test]
@@ -57,27 +46,11 @@ fn buckets_go_whole_once_the_cursor_passed_them() {
     };
     put(0..300);
     assert_eq!(buckets(&store), 5);
-    suite::write(
-        &as_trait,
-        vec![StoreOp::MoveCursor {
-            lane: 1,
-            position: 127,
-        }],
-    );
+    suite::write(&as_trait, vec![StoreOp::MoveCursor { lane: 1, position: 127 }]);
     assert_eq!(buckets(&store), 4);
-    suite::write(
-        &as_trait,
-        vec![StoreOp::MoveCursor {
-            lane: 1,
-            position: 128,
-        }],
-    );
+    suite::write(&as_trait, vec![StoreOp::MoveCursor { lane: 1, position: 128 }]);
     assert_eq!(buckets(&store), 3);
-    assert!(
-        store.describe().contains("3 outbox buckets"),
-        "{}",
-        store.describe()
-    );
+    assert!(store.describe().contains("3 outbox buckets"), "{}", store.describe());
     // A write repeated after its bucket is gone does not bring it back.
     put(0..64);
     assert_eq!(buckets(&store), 3);
@@ -99,12 +72,7 @@ fn deleted_sessions_are_swept_also_after_a_crash() {
     // A queue without its session is what a crash in the middle of a deletion leaves.
     suite::write(
         &store,
-        (0..3500)
-            .map(|s| StoreOp::PutQueued {
-                id: 4,
-                entry: entry(s),
-            })
-            .collect(),
+        (0..3500).map(|s| StoreOp::PutQueued { id: 4, entry: entry(s) }).collect(),
     );
     drop(store);
     let store = open(dir.path());
@@ -129,9 +97,7 @@ fn refuses_at_open_what_it_must() {
     let store = open(&path);
     suite::write(
         &(store.clone() as Arc<dyn SessionStore>),
-        vec![StoreOp::PutRetained {
-            message: suite::message("topic", &"x".repeat(5000), true),
-        }],
+        vec![StoreOp::PutRetained { message: suite::message("topic", &"x".repeat(5000), true) }],
     );
     let error = |result: Result<Arc<EmbeddedStore>, OpenError>| result.err().unwrap();
     assert!(matches!(
@@ -140,10 +106,7 @@ fn refuses_at_open_what_it_must() {
     ));
     drop(store);
     let other = error(EmbeddedStore::open(&path, "n2", options(64)));
-    assert!(
-        matches!(&other, OpenError::OtherNode { found, .. } if found == "n1"),
-        "{other}"
-    );
+    assert!(matches!(&other, OpenError::OtherNode { found, .. } if found == "n1"), "{other}");
 
     let blocked = dir.path().join("file");
     fs::write(&blocked, "").unwrap();
@@ -160,17 +123,7 @@ fn refuses_at_open_what_it_must() {
     let ours = fs::read_to_string(&identity).unwrap();
     fs::write(&identity, r#"{"format":99,"shape":"unknown"}"#).unwrap();
     let newer = error(EmbeddedStore::open(&path, "n1", options(64)));
-    assert!(
-        matches!(
-            newer,
-            OpenError::Newer {
-                found: 99,
-                supported: 1,
-                ..
-            }
-        ),
-        "{newer}"
-    );
+    assert!(matches!(newer, OpenError::Newer { found: 99, supported: 1, .. }), "{newer}");
     fs::remove_file(&identity).unwrap();
     assert!(matches!(
         error(EmbeddedStore::open(&path, "n1", options(64))),
@@ -181,12 +134,7 @@ fn refuses_at_open_what_it_must() {
 
     // A bit flipped with valid batches behind it is damage.
     let store: Arc<dyn SessionStore> = open(&path);
-    suite::write(
-        &store,
-        vec![StoreOp::DeleteRetained {
-            topic: "other".into(),
-        }],
-    );
+    suite::write(&store, vec![StoreOp::DeleteRetained { topic: "other".into() }]);
     drop(store);
     flip_bit(&path);
     let damaged = error(EmbeddedStore::open(&path, "n1", options(64)));
@@ -216,16 +164,8 @@ fn a_last_batch_torn_by_a_power_cut_is_cut_off() {
     for _ in 0..2 {
         let store: Arc<dyn SessionStore> = open(dir.path());
         let found = suite::wait(store.retained());
-        assert_eq!(
-            found.iter().map(|m| &*m.topic).collect::<Vec<_>>(),
-            ["kept"]
-        );
-        suite::write(
-            &store,
-            vec![StoreOp::DeleteRetained {
-                topic: "never".into(),
-            }],
-        );
+        assert_eq!(found.iter().map(|m| &*m.topic).collect::<Vec<_>>(), ["kept"]);
+        suite::write(&store, vec![StoreOp::DeleteRetained { topic: "never".into() }]);
     }
 }
 
@@ -247,35 +187,18 @@ fn a_first_start_that_died_is_no_damage() {
 fn what_follows_a_failure_fails_until_the_failure_is_seen() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let retained = || {
-        Arc::new(vec![StoreOp::PutRetained {
-            message: suite::message("t", "p", true),
-        }])
-    };
-    let block = |future| {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(future)
-    };
+    let retained =
+        || Arc::new(vec![StoreOp::PutRetained { message: suite::message("t", "p", true) }]);
+    let block =
+        |future| tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future);
     store.shared.gate.failed(1);
     let (reply, answer) = oneshot::channel();
-    store
-        .shared
-        .gate
-        .answer(reply, StoreError::Unavailable("made up".into()));
-    let first = Pending {
-        shared: store.shared.clone(),
-        answer,
-        done: false,
-    };
+    store.shared.gate.answer(reply, StoreError::Unavailable("made up".into()));
+    let first = Pending { shared: store.shared.clone(), answer, done: false };
     let second = store.write(retained());
     let third = store.write(retained());
     assert!(block(Box::pin(first.wait()) as StoreFuture<()>).is_err());
-    assert!(
-        block(store.write(retained())).is_err(),
-        "the second is not seen yet"
-    );
+    assert!(block(store.write(retained())).is_err(), "the second is not seen yet");
     assert!(block(second).is_err());
     drop(third);
     assert!(block(store.write(retained())).is_ok());
