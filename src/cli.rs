@@ -67,6 +67,8 @@ pub enum Command {
     Tail(TailArgs),
     /// Print the actor tree of a running node
     Tree(TreeArgs),
+    /// Print a running node's state in a few figures
+    Status,
     /// Make an actor of a running node panic, stall or fail (needs debug.faults)
     #[command(hide = true)]
     Fault {

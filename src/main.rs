@@ -40,6 +40,9 @@ fn main() -> ExitCode {
                 writeln!(out, "{}", admin::client::tree(dir, &request)?).map_err(Into::into)
             })
         }
+        Some(Command::Status) => {
+            ask(&cli, |dir| write!(out, "{}", admin::client::status(dir)?).map_err(Into::into))
+        }
         Some(Command::Tail(args)) => {
             let request = TailRequest {
                 topic: args.topic.clone(),

@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 
 use crate::connection;
 use crate::inbox::Work;
-use crate::metrics::CloseReason;
 use crate::shard::Shard;
 use crate::shared::{ConnectionInfo, ManagerWork};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
@@ -160,10 +159,5 @@ impl Shard {
             queued,
             output_bytes: conn.out.borrow().len(),
         }
-    }
-
-    /// A socket that is refused before it has an actor.
-    pub fn refuse_socket(&self, reason: CloseReason) {
-        self.metrics.close(reason);
     }
 }

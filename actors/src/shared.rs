@@ -20,6 +20,8 @@ use crate::metrics::Metrics;
 use crate::ports::{LogRecord, QueueEntry, SessionId, StoreOp};
 use crate::settings::Settings;
 use crate::shard::RemoteBatch;
+/// What a test can make a connection actor do: the same as any other actor.
+pub use crate::supervision::Fault as ConnectionFault;
 
 /// Who is subscribed: a session by its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -131,17 +133,6 @@ pub struct ConnectionInfo {
     pub queued: usize,
     /// Bytes waiting in its outgoing buffer.
     pub output_bytes: usize,
-}
-
-/// A fault that a test asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectionFault {
-    /// The actor panics at its next event.
-    Panic,
-    /// It waits for ever.
-    Stall,
-    /// It fails.
-    Fail,
 }
 
 /// Work for a ConnectionManager.

@@ -27,7 +27,7 @@ use crate::ports::{Lanes, MessageLog, SessionStore, StoreError, StoredSession, S
 use crate::router::TopicRouter;
 use crate::settings::Settings;
 use crate::shard::{Origin, Shard};
-use crate::shared::{ConnectionFault, ConnectionInfo, ManagerWork, Shared, StorageWork};
+use crate::shared::{ConnectionInfo, ManagerWork, Shared, StorageWork};
 use crate::storage::{self, StorageActor, StorageBook, StorageParts};
 use crate::supervision::{
     ActorCell, Child, Fault, Registry, Supervisor, SupervisorHandle, Watchdog,
@@ -80,6 +80,17 @@ async fn read(store: &Arc<dyn SessionStore>) -> Result<Found, StoreError> {
     })
 }
 
+/// Why a tree did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What stands in the store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The operating system gives no thread.
+    #[error("no thread can be started: {0}")]
+    Thread(io::Error),
+}
+
 /// A running tree.
 pub struct ActorSystem {
     /// What the actors share.
@@ -98,7 +109,7 @@ impl ActorSystem {
     ///
     /// # Errors
     /// The store cannot be read, or there is no thread to be had.
-    pub async fn start(parts: Parts) -> Result<Self, StoreError> {
+    pub async fn start(parts: Parts) -> Result<Self, StartError> {
         let found = read(&parts.store).await?;
         let settings = Arc::clone(&parts.settings);
         let shared = make_shared(&settings, &found);
@@ -109,7 +120,7 @@ impl ActorSystem {
             Arc::clone(&shared.metrics),
             Box::new(move |why| failure(why)),
         )
-        .map_err(no_thread)?;
+        .map_err(StartError::Thread)?;
         let cell = ActorCell::new("supervisor", "Supervisor").shared();
         registry.add(Arc::clone(&cell));
         let failure = Arc::clone(&parts.on_failure);
@@ -314,11 +325,6 @@ impl ActorSystem {
         let Some(client_id) = path.strip_prefix("connection/") else {
             return registry.arm_fault(path, fault);
         };
-        let fault = match fault {
-            Fault::Panic => ConnectionFault::Panic,
-            Fault::Stall => ConnectionFault::Stall,
-            Fault::Fail => ConnectionFault::Fail,
-        };
         let work = ManagerWork::Fault { client_id: client_id.to_owned(), fault };
         shared.managers[usize::from(shared.home(client_id))].push(work, 64);
         Ok(())
@@ -423,10 +429,6 @@ fn with_shard<T>(build: impl FnOnce(&Rc<Shard>) -> T) -> T {
         #[allow(clippy::unreachable)]
         None => unreachable!("a worker's actor is built on its worker"),
     }
-}
-
-fn no_thread(error: io::Error) -> StoreError {
-    StoreError::Unusable(format!("no thread can be started: {error}"))
 }
 
 /// What the actors of an empty node share.

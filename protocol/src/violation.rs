@@ -7,7 +7,7 @@
 //! Not here, because no server can see them: a retransmission without DUP ([MQTT-3.3.1-1]), a
 //! packet identifier in a QoS 0 PUBLISH ([MQTT-2.3.1-5], it reads as payload), fields in another
 //! order ([MQTT-3.1.3-1]). Acknowledgements out of order ([MQTT-4.6.0-2] to [MQTT-4.6.0-4]) are
-//! tolerated: each names its message.
+//! tolerated: each names its message; so are those for which nothing is in flight.
 
 /// Defines the enum with message, clause and list from one table, so that they cannot disagree.
 macro_rules! violations {
@@ -89,6 +89,7 @@ violations! {
     ReservedPacketType = "section 2.2.1", "the packet type is reserved";
     ServerOnlyPacket = "section 2.2.1", "only a server sends this packet type";
     MalformedRemainingLength = "section 2.2.3", "the Remaining Length has more than four bytes";
+    WrongAcknowledgement = "section 4.3", "the acknowledgement is not what the message in flight waits for";
     BodyTooShort = "section 2.2.3", "the packet is shorter than its fields";
     TrailingBytes = "section 2.2.3", "the packet is longer than its fields";
     PacketTooLarge = "limits.max_packet_size", "the packet is larger than the broker takes";

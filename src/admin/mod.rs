@@ -52,21 +52,22 @@ pub struct AdminOptions {
 /// What a peer of the admin endpoints can use up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminLimits {
-    /// HTTP connections at a time; one more is closed at once.
+    /// `admin.max_connections`: HTTP connections at a time; one more is closed at once.
     pub http_connections: usize,
-    /// Bytes of an HTTP request's header; at least 8 KiB.
+    /// `admin.max_header_size`: bytes of an HTTP request's header; at least 8 KiB.
     pub http_header_bytes: usize,
-    /// From accept to the end of the header.
+    /// `admin.header_timeout`: from accept to the end of the header.
     pub http_header_timeout: Duration,
-    /// From accept to the end of the answer.
+    /// `admin.timeout`: from accept to the end of the answer.
     pub http_timeout: Duration,
-    /// Connections of the admin socket at a time; one more is closed at once.
+    /// `admin.max_socket_connections` at a time; one more is closed at once.
     pub socket_connections: usize,
-    /// Of these, tails.
+    /// `admin.max_tails`: of these, tails.
     pub tails: usize,
-    /// Bytes of a request line on the admin socket.
+    /// `admin.max_request_size`: bytes of a request line on the admin socket.
     pub max_line: usize,
-    /// From accept to the request, and from there to the end of the answer of all but a tail.
+    /// `admin.request_timeout`: from accept to the request, and from there to the end of the answer
+    /// of all but a tail.
     pub request_timeout: Duration,
 }
 

@@ -41,7 +41,8 @@ pub(super) fn bind(path: &Path) -> io::Result<StdListener> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => {
-            return Err(fail(error, format!("the admin socket {shown} cannot be looked at")));
+            let what = format!("the admin socket {shown} cannot be looked at: {error}");
+            return Err(fail(error, what));
         }
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(

@@ -18,8 +18,10 @@ use super::error::{ConfigErrors, Origin};
 use super::keys::{KEYS, PROPERTIES, parse_address};
 use super::source::Effective;
 use super::value::Value;
-use super::{Config, EmbeddedLogConfig, ListenerConfig, StoreConfig, SyncPolicy};
+use super::{Config, ListenerConfig};
 use super::{properties, routes};
+use crate::admin::AdminLimits;
+use crate::embedded::{LogOptions, StoreOptions, SyncPolicy};
 use crate::kafka::KafkaOptions;
 
 /// Reads values by path; what is amiss with the table itself is an error too, not a panic.
@@ -152,15 +154,23 @@ pub(super) fn build(
         ["listener.address", "admin.address"],
         "listener.address and admin.address are the same: give one of them another port",
     );
-    let store = StoreConfig {
+    let admin_limits = admin_limits(&mut r);
+    let store = StoreOptions {
         sync,
         cache_size: r.number("storage.cache_size"),
         journal_max_size: r.number("storage.journal_max_size"),
+        ..StoreOptions::default()
     };
-    let embedded_log = EmbeddedLogConfig {
+    let embedded_log = LogOptions {
         sync,
-        retention: r.time("log.retention"),
+        cache_size: r.number("log.cache_size"),
+        journal_max_size: r.number("log.journal_max_size"),
+        max_pending_bytes: log.max_pending_bytes,
+        batch_max_records: r.number("log.batch_max_records"),
+        batch_max_bytes: r.number("log.batch_max_bytes"),
+        retention_age: r.time("log.retention"),
         retention_bytes: r.number("log.retention_bytes"),
+        segment_bytes: r.number("log.segment_size"),
         max_topics: r.number("log.max_topics"),
     };
     let node_id: Arc<str> = r.text("node.id").into();
@@ -190,7 +200,19 @@ pub(super) fn build(
         sys_interval,
         faults,
     };
-    Ok((Config { settings, data_dir, listener, admin, store, log: embedded_log, kafka }, read))
+    Ok((
+        Config {
+            settings,
+            data_dir,
+            listener,
+            admin,
+            admin_limits,
+            store,
+            log: embedded_log,
+            kafka,
+        },
+        read,
+    ))
 }
 
 /// What this version does not have yet.
@@ -227,6 +249,26 @@ fn acks_without_log(r: &mut Reader<'_>, default: AckLevel) {
         ["route_default.ack", "log.kind"],
         "route_default.ack = \"kafka\" needs a log, and log.kind is \"none\": use \"stored\" or another log.kind",
     );
+}
+
+fn admin_limits(r: &mut Reader<'_>) -> AdminLimits {
+    let [connections, tails] = ["admin.max_socket_connections", "admin.max_tails"];
+    let (socket_connections, max_tails): (usize, usize) = (r.number(connections), r.number(tails));
+    r.cross(
+        max_tails < socket_connections,
+        [tails, connections],
+        "admin.max_tails must be below admin.max_socket_connections, so that `broker tree` finds room beside them",
+    );
+    AdminLimits {
+        http_connections: r.number("admin.max_connections"),
+        http_header_bytes: r.number("admin.max_header_size"),
+        http_header_timeout: r.time("admin.header_timeout"),
+        http_timeout: r.time("admin.timeout"),
+        socket_connections,
+        tails: max_tails,
+        max_line: r.number("admin.max_request_size"),
+        request_timeout: r.time("admin.request_timeout"),
+    }
 }
 
 fn limits(r: &mut Reader<'_>) -> Limits {

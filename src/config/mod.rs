@@ -24,10 +24,11 @@ mod value;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use hydrant_actors::settings::Settings;
 
+use crate::admin::AdminLimits;
+use crate::embedded::{LogOptions, StoreOptions};
 use crate::kafka::KafkaOptions;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use print::shipped;
@@ -45,10 +46,12 @@ pub struct Config {
     pub listener: ListenerConfig,
     /// `admin.address`; `None` when `admin.enabled` is false.
     pub admin: Option<SocketAddr>,
+    /// What a peer of the admin endpoints can use up; the rest of `[admin]`.
+    pub admin_limits: AdminLimits,
     /// The embedded store's part of `[storage]`.
-    pub store: StoreConfig,
+    pub store: StoreOptions,
     /// The embedded log's part of `[log]`.
-    pub log: EmbeddedLogConfig,
+    pub log: LogOptions,
     /// `[kafka]`; `Some` exactly when `log.kind` is "kafka".
     pub kafka: Option<KafkaOptions>,
 }
@@ -66,39 +69,6 @@ pub struct ListenerConfig {
     pub receive_buffer: Option<usize>,
     /// `listener.nodelay`: TCP_NODELAY.
     pub nodelay: bool,
-}
-
-/// When written data is synced to disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SyncPolicy {
-    /// fsync before the batch is acknowledged.
-    Always,
-    /// The kernel decides: survives a crash of the process, not of the machine.
-    Never,
-}
-
-/// The embedded store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoreConfig {
-    /// `storage.sync`.
-    pub sync: SyncPolicy,
-    /// `storage.cache_size`: bytes of block cache.
-    pub cache_size: u64,
-    /// `storage.journal_max_size`: bytes of journals on disk.
-    pub journal_max_size: u64,
-}
-
-/// The embedded log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EmbeddedLogConfig {
-    /// `storage.sync`: one policy for both.
-    pub sync: SyncPolicy,
-    /// `log.retention`: age; zero keeps records whatever their age.
-    pub retention: Duration,
-    /// `log.retention_bytes`.
-    pub retention_bytes: u64,
-    /// `log.max_topics`: topics made on first use, at most.
-    pub max_topics: usize,
 }
 
 /// A checked configuration and where each of its values came from.

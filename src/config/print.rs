@@ -166,6 +166,7 @@ mod tests {
         let settings = |loaded: &Loaded| format!("{:?}", loaded.config.settings);
         assert_eq!(settings(&file), settings(&built_in));
         assert_eq!(file.config.listener, built_in.config.listener);
+        assert_eq!(file.config.admin_limits, built_in.config.admin_limits);
         assert_eq!(file.config.store, built_in.config.store);
         assert_eq!(file.config.log, built_in.config.log);
     }

@@ -9,6 +9,7 @@ use hydrant_protocol::AckLevel;
 
 use super::keys::KEYS;
 use super::*;
+use crate::embedded::SyncPolicy;
 
 pub fn from(file: &str) -> Sources {
     Sources { file: Some(("c.toml".into(), file.into())), ..Sources::default() }
@@ -50,6 +51,17 @@ fn defaults_are_a_whole_configuration() {
     assert_eq!(config.admin, Some("127.0.0.1:9883".parse().unwrap()));
     assert_eq!(config.store.sync, SyncPolicy::Always);
     assert!(config.kafka.is_none() && !s.faults);
+}
+
+/// What a test or a benchmark builds on its own is what a node runs with.
+#[test]
+fn the_defaults_of_each_part_are_those_of_the_table() {
+    let kafka = "[log]\nkind = \"kafka\"\n[kafka]\nbootstrap_servers = \"127.0.0.1:9092\"\n";
+    let config = load(&from(kafka)).unwrap().config;
+    assert_eq!(config.kafka, Some(KafkaOptions::default()));
+    assert_eq!(config.store, StoreOptions::default());
+    assert_eq!(config.log, LogOptions::default());
+    assert_eq!(config.admin_limits, AdminLimits::default());
 }
 
 #[test]
@@ -257,6 +269,10 @@ fn what_must_hold_between_keys() {
     assert_mistakes(
         "[supervision]\nwatchdog_exit = \"10ms\"\n",
         &["c.toml:2: supervision.watchdog_exit"],
+    );
+    assert_mistakes(
+        "[admin]\nmax_tails = 32\n",
+        &["c.toml:2: admin.max_tails must be below admin.max_socket_connections"],
     );
     assert_mistakes(
         "[admin]\naddress = \"0.0.0.0:1883\"\n",

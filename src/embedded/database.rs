@@ -18,7 +18,7 @@ use hydrant_actors::ports::StoreError;
 use serde::{Deserialize, Serialize};
 
 use super::journal::cut_torn_batch;
-use super::{OpenError, Sync};
+use super::{OpenError, SyncPolicy};
 
 /// The newest format that this code reads, and the one it writes.
 pub(super) const FORMAT: u32 = 1;
@@ -217,7 +217,7 @@ impl Guarded {
     pub(super) fn commit<'a>(
         &self,
         batch: OwnedWriteBatch,
-        sync: Sync,
+        sync: SyncPolicy,
         bytes: u64,
         touched: impl Iterator<Item = &'a Keyspace>,
     ) -> fjall::Result<()> {

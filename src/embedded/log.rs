@@ -23,52 +23,52 @@ use tokio::sync::watch;
 
 use super::segments::Segments;
 use super::store::spawn;
-use super::{OpenError, Sync};
+use super::{OpenError, SyncPolicy};
 
 /// Retention is looked at so often.
 const SWEEP: Duration = Duration::from_secs(1);
 /// A group's name ends here, in bytes.
 const GROUP_MAX: usize = 255;
 
-/// How the log works.
-#[derive(Debug, Clone)]
+/// How the log works: the embedded log's part of `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogOptions {
-    /// When a record is reported `Ok`.
-    pub sync: Sync,
-    /// Bytes of block cache (reading only).
+    /// `storage.sync`, one policy for store and log: when a record is reported `Ok`.
+    pub sync: SyncPolicy,
+    /// `log.cache_size`: bytes of block cache (reading only).
     pub cache_size: u64,
-    /// Bytes of journal; at least 64 MiB.
+    /// `log.journal_max_size`: bytes of journal; at least 64 MiB.
     pub journal_max_size: u64,
-    /// Bytes taken and not reported, by [`LogRecord::cost`].
+    /// `log.max_pending_bytes`: bytes taken and not reported, by [`LogRecord::cost`].
     pub max_pending_bytes: usize,
-    /// Records in one batch, and so in one sync.
+    /// `log.batch_max_records`: records in one batch, and so in one sync.
     pub batch_max_records: usize,
-    /// Bytes in one batch.
+    /// `log.batch_max_bytes`: bytes in one batch.
     pub batch_max_bytes: usize,
-    /// Records older than this go, with their segment (up to an eighth later); zero keeps all.
+    /// `log.retention`: records older than this go, with their segment (up to an eighth later); zero keeps all.
     pub retention_age: Duration,
-    /// Past so many bytes the oldest segment goes; 0 keeps all.
+    /// `log.retention_bytes`: past so many bytes the oldest segment goes; 0 keeps all.
     pub retention_bytes: u64,
-    /// Bytes in one segment, which is also what stays in memory; at most a quarter of
+    /// `log.segment_size`: bytes in one segment, which is also what stays in memory; at most a quarter of
     /// `retention_bytes`.
     pub segment_bytes: u64,
-    /// A further topic is refused.
+    /// `log.max_topics`: a further topic is refused.
     pub max_topics: usize,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
         Self {
-            sync: Sync::Always,
+            sync: SyncPolicy::Always,
             cache_size: 8 << 20,
             journal_max_size: 128 << 20,
-            max_pending_bytes: 32 << 20,
+            max_pending_bytes: 128 << 20,
             batch_max_records: 8192,
             batch_max_bytes: 2 << 20,
-            retention_age: Duration::from_secs(7 * 24 * 3600),
+            retention_age: Duration::from_secs(24 * 3600),
             retention_bytes: 1 << 30,
             segment_bytes: 32 << 20,
-            max_topics: 1000,
+            max_topics: 10_000,
         }
     }
 }
@@ -84,7 +84,7 @@ pub struct TopicInfo {
     pub end: u64,
 }
 
-type Sink = Box<dyn Fn(Vec<Report>) + Send + std::marker::Sync>;
+type Sink = Box<dyn Fn(Vec<Report>) + Send + Sync>;
 
 #[derive(Default)]
 struct Queue {
@@ -223,11 +223,16 @@ impl EmbeddedLog {
 
     fn with<T>(&self, run: impl FnOnce(&Segments) -> Result<T, StoreError>) -> Result<T, LogError> {
         match self.shared.segments.read().as_ref() {
-            Some(segments) => {
-                run(segments).map_err(|error| LogError::Unavailable(error.to_string()))
-            }
+            Some(segments) => run(segments).map_err(|error| LogError::Unavailable(reason(error))),
             None => Err(LogError::Unavailable("it is closed after a failure".into())),
         }
+    }
+}
+
+/// The engine's reason alone: a [`StoreError`]'s own sentence speaks of the session store.
+fn reason(error: StoreError) -> String {
+    match error {
+        StoreError::Unavailable(reason) | StoreError::Unusable(reason) => reason,
     }
 }
 
@@ -365,7 +370,7 @@ impl Shared {
             };
             match catch_unwind(AssertUnwindSafe(|| run(segments))) {
                 Ok(Ok(done)) => return Ok(done),
-                Ok(Err(error)) => error.to_string(),
+                Ok(Err(error)) => reason(error),
                 Err(_) => "the storage engine panicked, see the log".into(),
             }
         };

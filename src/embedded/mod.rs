@@ -20,6 +20,7 @@
 
 mod database;
 mod journal;
+mod keys;
 mod log;
 mod outbox;
 #[cfg(test)]
@@ -27,18 +28,21 @@ mod power_cut;
 mod rows;
 mod segments;
 mod store;
+#[cfg(any(test, feature = "servers"))]
 #[doc(hidden)]
 pub mod suite;
 mod tables;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use hydrant_actors::ports::StoreError;
 
 pub use log::{EmbeddedLog, LogOptions, TopicInfo};
 pub use store::{EmbeddedStore, StoreOptions};
 
-/// When a write is answered.
+/// `storage.sync`: when a write is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Sync {
+pub enum SyncPolicy {
     /// After fdatasync: it survives a power cut.
     #[default]
     Always,
@@ -46,7 +50,7 @@ pub enum Sync {
     Never,
 }
 
-impl Sync {
+impl SyncPolicy {
     const fn mode(self) -> fjall::PersistMode {
         match self {
             Self::Always => fjall::PersistMode::SyncData,
@@ -108,4 +112,15 @@ pub enum OpenError {
         /// What was found.
         reason: String,
     },
+}
+
+impl OpenError {
+    /// What a failure while reading means at start.
+    fn reading(dir: &Path, error: StoreError) -> Self {
+        let dir = dir.into();
+        match error {
+            StoreError::Unavailable(reason) => Self::Disk { dir, reason },
+            StoreError::Unusable(reason) => Self::Damaged { dir, reason },
+        }
+    }
 }

@@ -14,8 +14,8 @@ use hydrant_actors::ports::{LaneState, Lanes, LogRecord, StoreError};
 use parking_lot::Mutex;
 
 use super::database::{Guarded, store_error};
-use super::rows::{ROW_MAX, RowBuilder, RowReader, number_at};
-use super::tables::{Row, damaged};
+use super::rows::{ROW_MAX, RowBuilder, RowReader, damaged, number_at};
+use super::tables::Row;
 
 const PREFIX: &str = "outbox-";
 /// Buckets are flushed when they are full; by size only should their records be huge.

@@ -20,7 +20,7 @@ use hydrant_actors::ports::{
 use hydrant_protocol::QoS;
 use parking_lot::Mutex;
 
-use super::{EmbeddedLog, EmbeddedStore, LogOptions, StoreOptions, Sync, suite};
+use super::{EmbeddedLog, EmbeddedStore, LogOptions, StoreOptions, SyncPolicy, suite};
 
 const DIR: &str = "UNSYNCED_DIR";
 /// Entries kept in queue and outbox behind the newest.
@@ -101,11 +101,11 @@ impl Cut {
     }
 }
 
-fn store_options(sync: Sync) -> StoreOptions {
+fn store_options(sync: SyncPolicy) -> StoreOptions {
     StoreOptions { sync, bucket_entries: 200, cache_size: 1 << 20, journal_max_size: 0 }
 }
 
-fn log_options(sync: Sync) -> LogOptions {
+fn log_options(sync: SyncPolicy) -> LogOptions {
     LogOptions {
         sync,
         segment_bytes: 4 << 20,
@@ -115,7 +115,7 @@ fn log_options(sync: Sync) -> LogOptions {
     }
 }
 
-fn open(data: &Path, sync: Sync) -> (Arc<EmbeddedStore>, Arc<EmbeddedLog>) {
+fn open(data: &Path, sync: SyncPolicy) -> (Arc<EmbeddedStore>, Arc<EmbeddedLog>) {
     let store = EmbeddedStore::open(&data.join("store"), "n1", store_options(sync)).unwrap();
     let log = EmbeddedLog::open(&data.join("log"), "n1", log_options(sync)).unwrap();
     (store, log)
@@ -150,7 +150,7 @@ fn ops(sequence: u64) -> Arc<Vec<StoreOp>> {
 /// The highest sequence of the store and the end of the log, once both were found whole: no
 /// entry between is missing, and each is what was written.
 fn check(data: &Path) -> (u64, u64) {
-    let (store, log) = open(data, Sync::Always);
+    let (store, log) = open(data, SyncPolicy::Always);
     let sessions = suite::wait(store.sessions());
     let last = sessions.first().map_or(0, |session| session.last_sequence);
     if last > 0 {
@@ -178,7 +178,7 @@ fn check(data: &Path) -> (u64, u64) {
 }
 
 /// What the child does: goes on writing from where it finds itself.
-fn write_for_ever(data: &Path, sync: Sync) -> ! {
+fn write_for_ever(data: &Path, sync: SyncPolicy) -> ! {
     let (store, log) = open(data, sync);
     let mut sequence =
         suite::wait(store.sessions()).first().map_or(0, |session| session.last_sequence);
@@ -195,10 +195,13 @@ fn write_for_ever(data: &Path, sync: Sync) -> ! {
     }
 }
 
-fn child_mode() -> Option<(PathBuf, Sync)> {
+fn child_mode() -> Option<(PathBuf, SyncPolicy)> {
     let data = PathBuf::from(std::env::var_os(DIR)?);
-    let sync =
-        if std::env::var("UNSYNCED_SYNC").unwrap() == "never" { Sync::Never } else { Sync::Always };
+    let sync = if std::env::var("UNSYNCED_SYNC").unwrap() == "never" {
+        SyncPolicy::Never
+    } else {
+        SyncPolicy::Always
+    };
     Some((data, sync))
 }
 
@@ -246,7 +249,7 @@ fn without_sync_a_power_cut_loses_what_was_acknowledged() {
 }
 
 fn survive_a_full_disk(data: &Path, full: &Path) {
-    let (store, log) = open(data, Sync::Always);
+    let (store, log) = open(data, SyncPolicy::Always);
     let reports = Arc::new(Mutex::new(Vec::<Report>::new()));
     let sink = Arc::clone(&reports);
     log.on_report(Box::new(move |more| sink.lock().extend(more)));

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hydrant_actors::ports::LogRecord;
+use hydrant_actors::ports::{LogRecord, StoreError};
 use hydrant_protocol::{Message, Properties, QoS};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -25,6 +25,11 @@ pub(super) enum RowError {
     Damaged(#[from] postcard::Error),
     #[error("a stored value is too short")]
     Short,
+}
+
+/// Stored bytes that make no sense: nobody should write on.
+pub(super) fn damaged(error: RowError) -> StoreError {
+    StoreError::Unusable(error.to_string())
 }
 
 #[derive(Serialize, Deserialize)]

@@ -21,9 +21,8 @@ use parking_lot::RwLock;
 use super::database::{Guarded, open, open_error, store_error};
 use super::log::{LogOptions, TopicInfo};
 use super::outbox::PackedReader;
-use super::rows::{self, ROW_MAX, RowBuilder, RowReader, number_at};
-use super::tables::damaged;
-use super::{OpenError, Sync};
+use super::rows::{self, ROW_MAX, RowBuilder, RowReader, damaged, number_at};
+use super::{OpenError, SyncPolicy};
 
 const PREFIX: &str = "segment-";
 
@@ -107,10 +106,7 @@ impl Segments {
         let table = |name: &str| db.keyspace(name, 4 << 20).map_err(|error| open_error(dir, error));
         let (topics, groups) = (table("topics")?, table("groups")?);
         let segments = Self { db, topics, groups, index: RwLock::default() };
-        segments.recover(options, now_ms).map_err(|error| match error {
-            StoreError::Unavailable(reason) => OpenError::Disk { dir: dir.into(), reason },
-            StoreError::Unusable(reason) => OpenError::Damaged { dir: dir.into(), reason },
-        })?;
+        segments.recover(options, now_ms).map_err(|error| OpenError::reading(dir, error))?;
         Ok(segments)
     }
 
@@ -282,7 +278,7 @@ impl Segments {
         Ok(roll)
     }
 
-    fn drop_segment(&self, number: u64, sync: Sync) -> Result<(), StoreError> {
+    fn drop_segment(&self, number: u64, sync: SyncPolicy) -> Result<(), StoreError> {
         let mut batch = self.db.batch(64);
         {
             let index = self.index.read();

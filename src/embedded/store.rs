@@ -30,7 +30,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use super::tables::{Committed, Engine};
-use super::{OpenError, Sync};
+use super::{OpenError, SyncPolicy};
 
 /// Writes, and reads, that may wait for their thread.
 const QUEUE: usize = 1024;
@@ -41,25 +41,26 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(250);
 /// An idle writer looks for garbage so often.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// How the store works.
-#[derive(Debug, Clone)]
+/// How the store works: the embedded store's part of `[storage]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreOptions {
-    /// When a write is answered.
-    pub sync: Sync,
-    /// Bytes of block cache.
+    /// `storage.sync`: when a write is answered.
+    pub sync: SyncPolicy,
+    /// `storage.cache_size`: bytes of block cache.
     pub cache_size: u64,
-    /// Bytes of journal (and so, about, of memory tables) before tables are flushed; at least 64 MiB.
+    /// `storage.journal_max_size`: bytes of journal (and so, about, of memory tables) before tables
+    /// are flushed; at least 64 MiB.
     pub journal_max_size: u64,
-    /// Positions of an outbox lane in one bucket, which is dropped whole.
+    /// Not a key: positions of an outbox lane in one bucket, which is dropped whole.
     pub bucket_entries: u64,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            sync: Sync::Always,
-            cache_size: 32 << 20,
-            journal_max_size: 128 << 20,
+            sync: SyncPolicy::Always,
+            cache_size: 64 << 20,
+            journal_max_size: 512 << 20,
             bucket_entries: 65_536,
         }
     }

@@ -1,8 +1,6 @@
 //! The session store's keyspaces: how an operation becomes rows, and how rows are read back.
 //!
-//! Keys begin with the session's number (big-endian), so that all of a session lies together:
-//! `subscriptions` id+filter, `receipts` id+packet id, `queue` and `outgoing` id+sequence.
-//! `sessions` is by id, `retained` by topic, `wills` by client id.
+//! Keys: see `keys`.
 //!
 //! A deleted session's record, subscriptions and receipts go in one batch, of its queue the first
 //! [`CHUNK`] entries; the rest is garbage: read as empty at once, removed by [`Engine::sweep`], and
@@ -22,15 +20,15 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::database::{Guarded, open, open_error, store_error};
+use super::keys::{
+    outgoing_value, queue_key, queue_place, receipt_key, subscription_key, will_key,
+};
 use super::outbox::{Changes, Outbox};
-use super::rows::{self, RowError, number_at};
+use super::rows::{self, RowError, damaged, number_at};
 use super::{OpenError, StoreOptions};
 
 /// Rows removed at once of what one deleted session leaves.
 pub(super) const CHUNK: usize = 1000;
-/// Filters longer than this are keyed by a hash (keys end at 65,535 bytes).
-const LONG_FILTER: usize = 1024;
-
 /// One change of one key.
 pub(super) struct Row {
     keyspace: Keyspace,
@@ -46,11 +44,6 @@ impl Row {
     fn remove(keyspace: &Keyspace, key: UserKey) -> Self {
         Self { keyspace: keyspace.clone(), key, value: None }
     }
-}
-
-/// Stored bytes that make no sense.
-pub(super) fn damaged(error: RowError) -> StoreError {
-    StoreError::Unusable(error.to_string())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,10 +81,7 @@ impl Engine {
     pub(super) fn open(dir: &Path, node: &str, options: &StoreOptions) -> Result<Self, OpenError> {
         let db = open(dir, "store", node, options.cache_size, options.journal_max_size)?;
         let table = |name, memtable| db.keyspace(name, memtable).map_err(|e| open_error(dir, e));
-        let store_open = |error: StoreError| match error {
-            StoreError::Unavailable(reason) => OpenError::Disk { dir: dir.into(), reason },
-            StoreError::Unusable(reason) => OpenError::Damaged { dir: dir.into(), reason },
-        };
+        let store_open = |error| OpenError::reading(dir, error);
         let outgoing = table("outgoing", 4 << 20)?;
         let mut outgoing_keys = HashSet::new();
         for guard in outgoing.iter() {
@@ -119,7 +109,7 @@ impl Engine {
     pub(super) fn commit<'a>(
         &self,
         writes: impl Iterator<Item = &'a [StoreOp]>,
-        sync: super::Sync,
+        sync: super::SyncPolicy,
     ) -> Result<Committed, StoreError> {
         let mut rows = Vec::new();
         let mut changes = Changes::default();
@@ -135,7 +125,7 @@ impl Engine {
         Ok(committed)
     }
 
-    fn write(&self, rows: Vec<Row>, sync: super::Sync) -> Result<u64, StoreError> {
+    fn write(&self, rows: Vec<Row>, sync: super::SyncPolicy) -> Result<u64, StoreError> {
         let mut batch = self.db.batch(rows.len());
         let mut bytes = 0;
         for row in rows {
@@ -297,7 +287,7 @@ impl Engine {
         if rows.is_empty() {
             self.garbage.lock().remove(&id);
         } else {
-            self.write(rows, super::Sync::Never)?;
+            self.write(rows, super::SyncPolicy::Never)?;
         }
         Ok(true)
     }
@@ -467,49 +457,4 @@ impl Scan {
         }
         Ok(())
     }
-}
-
-fn queue_key(id: SessionId, sequence: u64) -> UserKey {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&id.to_be_bytes());
-    key[8..].copy_from_slice(&sequence.to_be_bytes());
-    key.into()
-}
-
-fn queue_place(key: &[u8]) -> Result<(SessionId, u64), StoreError> {
-    Ok((number_at(key, 0).map_err(damaged)?, number_at(key, 8).map_err(damaged)?))
-}
-
-fn receipt_key(id: SessionId, packet_id: PacketId) -> UserKey {
-    let mut key = [0; 10];
-    key[..8].copy_from_slice(&id.to_be_bytes());
-    key[8..].copy_from_slice(&packet_id.get().to_be_bytes());
-    key.into()
-}
-
-fn subscription_key(id: SessionId, filter: &str) -> UserKey {
-    let mut key = id.to_be_bytes().to_vec();
-    if filter.len() <= LONG_FILTER {
-        key.extend_from_slice(filter.as_bytes());
-    } else {
-        // No filter begins with NUL.
-        key.push(0);
-        key.extend_from_slice(&xxhash_rust::xxh3::xxh3_128(filter.as_bytes()).to_be_bytes());
-    }
-    key.into()
-}
-
-/// A client id may be empty, a key may not; no client id holds a NUL.
-fn will_key(client_id: &str) -> UserKey {
-    if client_id.is_empty() { [0].into() } else { client_id.as_bytes().into() }
-}
-
-fn outgoing_value(value: &[u8]) -> Result<(PacketId, OutgoingStage), StoreError> {
-    let &[_, stage, high, low] = value else {
-        return Err(damaged(RowError::Short));
-    };
-    let packet_id =
-        PacketId::new(u16::from_be_bytes([high, low])).ok_or_else(|| damaged(RowError::Short))?;
-    let stage = if stage == 0 { OutgoingStage::Publish } else { OutgoingStage::Release };
-    Ok((packet_id, stage))
 }

@@ -2,8 +2,9 @@
 //!
 //! A record waits only while its own topic is not known; once it is, they leave in order before
 //! any later record of the topic. Bounds: waiting records count against
-//! `kafka.queue_max_messages` and `kafka.queue_max_bytes`; remembered refusals are dropped when
-//! they expire, and past [`MAX_REFUSED`] they are not remembered at all.
+//! `kafka.queue_max_messages` and `kafka.queue_max_bytes`; a topic that is not known stands here
+//! only while records wait for it, one that exists as long as Kafka takes its records; remembered
+//! refusals are dropped when they expire, and past [`MAX_REFUSED`] they are not remembered at all.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ const MAX_REFUSED: usize = 10_000;
 /// What is known about a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Knowledge {
-    /// Kafka has to be asked.
+    /// Kafka has to be asked; records wait.
     Unknown,
     /// It exists.
     Exists,
@@ -58,14 +59,14 @@ pub(super) enum Way {
 impl Topics {
     /// Where a record of the topic goes now.
     pub fn way(&mut self, topic: &str, now: impl FnOnce() -> Instant) -> Way {
-        match self.map.get_mut(topic) {
+        match self.map.get(topic) {
             None => Way::Wait,
             Some(known) => match &known.knowledge {
                 Knowledge::Exists if known.backlog.is_empty() => Way::Send,
                 Knowledge::Exists | Knowledge::Unknown => Way::Wait,
                 Knowledge::Refused { until, why } if *until > now() => Way::Refuse(why.clone()),
                 Knowledge::Refused { .. } => {
-                    known.knowledge = Knowledge::Unknown;
+                    self.map.remove(topic);
                     self.refused -= 1;
                     Way::Wait
                 }
@@ -131,10 +132,12 @@ impl Topics {
 
     /// Kafka has to be asked again.
     pub fn forget(&mut self, topic: &str) {
-        if let Some(topic) = self.map.get_mut(topic)
-            && topic.knowledge == Knowledge::Exists
-        {
-            topic.knowledge = Knowledge::Unknown;
+        match self.map.get_mut(topic) {
+            Some(known) if known.knowledge != Knowledge::Exists => {}
+            Some(known) if !known.backlog.is_empty() => known.knowledge = Knowledge::Unknown,
+            _ => {
+                self.map.remove(topic);
+            }
         }
     }
 
@@ -200,7 +203,10 @@ impl Topics {
     pub fn take_waiting(&mut self) -> Vec<LogRecord> {
         self.waiting = 0;
         self.waiting_bytes = 0;
-        self.map.values_mut().flat_map(|topic| std::mem::take(&mut topic.backlog)).collect()
+        let waiting =
+            self.map.values_mut().flat_map(|topic| std::mem::take(&mut topic.backlog)).collect();
+        self.map.retain(|_, topic| topic.knowledge != Knowledge::Unknown);
+        waiting
     }
 }
 
@@ -249,6 +255,9 @@ impl Caps {
         self.made = self.made.saturating_sub(1);
         if let Some(made) = self.by_client.get_mut(client) {
             *made = made.saturating_sub(1);
+            if *made == 0 {
+                self.by_client.remove(client);
+            }
         }
     }
 }
@@ -311,6 +320,26 @@ mod tests {
         assert!(matches!(topics.way("a", || now + REFUSAL), Way::Wait));
         topics.expire(now + REFUSAL);
         assert_eq!((topics.waiting, topics.refused), (0, 0));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_topic_that_is_not_known_and_has_no_record() {
+        let mut topics = Topics::default();
+        for topic in ["reset", "gone", "refused"] {
+            topics.wait(record(topic, 0));
+        }
+        topics.exists("gone");
+        topics.drain(|_| true);
+        topics.forget("gone");
+        let now = Instant::now();
+        topics.refuse("refused", "no", now, true);
+        assert!(matches!(topics.way("refused", || now + REFUSAL), Way::Wait));
+        assert_eq!(topics.take_waiting().len(), 1);
+        assert_eq!((topics.known(), topics.refused), (0, 0));
+        let (mut caps, client) = (Caps::default(), Arc::from("a"));
+        caps.made(&client);
+        caps.not_made(&client);
+        assert!(caps.by_client.is_empty());
     }
 
     #[test]

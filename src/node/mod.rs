@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use hydrant_actors::ports::StoreError;
 use hydrant_actors::supervision;
-use hydrant_actors::system::{ActorSystem, Parts};
+use hydrant_actors::system::{ActorSystem, Parts, StartError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::admin::{self, AdminLimits, AdminOptions, AdminServer};
+use crate::admin::{self, AdminOptions, AdminServer};
 use crate::config::Config;
 use crate::embedded::OpenError;
 use crate::kafka::KafkaStartError;
@@ -38,7 +38,10 @@ pub enum NodeError {
     Open(#[from] OpenError),
     /// What stands in the store cannot be read.
     #[error("{0}: check the disk below node.data_dir")]
-    Store(#[from] StoreError),
+    Store(StoreError),
+    /// The operating system gives no thread.
+    #[error("no thread can be started ({0}): raise this user's limit on processes (ulimit -u)")]
+    Thread(std::io::Error),
     /// Kafka's options cannot work.
     #[error(transparent)]
     Kafka(#[from] KafkaStartError),
@@ -61,6 +64,15 @@ pub enum NodeError {
     Failed(String),
 }
 
+impl From<StartError> for NodeError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Store(error) => Self::Store(error),
+            StartError::Thread(error) => Self::Thread(error),
+        }
+    }
+}
+
 fn advice(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -80,7 +92,9 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     std::fs::create_dir_all(&config.data_dir)
         .map_err(|source| NodeError::DataDir { dir: config.data_dir.clone(), source })?;
     let listener = open::listen(&config.listener)?;
-    let address = listener.local_addr().map_err(NodeError::Signals)?;
+    let address = listener
+        .local_addr()
+        .map_err(|source| NodeError::Listen { address: config.listener.address, source })?;
     let Opened { store, log, tail } = open::open(&config)?;
     let (failed, mut failures) = mpsc::unbounded_channel();
     let settings = Arc::new(config.settings.clone());
@@ -103,7 +117,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     let options = AdminOptions {
         http: config.admin,
         socket: admin::socket_path(&config.data_dir),
-        limits: AdminLimits::default(),
+        limits: config.admin_limits.clone(),
     };
     let admin = AdminServer::start(options, view).map_err(NodeError::Admin)?;
     // Before the ready line: who reads it may send one at once.

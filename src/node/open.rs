@@ -11,8 +11,8 @@ use super::NodeError;
 use super::no_log::NoLog;
 use super::view::LogTail;
 use crate::admin::TailSource;
-use crate::config::{Config, ListenerConfig, SyncPolicy};
-use crate::embedded::{EmbeddedLog, EmbeddedStore, LogOptions, StoreOptions, Sync};
+use crate::config::{Config, ListenerConfig};
+use crate::embedded::{EmbeddedLog, EmbeddedStore};
 use crate::kafka::KafkaLog;
 
 /// Store and log of a node.
@@ -46,47 +46,19 @@ fn bind(config: &ListenerConfig) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn sync(policy: SyncPolicy) -> Sync {
-    match policy {
-        SyncPolicy::Always => Sync::Always,
-        SyncPolicy::Never => Sync::Never,
-    }
-}
-
 /// Opens store and log.
 pub fn open(config: &Config) -> Result<Opened, NodeError> {
     let node_id = &config.settings.node_id;
-    let store = EmbeddedStore::open(
-        &config.data_dir.join("store"),
-        node_id,
-        StoreOptions {
-            sync: sync(config.store.sync),
-            cache_size: config.store.cache_size,
-            journal_max_size: config.store.journal_max_size,
-            ..StoreOptions::default()
-        },
-    )?;
+    let store = EmbeddedStore::open(&config.data_dir.join("store"), node_id, config.store.clone())?;
     let (log, tail): (Arc<dyn MessageLog>, Option<Arc<dyn TailSource>>) =
-        match config.settings.log.kind {
-            LogKind::None => (Arc::new(NoLog::default()), None),
-            LogKind::Kafka => {
-                let options = config.kafka.clone().unwrap_or_default();
-                (Arc::new(KafkaLog::start(options, node_id)?), None)
-            }
-            LogKind::Embedded => {
-                let log = EmbeddedLog::open(
-                    &config.data_dir.join("log"),
-                    node_id,
-                    LogOptions {
-                        sync: sync(config.log.sync),
-                        retention_age: config.log.retention,
-                        retention_bytes: config.log.retention_bytes,
-                        max_topics: config.log.max_topics,
-                        ..LogOptions::default()
-                    },
-                )?;
+        match (&config.kafka, config.settings.log.kind) {
+            (Some(options), _) => (Arc::new(KafkaLog::start(options.clone(), node_id)?), None),
+            (None, LogKind::Embedded) => {
+                let log =
+                    EmbeddedLog::open(&config.data_dir.join("log"), node_id, config.log.clone())?;
                 (Arc::clone(&log) as Arc<dyn MessageLog>, Some(Arc::new(LogTail(log))))
             }
+            (None, _) => (Arc::new(NoLog::default()), None),
         };
     Ok(Opened { store, log, tail })
 }

@@ -119,12 +119,6 @@ impl View {
 /// The embedded log for `broker tail`.
 pub struct LogTail(pub Arc<EmbeddedLog>);
 
-impl LogTail {
-    fn info(&self, topic: &str) -> Option<crate::embedded::TopicInfo> {
-        self.0.topics().ok()?.into_iter().find(|info| &*info.name == topic)
-    }
-}
-
 impl TailSource for LogTail {
     fn read(&self, topic: &str, from: u64, limit: usize) -> Result<Vec<TailRow>, String> {
         let records =
@@ -145,11 +139,11 @@ impl TailSource for LogTail {
     }
 
     fn first(&self, topic: &str) -> u64 {
-        self.info(topic).map_or(0, |info| info.first)
+        self.0.first_offset(topic).ok().flatten().unwrap_or(0)
     }
 
     fn end(&self, topic: &str) -> u64 {
-        self.info(topic).map_or(0, |info| info.end)
+        self.0.end_offset(topic).ok().flatten().unwrap_or(0)
     }
 
     fn committed(&self, group: &str, topic: &str) -> Option<u64> {

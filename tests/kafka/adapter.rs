@@ -7,7 +7,8 @@ use hydrant::kafka::KafkaOptions;
 use hydrant_actors::ports::{MessageLog, OutboxPosition};
 
 use crate::driver::{Driver, assert_complete_and_in_order, numbered, options, record};
-use crate::support::kafka::{Kafka, shared, wait_until};
+use crate::support::eventually;
+use crate::support::kafka::{Kafka, shared};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const NOW: Duration = Duration::from_millis(20);
@@ -58,7 +59,7 @@ fn a_consumer_group_of_two_splits_the_partitions() {
     let mut driver = Driver::new(options(&kafka.address()));
     let readers = [kafka.consumer("pair", &["split"]), kafka.consumer("pair", &["split"])];
     let mut read = [Vec::new(), Vec::new()];
-    wait_until("both members have two partitions", PATIENCE, || {
+    eventually(PATIENCE, "both members have two partitions", || {
         for (reader, read) in readers.iter().zip(&mut read) {
             read.extend(reader.read(1, Duration::from_millis(50)));
         }
@@ -66,7 +67,7 @@ fn a_consumer_group_of_two_splits_the_partitions() {
     });
     driver.push(numbered("split", 100, 0..2_000));
     driver.finish(PATIENCE);
-    wait_until("both have read everything together", PATIENCE, || {
+    eventually(PATIENCE, "both have read everything together", || {
         for (reader, read) in readers.iter().zip(&mut read) {
             read.extend(reader.read(2_000, Duration::from_millis(100)));
         }
@@ -138,7 +139,7 @@ fn a_topic_that_has_to_exist_is_refused_until_it_does() {
     assert!(why.contains("must-missing") && why.contains("kafka.create_topics = true"), "{why}");
     kafka.create_topic("must-missing", 1, &[]);
     let mut id = 2;
-    wait_until("the refusal is forgotten", PATIENCE, || {
+    eventually(PATIENCE, "the refusal is forgotten", || {
         driver.push([record(id, "must-missing", None, "x", "c")]);
         id += 1;
         driver.finish(PATIENCE);
@@ -175,7 +176,7 @@ fn added_partitions_are_used() {
     driver.finish(PATIENCE);
     kafka.add_partitions("grow", 5);
     let mut next = 400;
-    wait_until("records reach a new partition", PATIENCE, || {
+    eventually(PATIENCE, "records reach a new partition", || {
         driver.push(numbered("grow", 40, next..next + 400));
         next += 400;
         driver.finish(PATIENCE);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::shared;
-use crate::support::client::{Connect, packet, publish, subscribe, text};
+use crate::support::client::{Connect, packet, publish, subscribe, text, unsubscribe};
 use crate::support::{Client, Packet, unique};
 
 const ACCEPTED: Packet = Packet::Connack { present: false, code: 0 };
@@ -77,6 +77,27 @@ fn mqtt_3_1_of_before_connects_with_its_own_name() {
     accepted(&connect("MQIsdp", 3, 2, &[unique("old").as_bytes()])).ping();
     refused(&connect("MQIsdp", 3, 2, &[b""]), 2);
     refused(&connect("MQIsdp", 4, 2, &[b"x"]), 1);
+}
+
+#[test]
+fn mqtt_3_1_of_before_has_no_session_present_and_dup_on_requests() {
+    let id = unique("old");
+    let persistent = connect("MQIsdp", 3, 0, &[id.as_bytes()]);
+    accepted(&persistent).disconnect();
+    // That byte of CONNACK is reserved there.
+    let mut client = accepted(&persistent);
+    // Resent requests have DUP set there.
+    let topic = unique("old");
+    let mut request = subscribe(1, &[(&topic, 1)]);
+    request[0] |= 0b1000;
+    client.send(&request);
+    client.expect(Packet::Suback(1, vec![1]));
+    client.send(&packet(0x6a, &[0, 7]));
+    client.expect(Packet::Pubcomp(7));
+    let mut request = unsubscribe(2, &[&topic]);
+    request[0] |= 0b1000;
+    client.send(&request);
+    client.expect(Packet::Unsuback(2));
 }
 
 #[test]

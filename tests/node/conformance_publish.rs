@@ -1,7 +1,7 @@
 //! MQTT 3.1.1 sections 3.3 to 3.7 and 4.3: PUBLISH, its acknowledgements, retained messages.
 
 use crate::shared;
-use crate::support::client::{Connect, packet, publish, text};
+use crate::support::client::{Connect, packet, publish, subscribe, text, unsubscribe};
 use crate::support::{Client, Packet, unique};
 
 #[track_caller]
@@ -105,6 +105,45 @@ fn mqtt_3_3_1_8_retain_is_1_for_a_new_subscription() {
     let mut late = shared().client(&unique("late"));
     late.subscribe(&topic, 1);
     assert!(late.take().retain);
+}
+
+#[test]
+fn mqtt_3_3_1_8_retain_is_1_where_the_publish_came_just_before_the_subscribe() {
+    for qos in [0, 1] {
+        let topic = unique("retained");
+        let mut client = shared().client(&unique("retained"));
+        client.send(
+            &[
+                publish(&topic, b"x", qos, true, false, 7 * u16::from(qos)),
+                subscribe(8, &[(&topic, 0)]),
+            ]
+            .concat(),
+        );
+        client.wait_for(&Packet::Suback(8, vec![0]));
+        if qos == 1 {
+            client.wait_for(&Packet::Puback(7));
+        }
+        assert!(client.publish_in().retain);
+        client.ping();
+    }
+}
+
+#[test]
+fn mqtt_3_10_4_2_what_was_published_before_an_unsubscribe_comes() {
+    let topic = unique("unsubscribed");
+    let mut client = shared().client(&unique("unsubscribed"));
+    client.subscribe(&topic, 0);
+    client.send(
+        &[
+            publish(&topic, b"x", 0, false, false, 0),
+            unsubscribe(8, &[&topic]),
+            publish(&topic, b"late", 1, false, false, 9),
+        ]
+        .concat(),
+    );
+    assert_eq!(client.publish_in().text(), "x");
+    client.expect(Packet::Unsuback(8));
+    client.expect(Packet::Puback(9));
 }
 
 #[test]
@@ -283,6 +322,23 @@ fn mqtt_4_3_3_1_a_second_pubrec_is_answered_with_pubrel() {
 }
 
 #[test]
+fn mqtt_4_3_3_1_a_pubrec_right_behind_connect_does_not_repeat_the_message() {
+    let (id, topic) = (unique("early"), unique("early"));
+    let mut subscriber = shared().persistent(&id);
+    subscriber.subscribe(&topic, 2);
+    shared().client(&unique("early")).publish(&topic, "x", 2);
+    let came = subscriber.publish_in();
+    drop(subscriber);
+    let mut subscriber = shared().socket();
+    subscriber.send(
+        &[Connect::new(&id).persistent().bytes(), packet(0x50, &came.id.to_be_bytes())].concat(),
+    );
+    subscriber.expect(Packet::Connack { present: true, code: 0 });
+    assert!(subscriber.publish_in().dup, "after it, only PUBREL");
+    subscriber.expect(Packet::Pubrel(came.id));
+}
+
+#[test]
 fn mqtt_4_3_3_2_a_resent_qos_2_publish_is_not_forwarded_again() {
     for persistent in [false, true] {
         let (topic, id) = (unique("exactly"), unique("exactly"));
@@ -325,4 +381,16 @@ fn section_3_4_acknowledgements_nobody_waits_for_do_no_harm() {
     subscriber.ping();
     publisher.publish(&topic, "x", 2);
     assert_eq!(subscriber.take().text(), "x");
+}
+
+#[test]
+fn section_4_3_an_acknowledgement_of_another_qos_closes() {
+    // PUBCOMP and PUBREC for QoS 1, PUBACK and PUBCOMP for QoS 2.
+    for (qos, first) in [(1, 0x70), (1, 0x50), (2, 0x40), (2, 0x70)] {
+        let (mut publisher, mut subscriber, topic) = pair(qos);
+        publisher.publish(&topic, "x", qos);
+        let came = subscriber.publish_in();
+        subscriber.send(&packet(first, &came.id.to_be_bytes()));
+        subscriber.expect_closed();
+    }
 }

@@ -32,6 +32,11 @@ fn metrics_health_and_ready_are_served() {
     }
     assert!(node.metric("hydrant_storage_batches_total") >= 0.0);
     assert!(node.http("/metrics").1.ends_with("# EOF\n"));
+    let output = node.cli(&["status"]);
+    let status = String::from_utf8_lossy(&output.stdout).into_owned();
+    for line in ["ready          yes", "connections    1", "subscriptions  1"] {
+        assert!(status.lines().any(|l| l == line), "no '{line}' in:\n{status}");
+    }
 }
 
 #[test]

@@ -25,6 +25,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Headers as _;
 
+use super::eventually;
+
 /// How long Kafka may take to be ready or to stop.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -83,15 +85,6 @@ fn class_path() -> String {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("its address").port()
-}
-
-/// Polls until the condition holds.
-pub fn wait_until(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + patience;
-    while !condition() {
-        assert!(Instant::now() < end, "waited {patience:?} in vain until {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn signal(pid: u32, name: &str) {
@@ -195,12 +188,12 @@ impl Kafka {
         self.pid = line.trim().parse().expect("a pid");
         self.child = Some(child);
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
-        wait_until("Kafka's port is open", PATIENCE, || {
+        eventually(PATIENCE, "Kafka's port is open", || {
             assert!(self.is_alive(), "Kafka ended: {}", self.log());
             TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
         });
         let admin = self.admin();
-        wait_until("Kafka serves metadata", PATIENCE, || {
+        eventually(PATIENCE, "Kafka serves metadata", || {
             admin
                 .inner()
                 .fetch_metadata(None, Duration::from_secs(2))
@@ -223,7 +216,7 @@ impl Kafka {
     }
 
     fn ended(&mut self) {
-        wait_until("Kafka has ended", PATIENCE, || !self.is_alive());
+        eventually(PATIENCE, "Kafka has ended", || !self.is_alive());
         if let Some(mut child) = self.child.take() {
             drop(child.stdin.take());
             child.wait().expect("the guard ends");
@@ -294,7 +287,7 @@ impl Kafka {
     /// Deletes a topic.
     pub fn delete_topic(&self, name: &str) {
         block_on(self.admin().delete_topics(&[name], &options())).expect("delete topics");
-        wait_until("the topic is gone", PATIENCE, || self.partitions(name) == 0);
+        eventually(PATIENCE, "the topic is gone", || self.partitions(name) == 0);
     }
 
     /// Partitions of a topic; 0 when it does not exist.
@@ -309,7 +302,7 @@ impl Kafka {
     }
 
     fn await_partitions(&self, name: &str, partitions: usize) {
-        wait_until("the topic has its partitions", PATIENCE, || {
+        eventually(PATIENCE, "the topic has its partitions", || {
             self.partitions(name) == partitions
         });
     }

@@ -115,6 +115,12 @@ fn violate(shard: &Rc<Shard>, conn: &Rc<Conn>, violation: Violation) {
     }
 }
 
+fn judge(shard: &Rc<Shard>, conn: &Rc<Conn>, kept: Result<(), Violation>) {
+    if let Err(violation) = kept {
+        violate(shard, conn, violation);
+    }
+}
+
 fn handle(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) {
     let connected = conn.session.get().is_some();
     match packet {
@@ -129,13 +135,13 @@ fn handle(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) {
             }
             _ => shard.submit(conn, &publish, None),
         },
-        Packet::Puback(id) => shard.delivered(conn, id, QoS::AtLeastOnce),
-        Packet::Pubrec(id) => shard.received(conn, id),
+        Packet::Puback(id) => judge(shard, conn, shard.delivered(conn, id, QoS::AtLeastOnce)),
+        Packet::Pubrec(id) => judge(shard, conn, shard.received(conn, id)),
         Packet::Pubrel(id) => shard.release(conn, id),
-        Packet::Pubcomp(id) => shard.delivered(conn, id, QoS::ExactlyOnce),
+        Packet::Pubcomp(id) => judge(shard, conn, shard.delivered(conn, id, QoS::ExactlyOnce)),
         Packet::Subscribe(subscribe) => shard.subscribe(conn, subscribe),
         Packet::Unsubscribe(unsubscribe) => shard.unsubscribe(conn, &unsubscribe),
-        // In its turn: a client that waits for PINGRESP knows what came before is answered.
+        // At once: no answer that waits for the store holds it back.
         Packet::Pingreq => shard.write(conn, wire::put_pingresp),
         Packet::Disconnect => shard.close(conn, CloseReason::Disconnect),
     }

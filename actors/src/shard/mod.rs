@@ -14,6 +14,8 @@ mod connect;
 mod deliver;
 mod outgoing;
 mod publish;
+mod receipts;
+mod records;
 mod resume;
 mod routes;
 mod sessions;

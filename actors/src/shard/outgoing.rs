@@ -116,3 +116,29 @@ impl Shard {
         }
     }
 }
+
+/// Takes back what a publish has put into [`Outgoing`] when it does not get to
+/// its end.
+pub struct Undo<'a> {
+    shard: &'a Shard,
+    mark: Option<Mark>,
+}
+
+impl<'a> Undo<'a> {
+    pub fn new(shard: &'a Shard) -> Self {
+        Self { shard, mark: Some(shard.outgoing.borrow().mark()) }
+    }
+    pub fn keep(mut self) {
+        self.mark = None;
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if let Some(mark) = &self.mark
+            && let Ok(mut outgoing) = self.shard.outgoing.try_borrow_mut()
+        {
+            outgoing.rollback(mark);
+        }
+    }
+}

@@ -8,18 +8,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-use hydrant_protocol::mapping::Mapped;
 use hydrant_protocol::{AckLevel, Message, PacketId, QoS, wire};
 
 use crate::metrics::{CloseReason, DropReason};
-use crate::ports::{LogRecord, OutboxPosition, StoreOp};
-use crate::settings::LogKind;
-use crate::shared::{LogWork, Part};
+use crate::ports::StoreOp;
+use crate::shared::Part;
 
 use super::batch::{Entry, InternalPublish, Origin, Phase, RemoteBatch};
 use super::conn::AckKind;
 use super::deliver::View;
+use super::outgoing::Undo;
 use super::routes::Route;
 use super::sessions::unix_ms;
 use super::waits::Exact;
@@ -32,9 +30,11 @@ const KEEP_ARENA: usize = 1024 * 1024;
 
 /// What of a publish is not over when it has been routed.
 #[derive(Debug, Clone, Copy, Default)]
-struct Needs {
-    store: bool,
-    log: Option<usize>,
+pub(super) struct Needs {
+    /// The session store.
+    pub store: bool,
+    /// The log, by the index of its record in [`super::outgoing::Outgoing`].
+    pub log: Option<usize>,
 }
 
 impl Shard {
@@ -220,12 +220,6 @@ impl Shard {
         self.attach(needs, kind);
     }
 
-    /// Whether the log's own acknowledgement is what a durable publish waits for; otherwise its
-    /// outbox entry is.
-    fn log_acknowledges(&self, route: &Route) -> bool {
-        self.shared.settings.log.kind != LogKind::Kafka || route.level == AckLevel::Kafka
-    }
-
     /// The log has a QoS 2 message: queue entries, retained message and receipt follow.
     pub(super) fn logged(&self, (conn, index): (Rc<Conn>, u32), exact: Exact) {
         let message = Arc::clone(&exact.message);
@@ -382,121 +376,8 @@ impl Shard {
         self.flush();
         (batch.done - first) as u64
     }
-
-    /// The record for the log, by the way its level asks for.
-    fn log_record(
-        &self,
-        mapped: &Mapped,
-        route: &Route,
-        (client_id, epoch, sequence): (Arc<str>, u64, u64),
-        view: &mut View<'_>,
-        retain: bool,
-        needs: &mut Needs,
-    ) {
-        let kind = self.shared.settings.log.kind;
-        let qos0 = view.qos == QoS::AtMostOnce;
-        let room = self.shared.log.has_room();
-        if qos0 && !room {
-            self.metrics.drop_messages(DropReason::LogFull, 1);
-            return;
-        }
-        let record = LogRecord {
-            id: 0,
-            topic: Arc::clone(&mapped.topic),
-            key: mapped.key.clone(),
-            payload: match &view.owned {
-                Some(message) => message.payload.clone(),
-                None => Bytes::copy_from_slice(view.payload),
-            },
-            mqtt_topic: Arc::clone(&route.topic),
-            qos: view.qos,
-            retain,
-            client_id,
-            epoch,
-            sequence,
-            outbox: None,
-            received_ms: unix_ms(),
-            properties: None,
-        };
-        let mut outgoing = self.outgoing.borrow_mut();
-        if kind == LogKind::Kafka && !qos0 && route.level == AckLevel::Stored {
-            // StorageActor gives the position when it writes the entry.
-            let lane = self.lane(&record);
-            let position = OutboxPosition { lane, position: 0 };
-            outgoing.ops.push(StoreOp::PutOutbox { record, position });
-            needs.store = true;
-            return;
-        }
-        // An accepted publish that the log has no room for waits for it like one of level kafka.
-        if !qos0 && (route.level != AckLevel::Accepted || !room) {
-            needs.log = Some(outgoing.log.len());
-        }
-        outgoing.log.push(LogWork { record, token: None });
-    }
-
-    fn lane(&self, record: &LogRecord) -> u16 {
-        let lanes = u32::from(self.shared.settings.storage.outbox_lanes.max(1));
-        let key = record.key.as_deref().unwrap_or_default();
-        let hash = hydrant_protocol::mapping::murmur2(record.topic.as_bytes())
-            ^ hydrant_protocol::mapping::murmur2(key);
-        #[allow(clippy::cast_possible_truncation)]
-        {
-            (hash % lanes) as u16
-        }
-    }
-
-    /// The number in the store of the session that holds a receipt; `None` when it ended or is not
-    /// persistent.
-    fn stored_session(&self, receipt: Option<(u32, u32)>) -> Option<crate::ports::SessionId> {
-        let (slot, stamp) = receipt?;
-        let mut sessions = self.sessions.borrow_mut();
-        let session = sessions.get(slot).filter(|session| session.stamp == stamp)?;
-        session.stored.as_ref().map(|stored| stored.id)
-    }
-
-    /// A publish was refused for good: its packet id is free again.
-    pub(super) fn forget_receipt(&self, slot: u32, stamp: u32, id: PacketId) {
-        if let Some(session) =
-            self.sessions.borrow_mut().get(slot).filter(|session| session.stamp == stamp)
-        {
-            session.inbound.release(id);
-        }
-    }
-
-    /// PUBREC may be sent for a receipt, if there is one.
-    pub(super) fn receipt_done(&self, receipt: Option<(u32, u32)>, id: PacketId, conn: &Rc<Conn>) {
-        if let Some((slot, stamp)) = receipt {
-            self.receipt_stored(slot, stamp, id, Some(conn));
-        }
-    }
 }
 
 fn publish_answer(qos: QoS, id: PacketId) -> AckKind {
     if qos == QoS::ExactlyOnce { AckKind::Pubrec(id) } else { AckKind::Puback(id) }
-}
-
-/// Takes back what a publish has put into [`super::outgoing::Outgoing`] when it does not get to
-/// its end.
-struct Undo<'a> {
-    shard: &'a Shard,
-    mark: Option<super::outgoing::Mark>,
-}
-
-impl<'a> Undo<'a> {
-    fn new(shard: &'a Shard) -> Self {
-        Self { shard, mark: Some(shard.outgoing.borrow().mark()) }
-    }
-    fn keep(mut self) {
-        self.mark = None;
-    }
-}
-
-impl Drop for Undo<'_> {
-    fn drop(&mut self) {
-        if let Some(mark) = &self.mark
-            && let Ok(mut outgoing) = self.shard.outgoing.try_borrow_mut()
-        {
-            outgoing.rollback(mark);
-        }
-    }
 }

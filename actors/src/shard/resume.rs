@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use hydrant_protocol::session::{Acknowledged, Waiting};
-use hydrant_protocol::{PacketId, QoS, wire};
+use hydrant_protocol::{PacketId, QoS, Violation, wire};
 
 use crate::ports::{OutgoingStage, QueueEntry, StoreOp};
 
@@ -86,17 +86,29 @@ impl Shard {
         }
     }
 
-    /// PUBACK or PUBCOMP: the message is delivered.
-    pub fn delivered(&self, conn: &Rc<Conn>, packet_id: PacketId, qos: QoS) {
+    /// PUBACK or PUBCOMP: the message is delivered. One for which nothing is in flight changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`Violation::WrongAcknowledgement`]: what is in flight waits for another packet.
+    pub fn delivered(
+        &self,
+        conn: &Rc<Conn>,
+        packet_id: PacketId,
+        qos: QoS,
+    ) -> Result<(), Violation> {
         let waits = {
-            let Some(slot) = conn.session.get() else { return };
+            let Some(slot) = conn.session.get() else { return Ok(()) };
             let mut sessions = self.sessions.borrow_mut();
-            let Some(session) = sessions.get(slot) else { return };
+            let Some(session) = sessions.get(slot) else { return Ok(()) };
             let known = match qos {
                 QoS::ExactlyOnce => session.outbound.pubcomp(packet_id),
                 _ => session.outbound.puback(packet_id),
             };
-            let Acknowledged::Message { sequence, cost } = known else { return };
+            let Acknowledged::Message { sequence, cost } = known else {
+                let wrong = session.outbound.is_in_flight(packet_id);
+                return if wrong { Err(Violation::WrongAcknowledgement) } else { Ok(()) };
+            };
             if let Some(stored) = &mut session.stored {
                 let id = stored.id;
                 self.forget_queued(stored, sequence, u64::from(cost));
@@ -107,6 +119,7 @@ impl Shard {
         if waits || conn.wants_pump.get() || self.is_spilled(conn) {
             self.pump(conn);
         }
+        Ok(())
     }
 
     fn is_spilled(&self, conn: &Rc<Conn>) -> bool {
@@ -122,14 +135,20 @@ impl Shard {
 
     /// PUBREC: from here on only PUBREL is sent; in a persistent session once that is durable. A
     /// PUBREC for an unknown id is answered too, so that the client can finish.
-    pub fn received(&self, conn: &Rc<Conn>, packet_id: PacketId) {
+    ///
+    /// # Errors
+    /// [`Violation::WrongAcknowledgement`]: a QoS 1 message is in flight under this id.
+    pub fn received(&self, conn: &Rc<Conn>, packet_id: PacketId) -> Result<(), Violation> {
         let stored = {
-            let Some(slot) = conn.session.get() else { return };
+            let Some(slot) = conn.session.get() else { return Ok(()) };
             let mut sessions = self.sessions.borrow_mut();
-            let Some(session) = sessions.get(slot) else { return };
+            let Some(session) = sessions.get(slot) else { return Ok(()) };
             match session.outbound.pubrec(packet_id) {
                 Acknowledged::Message { sequence, .. } => {
                     session.stored.as_ref().map(|stored| (stored.id, sequence))
+                }
+                Acknowledged::Unknown if session.outbound.is_in_flight(packet_id) => {
+                    return Err(Violation::WrongAcknowledgement);
                 }
                 Acknowledged::Unknown => None,
             }
@@ -147,5 +166,6 @@ impl Shard {
             }
             None => self.write(conn, |out| wire::put_pubrel(out, packet_id)),
         }
+        Ok(())
     }
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ahash::AHashMap;
-use hydrant_protocol::PacketId;
 use hydrant_protocol::session::{Inbound, Outbound};
 use hydrant_protocol::topic::TopicFilter;
 use slab::Slab;
@@ -17,7 +16,6 @@ use crate::metrics::{CloseReason, DropReason};
 use crate::ports::{SessionId, StoreOp};
 use crate::shared::Subscriber;
 
-use super::conn::AckKind;
 use super::{Conn, Shard};
 
 /// What a persistent session has beside a clean one.
@@ -136,34 +134,6 @@ impl Shard {
                 session.stamp == stamp
                     && session.conn.as_ref().is_some_and(|now| Rc::ptr_eq(now, conn))
             })
-    }
-
-    /// An incoming QoS 2 message is durable. Its PUBREC goes to the connection it came on; when
-    /// the client has reconnected meanwhile and sent it again, to the new one too.
-    pub(super) fn receipt_stored(
-        &self,
-        slot: u32,
-        stamp: u32,
-        id: PacketId,
-        conn: Option<&Rc<Conn>>,
-    ) {
-        let current = {
-            let mut sessions = self.sessions.borrow_mut();
-            let Some(session) = sessions.get(slot) else { return };
-            if session.stamp != stamp
-                || !session.inbound.stored(id)
-                || !session.inbound.came_again(id)
-            {
-                return;
-            }
-            session.conn.clone()
-        };
-        if let Some(current) = current
-            && current.open.get()
-            && !conn.is_some_and(|conn| Rc::ptr_eq(conn, &current))
-        {
-            self.answer(&current, AckKind::Pubrec(id));
-        }
     }
 
     /// Removes a session with everything that belongs to it, here and in the store.

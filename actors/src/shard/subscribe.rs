@@ -3,10 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hydrant_protocol::session::{Receipt, Release};
+use hydrant_protocol::QoS;
 use hydrant_protocol::topic::TopicFilter;
 use hydrant_protocol::wire::{self, SUBACK_FAILURE, Subscribe, Unsubscribe};
-use hydrant_protocol::{PacketId, QoS};
 
 use crate::metrics::DropReason;
 use crate::ports::StoreOp;
@@ -76,41 +75,7 @@ impl Shard {
         self.answer_stored(conn, AckKind::Unsuback(unsubscribe.packet_id), must_wait);
     }
 
-    /// PUBREL: the receipt's end is durable before PUBCOMP.
-    pub fn release(&self, conn: &Rc<Conn>, packet_id: PacketId) {
-        let Some(slot) = conn.session.get() else { return };
-        let must_wait = {
-            let mut sessions = self.sessions.borrow_mut();
-            let Some(session) = sessions.get(slot) else { return };
-            match (session.inbound.release(packet_id), &session.stored) {
-                (Release::Released, Some(stored)) => {
-                    let op = StoreOp::DeleteReceipt { id: stored.id, packet_id };
-                    self.outgoing.borrow_mut().ops.push(op);
-                    true
-                }
-                _ => false,
-            }
-        };
-        self.answer_stored(conn, AckKind::Pubcomp(packet_id), must_wait);
-    }
-
-    /// A QoS 2 PUBLISH arrives: where its receipt is held (slot and stamp of the session) when it
-    /// is new and goes to the router. A repeated one is answered, or its answer is on its way
-    /// ([MQTT-4.3.3-2]).
-    pub fn new_receipt(&self, conn: &Rc<Conn>, packet_id: PacketId) -> Option<(u32, u32)> {
-        let slot = conn.session.get()?;
-        let (receipt, stamp) = {
-            let mut sessions = self.sessions.borrow_mut();
-            let session = sessions.get(slot)?;
-            (session.inbound.publish(packet_id), session.stamp)
-        };
-        if receipt == Receipt::Known {
-            self.answer(conn, AckKind::Pubrec(packet_id));
-        }
-        (receipt == Receipt::New).then_some((slot, stamp))
-    }
-
-    fn answer_stored(&self, conn: &Rc<Conn>, kind: AckKind, must_wait: bool) {
+    pub(super) fn answer_stored(&self, conn: &Rc<Conn>, kind: AckKind, must_wait: bool) {
         if must_wait {
             let index = conn.owe(kind);
             self.wait_for_store(WaitKind::Answer { conn: Rc::clone(conn), index });

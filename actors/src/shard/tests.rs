@@ -218,6 +218,71 @@ fn a_page_that_a_connection_before_asked_for_is_not_taken_for_the_new_ones() {
 }
 
 #[test]
+fn pubrec_waits_until_what_was_in_flight_is_read_back() {
+    let shard = shard(1);
+    let first = connect(&shard, false, None);
+    store(&shard);
+    subscribe(&shard, &first, "t", QoS::AtLeastOnce);
+    publish(&shard, &conn(&shard), "t", b"x", false);
+    let entries = queued(&store(&shard).0);
+    assert!(entries[0].outgoing.is_some());
+    shard.detach(&first, CloseReason::Eof);
+    let second = connect(&shard, false, None);
+    store(&shard);
+    let (slot, stamp, _) = store(&shard).1[0];
+    assert!(!shard.must_wait(&second, &wire::Packet::Puback(PacketId::MIN)));
+    assert!(shard.has_credit(&second));
+    assert!(shard.must_wait(&second, &wire::Packet::Pubrec(PacketId::MIN)));
+    assert!(!shard.has_credit(&second), "it is read on all the same");
+    shard.pause(&second);
+    shard.resume_paused();
+    assert_eq!(shard.paused_count(), 1);
+    shard.queue_page(slot, stamp, entries);
+    shard.resume_paused();
+    assert_eq!(shard.paused_count(), 0);
+    assert!(shard.has_credit(&second));
+    assert!(!shard.must_wait(&second, &wire::Packet::Pubrec(PacketId::MIN)));
+}
+
+#[test]
+fn a_receipt_stored_after_a_reconnect_is_told_to_who_sent_it_again() {
+    for again in [false, true] {
+        let shard = shard(1);
+        let first = connect(&shard, false, None);
+        store(&shard);
+        let publish = Publish {
+            dup: false,
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            topic: "t",
+            packet_id: Some(PacketId::MIN),
+            payload: b"x",
+        };
+        let receipt = shard.new_receipt(&first, PacketId::MIN);
+        shard.submit(&first, &publish, receipt);
+        shard.route_all(|| ());
+        let mut late = Vec::new();
+        let mut taken = shard.shared.storage.take(10);
+        while let Some(work) = taken.pop() {
+            if let StorageWork::Write { tokens, .. } = work {
+                late.extend(tokens);
+            }
+        }
+        drop(taken);
+        assert_eq!(late.len(), 1);
+        shard.detach(&first, CloseReason::Eof);
+        let second = connect(&shard, false, None);
+        store(&shard);
+        assert!(second.open.get());
+        if again {
+            assert_eq!(shard.new_receipt(&second, PacketId::MIN), None);
+        }
+        late.into_iter().for_each(|token| shard.complete(token));
+        assert_eq!(contains(&second, b"\x50\x02\x00\x01"), again);
+    }
+}
+
+#[test]
 fn the_end_of_an_old_will_leaves_the_new_one_in_the_store() {
     let shard = shard(1);
     let _old = connect(&shard, true, Some("old"));

@@ -64,19 +64,6 @@ pub enum Fault {
     Fail = 3,
 }
 
-impl std::str::FromStr for Fault {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "panic" => Ok(Self::Panic),
-            "stall" => Ok(Self::Stall),
-            "fail" => Ok(Self::Fail),
-            other => Err(format!("unknown fault '{other}': use panic, stall or fail")),
-        }
-    }
-}
-
 /// Asks a supervised actor for a sign of life; its handler calls [`on_ping`].
 #[derive(Debug, Clone, Copy)]
 pub struct Ping;

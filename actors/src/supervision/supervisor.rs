@@ -88,13 +88,6 @@ impl SupervisorHandle {
             slot.kill("the node ends");
         }
     }
-
-    /// Kills the child at `path`; it is rebuilt. `false` when no such child runs.
-    pub fn kill(&self, path: &str, reason: &str) -> bool {
-        let mut slots = self.shared.slots.lock();
-        let slot = slots.iter_mut().find(|slot| &**slot.child.cell.path() == path);
-        slot.is_some_and(|slot| slot.kill(reason))
-    }
 }
 
 impl Shared {

@@ -151,6 +151,12 @@ impl Outbound {
         self.finish(id, Stage::Pubcomp)
     }
 
+    /// True when a message is in flight under `id`, whatever it waits for: an acknowledgement that
+    /// was [`Acknowledged::Unknown`] is then of the wrong kind.
+    pub fn is_in_flight(&self, id: PacketId) -> bool {
+        self.flights.iter().any(|flight| flight.id == id)
+    }
+
     fn finish(&mut self, id: PacketId, stage: Stage) -> Acknowledged {
         // Acknowledgements come in order from a conforming client, so this looks at the front.
         let found = self.flights.iter().position(|flight| flight.id == id && flight.stage == stage);
@@ -309,9 +315,11 @@ mod tests {
         let id = out.send(QoS::ExactlyOnce, 7, 1);
         assert_eq!(out.puback(id), Acknowledged::Unknown);
         assert_eq!(out.pubcomp(id), Acknowledged::Unknown);
+        assert!(out.is_in_flight(id));
         assert_eq!(out.pubrec(id), Acknowledged::Message { sequence: 7, cost: 1 });
         assert_eq!(out.pubrec(id), Acknowledged::Message { sequence: 7, cost: 1 });
         assert_eq!(out.pubcomp(id), Acknowledged::Message { sequence: 7, cost: 1 });
         assert_eq!(out.pubcomp(id), Acknowledged::Unknown);
+        assert!(!out.is_in_flight(id));
     }
 }

@@ -46,6 +46,7 @@ const ELSEWHERE: &[Violation] = &[
     Violation::PacketIdUnknown,
     Violation::FirstPacketNotConnect,
     Violation::SecondConnect,
+    Violation::WrongAcknowledgement,
     Violation::KeepAliveElapsed,
     Violation::IdentifierNotAccepted,
     Violation::PacketAfterDisconnect,
@@ -251,5 +252,16 @@ fn publish_len_is_what_is_written() {
             };
             assert_eq!((publish.payload, publish.packet_id), (&payload[..], packet_id));
         }
+    }
+}
+
+#[test]
+fn packets_of_mqtt_3_1_may_have_more_flags() {
+    for (sent, taken) in [(0x6a, 0x62), (0x8b, 0x82), (0xaa, 0xa2), (0x48, 0x40)] {
+        assert_eq!(first_byte_of_v31(sent), taken);
+    }
+    // What PUBLISH's flags mean stays, and what no QoS 1 request is.
+    for first in [0x3b, 0x36, 0x60, 0x86, 0x10] {
+        assert_eq!(first_byte_of_v31(first), first);
     }
 }
