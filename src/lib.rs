@@ -7,8 +7,10 @@
 //! - [`admin`]: HTTP port and admin socket.
 
 pub mod admin;
+pub mod cassandra;
 pub mod cli;
 pub mod config;
 pub mod embedded;
 pub mod kafka;
 pub mod node;
+mod rows;

@@ -1,5 +1,5 @@
 //! The tier that needs a real Kafka: `cargo test --features servers --test kafka`, after
-//! `scripts/setup-kafka`. No test skips: without Kafka's jars each of them fails.
+//! `scripts/setup-jars kafka`. No test skips: without Kafka's jars each of them fails.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -62,6 +62,29 @@ impl Latency {
     pub fn read(&self) -> ([u64; BUCKETS_US.len() + 1], u64) {
         (std::array::from_fn(|i| self.buckets[i].get()), self.sum_us.get())
     }
+    /// The upper bound of the bucket below which the fraction `q` (0 to 1) of all durations lies:
+    /// they took at most so long. `None` when nothing was counted; [`Duration::MAX`] past the last
+    /// bound.
+    pub fn quantile(&self, q: f64) -> Option<Duration> {
+        let (buckets, _) = self.read();
+        let total: u64 = buckets.iter().sum();
+        if total == 0 {
+            return None;
+        }
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss
+        )]
+        let wanted = ((total as f64 * q).ceil() as u64).max(1);
+        let mut seen = 0;
+        let bucket = buckets.iter().position(|count| {
+            seen += count;
+            seen >= wanted
+        });
+        let bound = bucket.and_then(|bucket| BUCKETS_US.get(bucket));
+        Some(bound.map_or(Duration::MAX, |us| Duration::from_micros(*us)))
+    }
 }
 
 macro_rules! labelled {
@@ -256,5 +279,25 @@ impl Metrics {
     /// Adds up one counter over the arbiters.
     pub fn sum(&self, pick: impl Fn(&ShardMetrics) -> &Count) -> u64 {
         self.shards.iter().map(|shard| pick(shard).get()).sum()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_the_bound_of_its_bucket() {
+        let latency = Latency::default();
+        assert_eq!(latency.quantile(0.5), None);
+        for _ in 0..99 {
+            latency.record(Duration::from_micros(1500));
+        }
+        assert_eq!(latency.quantile(0.99), Some(Duration::from_millis(2)));
+        latency.record(Duration::from_secs(60));
+        assert_eq!(latency.quantile(0.0), Some(Duration::from_millis(2)));
+        assert_eq!(latency.quantile(0.99), Some(Duration::from_millis(2)));
+        assert_eq!(latency.quantile(0.991), Some(Duration::MAX));
     }
 }

@@ -119,7 +119,8 @@ pub struct StorageSettings {
     /// `storage.batch_max_bytes`: bytes in one batch.
     pub batch_max_bytes: usize,
     /// `storage.batch_delay`: how long a batch waits for company once nothing is in flight; zero
-    /// writes at once (a batch then fills while the one before it is being synced).
+    /// writes at once (a batch then fills while the one before it is being synced). With room for more
+    /// than one in flight, what is gathered beside another batch waits a millisecond at most.
     pub batch_delay: Duration,
     /// `storage.max_in_flight`: batches handed to the store and not answered.
     pub max_in_flight: usize,

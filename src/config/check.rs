@@ -19,25 +19,25 @@ use super::keys::{KEYS, PROPERTIES, parse_address};
 use super::source::Effective;
 use super::value::Value;
 use super::{Config, ListenerConfig};
-use super::{properties, routes};
+use super::{cassandra, properties, routes};
 use crate::admin::AdminLimits;
 use crate::embedded::{LogOptions, StoreOptions, SyncPolicy};
 use crate::kafka::KafkaOptions;
 
 /// Reads values by path; what is amiss with the table itself is an error too, not a panic.
-struct Reader<'a> {
-    effective: &'a Effective,
-    errors: ConfigErrors,
+pub(super) struct Reader<'a> {
+    pub(super) effective: &'a Effective,
+    pub(super) errors: ConfigErrors,
     read: BTreeSet<&'a str>,
 }
 
 impl<'a> Reader<'a> {
-    fn value(&mut self, path: &'a str) -> Option<&'a Value> {
+    pub(super) fn value(&mut self, path: &'a str) -> Option<&'a Value> {
         self.read.insert(path);
         self.effective.values.get(path).map(|resolved| &resolved.value)
     }
 
-    fn origin(&self, path: &str) -> Origin {
+    pub(super) fn origin(&self, path: &str) -> Origin {
         self.effective.values.get(path).map_or(Origin::Default, |r| r.origin.clone())
     }
 
@@ -46,7 +46,7 @@ impl<'a> Reader<'a> {
         self.errors.push(origin, format!("{path}: the table of keys and its reader disagree"));
     }
 
-    fn number<T: TryFrom<u64> + Default>(&mut self, path: &'a str) -> T {
+    pub(super) fn number<T: TryFrom<u64> + Default>(&mut self, path: &'a str) -> T {
         match self.value(path) {
             Some(Value::Number(Some(n))) if let Ok(n) = T::try_from(*n) => n,
             _ => {
@@ -56,7 +56,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn time(&mut self, path: &'a str) -> Duration {
+    pub(super) fn time(&mut self, path: &'a str) -> Duration {
         match self.value(path) {
             Some(Value::Time(time)) => *time,
             _ => {
@@ -66,7 +66,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn flag(&mut self, path: &'a str) -> bool {
+    pub(super) fn flag(&mut self, path: &'a str) -> bool {
         match self.value(path) {
             Some(Value::Bool(b)) => *b,
             _ => {
@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn text(&mut self, path: &'a str) -> &'a str {
+    pub(super) fn text(&mut self, path: &'a str) -> &'a str {
         match self.value(path) {
             Some(Value::Text(text)) => text,
             _ => {
@@ -95,7 +95,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reports at the later of the two keys' places, unless one of them is wrong by itself.
-    fn cross(&mut self, holds: bool, keys: [&'a str; 2], message: &str) {
+    pub(super) fn cross(&mut self, holds: bool, keys: [&'a str; 2], message: &str) {
         if !holds && !keys.iter().any(|key| self.effective.bad.contains(key)) {
             let origin = self.origin(keys[0]).max(self.origin(keys[1]));
             self.errors.push(origin, message);
@@ -139,6 +139,7 @@ pub(super) fn build(
     }
     unavailable(&mut r);
     let kafka = kafka(&mut r, log.kind);
+    let cassandra = cassandra::options(&mut r);
     let listener = ListenerConfig {
         address: r.address("listener.address"),
         backlog: r.number("listener.backlog"),
@@ -210,6 +211,7 @@ pub(super) fn build(
             store,
             log: embedded_log,
             kafka,
+            cassandra,
         },
         read,
     ))
@@ -217,21 +219,13 @@ pub(super) fn build(
 
 /// What this version does not have yet.
 fn unavailable(r: &mut Reader<'_>) {
-    let cassandra = r.text("storage.kind") == "cassandra";
-    if cassandra {
-        let origin = r.origin("storage.kind");
-        r.errors.push(
-            origin,
-            "storage.kind = \"cassandra\" is not available in this version yet: use \"embedded\"",
-        );
-    }
     if r.text("cluster.kind") == "zookeeper" {
         let origin = r.origin("cluster.kind");
         r.errors.push(
             origin.clone(),
             "cluster.kind = \"zookeeper\" is not available in this version yet: use \"single\"",
         );
-        if !cassandra {
+        if r.text("storage.kind") != "cassandra" {
             r.errors.push(origin, "a cluster cannot use the embedded store, whose state dies with its node: storage.kind must be \"cassandra\"");
         }
     }
@@ -312,11 +306,16 @@ fn session(r: &mut Reader<'_>) -> SessionSettings {
 
 fn storage(r: &mut Reader<'_>) -> StorageSettings {
     let (retry_min, retry_max) = r.ordered("storage.retry_min", "storage.retry_max");
+    let max_in_flight = match r.value("storage.max_in_flight") {
+        Some(Value::Number(None)) if r.text("storage.kind") == "cassandra" => 16,
+        Some(Value::Number(None)) => 1,
+        _ => r.number("storage.max_in_flight"),
+    };
     StorageSettings {
         batch_max_ops: r.number("storage.batch_max_ops"),
         batch_max_bytes: r.number("storage.batch_max_bytes"),
         batch_delay: r.time("storage.batch_delay"),
-        max_in_flight: r.number("storage.max_in_flight"),
+        max_in_flight,
         max_pending_bytes: r.number("storage.max_pending_bytes"),
         outbox_max_bytes: r.number("storage.outbox_max_bytes"),
         outbox_lanes: r.number("storage.outbox_lanes"),

@@ -46,6 +46,8 @@ pub struct Key {
 
 /// Prefix of the librdkafka properties passed through.
 pub const PROPERTIES: &str = "kafka.properties";
+/// The contact points of Cassandra, which have no default.
+pub const CONTACT_POINTS: &str = "cassandra.contact_points";
 /// The array of tables.
 pub const ROUTE: &str = "route";
 
@@ -85,6 +87,9 @@ const fn choice(path: Doc, default: Doc, of: &'static [&'static str], doc: Doc) 
 /// The acknowledgement levels, as config writes them.
 pub const ACKS: &[&str] = &["accepted", "stored", "kafka"];
 
+/// Consistency levels, as config writes them.
+pub const LEVELS: &[&str] = &["one", "local_one", "quorum", "local_quorum", "each_quorum", "all"];
+
 /// The sections in the order of `config.toml`, each with its meaning.
 pub const SECTIONS: &[(&str, &str)] = &[
     ("node", "This node."),
@@ -96,6 +101,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("limits", "Limits a client meets. Past each: a clean close, or waiting, and a counter."),
     ("session", "Sessions and their queues."),
     ("storage", "The session store: sessions, queues, retained messages, QoS 2 state, outbox."),
+    ("cassandra", "Used when storage.kind is \"cassandra\"."),
     ("log", "Where every published message goes for back-end services."),
     ("kafka", "Used when log.kind is \"kafka\". Always acks=all and an idempotent producer."),
     ("cluster", "Other nodes."),
@@ -153,19 +159,35 @@ pub const KEYS: &[Key] = &[
     flag("session.queue_qos0", "false", "Queue QoS 0 messages too while a persistent session is offline"),
     time("session.expiry", "7d", 0, CENTURY, "A persistent session offline for so long is removed; 0s is never"),
     int("session.max_sessions", "1000000", 1, 1_000_000_000, "sessions", "Persistent sessions of the node; past it a new one is refused with CONNACK 0x03"),
-    choice("storage.kind", "embedded", &["embedded", "cassandra"], "Where sessions are kept; \"cassandra\" is not available in this version"),
+    choice("storage.kind", "embedded", &["embedded", "cassandra"], "Where sessions are kept: on this node's disk, or in [cassandra]"),
     choice("storage.sync", "always", &["always", "never"], "fsync of store and embedded log: \"always\" before an acknowledgement, one a batch; with \"never\" what was acknowledged survives a crash of the process, not of the machine"),
     size("storage.cache_size", "64MiB", MIB, TIB, "Block cache of the embedded store"),
     size("storage.journal_max_size", "512MiB", 64 * MIB, TIB, "Write-ahead journals of the embedded store on disk"),
     int("storage.batch_max_ops", "4096", 1, 1_000_000, "operations", "Operations in one batch"),
     size("storage.batch_max_bytes", "4MiB", KIB, GIB, "Bytes in one batch"),
     time("storage.batch_delay", "0ms", 0, 10 * S, "How long a batch waits for company when nothing is in flight; a batch fills anyway while the one before it is synced"),
-    int("storage.max_in_flight", "1", 1, 1024, "batches", "Batches handed to the store and not answered"),
+    key("storage.max_in_flight", Kind::Auto { min: 1, max: 1024, unit: "batches" }, "auto", "Batches handed to the store and not answered; \"auto\" is 1 on the embedded store, 16 on Cassandra"),
     size("storage.max_pending_bytes", "64MiB", KIB, TIB, "Writes waiting in memory; past it publishers pause"),
     size("storage.outbox_max_bytes", "4GiB", MIB, 1024 * TIB, "Messages stored and not yet in Kafka; full means no acknowledgement, never loss"),
     int("storage.outbox_lanes", "16", 1, 1024, "lanes", "Hash lanes of the outbox; a topic and key stay in one lane, in order"),
     time("storage.retry_min", "20ms", MS, HOUR, "First wait after the store refused service; doubled up to retry_max"),
     time("storage.retry_max", "2s", MS, HOUR, "Longest such wait"),
+    Key { path: CONTACT_POINTS, kind: Kind::List, default: None, doc: "Required with storage.kind = \"cassandra\": \"host\" or \"host:port\" (9042), several as a list or with commas" },
+    key("cassandra.local_dc", Kind::Text(any), "", "The data centre whose Cassandra nodes are asked; empty takes that of the first contact point that answers"),
+    key("cassandra.keyspace", Kind::Text(keyspace), "hydrant", "The keyspace of the tables"),
+    flag("cassandra.create_schema", "true", "Make keyspace and tables, and bring old ones up to date; false only checks them"),
+    int("cassandra.replication_factor", "1", 1, 99, "replicas", "Of a keyspace made here, in local_dc; 3 in production"),
+    choice("cassandra.write_consistency", "local_quorum", LEVELS, "Replicas that have a write before it is acknowledged"),
+    choice("cassandra.read_consistency", "local_quorum", LEVELS, "Replicas that answer a read; together with write_consistency more than there are copies"),
+    key("cassandra.username", Kind::Text(any), "", "Empty logs in as nobody"),
+    key("cassandra.password", Kind::Text(any), "", "Shown by no command; best set as HYDRANT__CASSANDRA__PASSWORD"),
+    key("cassandra.tls_ca", Kind::Text(any), "", "PEM file with the certificate authorities of Cassandra's nodes; empty is no TLS"),
+    time("cassandra.request_timeout", "5s", 50 * MS, 15 * MIN, "One request, its retries included"),
+    time("cassandra.connect_timeout", "30s", 100 * MS, HOUR, "From start until a contact point answers"),
+    int("cassandra.retries", "1", 0, 10, "times", "How often a request that may be done twice is sent again, each time to another node"),
+    time("cassandra.speculative_delay", "0s", 0, MIN, "A read without answer by then is sent to a second node too; 0s never"),
+    int("cassandra.max_requests", "256", 1, 32_768, "requests", "Requests under way at once; more wait in the node"),
+    time("cassandra.lease", "10s", S, 10 * MIN, "How long a node acknowledges without having renewed its lease in Cassandra; so long another waits before it takes over"),
     choice("log.kind", "embedded", &["embedded", "kafka", "none"], "\"embedded\": an append-only log on disk, read with `broker tail`; \"kafka\": see [kafka]; \"none\": MQTT subscribers only"),
     time("log.retention", "24h", 0, CENTURY, "Embedded log: records older than this are removed; 0s keeps them whatever their age"),
     size("log.retention_bytes", "1GiB", MIB, 1024 * TIB, "Embedded log: past this size the oldest records are removed"),
@@ -236,16 +258,37 @@ pub fn nearest(path: &str) -> Option<&'static str> {
         .map(|(_, candidate)| candidate)
 }
 
-/// ", did you mean x?" for a message; what there is where nothing is near.
-pub fn hint<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    let near = known
-        .clone()
+/// The known word nearest to `word`; `None` when nothing is near.
+pub fn near<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
         .map(|k| (strsim::normalized_damerau_levenshtein(word, k), k))
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(score, _)| *score >= 0.5);
-    match near {
-        Some((_, k)) => format!("the nearest is \"{k}\""),
+        .filter(|(score, _)| *score >= 0.5)
+        .map(|(_, k)| k)
+}
+
+/// What to write instead of an unknown name: the nearest, or all there are where nothing is near.
+pub fn hint<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    match near(word, known.clone()) {
+        Some(k) => format!("the nearest is \"{k}\""),
         None => format!("known: {}", known.collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn any(_: &str) -> Result<(), &'static str> {
+    Ok(())
+}
+
+/// Cassandra's rule for unquoted names, in lower case (cql, "keyspace name").
+fn keyspace(text: &str) -> Result<(), &'static str> {
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    if (1..=48).contains(&text.len())
+        && text.as_bytes()[0].is_ascii_lowercase()
+        && text.bytes().all(legal)
+    {
+        Ok(())
+    } else {
+        Err("must be 1 to 48 of the characters a-z 0-9 _ and begin with a letter")
     }
 }
 

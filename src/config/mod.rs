@@ -5,11 +5,13 @@
 //! - `source`: the layers, and which value wins.
 //! - `value`: one value's check.
 //! - `routes`, `properties`: the two parts with names of their own.
+//! - `cassandra`: `[cassandra]`.
 //! - `check`: from values to [`Config`], and what must hold between keys.
 //! - `print`: `broker config print`, and the text of `config.toml`.
 //!
 //! All mistakes are reported at once, each with line, variable or flag ([`ConfigErrors`]).
 
+mod cassandra;
 mod check;
 mod error;
 mod keys;
@@ -28,6 +30,7 @@ use std::path::PathBuf;
 use hydrant_actors::settings::Settings;
 
 use crate::admin::AdminLimits;
+use crate::cassandra::CassandraOptions;
 use crate::embedded::{LogOptions, StoreOptions};
 use crate::kafka::KafkaOptions;
 pub use error::{ConfigError, ConfigErrors, Origin};
@@ -54,6 +57,8 @@ pub struct Config {
     pub log: LogOptions,
     /// `[kafka]`; `Some` exactly when `log.kind` is "kafka".
     pub kafka: Option<KafkaOptions>,
+    /// `[cassandra]`; `Some` exactly when `storage.kind` is "cassandra".
+    pub cassandra: Option<CassandraOptions>,
 }
 
 /// `[listener]`.

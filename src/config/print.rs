@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use toml::Value as Raw;
 
-use super::keys::{KEYS, Key, Kind, PROPERTIES, SECTIONS};
+use super::keys::{CONTACT_POINTS, KEYS, Key, Kind, PROPERTIES, SECTIONS};
 use super::properties::is_secret;
 use super::source::Effective;
 use super::value::{from_text, size_text, time_text, words_text};
@@ -18,12 +18,13 @@ pub fn effective(effective: &Effective) -> String {
             let name = name(key);
             match effective.values.get(key.path) {
                 Some(value) => {
-                    line(&mut out, &format!("{name} = {} # {}", value.raw, value.origin))
+                    let hidden = is_secret(name) && value.raw.as_str() != Some("");
+                    let raw = if hidden { &secret() } else { &value.raw };
+                    line(&mut out, &format!("{name} = {raw} # {}", value.origin))
                 }
                 None if key.path == PROPERTIES => {
                     for (property, (raw, origin)) in &effective.properties {
-                        let hidden = Raw::String("***".into());
-                        let raw = if is_secret(property) { &hidden } else { raw };
+                        let raw = if is_secret(property) { &secret() } else { raw };
                         line(&mut out, &format!("{name}.{} = {raw} # {origin}", quoted(property)));
                     }
                 }
@@ -105,6 +106,9 @@ pub fn shipped() -> String {
                         &format!("# {} = {{ \"socket.keepalive.enable\" = true }}", name(key)),
                     );
                 }
+                None if key.path == CONTACT_POINTS => {
+                    line(&mut out, &format!("# {} = \"127.0.0.1:9042\"", name(key)));
+                }
                 None => line(&mut out, &format!("# {} = \"127.0.0.1:9092\"", name(key))),
             }
         }
@@ -120,6 +124,11 @@ fn of(section: &str) -> impl Iterator<Item = &'static Key> {
 
 fn name(key: &Key) -> &'static str {
     key.path.split_once('.').map_or(key.path, |(_, name)| name)
+}
+
+/// What is shown of a secret.
+fn secret() -> Raw {
+    Raw::String("***".into())
 }
 
 fn quoted(text: &str) -> String {
@@ -182,6 +191,9 @@ mod tests {
         load(&from(&example)).unwrap();
         let kafka = "[log]\nkind = \"kafka\"\n[kafka]\nbootstrap_servers = \"127.0.0.1:9092\"\nproperties = { \"socket.keepalive.enable\" = true }\n";
         assert!(load(&from(kafka)).unwrap().config.kafka.is_some());
+        let cassandra =
+            "[storage]\nkind = \"cassandra\"\n[cassandra]\ncontact_points = \"127.0.0.1:9042\"\n";
+        assert!(load(&from(cassandra)).unwrap().config.cassandra.is_some());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigErrors, Origin};
 use super::keys::{self, ACKS};
-use super::value::words_text;
+use super::value::not_one_of;
 
 const NAMES: [&str; 4] = ["filter", "topic", "key", "ack"];
 
@@ -81,11 +81,7 @@ fn read_one(
                 Some(level) => ack = Some(level),
                 None => errors.push(
                     origin,
-                    format!(
-                        "ack = \"{text}\" is not one of {}; {}",
-                        words_text(ACKS),
-                        keys::hint(text, ACKS.iter().copied())
-                    ),
+                    format!("ack {}", not_one_of(&format!("\"{text}\""), text, ACKS)),
                 ),
             },
         }

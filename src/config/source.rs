@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigErrors, Origin};
 use super::keys::{self, KEYS, PROPERTIES, ROUTE, SECTIONS};
+use super::properties::is_secret;
 use super::routes::{self, RawRoute};
 use super::value::{self, Value};
 
@@ -118,6 +119,8 @@ fn settle(entry: Entry, effective: &mut Effective, errors: &mut ConfigErrors) {
         }
         Err(rule) => {
             effective.bad.insert(key.path);
+            // The rule repeats the value.
+            let rule = if is_secret(&path) { "must be a string".into() } else { rule };
             errors.push(origin, format!("{path} {rule}"));
         }
     }

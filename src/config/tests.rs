@@ -50,7 +50,8 @@ fn defaults_are_a_whole_configuration() {
     assert_eq!(config.listener.send_buffer, None);
     assert_eq!(config.admin, Some("127.0.0.1:9883".parse().unwrap()));
     assert_eq!(config.store.sync, SyncPolicy::Always);
-    assert!(config.kafka.is_none() && !s.faults);
+    assert!(config.kafka.is_none() && config.cassandra.is_none() && !s.faults);
+    assert_eq!(s.storage.max_in_flight, 1);
 }
 
 /// What a test or a benchmark builds on its own is what a node runs with.
@@ -254,10 +255,6 @@ fn what_must_hold_between_keys() {
             "c.toml:4: route_default.ack = \"kafka\" needs a log",
             "c.toml:5: ack = \"kafka\" of this route needs a log",
         ],
-    );
-    assert_mistakes(
-        "[storage]\nkind = \"cassandra\"\n",
-        &["c.toml:2: storage.kind = \"cassandra\" is not available"],
     );
     assert_mistakes(
         "[cluster]\nkind = \"zookeeper\"\n",

@@ -44,7 +44,8 @@ pub fn from_toml(value: &DeValue<'_>) -> Option<Raw> {
 pub fn from_text(kind: Kind, text: &str) -> Raw {
     let parsed = DeValue::parse(text).ok().and_then(|value| from_toml(value.get_ref()));
     match (kind, parsed) {
-        (_, Some(parsed @ (Raw::String(_) | Raw::Array(_)))) => parsed,
+        (_, Some(parsed @ Raw::String(_))) => parsed,
+        (kind, Some(parsed @ Raw::Array(_))) if !matches!(kind, Kind::Text(_)) => parsed,
         (Kind::Bool | Kind::Int { .. } | Kind::Auto { .. } | Kind::Size { .. }, Some(parsed)) => {
             parsed
         }
@@ -98,11 +99,7 @@ pub fn check(key: &Key, raw: &Raw) -> Result<Value, String> {
         }
         (Kind::Choice(words), Raw::String(word)) => match words.iter().find(|w| *w == word) {
             Some(word) => Ok(Value::Text((*word).to_string())),
-            None => Err(format!(
-                "= {raw} is not one of {}; {}",
-                words_text(words),
-                keys::hint(word, words.iter().copied())
-            )),
+            None => Err(not_one_of(&raw.to_string(), word, words)),
         },
         (Kind::Choice(words), _) => wrong(&format!("one of {}", words_text(words))),
         (Kind::Text(check), Raw::String(text)) => match check(text) {
@@ -117,6 +114,13 @@ pub fn check(key: &Key, raw: &Raw) -> Result<Value, String> {
         (Kind::List, _) => wrong("a string or a list of strings"),
         (Kind::Table, _) => wrong("a table"),
     }
+}
+
+/// "= "kafak" is not one of "embedded", "kafka"; the nearest is "kafka"".
+pub fn not_one_of(raw: &str, word: &str, words: &[&str]) -> String {
+    let near = keys::near(word, words.iter().copied());
+    let near = near.map(|k| format!("; the nearest is \"{k}\""));
+    format!("= {raw} is not one of {}{}", words_text(words), near.unwrap_or_default())
 }
 
 fn list(items: impl Iterator<Item = String>) -> Result<Value, String> {

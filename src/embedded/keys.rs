@@ -8,7 +8,7 @@ use fjall::UserKey;
 use hydrant_actors::ports::{OutgoingStage, SessionId, StoreError};
 use hydrant_protocol::PacketId;
 
-use super::rows::{RowError, damaged, number_at};
+use crate::rows::{RowError, damaged, number_at};
 
 /// Filters longer than this are keyed by a hash (keys end at 65,535 bytes).
 const LONG_FILTER: usize = 1024;

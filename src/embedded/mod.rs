@@ -25,7 +25,6 @@ mod log;
 mod outbox;
 #[cfg(test)]
 mod power_cut;
-mod rows;
 mod segments;
 mod store;
 #[cfg(any(test, feature = "servers"))]

@@ -14,7 +14,7 @@ use hydrant_actors::ports::{LaneState, Lanes, LogRecord, StoreError};
 use parking_lot::Mutex;
 
 use super::database::{Guarded, store_error};
-use super::rows::{ROW_MAX, RowBuilder, RowReader, damaged, number_at};
+use crate::rows::{ROW_MAX, RowBuilder, RowReader, damaged, number_at};
 use super::tables::Row;
 
 const PREFIX: &str = "outbox-";

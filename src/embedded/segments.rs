@@ -21,7 +21,7 @@ use parking_lot::RwLock;
 use super::database::{Guarded, open, open_error, store_error};
 use super::log::{LogOptions, TopicInfo};
 use super::outbox::PackedReader;
-use super::rows::{self, ROW_MAX, RowBuilder, RowReader, damaged, number_at};
+use crate::rows::{self, ROW_MAX, RowBuilder, RowReader, damaged, number_at};
 use super::{OpenError, SyncPolicy};
 
 const PREFIX: &str = "segment-";

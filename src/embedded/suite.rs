@@ -415,7 +415,9 @@ fn every_op_twice(open: &Open<'_>) {
     let store = open();
     let sessions = wait(store.sessions());
     assert_eq!(sessions.len(), 1);
-    assert_eq!((sessions[0].queued, sessions[0].last_sequence), (1, 1));
+    assert_eq!(sessions[0].queued, 1);
+    // At least the highest that is queued, at most the highest that ever was.
+    assert!((1..=2).contains(&sessions[0].last_sequence));
     assert_eq!((sessions[0].subscriptions.len(), &sessions[0].receipts[..]), (1, &[packet(4)][..]));
     let outgoing = Some((packet(4), OutgoingStage::Publish));
     assert_eq!(wait(store.read_queue(1, 0, 9, 9999)), [QueueEntry { outgoing, ..entry(1) }]);

@@ -24,7 +24,7 @@ use super::keys::{
     outgoing_value, queue_key, queue_place, receipt_key, subscription_key, will_key,
 };
 use super::outbox::{Changes, Outbox};
-use super::rows::{self, RowError, damaged, number_at};
+use crate::rows::{self, RowError, damaged, number_at};
 use super::{OpenError, StoreOptions};
 
 /// Rows removed at once of what one deleted session leaves.

@@ -1,17 +1,13 @@
 //! A real Kafka (KRaft, broker and controller in one process) in a temporary folder on free ports,
 //! and a consumer that reads everything.
 //!
-//! The jars come from `scripts/setup-kafka`. The process dies with the test process: a small shell
-//! watches a pipe that closes with us, and kills by pid.
+//! The jars come from `scripts/setup-jars kafka`; the process is a [`Server`].
 
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -26,18 +22,12 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Headers as _;
 
 use super::eventually;
-
-/// How long Kafka may take to be ready or to stop.
-const PATIENCE: Duration = Duration::from_secs(90);
+use super::server::{PATIENCE, Server, class_path, free_port};
 
 /// A Kafka of this test's own.
 pub struct Kafka {
-    folder: tempfile::TempDir,
+    server: Server,
     port: u16,
-    child: Option<Child>,
-    pid: u32,
-    /// The guard removes the folder, because nobody drops this value.
-    immortal: bool,
 }
 
 /// One record as a consumer sees it.
@@ -65,34 +55,6 @@ impl Record {
     }
 }
 
-/// The folder that the set-up scripts fill.
-fn work_folder() -> PathBuf {
-    std::env::var_os("HYDRANT_WORK")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".work"), PathBuf::from)
-}
-
-fn class_path() -> String {
-    let libs = work_folder().join("kafka/libs");
-    assert!(
-        work_folder().join("kafka/pom.installed").is_file(),
-        "Kafka's jars are not in {}: run scripts/test (or scripts/setup-kafka) first",
-        libs.display()
-    );
-    format!("{}/*", libs.display())
-}
-
-/// A port that is free now.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("its address").port()
-}
-
-fn signal(pid: u32, name: &str) {
-    let status =
-        Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().expect("kill");
-    assert!(status.success(), "kill -{name} {pid} failed");
-}
-
 impl Kafka {
     /// Installs nothing; formats a new folder, starts, waits until ready.
     pub fn start() -> Self {
@@ -103,12 +65,9 @@ impl Kafka {
 
     /// The same without the start, for a Kafka that is absent at first. `restart` starts it.
     pub fn prepare() -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("hydrant-kafka-")
-            .tempdir()
-            .expect("a temporary folder");
+        let server = Server::new("kafka");
         let (port, controller) = (free_port(), free_port());
-        let config = folder.path().join("server.properties");
+        let config = server.folder().join("server.properties");
         let text = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
@@ -124,12 +83,12 @@ impl Kafka {
              transaction.state.log.min.isr=1\n\
              group.initial.rebalance.delay.ms=0\n\
              log.retention.hours=24\n",
-            folder.path().join("data").display()
+            server.folder().join("data").display()
         );
         std::fs::write(&config, text).expect("server.properties");
         let output = Command::new("java")
             .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"])
-            .arg(class_path())
+            .arg(class_path("kafka"))
             .args(["kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c"])
             .arg(&config)
             .output()
@@ -139,7 +98,7 @@ impl Kafka {
             "StorageTool: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        Self { folder, port, child: None, pid: 0, immortal: false }
+        Self { server, port }
     }
 
     /// `host:port` for clients.
@@ -149,47 +108,16 @@ impl Kafka {
 
     /// The process id of the running Kafka.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.server.pid()
     }
 
     /// Starts it (again): same data, same port. Waits until it serves metadata.
     pub fn restart(&mut self) {
-        assert!(self.child.is_none(), "Kafka is running");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join("kafka.log"))
-            .expect("a log");
-        // Whatever ends this process closes the pipe, `cat` returns, and Kafka is killed.
-        let guard = r#"exec 3>&1; "$@" >&2 3>&- </dev/null & child=$!; echo "$child" >&3; exec >&2 3>&-; cat >/dev/null; kill -9 "$child" 2>/dev/null; wait; [ -z "$REMOVE" ] || rm -rf "$REMOVE""#;
-        let remove = if self.immortal { self.folder.path().as_os_str() } else { "".as_ref() };
-        let mut child = Command::new("sh")
-            .env("REMOVE", remove)
-            .args([
-                "-c",
-                guard,
-                "kafka-guard",
-                "java",
-                "-Xmx512m",
-                "-Xms256m",
-                "-XX:+UseG1GC",
-                "-cp",
-            ])
-            .arg(class_path())
-            .arg("kafka.Kafka")
-            .arg(self.folder.path().join("server.properties"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("sh");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("the pid");
-        self.pid = line.trim().parse().expect("a pid");
-        self.child = Some(child);
+        let config = self.server.folder().join("server.properties");
+        let options = ["-Xmx512m", "-Xms256m", "-XX:+UseG1GC"];
+        self.server.run(&options, None, &["kafka.Kafka", &config.to_string_lossy()]);
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
-        eventually(PATIENCE, "Kafka's port is open", || {
-            assert!(self.is_alive(), "Kafka ended: {}", self.log());
+        self.server.await_ready("Kafka's port is open", || {
             TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
         });
         let admin = self.admin();
@@ -201,48 +129,24 @@ impl Kafka {
         });
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("kafka.log")).unwrap_or_default()
-    }
-
-    fn is_alive(&self) -> bool {
-        // A zombie is ended; its state follows the name in parentheses.
-        std::fs::read_to_string(format!("/proc/{}/stat", self.pid))
-            .ok()
-            .and_then(|stat| {
-                stat.rsplit_once(')').map(|(_, rest)| !rest.trim_start().starts_with('Z'))
-            })
-            .unwrap_or(false)
-    }
-
-    fn ended(&mut self) {
-        eventually(PATIENCE, "Kafka has ended", || !self.is_alive());
-        if let Some(mut child) = self.child.take() {
-            drop(child.stdin.take());
-            child.wait().expect("the guard ends");
-        }
-    }
-
     /// SIGTERM, and waits for the end.
     pub fn stop(&mut self) {
-        signal(self.pid, "TERM");
-        self.ended();
+        self.server.stop();
     }
 
     /// SIGKILL, and waits for the end.
     pub fn kill9(&mut self) {
-        signal(self.pid, "KILL");
-        self.ended();
+        self.server.kill9();
     }
 
     /// SIGSTOP: it holds its connections and answers nothing.
     pub fn pause(&self) {
-        signal(self.pid, "STOP");
+        self.server.pause();
     }
 
     /// SIGCONT.
     pub fn resume(&self) {
-        signal(self.pid, "CONT");
+        self.server.resume();
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
@@ -368,30 +272,12 @@ impl Kafka {
     }
 }
 
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = self.log();
-            let tail: Vec<&str> = log.lines().rev().take(20).collect();
-            let _ = writeln!(
-                std::io::stderr(),
-                "the end of Kafka's log, newest first:\n{}",
-                tail.join("\n")
-            );
-        }
-        if let Some(mut child) = self.child.take() {
-            drop(child.stdin.take());
-            let _ = child.wait();
-        }
-    }
-}
-
 /// A Kafka that all tests of this binary may use and none may disturb.
 pub fn shared() -> &'static Kafka {
     static SHARED: OnceLock<Kafka> = OnceLock::new();
     SHARED.get_or_init(|| {
         let mut kafka = Kafka::prepare();
-        kafka.immortal = true;
+        kafka.server.immortal();
         kafka.restart();
         kafka
     })

@@ -6,11 +6,15 @@
 
 #![allow(dead_code)]
 
+#[cfg(feature = "servers")]
+pub mod cassandra;
 pub mod client;
 #[cfg(feature = "servers")]
 pub mod kafka;
 pub mod node;
 pub mod process;
+#[cfg(feature = "servers")]
+pub mod server;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -10,12 +10,10 @@ use actix::{
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 
-use super::state::{LogState, Outcome};
+use super::state::{LogState, Outcome, Owed};
 use crate::inbox::Inbox;
 use crate::metrics::DropReason;
-use crate::ports::{
-    LogRecord, MessageLog, OutboxPosition, Report, SessionStore, StoreError, StoreOp,
-};
+use crate::ports::{LogRecord, MessageLog, Report, SessionStore, StoreError, StoreOp};
 use crate::shared::{ManagerWork, Shared, StorageWork, Token};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
@@ -139,15 +137,15 @@ impl LogActor {
                 }
                 state.take_unsent(APPEND_AT_ONCE, Instant::now())
             };
-            if batch.is_empty() {
-                return;
-            }
+            let Some(first) = batch.first().map(|record| record.id) else { return };
             let offered = batch.len();
+            let unknown = Unknown { state: &self.parts.state, first };
             let left = self.parts.log.append(batch);
+            std::mem::forget(unknown);
             self.parts.shared.metrics.log_appended.add((offered - left.len()) as u64);
-            if !left.is_empty() {
+            if let Some(first) = left.first() {
                 // Room is announced by the next report.
-                self.parts.state.lock().give_back(&left);
+                self.parts.state.lock().give_back(first.id);
                 return;
             }
         }
@@ -205,74 +203,101 @@ impl LogActor {
         self.parts.shared.lanes.lock().read(lane, next);
     }
 
+    /// Works reports off. A batch is gone only when every report in it was taken in, and what they
+    /// said stands in the state until it was handed on: a panic anywhere loses neither.
     fn take_reports(&mut self, ctx: &mut Context<Self>) {
-        let shared = Arc::clone(&self.parts.shared);
-        let mut answers: Vec<VecDeque<Token>> =
-            shared.managers.iter().map(|_| VecDeque::new()).collect();
-        let mut moved: Vec<(u16, u64)> = Vec::new();
-        let mut failure = None;
         let mut reports = self.parts.reports.take(256);
         let now = Instant::now();
         let mut handled = 0;
-        while let Some(batch) = reports.pop() {
-            let mut acknowledged = 0;
+        while let Some(batch) = reports.front_mut() {
             let mut state = self.parts.state.lock();
-            for report in batch {
+            for report in batch.iter() {
                 handled += 1;
-                match state.report(report, now) {
-                    Outcome::Acknowledged(token, outbox, took) => {
-                        acknowledged += 1;
-                        shared.metrics.log_latency.record(took);
-                        answer(&mut answers, token);
-                        self.move_cursor(&mut moved, outbox);
+                match state.report(report.clone(), now) {
+                    Outcome::Acknowledged(took) => {
+                        self.parts.shared.metrics.log_latency.record(took);
                     }
-                    Outcome::Refused(token, outbox, record, why) => {
-                        self.refused(&record, &why, token);
-                        self.move_cursor(&mut moved, outbox);
-                    }
-                    Outcome::Failed(why) => failure = Some(why),
-                    Outcome::Unknown => {}
+                    Outcome::Refused(record, why) => self.refused(&record, &why),
+                    Outcome::Failed => {}
+                    // Seen before a panic, or of a record that was given back.
+                    Outcome::Unknown => continue,
                 }
+                self.cell.fault_point();
             }
-            shared.metrics.log_acked.add(acknowledged);
-            if acknowledged > 0 && failure.is_none() {
-                self.retry = shared.settings.log.retry_min;
-                shared.set_ready("log", None);
-            }
+            drop(state);
+            reports.pop();
         }
         drop(reports);
-        for (manager, tokens) in shared.managers.iter().zip(answers) {
-            if !tokens.is_empty() {
-                manager.push(ManagerWork::Completed(tokens), 0);
+        self.cell.enter(handled);
+        self.hand_on(ctx);
+    }
+
+    /// Tells everybody what reports have said. Each step may be done twice, none may be forgotten.
+    fn hand_on(&mut self, ctx: &mut Context<Self>) {
+        let failure = {
+            let mut state = self.parts.state.lock();
+            let owed = &mut state.owed;
+            self.answer(owed);
+            self.move_cursors(owed);
+            let acknowledged = std::mem::take(&mut owed.acknowledged);
+            self.parts.shared.metrics.log_acked.add(acknowledged);
+            if acknowledged > 0 && owed.failure.is_none() {
+                self.retry = self.parts.shared.settings.log.retry_min;
+                self.parts.shared.set_ready("log", None);
             }
-        }
-        self.write_cursors(moved);
+            owed.failure.take()
+        };
         if let Some(why) = failure {
             self.reset(&why);
         }
         self.finish_reset(ctx);
-        self.cell.enter(handled);
-        // After everything is answered: a test's fault must not lose reports.
-        self.cell.fault_point();
     }
 
-    fn move_cursor(&self, moved: &mut Vec<(u16, u64)>, outbox: Option<OutboxPosition>) {
-        let Some(at) = outbox else { return };
-        let Some(cursor) = self.parts.shared.lanes.lock().acknowledge(at.lane, at.position) else {
-            return;
-        };
-        match moved.iter_mut().find(|(lane, _)| *lane == at.lane) {
-            Some((_, known)) => *known = cursor,
-            None => moved.push((at.lane, cursor)),
+    fn answer(&self, owed: &mut Owed) {
+        let managers = &self.parts.shared.managers;
+        for token in owed.refusals.drain(..) {
+            if let Some(manager) = managers.get(usize::from(token.shard)) {
+                manager.push(ManagerWork::Refused(token), 0);
+            }
         }
+        if owed.answers.is_empty() {
+            return;
+        }
+        let mut answers: Vec<VecDeque<Token>> = vec![VecDeque::new(); managers.len()];
+        for token in &owed.answers {
+            if let Some(answers) = answers.get_mut(usize::from(token.shard)) {
+                answers.push_back(*token);
+            }
+        }
+        for (manager, tokens) in managers.iter().zip(answers) {
+            if !tokens.is_empty() {
+                manager.push(ManagerWork::Completed(tokens), 0);
+            }
+        }
+        owed.answers.clear();
     }
 
-    fn write_cursors(&self, moved: Vec<(u16, u64)>) {
-        if moved.is_empty() {
+    fn move_cursors(&self, owed: &mut Owed) {
+        if owed.done.is_empty() {
             return;
         }
         let shared = &self.parts.shared;
-        let (records, bytes) = shared.lanes.lock().backlog();
+        let mut moved: Vec<(u16, u64)> = Vec::new();
+        let (records, bytes) = {
+            let mut lanes = shared.lanes.lock();
+            for at in &owed.done {
+                let Some(cursor) = lanes.acknowledge(at.lane, at.position) else { continue };
+                match moved.iter_mut().find(|(lane, _)| *lane == at.lane) {
+                    Some((_, known)) => *known = cursor,
+                    None => moved.push((at.lane, cursor)),
+                }
+            }
+            lanes.backlog()
+        };
+        owed.done.clear();
+        if moved.is_empty() {
+            return;
+        }
         shared.metrics.outbox_records.set(records);
         shared.metrics.outbox_bytes.set(bytes);
         let ops = moved
@@ -282,7 +307,7 @@ impl LogActor {
         shared.storage.push(StorageWork::Write { ops, tokens: Vec::new(), transaction: None }, 64);
     }
 
-    fn refused(&self, record: &LogRecord, why: &str, token: Option<Token>) {
+    fn refused(&self, record: &LogRecord, why: &str) {
         let shared = &self.parts.shared;
         shared.metrics.log_failed.inc();
         shared.metrics.shards[0].drop_messages(DropReason::LogRefused, 1);
@@ -291,9 +316,6 @@ impl LogActor {
             "dropped a record of {} from {:?} for {}: {why}",
             record.client_id, record.mqtt_topic, record.topic
         );
-        if let Some(token) = token {
-            shared.managers[usize::from(token.shard)].push(ManagerWork::Refused(token), 0);
-        }
     }
 
     fn reset(&mut self, why: &str) {
@@ -330,11 +352,16 @@ impl LogActor {
     }
 }
 
-fn answer(answers: &mut [VecDeque<Token>], token: Option<Token>) {
-    if let Some(token) = token
-        && let Some(answers) = answers.get_mut(usize::from(token.shard))
-    {
-        answers.push_back(token);
+/// While the log is handed records from `first` on: where it panics, nobody knows which of them it
+/// took, so all count as given back and are sent again (a record may come twice).
+struct Unknown<'a> {
+    state: &'a Mutex<LogState>,
+    first: u64,
+}
+
+impl Drop for Unknown<'_> {
+    fn drop(&mut self) {
+        self.state.lock().give_back(self.first);
     }
 }
 
@@ -343,7 +370,14 @@ impl Actor for LogActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         // What a predecessor left half done.
-        self.finish_reset(ctx);
+        let reset_again = {
+            let state = self.parts.state.lock();
+            state.resetting && state.in_log() > 0
+        };
+        if reset_again {
+            self.parts.log.reset();
+        }
+        self.hand_on(ctx);
         self.advance(ctx);
         // Lanes fall behind without a message to this actor.
         ctx.run_interval(Duration::from_millis(20), |actor, ctx| {

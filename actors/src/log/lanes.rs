@@ -5,8 +5,17 @@
 //! durable record has been handed to the log actor; while it is true, those from `next` on are in
 //! the store only, and nothing newer overtakes them; they are read once no record before them
 //! stands in the log actor's inbox any more (`handed` is 0).
-//! Bounds: `storage.outbox_max_bytes` over all lanes. Bytes below the cursor are given back in
-//! proportion, so the sum is approximate by the spread of record sizes.
+//!
+//! Lanes with numbers from the configured count on that hold something at start are *adopted*: left
+//! by a dead incarnation of a node, or, in the embedded store, by a configuration with more lanes.
+//! A key's older records stand there and its newer ones come in an own lane, so until the log has
+//! acknowledged every adopted record, own lanes are behind: their records stay in the store, and
+//! are read once the last adopted lane is drained. (Own lanes that held something before
+//! `storage.outbox_lanes` was raised and lowered again are read after the adopted ones, whichever
+//! are older: order per key holds over one change of that number that finds the outbox drained.)
+//!
+//! Bounds: `storage.outbox_max_bytes` over all lanes, adopted ones too. Bytes below the cursor are
+//! given back in proportion, so the sum is approximate by the spread of record sizes.
 
 use hydrant_protocol::outbox::LaneCursor;
 
@@ -31,42 +40,61 @@ struct Lane {
 #[derive(Debug)]
 pub struct LaneBook {
     lanes: Vec<Lane>,
+    /// Lanes from this number on are adopted.
+    own: u16,
+    /// Adopted lanes with records that the log has not acknowledged.
+    draining: usize,
+    /// Over all lanes: records not acknowledged, and their bytes.
+    records: u64,
+    bytes: u64,
     max_bytes: u64,
 }
 
 impl LaneBook {
     /// `lanes` lanes, at least, in the state the store found them.
     pub fn new(lanes: u16, max_bytes: u64, found: &[LaneState]) -> Self {
-        // Fewer lanes configured than before: the others still drain.
-        let count = found.iter().map(|lane| lane.lane + 1).max().unwrap_or(0).max(lanes).max(1);
-        let lanes = (0..count)
-            .map(|number| {
-                let found =
-                    found.iter().find(|lane| lane.lane == number).copied().unwrap_or_default();
-                Lane {
-                    cursor: LaneCursor::new(found.cursor),
-                    next: found.cursor,
-                    durable: found.end,
-                    assigned: found.end,
-                    behind: found.cursor < found.end,
-                    handed: 0,
-                    bytes: found.bytes,
-                }
+        let own = lanes.max(1);
+        let highest = found.iter().map(|lane| usize::from(lane.lane) + 1).max().unwrap_or(0);
+        let count = highest.max(usize::from(own));
+        let mut by_number = vec![LaneState::default(); count];
+        for lane in found {
+            by_number[usize::from(lane.lane)] = *lane;
+        }
+        let lanes: Vec<Lane> = by_number
+            .iter()
+            .map(|found| Lane {
+                cursor: LaneCursor::new(found.cursor),
+                next: found.cursor,
+                durable: found.end.max(found.cursor),
+                assigned: found.end.max(found.cursor),
+                behind: found.cursor < found.end,
+                handed: 0,
+                bytes: found.bytes,
             })
             .collect();
-        Self { lanes, max_bytes }
+        Self {
+            own,
+            draining: lanes.iter().skip(usize::from(own)).filter(|lane| lane.behind).count(),
+            records: lanes.iter().map(|lane| lane.assigned - lane.cursor.position()).sum(),
+            bytes: lanes.iter().map(|lane| lane.bytes).sum(),
+            lanes,
+            max_bytes,
+        }
     }
 
     /// Records that the log has not acknowledged, and their bytes.
     pub fn backlog(&self) -> (u64, u64) {
-        self.lanes.iter().fold((0, 0), |(records, bytes), lane| {
-            (records + lane.assigned - lane.cursor.position(), bytes + lane.bytes)
-        })
+        (self.records, self.bytes)
+    }
+
+    /// Adopted lanes that are not drained: own lanes wait for them.
+    pub fn draining(&self) -> usize {
+        self.draining
     }
 
     /// True when nothing may be added.
     pub fn is_full(&self) -> bool {
-        self.backlog().1 >= self.max_bytes
+        self.bytes >= self.max_bytes
     }
 
     /// Gives the next position of a lane to a record of `cost` bytes.
@@ -75,12 +103,16 @@ impl LaneBook {
         let position = lane.assigned;
         lane.assigned += 1;
         lane.bytes += cost;
+        self.records += 1;
+        self.bytes += cost;
         position
     }
 
     /// A record is durable. True: the caller hands it to the log actor now; false: the log actor
     /// reads it from the store. `room` says whether the log actor has room.
     pub fn durable(&mut self, lane: u16, position: u64, room: bool) -> bool {
+        // Nothing of this incarnation before what an earlier one left.
+        let room = room && (self.draining == 0 || lane >= self.own);
         let lane = &mut self.lanes[usize::from(lane)];
         lane.durable = lane.durable.max(position + 1);
         if lane.behind || !room || position != lane.next {
@@ -99,9 +131,13 @@ impl LaneBook {
     }
 
     /// A lane with records that have to be read from the store now, and where they begin: in turn,
-    /// the first from lane `from` on.
+    /// the first from lane `from` on. Only adopted lanes while one of them is not drained.
     pub fn next_behind(&self, from: u16) -> Option<(u16, u64)> {
-        let behind = (0_u16..).zip(&self.lanes).filter(|(_, lane)| lane.behind && lane.handed == 0);
+        let first = if self.draining > 0 { self.own } else { 0 };
+        let behind = (0..=u16::MAX)
+            .zip(&self.lanes)
+            .skip(usize::from(first))
+            .filter(|(_, lane)| lane.behind && lane.handed == 0);
         let found = behind.map(|(number, lane)| (number, lane.next));
         found.min_by_key(|(number, _)| (*number < from, *number))
     }
@@ -113,21 +149,36 @@ impl LaneBook {
 
     /// The log actor has read a lane from the store up to before `next`.
     pub fn read(&mut self, lane: u16, next: u64) {
+        let adopted = lane >= self.own;
         let lane = &mut self.lanes[usize::from(lane)];
+        if adopted && next > lane.assigned {
+            // The store has found more than it said at start.
+            self.records += next - lane.assigned;
+            lane.assigned = next;
+            lane.durable = next;
+        }
         lane.next = lane.next.max(next);
         lane.behind = lane.next < lane.durable;
     }
 
-    /// The log has acknowledged a record. The new cursor, when it moved.
+    /// The log has acknowledged a record. The new cursor, when it moved. A second time, or with a
+    /// position that was never given, it changes nothing.
     pub fn acknowledge(&mut self, lane: u16, position: u64) -> Option<u64> {
+        let number = lane;
         let lane = &mut self.lanes[usize::from(lane)];
         let before = lane.cursor.position();
         let outstanding = lane.assigned.saturating_sub(before).max(1);
-        if !lane.cursor.acknowledge(position) {
+        if position >= lane.assigned || !lane.cursor.acknowledge(position) {
             return None;
         }
         let moved = lane.cursor.position() - before;
-        lane.bytes -= (u128::from(lane.bytes) * u128::from(moved) / u128::from(outstanding)) as u64;
+        let freed = (u128::from(lane.bytes) * u128::from(moved) / u128::from(outstanding)) as u64;
+        lane.bytes -= freed;
+        self.bytes = self.bytes.saturating_sub(freed);
+        self.records = self.records.saturating_sub(moved);
+        if number >= self.own && lane.cursor.position() >= lane.assigned {
+            self.draining = self.draining.saturating_sub(1);
+        }
         Some(lane.cursor.position())
     }
 }
@@ -168,14 +219,45 @@ mod tests {
     }
 
     #[test]
-    fn lanes_found_at_start_are_behind_and_keep_their_numbers() {
-        let found = [LaneState { lane: 5, cursor: 7, end: 9, bytes: 50 }];
+    fn own_lanes_wait_until_adopted_ones_are_drained() {
+        let found = [
+            LaneState { lane: 0, cursor: 3, end: 4, bytes: 10 },
+            LaneState { lane: 3, cursor: 9, end: 9, bytes: 0 },
+            LaneState { lane: 5, cursor: 7, end: 9, bytes: 50 },
+            LaneState { lane: 7, cursor: 0, end: 1, bytes: 40 },
+        ];
         let mut book = LaneBook::new(2, 1000, &found);
+        assert_eq!((book.draining(), book.backlog()), (2, (4, 100)));
+        assert_eq!(book.assign(1, 30), 0);
+        assert!(!book.durable(1, 0, true), "an older record of its key may stand in 5 or 7");
         assert_eq!(book.next_behind(0), Some((5, 7)));
-        assert_eq!(book.assign(5, 1), 9);
-        assert!(!book.durable(5, 9, true));
-        book.read(5, 10);
+        assert_eq!(book.next_behind(6), Some((7, 0)));
+        book.read(5, 9);
+        book.read(7, 1);
+        assert_eq!(book.next_behind(0), None, "read, not acknowledged");
+        assert!(book.any_behind());
+        assert_eq!(book.acknowledge(5, 8), None);
+        assert_eq!(book.acknowledge(7, 0), Some(1));
+        assert_eq!(book.acknowledge(7, 0), None, "a second time");
+        assert_eq!((book.draining(), book.next_behind(0)), (1, None));
+        assert_eq!(book.acknowledge(5, 7), Some(9));
+        assert_eq!((book.draining(), book.backlog()), (0, (2, 40)));
+        assert_eq!(book.next_behind(0), Some((0, 3)));
+        book.read(0, 4);
+        assert_eq!(book.next_behind(0), Some((1, 0)));
+        book.read(1, 1);
         assert!(!book.any_behind());
+        assert_eq!(book.assign(1, 1), 1);
+        assert!(book.durable(1, 1, true), "handed over directly again");
+    }
+
+    #[test]
+    fn adopted_lanes_that_hold_nothing_hold_nothing_up() {
+        let found = [LaneState { lane: u16::MAX, cursor: 7, end: 7, bytes: 0 }];
+        let mut book = LaneBook::new(2, 1000, &found);
+        assert_eq!(book.assign(0, 1), 0);
+        assert!(book.durable(0, 0, true));
+        assert_eq!(book.next_behind(0), None);
     }
 
     #[test]

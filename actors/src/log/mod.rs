@@ -4,6 +4,8 @@
 mod actor;
 mod lanes;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use actor::{LogActor, LogParts, depth, describe};
 pub use lanes::LaneBook;

@@ -1,12 +1,16 @@
 //! What the log actor knows about records under way. It lives outside the actor, so that a rebuilt
 //! one loses none.
 //!
-//! Bounds: `log.max_pending_messages` and `log.max_pending_bytes` outstanding records.
+//! What reports have said is kept here too ([`Owed`]) until it was handed on: answering and moving
+//! cursors twice changes nothing, forgetting either would leave somebody waiting for ever.
+//!
+//! Bounds: `log.max_pending_messages` and `log.max_pending_bytes` outstanding records; what is owed
+//! stems from records that were outstanding, and is handed on at the end of each handler.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::ports::{LogError, LogRecord, Report};
+use crate::ports::{LogError, LogRecord, OutboxPosition, Report};
 use crate::shared::Token;
 
 #[derive(Debug)]
@@ -22,14 +26,29 @@ struct Outstanding {
 /// What one report did.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The log has it; with who waits for it and its place in the outbox.
-    Acknowledged(Option<Token>, Option<crate::ports::OutboxPosition>, std::time::Duration),
+    /// The log has it; after how long.
+    Acknowledged(Duration),
     /// The log refuses it for good; dropped.
-    Refused(Option<Token>, Option<crate::ports::OutboxPosition>, LogRecord, String),
+    Refused(LogRecord, String),
     /// Not now: everything outstanding has to be sent again, in order.
-    Failed(String),
+    Failed,
     /// A second report, or of a record nobody knows any more.
     Unknown,
+}
+
+/// What reports have said and nobody has been told yet.
+#[derive(Debug, Default)]
+pub struct Owed {
+    /// Who waited for a record that the log has.
+    pub answers: VecDeque<Token>,
+    /// Who waited for one that it refuses.
+    pub refusals: VecDeque<Token>,
+    /// Places in the outbox that are over.
+    pub done: Vec<OutboxPosition>,
+    /// Records acknowledged, for the metrics.
+    pub acknowledged: u64,
+    /// Everything is to be sent again, and why.
+    pub failure: Option<String>,
 }
 
 /// See the module.
@@ -43,6 +62,8 @@ pub struct LogState {
     /// Records in the log's hands.
     in_log: usize,
     bytes: usize,
+    /// What was reported and not handed on.
+    pub owed: Owed,
     /// A record failed: nothing is sent until every one in the log's hands is reported.
     pub resetting: bool,
 }
@@ -98,20 +119,22 @@ impl LogState {
         batch
     }
 
-    /// The log had no room for these, the tail of what it was given.
-    pub fn give_back(&mut self, records: &[LogRecord]) {
-        if let Some(first) = records.first() {
-            self.next = first.id;
-            self.in_log -= records.len();
-            for record in records {
-                if let Some(outstanding) = self.records.get_mut((record.id - self.first) as usize) {
-                    outstanding.sent = None;
-                }
+    /// The log had no room for the records from id `from` on, the tail of what it was given; or
+    /// nobody knows which of them it took.
+    pub fn give_back(&mut self, from: u64) {
+        let from = from.max(self.first);
+        let at = (from - self.first) as usize;
+        let given = self.next.saturating_sub(from) as usize;
+        for outstanding in self.records.iter_mut().skip(at).take(given) {
+            if outstanding.sent.take().is_some() {
+                self.in_log -= 1;
             }
         }
+        self.next = self.next.min(from);
     }
 
-    /// One report.
+    /// One report. What follows from it is added to [`Self::owed`]; a second one of the same record
+    /// adds nothing.
     pub fn report(&mut self, report: Report, now: Instant) -> Outcome {
         let at = report.id.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         let Some(outstanding) = at.and_then(|at| self.records.get_mut(at)) else {
@@ -119,17 +142,27 @@ impl LogState {
         };
         let Some(sent) = outstanding.sent.take() else { return Outcome::Unknown };
         self.in_log -= 1;
-        if let Err(LogError::Unavailable(why)) = report.result {
-            return Outcome::Failed(why);
-        }
-        outstanding.done = true;
-        let token = outstanding.token.take();
-        let outbox = outstanding.record.outbox;
-        let outcome = match report.result {
-            Err(LogError::Refused(why)) => {
-                Outcome::Refused(token, outbox, outstanding.record.clone(), why)
+        let refused = match report.result {
+            Err(LogError::Unavailable(why)) => {
+                self.owed.failure = Some(why);
+                return Outcome::Failed;
             }
-            _ => Outcome::Acknowledged(token, outbox, now.duration_since(sent)),
+            Err(LogError::Refused(why)) => Some(why),
+            Ok(()) => None,
+        };
+        outstanding.done = true;
+        self.owed.done.extend(outstanding.record.outbox);
+        let token = outstanding.token.take();
+        let outcome = match refused {
+            Some(why) => {
+                self.owed.refusals.extend(token);
+                Outcome::Refused(outstanding.record.clone(), why)
+            }
+            None => {
+                self.owed.answers.extend(token);
+                self.owed.acknowledged += 1;
+                Outcome::Acknowledged(now.duration_since(sent))
+            }
         };
         while self.records.front().is_some_and(|front| front.done) {
             if let Some(front) = self.records.pop_front() {
@@ -192,7 +225,7 @@ mod tests {
         ));
         assert!(matches!(
             state.report(Report { id: 1, result: unavailable() }, now),
-            Outcome::Failed(_)
+            Outcome::Failed
         ));
         // One behind the failed one got through all the same.
         assert!(matches!(
@@ -201,17 +234,18 @@ mod tests {
         ));
         assert!(matches!(
             state.report(Report { id: 3, result: unavailable() }, now),
-            Outcome::Failed(_)
+            Outcome::Failed
         ));
         assert_eq!(state.in_log(), 1);
         assert!(matches!(
             state.report(Report { id: 4, result: unavailable() }, now),
-            Outcome::Failed(_)
+            Outcome::Failed
         ));
         assert_eq!(state.in_log(), 0);
         state.rewind();
         assert_eq!(ids(&state.take_unsent(10, now)), [1, 3, 4]);
         assert!(matches!(state.report(Report { id: 0, result: Ok(()) }, now), Outcome::Unknown));
+        assert_eq!((state.owed.acknowledged, state.owed.failure.as_deref()), (2, Some("gone")));
     }
 
     #[test]
@@ -222,7 +256,7 @@ mod tests {
             state.push(record(n), None);
         }
         let sent = state.take_unsent(10, now);
-        state.give_back(&sent[2..]);
+        state.give_back(sent[2].id);
         assert_eq!(state.in_log(), 2);
         assert!(state.has_unsent());
         assert_eq!(ids(&state.take_unsent(10, now)), [2, 3]);

@@ -88,7 +88,8 @@ pub struct StoredSession {
     pub queued: u64,
     /// Bytes in its queue, by [`Message::cost`].
     pub queued_bytes: u64,
-    /// Highest sequence in its queue; 0 where it is empty.
+    /// At least the highest sequence in its queue and at most the highest that ever was; what comes
+    /// next is above it.
     pub last_sequence: u64,
 }
 

@@ -22,7 +22,7 @@ mod sessions;
 mod subscribe;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
-mod tests;
+pub(crate) mod tests;
 mod waits;
 
 use std::cell::{Cell, RefCell};

@@ -23,7 +23,8 @@ use crate::shared::{RouterWork, StorageWork};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn settings(workers: usize) -> Settings {
+/// Small bounds, of everything.
+pub(crate) fn settings(workers: usize) -> Settings {
     Settings {
         node_id: "n1".into(),
         workers,

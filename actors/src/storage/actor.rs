@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle,
+    StreamHandler, WrapFuture,
 };
 use parking_lot::Mutex;
 
@@ -16,8 +17,17 @@ use crate::ports::{SessionStore, StoreError, StoreOp};
 use crate::shared::{LogWork, ManagerWork, Shared, Token};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;
+
 /// Bytes of one page of a queue, about.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// How long what is gathered waits for company while another batch is under way: until the next
+/// tick of tokio's timer, which counts in milliseconds and rounds up. So one millisecond at most.
+const GATHER: Duration = Duration::from_micros(1);
+/// This part of a full batch is worth a write of its own while another is under way.
+const WORTH: usize = 8;
 
 /// What StorageActor is made of; clones share everything.
 #[derive(Clone)]
@@ -35,8 +45,12 @@ pub struct StorageActor {
     parts: StorageParts,
     cell: Arc<ActorCell>,
     retry: Duration,
-    /// The delay of a lone batch is running.
-    delaying: bool,
+    /// Ends the wait of what is gathered; present while it runs.
+    timer: Option<SpawnHandle>,
+    /// What is gathered has waited long enough.
+    waited: bool,
+    /// [`GATHER`], but for tests.
+    company: Duration,
 }
 
 impl StorageActor {
@@ -44,10 +58,21 @@ impl StorageActor {
     pub fn build(parts: &StorageParts, cell: &Arc<ActorCell>) -> Running {
         let retry = parts.shared.settings.storage.retry_min;
         let work = parts.shared.storage.stream();
-        let actor = Self { parts: parts.clone(), cell: Arc::clone(cell), retry, delaying: false };
+        let actor = Self::new(parts, cell, retry);
         Running::new(actor, |ctx| {
             StorageActor::add_stream(work, ctx);
         })
+    }
+
+    fn new(parts: &StorageParts, cell: &Arc<ActorCell>, retry: Duration) -> Self {
+        Self {
+            parts: parts.clone(),
+            cell: Arc::clone(cell),
+            retry,
+            timer: None,
+            waited: false,
+            company: GATHER,
+        }
     }
 
     /// Takes requests up until the batch is full, writes it if there is room under way, begins
@@ -64,19 +89,21 @@ impl StorageActor {
                     break;
                 }
                 self.gather(&mut book);
-                if !self.delaying
-                    && !settings.batch_delay.is_zero()
-                    && book.in_flight.is_empty()
-                    && book.has_next()
-                    && book.gathered() < settings.batch_max_ops
-                {
-                    self.delaying = true;
-                    ctx.run_later(settings.batch_delay, |actor, ctx| {
-                        actor.drive(ctx);
-                        actor.delaying = false;
-                    });
+                if let Some(wait) = self.must_wait(&book) {
+                    if self.timer.is_none() {
+                        self.timer = Some(ctx.run_later(wait, |actor, ctx| {
+                            actor.timer = None;
+                            actor.waited = true;
+                            actor.drive(ctx);
+                        }));
+                    }
+                    shared.storage.release();
                     break;
                 }
+                if let Some(timer) = self.timer.take() {
+                    ctx.cancel_future(timer);
+                }
+                self.waited = false;
                 book.form(|ops| assign_positions(&shared, ops))
             };
             match batch {
@@ -92,16 +119,30 @@ impl StorageActor {
         shared.metrics.storage_pending_bytes.set(pending);
     }
 
+    /// How long what is gathered may wait for company from its first operation on; `None`: it is
+    /// written now.
+    fn must_wait(&self, book: &StorageBook) -> Option<Duration> {
+        let settings = &self.parts.shared.settings.storage;
+        let (wait, part) = match book.in_flight.is_empty() {
+            true => (settings.batch_delay, 1),
+            false => (self.company, WORTH),
+        };
+        let worth = book.gathered() >= (settings.batch_max_ops / part).max(1)
+            || book.gathered_bytes() >= (settings.batch_max_bytes / part).max(1);
+        let waits = book.has_next() && !worth && !self.waited && !wait.is_zero();
+        waits.then_some(wait)
+    }
+
     fn gather(&self, book: &mut StorageBook) {
         let shared = &self.parts.shared;
         let settings = &shared.settings.storage;
-        let parked = book.parked_bytes();
         while book.gathered() < settings.batch_max_ops
-            && parked - book.parked_bytes() < settings.batch_max_bytes
+            && book.gathered_bytes() < settings.batch_max_bytes
             && !shared.lanes.lock().is_full()
             && book.unpark()
         {}
-        let before = shared.storage.bytes();
+        // What is gathered already counts, and what is taken up and held back.
+        let before = shared.storage.bytes() + book.gathered_bytes();
         let mut taken = shared.storage.take(settings.batch_max_ops);
         while !taken.is_empty()
             && book.gathered() < settings.batch_max_ops
@@ -299,17 +340,24 @@ impl Handler<Ping> for StorageActor {
     }
 }
 
-/// One line for `broker tree`.
+/// One line for `broker tree`. Percentiles are since the start, as bounds of the histogram.
 pub fn describe(parts: &StorageParts) -> String {
     let (in_flight, parked) = {
         let book = parts.book.lock();
         (book.in_flight.len(), book.parked())
     };
-    let batches = parts.shared.metrics.storage_batches.get().max(1);
-    let ops = parts.shared.metrics.storage_ops.get();
+    let metrics = &parts.shared.metrics;
+    let average = metrics.storage_ops.get() / metrics.storage_batches.get().max(1);
+    let at_most = |q| match metrics.storage_latency.quantile(q) {
+        None => "-".to_owned(),
+        Some(Duration::MAX) => "> 10s".to_owned(),
+        Some(bound) => format!("<= {bound:?}"),
+    };
     format!(
-        "{}; {in_flight} batches under way, {parked} parked, {} operations a batch",
+        "{}; {in_flight} batches in flight, {average} operations a batch, write p50 {} p99 {}, {} retries, {parked} parked",
         parts.store.describe(),
-        ops / batches
+        at_most(0.5),
+        at_most(0.99),
+        metrics.storage_retries.get(),
     )
 }

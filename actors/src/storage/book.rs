@@ -11,7 +11,8 @@
 //! past them), batches under way by `storage.max_in_flight`; parked requests by the credits of
 //! those who wait for them ([`StorageBook::parked_bytes`] counts against them).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -64,8 +65,6 @@ pub struct Read {
     pub limit: usize,
     /// Every batch up to this one is done before the read begins.
     after: u64,
-    /// It has begun.
-    pub begun: bool,
     /// Tells reads apart.
     pub id: u64,
 }
@@ -76,7 +75,7 @@ struct Request {
     tokens: Vec<Token>,
     /// Its place among all requests.
     number: u64,
-    /// Counted while it is parked.
+    /// Of what is gathered, and while it is parked.
     bytes: usize,
 }
 
@@ -85,9 +84,17 @@ impl Request {
         self.ops.iter().any(|op| matches!(op, StoreOp::PutOutbox { .. }))
     }
 
-    fn touches(&self, session: SessionId) -> bool {
-        self.ops.iter().any(|op| matches!(op, StoreOp::PutQueued { id, .. } if *id == session))
+    /// The sessions to whose queues it adds, one for each entry.
+    fn queues(&self) -> impl Iterator<Item = SessionId> {
+        self.ops.iter().filter_map(|op| match op {
+            StoreOp::PutQueued { id, .. } => Some(*id),
+            _ => None,
+        })
     }
+}
+
+fn cost(ops: &[StoreOp]) -> usize {
+    ops.iter().map(op_cost).sum()
 }
 
 #[derive(Debug, Default)]
@@ -101,13 +108,17 @@ struct Assembly {
 pub struct StorageBook {
     /// Handed to the store, oldest first.
     pub in_flight: VecDeque<Batch>,
-    /// Wanted pages.
-    pub reads: Vec<Read>,
+    /// Wanted pages that nobody reads yet, in the order of the requests.
+    waiting: Vec<Read>,
+    /// Pages that are being read, by the read's id.
+    begun: HashMap<u64, Read>,
     assembling: HashMap<u64, Assembly>,
     parked: VecDeque<Request>,
     parked_bytes: usize,
     /// Queue entries of requests that are held back; true: the subscriber has it already.
     held_entries: HashMap<(SessionId, u64), bool>,
+    /// How many entries of a session's queue are in requests that are held back; none: no row.
+    held_sessions: HashMap<SessionId, usize>,
     /// Clients whose will was replaced while something was held back, by which request.
     new_wills: HashMap<Arc<str>, u64>,
     next_request: u64,
@@ -120,6 +131,11 @@ impl StorageBook {
     /// Operations taken up for the next batch.
     pub fn gathered(&self) -> usize {
         self.next.ops.len()
+    }
+
+    /// Their bytes.
+    pub fn gathered_bytes(&self) -> usize {
+        self.next.bytes
     }
 
     /// Something is gathered for the next batch.
@@ -153,17 +169,7 @@ impl StorageBook {
                 // What is gathered becomes the next batch.
                 let after = self.next_batch + u64::from(self.has_next());
                 let id = self.next_read;
-                self.reads.push(Read {
-                    shard,
-                    slot,
-                    stamp,
-                    session,
-                    from,
-                    limit,
-                    after,
-                    begun: false,
-                    id,
-                });
+                self.waiting.push(Read { shard, slot, stamp, session, from, limit, after, id });
             }
         }
     }
@@ -221,6 +227,7 @@ impl StorageBook {
         for op in &request.ops {
             if let StoreOp::PutQueued { id, entry } = op {
                 self.held_entries.insert((*id, entry.sequence), false);
+                *self.held_sessions.entry(*id).or_default() += 1;
             }
         }
     }
@@ -228,6 +235,14 @@ impl StorageBook {
     /// The request is held back no longer: without what is no longer true, and reads of the queues
     /// that it adds to wait for it.
     fn let_go(&mut self, request: &mut Request) {
+        for session in request.queues() {
+            if let Entry::Occupied(mut held) = self.held_sessions.entry(session) {
+                
+                if *held.get() == 0 {
+                    held.remove();
+                }
+            }
+        }
         let (held, wills, number) = (&mut self.held_entries, &self.new_wills, request.number);
         request.ops.retain(|op| match op {
             StoreOp::PutQueued { id, entry } => held.remove(&(*id, entry.sequence)) != Some(true),
@@ -239,23 +254,33 @@ impl StorageBook {
         if !self.holds_back() {
             self.new_wills.clear();
         }
-        for read in &mut self.reads {
-            if !read.begun && request.touches(read.session) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let added: HashSet<SessionId> = request.queues().collect();
+        for read in &mut self.waiting {
+            if added.contains(&read.session) {
                 read.after = self.next_batch + 1;
             }
         }
     }
 
+    /// Adds a request to the next batch.
+    fn add(&mut self, mut request: Request) {
+        self.next.bytes += cost(&request.ops);
+        self.next.ops.append(&mut request.ops);
+        self.next.tokens.append(&mut request.tokens);
+    }
+
     fn gather(&mut self, mut request: Request, outbox_full: bool) {
         if (outbox_full || !self.parked.is_empty()) && request.has_outbox() {
-            request.bytes = request.ops.iter().map(op_cost).sum();
+            request.bytes = cost(&request.ops);
             self.parked_bytes += request.bytes;
             self.hold(&request);
             self.parked.push_back(request);
             return;
         }
-        self.next.ops.append(&mut request.ops);
-        self.next.tokens.append(&mut request.tokens);
+        self.add(request);
     }
 
     /// The outbox has room again: the oldest parked request joins the next batch.
@@ -264,8 +289,7 @@ impl StorageBook {
             Some(mut request) => {
                 self.parked_bytes -= request.bytes;
                 self.let_go(&mut request);
-                self.next.ops.append(&mut request.ops);
-                self.next.tokens.append(&mut request.tokens);
+                self.add(request);
                 true
             }
             None => false,
@@ -327,43 +351,48 @@ impl StorageBook {
         self.in_flight.iter().cloned().collect()
     }
 
-    /// Reads that may begin now; they count as begun.
+    /// Reads that may begin now; they count as begun. One look at each read that waits.
     pub fn ready_reads(&mut self) -> Vec<Read> {
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
         let oldest = self.in_flight.front().map_or(u64::MAX, |batch| batch.id);
         let next = self.next_batch + 1;
         let gathered = self.has_next();
-        let mut ready = Vec::new();
-        for read in &mut self.reads {
-            let written = read.after < oldest && !(gathered && read.after >= next);
-            let held = self.parked.iter().any(|request| request.touches(read.session))
-                || self
-                    .assembling
-                    .values()
-                    .any(|assembly| assembly.parts.values().any(|part| part.touches(read.session)));
-            if !read.begun && written && !held {
-                read.begun = true;
-                ready.push(read.clone());
-            }
-        }
+        let held = &self.held_sessions;
+        let ready: Vec<Read> = self
+            .waiting
+            .extract_if(.., |read| {
+                let written = read.after < oldest && !(gathered && read.after >= next);
+                written && !held.contains_key(&read.session)
+            })
+            .collect();
+        self.begun.extend(ready.iter().map(|read| (read.id, read.clone())));
         ready
     }
 
     /// A read is answered.
     pub fn read_done(&mut self, id: u64) {
-        self.reads.retain(|read| read.id != id);
+        self.begun.remove(&id);
     }
 
-    /// A read failed, or its actor died: it begins again.
+    /// A read failed, or its actor died (`None`: every one): it begins again.
     pub fn read_again(&mut self, id: Option<u64>) {
-        for read in &mut self.reads {
-            if id.is_none_or(|id| read.id == id) {
-                read.begun = false;
+        match id {
+            Some(id) => self.waiting.extend(self.begun.remove(&id)),
+            None => {
+                self.waiting.extend(self.begun.drain().map(|(_, read)| read));
+                self.waiting.sort_unstable_by_key(|read| read.id);
             }
         }
     }
 
     /// Nothing is under way or held back.
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && !self.has_next() && !self.holds_back() && self.reads.is_empty()
+        self.in_flight.is_empty()
+            && !self.has_next()
+            && !self.holds_back()
+            && self.waiting.is_empty()
+            && self.begun.is_empty()
     }
 }

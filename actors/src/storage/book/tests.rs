@@ -164,3 +164,72 @@ fn batches_are_answered_in_order_and_written_again_from_the_oldest() {
     ids.iter().for_each(|id| done(&mut book, *id));
     assert!(book.is_idle());
 }
+
+#[test]
+fn a_read_looks_at_its_own_session_and_not_at_what_is_held_back() {
+    // 2,000 reads behind 2,000 parked requests with 20 entries each, asked again and again: by
+    // looking through the requests this is 80 million looks a round; by the session, 2,000.
+    let mut book = StorageBook::default();
+    for session in 0..2000 {
+        let mut ops: Vec<_> = (0..20).map(|sequence| queued(session, sequence)).collect();
+        ops.push(outbox());
+        book.take_up(write(ops, None), true);
+        book.take_up(read(session), true);
+    }
+    let started = Instant::now();
+    for _ in 0..100 {
+        assert!(book.ready_reads().is_empty());
+    }
+    assert!(started.elapsed().as_secs() < 2, "{:?}", started.elapsed());
+    for parked in 0..2000 {
+        assert_eq!(book.parked(), 2000 - parked);
+        assert!(book.unpark());
+        let batch = book.form(|_| ()).unwrap();
+        done(&mut book, batch.id);
+        let ready = book.ready_reads();
+        assert_eq!(ready.iter().map(|read| read.session).collect::<Vec<_>>(), [parked as u64]);
+        book.read_done(ready[0].id);
+    }
+    assert!(book.is_idle());
+}
+
+#[test]
+fn a_read_waits_until_all_that_is_held_back_of_its_session_is_written() {
+    let mut book = StorageBook::default();
+    let both = Some(Transaction { id: 1, parts: 2 });
+    book.take_up(write(vec![outbox(), queued(1, 1), queued(1, 2)], None), true);
+    book.take_up(write(vec![queued(1, 3)], both), true);
+    book.take_up(read(1), true);
+    book.take_up(read(2), true);
+    assert_eq!(book.ready_reads().len(), 1, "nothing of session 2 is held back");
+    assert!(book.unpark());
+    let batch = book.form(|_| ()).unwrap();
+    done(&mut book, batch.id);
+    assert!(book.ready_reads().is_empty(), "one of two parts is here");
+    book.take_up(write(Vec::new(), both), true);
+    let batch = book.form(|_| ()).unwrap();
+    assert!(book.ready_reads().is_empty(), "under way");
+    done(&mut book, batch.id);
+    let ready = book.ready_reads();
+    assert_eq!(ready.len(), 1);
+    book.read_again(Some(ready[0].id));
+    assert_eq!(book.ready_reads().len(), 1, "it failed and begins again");
+    book.read_done(ready[0].id);
+    book.read_done(1);
+    book.read_done(2);
+    assert!(book.is_idle());
+}
+
+#[test]
+fn gathered_bytes_are_those_of_the_next_batch() {
+    let mut book = StorageBook::default();
+    book.take_up(write(vec![queued(1, 1)], None), false);
+    let one = book.gathered_bytes();
+    assert!(one > 0);
+    book.take_up(write(vec![outbox(), queued(1, 2)], None), true);
+    assert_eq!(book.gathered_bytes(), one, "parked");
+    assert!(book.unpark());
+    assert!(book.gathered_bytes() > 2 * one);
+    book.form(|_| ()).unwrap();
+    assert_eq!(book.gathered_bytes(), 0);
+}

@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// Version byte of every value.
 const VERSION: u8 = 1;
 /// A packed row is closed past so many bytes.
-pub(super) const ROW_MAX: usize = 128 << 10;
+pub(crate) const ROW_MAX: usize = 128 << 10;
 
 /// Why stored bytes could not be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RowError {
+pub(crate) enum RowError {
     #[error("a stored value has version {0}, this broker knows {VERSION}")]
     Version(u8),
     #[error("a stored value is damaged: {0}")]
@@ -28,7 +28,7 @@ pub(super) enum RowError {
 }
 
 /// Stored bytes that make no sense: nobody should write on.
-pub(super) fn damaged(error: RowError) -> StoreError {
+pub(crate) fn damaged(error: RowError) -> StoreError {
     StoreError::Unusable(error.to_string())
 }
 
@@ -107,12 +107,12 @@ impl PropertiesRow<'_> {
 }
 
 /// Writes any serde value behind the version byte.
-pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, RowError> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, RowError> {
     Ok(postcard::to_extend(value, vec![VERSION])?)
 }
 
 /// Reads what [`encode`] wrote.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RowError> {
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RowError> {
     Ok(postcard::from_bytes(body(bytes)?)?)
 }
 
@@ -125,7 +125,7 @@ fn body(bytes: &[u8]) -> Result<&[u8], RowError> {
 }
 
 /// A message together with the QoS and RETAIN of its delivery.
-pub(super) fn encode_message(
+pub(crate) fn encode_message(
     message: &Message,
     qos: QoS,
     retain: bool,
@@ -142,7 +142,7 @@ pub(super) fn encode_message(
 }
 
 /// Reads what [`encode_message`] wrote.
-pub(super) fn decode_message(bytes: &[u8]) -> Result<(Arc<Message>, QoS, bool), RowError> {
+pub(crate) fn decode_message(bytes: &[u8]) -> Result<(Arc<Message>, QoS, bool), RowError> {
     let row: MessageRow<'_> = postcard::from_bytes(body(bytes)?)?;
     let (qos, retain) = from_flags(row.flags)?;
     let (delivery_qos, delivery_retain) = from_flags(row.flags >> 3)?;
@@ -157,7 +157,7 @@ pub(super) fn decode_message(bytes: &[u8]) -> Result<(Arc<Message>, QoS, bool), 
 }
 
 /// [`Message::cost`] of an encoded message, without making one.
-pub(super) fn message_cost(bytes: &[u8]) -> Result<usize, RowError> {
+pub(crate) fn message_cost(bytes: &[u8]) -> Result<usize, RowError> {
     let (row, _) = postcard::take_from_bytes::<MessageHead<'_>>(body(bytes)?)?;
     Ok(row.topic.len() + row.payload.len() + 64)
 }
@@ -173,24 +173,24 @@ struct MessageHead<'a> {
 
 /// What a packed row says about itself, in its first [`HEADER`] bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct RowHeader {
+pub(crate) struct RowHeader {
     /// Records in it.
-    pub(super) count: u32,
+    pub(crate) count: u32,
     /// A number of its owner's: the outbox's running cost, the log's time of append.
-    pub(super) note: u64,
+    pub(crate) note: u64,
 }
 
 const HEADER: usize = 13;
 
 /// Packs records into a row.
 #[derive(Debug)]
-pub(super) struct RowBuilder {
+pub(crate) struct RowBuilder {
     bytes: Vec<u8>,
     count: u32,
 }
 
 impl RowBuilder {
-    pub(super) fn new(note: u64) -> Self {
+    pub(crate) fn new(note: u64) -> Self {
         let mut bytes = Vec::with_capacity(256);
         bytes.push(VERSION);
         bytes.extend_from_slice(&0u32.to_be_bytes());
@@ -199,7 +199,7 @@ impl RowBuilder {
     }
 
     /// Appends a record; its Kafka topic only where `topic` says so.
-    pub(super) fn push(&mut self, record: &LogRecord, topic: bool) -> Result<(), RowError> {
+    pub(crate) fn push(&mut self, record: &LogRecord, topic: bool) -> Result<(), RowError> {
         let row = RecordRow {
             flags: flags(record.qos, record.retain),
             epoch: record.epoch,
@@ -217,28 +217,28 @@ impl RowBuilder {
         Ok(())
     }
 
-    pub(super) const fn count(&self) -> u32 {
+    pub(crate) const fn count(&self) -> u32 {
         self.count
     }
 
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.bytes[1..5].copy_from_slice(&self.count.to_be_bytes());
         self.bytes
     }
 }
 
 /// Reads a packed row.
-pub(super) struct RowReader<'a> {
-    pub(super) header: RowHeader,
+pub(crate) struct RowReader<'a> {
+    pub(crate) header: RowHeader,
     rest: &'a [u8],
 }
 
 impl<'a> RowReader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Result<Self, RowError> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, RowError> {
         body(bytes)?;
         let (head, rest) = bytes.split_at_checked(HEADER).ok_or(RowError::Short)?;
         let mut count = [0; 4];
@@ -250,7 +250,7 @@ impl<'a> RowReader<'a> {
     }
 
     /// The next record, its `outbox` and `id` not set. `topic` is used where the row holds none.
-    pub(super) fn next(&mut self, topic: &Arc<str>) -> Result<LogRecord, RowError> {
+    pub(crate) fn next(&mut self, topic: &Arc<str>) -> Result<LogRecord, RowError> {
         let row = self.take()?;
         let (qos, retain) = from_flags(row.flags)?;
         Ok(LogRecord {
@@ -271,7 +271,7 @@ impl<'a> RowReader<'a> {
     }
 
     /// Passes over the next record.
-    pub(super) fn skip(&mut self) -> Result<(), RowError> {
+    pub(crate) fn skip(&mut self) -> Result<(), RowError> {
         self.take().map(drop)
     }
 
@@ -283,7 +283,7 @@ impl<'a> RowReader<'a> {
 }
 
 /// The big-endian number at `at` in a key.
-pub(super) fn number_at(key: &[u8], at: usize) -> Result<u64, RowError> {
+pub(crate) fn number_at(key: &[u8], at: usize) -> Result<u64, RowError> {
     let bytes = key.get(at..at + 8).ok_or(RowError::Short)?;
     Ok(bytes.iter().fold(0, |n, b| n << 8 | u64::from(*b)))
 }
@@ -291,7 +291,7 @@ pub(super) fn number_at(key: &[u8], at: usize) -> Result<u64, RowError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::suite;
+    use crate::embedded::suite;
     use super::*;
 
     #[test]

@@ -1,0 +1,329 @@
+//! How batches form, with a store whose answers the test gives, and waits that are either endless
+//! or real: nothing here depends on how fast the machine is.
+
+use std::future::{Future, ready};
+use std::time::Instant;
+
+use actix_rt::System;
+use hydrant_protocol::{Message, QoS};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::ports::{
+    Lanes, LogRecord, QueueEntry, SessionId, StoreFuture, StoredSession, StoredWill,
+};
+use crate::shared::StorageWork;
+
+const FOR_EVER: Duration = Duration::from_secs(3600);
+
+type Answer = oneshot::Sender<Result<(), StoreError>>;
+
+/// A store whose writes end when the test says so.
+#[derive(Default)]
+struct Played {
+    /// Operations of each batch, in order.
+    batches: Mutex<Vec<usize>>,
+    answers: Mutex<VecDeque<Answer>>,
+}
+
+impl Played {
+    fn batches(&self) -> Vec<usize> {
+        self.batches.lock().clone()
+    }
+
+    /// Answers the oldest write that is not answered.
+    fn answer(&self, result: Result<(), StoreError>) {
+        let answer = self.answers.lock().pop_front().unwrap();
+        answer.send(result).unwrap();
+    }
+}
+
+impl SessionStore for Played {
+    fn write(&self, ops: Arc<Vec<StoreOp>>) -> StoreFuture<()> {
+        let (answer, wait) = oneshot::channel();
+        self.batches.lock().push(ops.len());
+        self.answers.lock().push_back(answer);
+        Box::pin(async move { wait.await.unwrap() })
+    }
+    fn sessions(&self) -> StoreFuture<Vec<StoredSession>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+    fn retained(&self) -> StoreFuture<Vec<Arc<Message>>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+    fn wills(&self) -> StoreFuture<Vec<StoredWill>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+    fn read_queue(&self, _: SessionId, _: u64, _: usize, _: usize) -> StoreFuture<Vec<QueueEntry>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+    fn lanes(&self) -> StoreFuture<Lanes> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+    fn read_outbox(&self, _: u16, _: u64, _: usize, _: usize) -> StoreFuture<Vec<LogRecord>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+    fn describe(&self) -> String {
+        "played".into()
+    }
+}
+
+struct Node {
+    parts: StorageParts,
+    store: Arc<Played>,
+}
+
+impl Node {
+    /// Full batches are of 80 operations or 8,000 bytes.
+    fn start(max_in_flight: usize, batch_delay: Duration, company: Duration) -> Self {
+        let mut settings = crate::shard::tests::settings(1);
+        settings.storage.batch_max_ops = 80;
+        settings.storage.batch_max_bytes = 8000;
+        settings.storage.batch_delay = batch_delay;
+        settings.storage.max_in_flight = max_in_flight;
+        settings.storage.retry_min = Duration::from_millis(1);
+        settings.storage.retry_max = Duration::from_millis(1);
+        let shared = crate::system::shared_for_tests(&Arc::new(settings));
+        let store = Arc::<Played>::default();
+        let parts = StorageParts {
+            shared: Arc::clone(&shared),
+            store: Arc::clone(&store) as Arc<dyn SessionStore>,
+            book: Arc::default(),
+        };
+        let cell = ActorCell::new("storage", "StorageActor").shared();
+        let retry = shared.settings.storage.retry_min;
+        let mut actor = StorageActor::new(&parts, &cell, retry);
+        actor.company = company;
+        StorageActor::create(|ctx| {
+            StorageActor::add_stream(shared.storage.stream(), ctx);
+            actor
+        });
+        Self { parts, store }
+    }
+
+    /// One request of one small operation: 65 bytes.
+    fn push(&self) {
+        self.push_bytes(0);
+    }
+
+    fn push_bytes(&self, bytes: usize) {
+        let message = Arc::new(Message {
+            topic: "t".into(),
+            payload: vec![0; bytes].into(),
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            properties: None,
+        });
+        let cost = message.cost();
+        let op = StoreOp::PutRetained { message };
+        let work = StorageWork::Write { ops: vec![op], tokens: Vec::new(), transaction: None };
+        self.parts.shared.storage.push(work, cost);
+    }
+
+    /// Requests one after the other, each taken up before the next comes.
+    async fn push_singly(&self, count: usize) {
+        for _ in 0..count {
+            self.push();
+            until("it is taken up", || self.parts.shared.storage.is_empty()).await;
+        }
+    }
+
+    async fn batches(&self, expected: &[usize]) {
+        until(&format!("batches are {expected:?}"), || {
+            self.store.batches().len() >= expected.len()
+        })
+        .await;
+        assert_eq!(self.store.batches(), expected);
+    }
+
+    fn answer(&self) {
+        self.store.answer(Ok(()));
+    }
+
+    async fn idle(&self) {
+        until("nothing is under way", || self.parts.book.lock().is_idle()).await;
+    }
+}
+
+/// Polls a condition; the sleep only yields.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited too long until {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Lets the actor do whatever it would do by itself.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    System::new().block_on(test);
+}
+
+#[test]
+fn a_lone_request_goes_at_once_and_those_behind_it_together() {
+    run(async {
+        let node = Node::start(16, Duration::ZERO, FOR_EVER);
+        node.push();
+        node.batches(&[1]).await;
+        node.push_singly(5).await;
+        settle().await;
+        assert_eq!(node.store.batches(), [1], "they gather");
+        node.answer();
+        node.batches(&[1, 5]).await;
+        node.answer();
+        node.idle().await;
+        // Alone again.
+        node.push();
+        node.batches(&[1, 5, 1]).await;
+    });
+}
+
+#[test]
+fn an_eighth_of_a_full_batch_waits_for_nothing() {
+    run(async {
+        let node = Node::start(16, Duration::ZERO, FOR_EVER);
+        node.push();
+        node.batches(&[1]).await;
+        node.push_singly(9).await;
+        settle().await;
+        assert_eq!(node.store.batches(), [1], "9 of 80 are not enough");
+        node.push();
+        node.batches(&[1, 10]).await;
+        // By bytes too.
+        node.push_bytes(800);
+        settle().await;
+        assert_eq!(node.store.batches(), [1, 10]);
+        node.push_bytes(100);
+        node.batches(&[1, 10, 2]).await;
+        (0..3).for_each(|_| node.answer());
+        node.idle().await;
+    });
+}
+
+#[test]
+fn what_is_gathered_beside_a_batch_goes_by_itself_soon() {
+    run(async {
+        let node = Node::start(16, Duration::ZERO, GATHER);
+        node.push();
+        node.batches(&[1]).await;
+        // None of them is answered: only the timer can send the next.
+        node.push();
+        node.batches(&[1, 1]).await;
+        node.push();
+        node.batches(&[1, 1, 1]).await;
+        (0..3).for_each(|_| node.answer());
+        node.idle().await;
+    });
+}
+
+#[test]
+fn a_wait_that_is_over_is_not_the_next_batchs() {
+    run(async {
+        let wait = Duration::from_millis(300);
+        let node = Node::start(16, Duration::ZERO, wait);
+        node.push();
+        node.batches(&[1]).await;
+        // Begins a wait, which a tenth request ends early.
+        node.push_singly(1).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        (0..9).for_each(|_| node.push());
+        node.batches(&[1, 10]).await;
+        let since = Instant::now();
+        node.push();
+        node.batches(&[1, 10, 1]).await;
+        assert!(since.elapsed() >= wait, "{:?}", since.elapsed());
+    });
+}
+
+#[test]
+fn at_the_limit_work_stays_in_the_inbox_and_leaves_it_in_full_batches() {
+    run(async {
+        let node = Node::start(2, Duration::ZERO, GATHER);
+        node.push();
+        node.batches(&[1]).await;
+        node.push();
+        node.batches(&[1, 1]).await;
+        for _ in 0..100 {
+            node.push();
+        }
+        settle().await;
+        assert_eq!((node.store.batches().len(), node.parts.shared.storage.len()), (2, 100));
+        assert_eq!(node.parts.book.lock().gathered(), 0);
+        node.answer();
+        node.batches(&[1, 1, 80]).await;
+        node.answer();
+        node.batches(&[1, 1, 80, 20]).await;
+        node.answer();
+        node.answer();
+        node.idle().await;
+    });
+}
+
+#[test]
+fn with_one_in_flight_a_batch_fills_while_the_one_before_it_is_written() {
+    run(async {
+        let node = Node::start(1, Duration::ZERO, GATHER);
+        node.push();
+        node.batches(&[1]).await;
+        for _ in 0..20 {
+            node.push();
+        }
+        settle().await;
+        assert_eq!((node.store.batches(), node.parts.shared.storage.len()), (vec![1], 20));
+        node.answer();
+        node.batches(&[1, 20]).await;
+    });
+}
+
+#[test]
+fn a_batch_delay_lasts_until_the_batch_is_full() {
+    run(async {
+        let node = Node::start(1, FOR_EVER, GATHER);
+        node.push_singly(79).await;
+        settle().await;
+        assert!(node.store.batches().is_empty());
+        node.push();
+        node.batches(&[80]).await;
+        let node = Node::start(1, Duration::from_millis(1), GATHER);
+        node.push();
+        node.batches(&[1]).await;
+    });
+}
+
+#[test]
+fn the_line_in_the_tree_says_how_it_goes() {
+    run(async {
+        let node = Node::start(16, Duration::ZERO, FOR_EVER);
+        assert_eq!(
+            describe(&node.parts),
+            "played; 0 batches in flight, 0 operations a batch, write p50 - p99 -, 0 retries, 0 parked"
+        );
+        node.push();
+        node.batches(&[1]).await;
+        node.push_singly(6).await;
+        node.store.answer(Err(StoreError::Unavailable("away".into())));
+        node.batches(&[1, 1]).await;
+        node.answer();
+        node.batches(&[1, 1, 6]).await;
+        let line = describe(&node.parts);
+        assert!(line.starts_with("played; 1 batches in flight, 1 operations a batch, "), "{line}");
+        assert!(
+            line.contains("write p50 <= ") && line.ends_with("s, 1 retries, 0 parked"),
+            "{line}"
+        );
+        node.answer();
+        node.idle().await;
+        // (1 + 6) / 2
+        let latency = &node.parts.shared.metrics.storage_latency;
+        latency.record(Duration::from_secs(11));
+        let line = describe(&node.parts);
+        assert!(line.contains("in flight, 3 operations a batch"), "{line}");
+        assert!(line.contains("p99 > 10s, 1 retries"), "{line}");
+    });
+}

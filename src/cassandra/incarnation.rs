@@ -1,0 +1,510 @@
+//! Incarnations: every start of a node has a number of its own, above all numbers before it, and a
+//! lease. Who comes after it seals it, and from then on owns what it left.
+//!
+//! Invariants:
+//! - A number is taken by a conditional write, and is never given twice.
+//! - The row of an incarnation is written conditionally only. `owner` is its own number while it is
+//!   alive; it renews its lease by raising `renewal` where it still is the owner. A successor seals
+//!   it by becoming the owner where `renewal` is what it saw, after which no renewal succeeds.
+//! - The lease ends one `lease_ms` after the last renewal that is known to have succeeded was
+//!   *sent*, by the boot-time clock, which goes on while the machine sleeps. A successor that does
+//!   not know the process to be dead watches `renewal` stand still for longer than that, by its own
+//!   monotonic clock: no two clocks are ever compared.
+//! - What a conditional write that timed out has done is asked of a serial read, not guessed.
+//!
+//! Bounds: one row an incarnation, until what it left is drained ([`Incarnation::forget`]).
+
+mod record;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use hydrant_actors::ports::StoreError;
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::db::{Applied, Bound, CassandraError, Db};
+use super::plan::{int, long, text};
+use super::statements::Statement as S;
+use record::{Found, PAUSE, RELEASED, big, chain, next_number, owner, patiently, read, reason};
+
+/// A start that is so many starts ago and has no row will not write one any more.
+const ABANDONED: u64 = 1000;
+/// Rows read at once.
+const PARALLEL: usize = 16;
+
+/// A sealed incarnation whose outbox, wills and journal are now ours to drain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Its number.
+    pub number: u64,
+    /// How many lanes of its own it had.
+    pub lanes: u16,
+    /// Which node it was.
+    pub node_id: String,
+}
+
+/// One start of this node.
+#[derive(Debug)]
+pub struct Incarnation {
+    /// Its number: greater than that of every incarnation before it.
+    pub number: u64,
+    node_id: String,
+    instance: String,
+    lease: Duration,
+    /// End of the lease, boot time in nanoseconds.
+    until: AtomicU64,
+    /// The last renewal that was sent. Held while one is under way.
+    renewal: tokio::sync::Mutex<i64>,
+    released: AtomicBool,
+    lost: Mutex<Option<String>>,
+}
+
+/// What to do about an incarnation that nobody has sealed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Its process is dead: it ended cleanly, or had the data directory that we hold the lock of.
+    Dead,
+    /// It may be alive.
+    Watch,
+}
+
+impl Incarnation {
+    /// Takes the next number and a lease.
+    ///
+    /// `instance` names what at most one living process has (the data directory, by its lock).
+    ///
+    /// # Errors
+    /// Cassandra does not answer, or all numbers are used up.
+    pub async fn begin(
+        db: &Db,
+        node_id: &str,
+        instance: &str,
+        lanes: u16,
+        lease: Duration,
+    ) -> Result<Arc<Self>, CassandraError> {
+        Self::try_begin(db, node_id, instance, lanes, lease).await.map(Arc::new).map_err(|error| {
+            CassandraError(format!(
+                "no incarnation can be begun in Cassandra: {}; see that a majority of the replicas \
+                 is up, and start again",
+                reason(error)
+            ))
+        })
+    }
+
+    async fn try_begin(
+        db: &Db,
+        node_id: &str,
+        instance: &str,
+        lanes: u16,
+        lease: Duration,
+    ) -> Result<Self, StoreError> {
+        let number = next_number(db).await?;
+        patiently(|| db.write(Bound { statement: S::IndexPut, values: vec![long(number)] }))
+            .await?;
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        let sent = boot_time();
+        patiently(|| async {
+            let values = vec![
+                long(number),
+                text(node_id),
+                text(instance),
+                int(lanes.into()),
+                long(lease_ms),
+                long(number),
+            ];
+            match db.conditional(Bound { statement: S::IncarnationFirst, values }).await {
+                // The number is ours alone, so a row that is there is ours, too.
+                Ok(_) => Ok(()),
+                Err(error) => match read(db, number).await? {
+                    Some(_) => Ok(()),
+                    None => Err(error),
+                },
+            }
+        })
+        .await?;
+        Ok(Self {
+            number,
+            node_id: node_id.to_owned(),
+            instance: instance.to_owned(),
+            lease,
+            until: AtomicU64::new(lease_end(sent, lease)),
+            renewal: tokio::sync::Mutex::new(0),
+            released: AtomicBool::new(false),
+            lost: Mutex::new(None),
+        })
+    }
+
+    /// Seals the dead predecessors of the same node id, and what these had sealed and not drained.
+    /// All that are ours to drain, oldest first. Takes a little more than their lease where the
+    /// predecessor had another data directory and did not end cleanly.
+    ///
+    /// # Errors
+    /// Another broker with this node id is running (this incarnation is released then), or
+    /// Cassandra does not answer.
+    pub async fn claim(&self, db: &Db) -> Result<Vec<Predecessor>, CassandraError> {
+        let error = match self.try_claim(db).await {
+            Ok(Ok(claimed)) => return Ok(claimed),
+            Ok(Err(in_use)) => in_use,
+            Err(error) => CassandraError(format!(
+                "what earlier incarnations left in Cassandra cannot be claimed: {}; see that a \
+                 majority of the replicas is up, and start again",
+                reason(error)
+            )),
+        };
+        self.release(db).await;
+        Err(error)
+    }
+
+    async fn try_claim(
+        &self,
+        db: &Db,
+    ) -> Result<Result<Vec<Predecessor>, CassandraError>, StoreError> {
+        let all = self.all(db).await?;
+        let same: Vec<Found> =
+            all.values().filter(|found| found.node_id == self.node_id).cloned().collect();
+        // Of two that start together the later one goes on: both see each other here, because
+        // each had written its row before it read.
+        if let Some(later) = same.iter().find(|found| found.number > self.number) {
+            return Ok(Err(self.in_use(later)));
+        }
+        let sealed = self.seal_dead(db, same).await?;
+        if let Some((_, alive)) = sealed.iter().find(|(sealed, _)| !sealed) {
+            return Ok(Err(self.in_use(alive)));
+        }
+        let heads = sealed.into_iter().map(|(_, found)| found.number).collect();
+        self.take_chain(db, &all, heads).await.map(Ok)
+    }
+
+    /// The same for dead incarnations of every other node id: watches for one lease. Who renews
+    /// meanwhile is left alone.
+    ///
+    /// Among them may be some with a higher number than ours: our stamps do not overwrite or
+    /// delete what they wrote.
+    ///
+    /// # Errors
+    /// Cassandra does not answer.
+    pub async fn claim_dead(&self, db: &Db) -> Result<Vec<Predecessor>, StoreError> {
+        let all = self.all(db).await?;
+        let others = all.values().filter(|found| found.node_id != self.node_id).cloned();
+        let sealed = self.seal_dead(db, others.collect()).await?;
+        let dead = sealed.into_iter().filter(|(sealed, _)| *sealed);
+        self.take_chain(db, &all, dead.map(|(_, found)| found.number).collect()).await
+    }
+
+    /// Every incarnation that has a row, but this.
+    async fn all(&self, db: &Db) -> Result<BTreeMap<u64, Found>, StoreError> {
+        let index = || db.rows(Bound { statement: S::IndexRead, values: vec![int(0)] });
+        let rows = patiently(index).await?;
+        let numbers = rows.iter().map(|row| row.u64("number")).collect::<Result<Vec<_>, _>>()?;
+        let found = stream::iter(numbers.into_iter().filter(|number| *number != self.number))
+            .map(|number| async move {
+                let found = patiently(|| read(db, number)).await?;
+                if found.is_none() && number + ABANDONED < self.number {
+                    // It never began, or was forgotten.
+                    let values = vec![long(number)];
+                    db.write(Bound { statement: S::IndexDelete, values }).await?;
+                }
+                Ok::<_, StoreError>(found)
+            })
+            .buffered(PARALLEL)
+            .try_collect::<Vec<_>>()
+            .await?;
+        Ok(found.into_iter().flatten().map(|found| (found.number, found)).collect())
+    }
+
+    fn verdict(&self, found: &Found) -> Verdict {
+        let ours = found.node_id == self.node_id && found.instance == self.instance;
+        if ours || found.renewal == RELEASED { Verdict::Dead } else { Verdict::Watch }
+    }
+
+    /// Each one that nobody had sealed, and whether it is sealed by us now. All are watched at once.
+    async fn seal_dead(&self, db: &Db, open: Vec<Found>) -> Result<Vec<(bool, Found)>, StoreError> {
+        let attempts = open.into_iter().filter(|found| !found.is_sealed()).map(|found| async {
+            let sealed = self.seal_when_dead(db, &found).await?;
+            Ok((sealed, found))
+        });
+        try_join_all(attempts).await
+    }
+
+    /// Whether it is sealed by us now. False: it is alive, or another one sealed it.
+    async fn seal_when_dead(&self, db: &Db, first: &Found) -> Result<bool, StoreError> {
+        let mut found = first.clone();
+        let watched = Instant::now() + first.watch();
+        let pause = (first.lease / 20).clamp(Duration::from_millis(20), Duration::from_secs(1));
+        while self.verdict(&found) == Verdict::Watch && Instant::now() < watched {
+            sleep(pause).await;
+            match patiently(|| read(db, found.number)).await? {
+                Some(now) if now.is_sealed() => return Ok(now.owner == self.number),
+                Some(now) if now.renewal != found.renewal && now.renewal != RELEASED => {
+                    return Ok(false);
+                }
+                Some(now) => found = now,
+                None => return Ok(false),
+            }
+        }
+        self.seal(db, &found).await
+    }
+
+    /// Becomes the owner where nothing has changed since `found` was read.
+    async fn seal(&self, db: &Db, found: &Found) -> Result<bool, StoreError> {
+        patiently(|| async {
+            let values =
+                vec![long(self.number), long(found.number), long(found.owner), big(found.renewal)];
+            match db.conditional(Bound { statement: S::IncarnationSeal, values }).await {
+                Ok(Applied::Yes) => Ok(true),
+                Ok(Applied::No(row)) => Ok(owner(row.as_ref())? == Some(self.number)),
+                Err(error) => match read(db, found.number).await? {
+                    Some(now) if now == *found => Err(error),
+                    now => Ok(now.is_some_and(|now| now.owner == self.number)),
+                },
+            }
+        })
+        .await
+    }
+
+    /// Seals again, for us, what those in `heads` had sealed themselves; the latter included.
+    async fn take_chain(
+        &self,
+        db: &Db,
+        all: &BTreeMap<u64, Found>,
+        heads: BTreeSet<u64>,
+    ) -> Result<Vec<Predecessor>, StoreError> {
+        let mut ours = heads;
+        for found in chain(all, self.number, &ours) {
+            if found.owner == self.number || self.seal(db, found).await? {
+                ours.insert(found.number);
+            }
+        }
+        let predecessors = ours.iter().filter_map(|number| all.get(number));
+        Ok(predecessors
+            .map(|found| Predecessor {
+                number: found.number,
+                lanes: found.lanes,
+                node_id: found.node_id.clone(),
+            })
+            .collect())
+    }
+
+    fn in_use(&self, by: &Found) -> CassandraError {
+        CassandraError(format!(
+            "node id \"{}\" is in use by another running broker (incarnation {}; this one is \
+             {}): give each node its own --node-id",
+            self.node_id, by.number, self.number
+        ))
+    }
+
+    /// Whether the lease still runs: what was written may be acknowledged.
+    pub fn may_acknowledge(&self) -> bool {
+        boot_time() < self.until.load(Ordering::Acquire) && !self.released.load(Ordering::Acquire)
+    }
+
+    /// Why it is over for good, once it is.
+    pub fn lost(&self) -> Option<String> {
+        self.lost.lock().clone()
+    }
+
+    /// Renews every third of the lease in the background, until dropped, released or lost.
+    pub fn spawn_renewal(self: &Arc<Self>, db: Db) {
+        let (weak, period) = (Arc::downgrade(self), self.lease / 3);
+        tokio::spawn(async move {
+            let (mut pause, mut failing) = (period, false);
+            loop {
+                sleep(pause).await;
+                let Some(me) = weak.upgrade() else { return };
+                match me.renew(&db).await {
+                    Ok(true) => {
+                        if std::mem::take(&mut failing) {
+                            log::info!("the lease in Cassandra is renewed again");
+                        }
+                        pause = period;
+                    }
+                    Ok(false) => return,
+                    Err(error) => {
+                        // Once, not at every attempt.
+                        if !std::mem::replace(&mut failing, true) {
+                            log::warn!("the lease in Cassandra is not renewed: {}", reason(error));
+                        }
+                        pause = (PAUSE * 5).min(period);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Whether to go on renewing. Errors leave the lease as it was; the next attempt has a higher
+    /// number, so that a serial read tells one from the other.
+    async fn renew(&self, db: &Db) -> Result<bool, StoreError> {
+        let mut last = self.renewal.lock().await;
+        if self.released.load(Ordering::Acquire) || self.lost().is_some() {
+            return Ok(false);
+        }
+        *last += 1;
+        let renewal = *last;
+        let sent = boot_time();
+        let values = vec![big(renewal), long(self.number), long(self.number)];
+        match db.conditional(Bound { statement: S::IncarnationRenew, values }).await {
+            Ok(Applied::Yes) => self.extend(sent),
+            Ok(Applied::No(row)) => self.sealed_by(owner(row.as_ref())?),
+            Err(error) => match read(db, self.number).await? {
+                Some(now) if now.is_sealed() => self.sealed_by(Some(now.owner)),
+                Some(now) if now.renewal == renewal => self.extend(sent),
+                Some(_) => return Err(error),
+                None => self.sealed_by(None),
+            },
+        }
+        Ok(self.lost().is_none())
+    }
+
+    fn extend(&self, sent: u64) {
+        self.until.store(lease_end(sent, self.lease), Ordering::Release);
+    }
+
+    fn sealed_by(&self, owner: Option<u64>) {
+        if owner == Some(self.number) {
+            return;
+        }
+        self.until.store(0, Ordering::Release);
+        let by = owner.map_or_else(String::new, |owner| format!(" by incarnation {owner}"));
+        *self.lost.lock() = Some(format!(
+            "incarnation {} of node \"{}\" was sealed{by}: another broker took over what it stored \
+             when it had not renewed its lease of {:?} in time; start this one again, with a node \
+             id that no other has",
+            self.number, self.node_id, self.lease
+        ));
+    }
+
+    /// A clean stop: nothing is acknowledged any more, and a successor need not wait for the lease
+    /// to end. Takes one lease at most; without an answer the successor waits.
+    pub async fn release(&self, db: &Db) {
+        self.released.store(true, Ordering::Release);
+        let release = async {
+            // Not before a renewal that is under way: that would take the mark back.
+            let _last = self.renewal.lock().await;
+            if self.lost().is_some() {
+                return;
+            }
+            let values = vec![big(RELEASED), long(self.number), long(self.number)];
+            let released = db.conditional(Bound { statement: S::IncarnationRenew, values }).await;
+            if let Err(error) = released {
+                log::warn!(
+                    "Cassandra does not say whether this incarnation is released ({}): the next \
+                     start of this node may have to wait for {:?}",
+                    reason(error),
+                    self.lease
+                );
+            }
+        };
+        let _ = timeout(self.lease, release).await;
+    }
+
+    /// A drained predecessor's row and index entry are removed.
+    ///
+    /// # Errors
+    /// It is not known to be removed: do it again. `Unusable`: it is not ours any more.
+    pub async fn forget(&self, db: &Db, predecessor: u64) -> Result<(), StoreError> {
+        let values = || vec![long(predecessor), long(self.number)];
+        patiently(|| async {
+            let bound = Bound { statement: S::IncarnationDelete, values: values() };
+            let owner = match db.conditional(bound).await {
+                Ok(Applied::Yes) => return Ok(()),
+                Ok(Applied::No(row)) => owner(row.as_ref())?,
+                Err(error) => match read(db, predecessor).await?.map(|found| found.owner) {
+                    Some(owner) if owner == self.number => return Err(error),
+                    owner => owner,
+                },
+            };
+            owner.map_or(Ok(()), |owner| {
+                Err(StoreError::Unusable(format!(
+                    "incarnation {predecessor} belongs to incarnation {owner}, not to this one"
+                )))
+            })
+        })
+        .await?;
+        let index = || Bound { statement: S::IndexDelete, values: vec![long(predecessor)] };
+        patiently(|| db.write(index())).await
+    }
+}
+
+/// Boot time in nanoseconds; the end of a lease whose last renewal was sent at `sent`.
+fn lease_end(sent: u64, lease: Duration) -> u64 {
+    sent.saturating_add(u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Nanoseconds since the machine was started, sleep included.
+fn boot_time() -> u64 {
+    #[cfg(target_os = "linux")]
+    let clock = rustix::time::ClockId::Boottime;
+    // Nearest to it elsewhere: for development only.
+    #[cfg(not(target_os = "linux"))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let now = rustix::time::clock_gettime(clock);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::record::tests::row;
+    use super::*;
+
+    fn me(number: u64) -> Incarnation {
+        Incarnation {
+            number,
+            node_id: "a".to_owned(),
+            instance: "here".to_owned(),
+            lease: Duration::from_secs(10),
+            until: AtomicU64::new(lease_end(boot_time(), Duration::from_secs(10))),
+            renewal: tokio::sync::Mutex::new(0),
+            released: AtomicBool::new(false),
+            lost: Mutex::new(None),
+        }
+    }
+
+    #[test]
+    fn a_lease_ends_after_its_renewal_was_sent() {
+        assert_eq!(lease_end(5, Duration::from_nanos(7)), 12);
+        assert_eq!(lease_end(5, Duration::MAX), u64::MAX);
+        let me = me(9);
+        assert!(me.may_acknowledge());
+        me.until.store(boot_time(), Ordering::Release);
+        assert!(!me.may_acknowledge());
+        me.extend(boot_time() - 9_000_000_000);
+        assert!(me.may_acknowledge());
+        me.extend(boot_time() - 10_000_000_000);
+        assert!(!me.may_acknowledge());
+    }
+
+    #[test]
+    fn who_watches_waits_longer_than_the_lease() {
+        assert_eq!(row(1, "a", "here", 1).watch(), Duration::from_secs(11));
+    }
+
+    #[test]
+    fn the_same_data_directory_or_a_clean_stop_is_dead() {
+        let me = me(9);
+        assert_eq!(me.verdict(&row(1, "a", "here", 1)), Verdict::Dead);
+        assert_eq!(me.verdict(&row(1, "a", "there", 1)), Verdict::Watch);
+        // A data directory belongs to a node id.
+        assert_eq!(me.verdict(&row(1, "b", "here", 1)), Verdict::Watch);
+        let released = Found { renewal: RELEASED, ..row(1, "b", "there", 1) };
+        assert_eq!(me.verdict(&released), Verdict::Dead);
+    }
+
+    #[test]
+    fn a_sealed_one_is_lost_and_acknowledges_nothing() {
+        let sealed = me(9);
+        sealed.sealed_by(Some(9));
+        assert!(sealed.lost().is_none() && sealed.may_acknowledge());
+        sealed.sealed_by(Some(10));
+        assert!(!sealed.may_acknowledge());
+        assert!(sealed.lost().unwrap().contains("sealed by incarnation 10"));
+        let forgotten = me(9);
+        forgotten.sealed_by(None);
+        assert!(forgotten.lost().is_some());
+    }
+}

@@ -1,0 +1,183 @@
+//! What stands in Cassandra about incarnations: the counter that their numbers come from, and the
+//! row of each; and how a request for it is made again.
+//!
+//! Bounds: [`ATTEMPTS`] of one request, [`CONTENDERS`] for one number.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use cdrs_tokio::types::value::Value;
+use hydrant_actors::ports::StoreError;
+use tokio::time::sleep;
+
+use crate::cassandra::db::{Applied, Bound, Db, Row};
+use crate::cassandra::plan::{long, text};
+use crate::cassandra::statements::Statement as S;
+
+/// The row of the table `counter` that numbers are taken from.
+const COUNTER: &str = "incarnation";
+/// Numbers are below it: a stamp has 27 bits for them (see `memory`).
+const NUMBERS: u64 = 1 << 27;
+/// `renewal` of an incarnation that ended cleanly.
+pub(super) const RELEASED: i64 = -1;
+/// How often a request that Cassandra did not answer is made again.
+const ATTEMPTS: u32 = 6;
+/// Pause after the first of them; the next are longer.
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
+/// How often somebody else may take the number that was wanted.
+const CONTENDERS: u32 = 1000;
+/// The row of an incarnation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) number: u64,
+    pub(super) node_id: String,
+    pub(super) instance: String,
+    pub(super) lanes: u16,
+    pub(super) lease: Duration,
+    pub(super) renewal: i64,
+    pub(super) owner: u64,
+}
+
+impl Found {
+    pub(super) fn is_sealed(&self) -> bool {
+        self.owner != self.number
+    }
+
+    /// How long `renewal` must stand still until its lease is surely over.
+    pub(super) fn watch(&self) -> Duration {
+        self.lease + self.lease / 10
+    }
+}
+
+/// Those whose owner is in `heads` or among themselves, and those that are ours already.
+pub(super) fn chain<'a>(
+    all: &'a BTreeMap<u64, Found>,
+    me: u64,
+    heads: &BTreeSet<u64>,
+) -> Vec<&'a Found> {
+    let mut links: Vec<&Found> = Vec::new();
+    let mut owners: BTreeSet<u64> = heads.iter().copied().chain([me]).collect();
+    loop {
+        let next: Vec<&Found> = all
+            .values()
+            .filter(|found| found.is_sealed() && owners.contains(&found.owner))
+            .filter(|found| !owners.contains(&found.number))
+            .collect();
+        if next.is_empty() {
+            return links;
+        }
+        owners.extend(next.iter().map(|found| found.number));
+        links.extend(next);
+    }
+}
+
+/// Numbers that are taken and not used do no harm.
+pub(super) async fn next_number(db: &Db) -> Result<u64, StoreError> {
+    for _ in 0..CONTENDERS {
+        let read = || Bound { statement: S::CounterRead, values: vec![text(COUNTER)] };
+        let rows = patiently(|| db.rows(read())).await?;
+        let value = rows.first().map(|row| row.u64("value")).transpose()?;
+        let next = value.unwrap_or(0) + 1;
+        if next >= NUMBERS {
+            let why = "the keyspace has no number left for another start: use a new keyspace";
+            return Err(StoreError::Unusable(why.to_owned()));
+        }
+        let bound = match value {
+            None => Bound { statement: S::CounterFirst, values: vec![text(COUNTER), long(next)] },
+            Some(value) => {
+                let values = vec![long(next), text(COUNTER), long(value)];
+                Bound { statement: S::CounterNext, values }
+            }
+        };
+        match db.conditional(bound).await {
+            Ok(Applied::Yes) => return Ok(next),
+            // Somebody else was faster, or it is not known who has the number: so nobody has.
+            Ok(Applied::No(_)) | Err(StoreError::Unavailable(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(StoreError::Unavailable("too many brokers start at the same time".to_owned()))
+}
+
+pub(super) async fn read(db: &Db, number: u64) -> Result<Option<Found>, StoreError> {
+    let bound = Bound { statement: S::IncarnationRead, values: vec![long(number)] };
+    let rows = db.rows(bound).await?;
+    rows.first().map(|row| found(number, row)).transpose()
+}
+
+fn found(number: u64, row: &Row) -> Result<Found, StoreError> {
+    let lanes = row.i32("lanes")?;
+    Ok(Found {
+        number,
+        node_id: row.text("node_id")?,
+        instance: row.text("instance")?,
+        lanes: u16::try_from(lanes).map_err(|_| {
+            StoreError::Unusable(format!("incarnation {number} in Cassandra has {lanes} lanes"))
+        })?,
+        lease: Duration::from_millis(row.u64("lease_ms")?),
+        renewal: row.i64("renewal")?,
+        owner: row.u64("owner")?,
+    })
+}
+
+/// The owner that a refused conditional write met; `None`: there is no row.
+pub(super) fn owner(row: Option<&Row>) -> Result<Option<u64>, StoreError> {
+    let owner = row.map(|row| row.optional_i64("owner")).transpose()?.flatten();
+    Ok(owner.map(i64::cast_unsigned))
+}
+
+/// Makes a request again that was not answered. Only for what may be done twice.
+pub(super) async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
+    mut request: impl FnMut() -> F,
+) -> Result<T, StoreError> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match request().await {
+            Err(StoreError::Unavailable(_)) if attempt < ATTEMPTS => sleep(PAUSE * attempt).await,
+            answer => return answer,
+        }
+    }
+}
+
+/// What went wrong, without what kind of thing it was.
+pub(super) fn reason(error: StoreError) -> String {
+    match error {
+        StoreError::Unavailable(why) | StoreError::Unusable(why) => why,
+    }
+}
+
+/// A bigint column that may be negative.
+pub(super) fn big(value: i64) -> Value {
+    Value::Some(value.to_be_bytes().to_vec())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in super::super) fn row(number: u64, node_id: &str, instance: &str, owner: u64) -> Found {
+        Found {
+            number,
+            node_id: node_id.to_owned(),
+            instance: instance.to_owned(),
+            lanes: 4,
+            lease: Duration::from_secs(10),
+            renewal: 3,
+            owner,
+        }
+    }
+
+    #[test]
+    fn a_chain_of_owners_is_followed_to_its_end() {
+        // 1 was sealed by 2, 2 by 3, which died; 4 belongs to 5, which is alive; 6 is ours already,
+        // and had sealed 7.
+        let rows = [(1, 2), (2, 3), (3, 3), (4, 5), (5, 5), (6, 9), (7, 6)];
+        let all: BTreeMap<u64, Found> =
+            rows.into_iter().map(|(n, owner)| (n, row(n, "a", "here", owner))).collect();
+        let links: BTreeSet<u64> =
+            chain(&all, 9, &[3].into()).iter().map(|found| found.number).collect();
+        assert_eq!(links, [1, 2, 6, 7].into());
+        assert_eq!(chain(&all, 8, &BTreeSet::new()), Vec::<&Found>::new());
+    }
+}

@@ -1,0 +1,19 @@
+//! The session store on Cassandra: what [`hydrant_actors::ports::SessionStore`] asks for, kept so
+//! that it outlives a node and can be taken over by another.
+
+pub mod db;
+pub mod incarnation;
+mod journal;
+mod memory;
+pub mod options;
+mod plan;
+mod queue;
+mod read;
+mod recover;
+pub mod schema;
+pub mod statements;
+mod store;
+mod transport;
+
+pub use options::{CassandraOptions, Level};
+pub use store::CassandraStore;

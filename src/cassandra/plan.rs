@@ -1,0 +1,579 @@
+//! From store operations to CQL statements. Pure: what is known is in [`Memory`], what has to be
+//! written comes out as a [`Plan`].
+//!
+//! Invariants: operations are planned in the order of the calls, so stamps rise with them and it
+//! does not matter in which order the server sees the statements. Planning the same operations
+//! again gives statements that write the same again. What a plan takes for granted (a bucket is in
+//! its directory, a bucket is dropped) was written by an earlier plan that succeeded.
+//! Bounds: one row of the outbox or a queue by [`ROW_MAX`] and by its bucket; one batch of
+//! statements by [`BATCH_STATEMENTS`] and [`BATCH_BYTES`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use cdrs_tokio::types::value::Value;
+use hydrant_actors::ports::{LogRecord, QueueEntry, SessionId, StoreError, StoreOp};
+use hydrant_protocol::PacketId;
+
+use super::db::Bound;
+use super::memory::{Lane, Memory};
+use super::queue::{BUCKET, BucketState, EntryState, place};
+use super::statements::Statement as S;
+use crate::rows::{ROW_MAX, RowBuilder, RowError, damaged, encode_message};
+
+/// Partitions over which each kind of small row is spread.
+pub(super) const SHARDS: i32 = 256;
+/// Partitions of an incarnation's wills.
+pub(super) const WILL_SHARDS: i32 = 64;
+/// Positions of an outbox bucket: bounds a partition to 256 records.
+pub(super) const OUTBOX_BUCKET: u64 = 256;
+const BATCH_STATEMENTS: usize = 64;
+const BATCH_BYTES: usize = 32 << 10;
+
+/// A big integer column. Sequences, positions and stamps stay below 2^63.
+pub(super) fn long(value: u64) -> Value {
+    Value::Some(value.to_be_bytes().to_vec())
+}
+
+pub(super) fn int(value: i32) -> Value {
+    Value::Some(value.to_be_bytes().to_vec())
+}
+
+pub(super) fn text(value: &str) -> Value {
+    Value::Some(value.as_bytes().to_vec())
+}
+
+pub(super) fn blob(value: Vec<u8>) -> Value {
+    Value::Some(value)
+}
+
+/// The partition of a session's rows.
+pub(super) fn session_shard(id: SessionId) -> i32 {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "below SHARDS")]
+    {
+        (id % SHARDS as u64) as i32
+    }
+}
+
+/// The partition of a name: stable for ever, it is in every key.
+pub(super) fn name_shard(name: &str, shards: i32) -> i32 {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+    {
+        (xxhash_rust::xxh3::xxh3_64(name.as_bytes()) % shards as u64) as i32
+    }
+}
+
+/// A session whose epoch has to be raised before anything else of the plan is written.
+#[derive(Debug, Clone)]
+pub(super) struct Epoch {
+    pub(super) client_id: Arc<str>,
+    pub(super) id: SessionId,
+    pub(super) epoch: u64,
+    /// The higher wins; the incarnation's number is its upper part.
+    pub(super) fence: u64,
+}
+
+/// What one call of `write` has to do, in this order: epochs and queues, the journal, the rest.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) epochs: Vec<Epoch>,
+    /// Sessions that are deleted, whose queue's buckets have to be found first: id, stamp.
+    pub(super) deleted: Vec<(SessionId, u64)>,
+    /// Their rows in `session_epoch`.
+    pub(super) ended: Vec<(Arc<str>, SessionId)>,
+    /// All or nothing, also when this node dies in between.
+    pub(super) atomic: bool,
+    /// One statement each.
+    pub(super) single: Vec<Bound>,
+    /// Of one partition each.
+    pub(super) batches: Vec<Vec<Bound>>,
+    /// Buckets that will be in their directory: for [`Memory::succeeded`].
+    pub(super) outbox_marks: Vec<(u16, u64)>,
+    pub(super) queue_marks: Vec<(SessionId, u64)>,
+    /// Buckets below are dropped.
+    pub(super) dropped: Vec<(u16, u64)>,
+}
+
+#[derive(Debug)]
+struct QueueRun {
+    bucket: u64,
+    first: u64,
+    next: u64,
+    entries: Vec<u8>,
+    costs: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct OutboxRun {
+    first: u64,
+    bytes: u64,
+    row: RowBuilder,
+}
+
+/// Makes one plan.
+struct Planner<'a> {
+    memory: &'a mut Memory,
+    plan: Plan,
+    queues: AHashMap<SessionId, QueueRun>,
+    lanes: BTreeMap<u16, OutboxRun>,
+    moved: BTreeMap<u16, u64>,
+    touched: BTreeSet<(SessionId, u64)>,
+    receipts: BTreeSet<SessionId>,
+    /// By table (its first statement) and partition.
+    groups: BTreeMap<(S, i32), Vec<Bound>>,
+}
+
+/// Plans the operations; `memory` is as after them.
+///
+/// # Errors
+/// A value that cannot be encoded.
+pub(super) fn plan(memory: &mut Memory, ops: &[StoreOp]) -> Result<Plan, StoreError> {
+    let mut planner = Planner {
+        memory,
+        plan: Plan::default(),
+        queues: AHashMap::new(),
+        lanes: BTreeMap::new(),
+        moved: BTreeMap::new(),
+        touched: BTreeSet::new(),
+        receipts: BTreeSet::new(),
+        groups: BTreeMap::new(),
+    };
+    for op in ops {
+        planner.op(op).map_err(damaged)?;
+    }
+    planner.finish();
+    Ok(planner.plan)
+}
+
+impl Planner<'_> {
+    fn op(&mut self, op: &StoreOp) -> Result<(), RowError> {
+        match op {
+            StoreOp::PutSession { id, client_id, epoch, disconnected_ms } => {
+                self.put_session(*id, client_id, *epoch, *disconnected_ms);
+            }
+            StoreOp::DeleteSession { id, client_id } => self.delete_session(*id, client_id),
+            StoreOp::PutSubscription { id, filter, qos } => {
+                let shard = session_shard(*id);
+                let values =
+                    vec![int(shard), long(*id), text(filter), int(*qos as i32), self.stamp()];
+                self.group(S::PutSubscription, shard, S::PutSubscription, values);
+            }
+            StoreOp::DeleteSubscription { id, filter } => {
+                let shard = session_shard(*id);
+                let values = vec![self.stamp(), int(shard), long(*id), text(filter)];
+                self.group(S::PutSubscription, shard, S::DeleteSubscription, values);
+            }
+            StoreOp::PutQueued { id, entry } => self.put_queued(*id, entry)?,
+            StoreOp::PutOutgoing { id, sequence, packet_id, stage } => {
+                self.set(*id, *sequence, EntryState::Outgoing(*packet_id, *stage));
+            }
+            StoreOp::DeleteQueued { id, sequence } => self.set(*id, *sequence, EntryState::Done),
+            StoreOp::PutReceipt { id, packet_id } => {
+                // Receipt and message come to be together, or the message is lost or doubled.
+                self.plan.atomic = true;
+                self.receipt(*id, *packet_id, true);
+            }
+            StoreOp::DeleteReceipt { id, packet_id } => self.receipt(*id, *packet_id, false),
+            StoreOp::PutRetained { message } => {
+                let shard = name_shard(&message.topic, SHARDS);
+                let bytes = encode_message(message, message.qos, message.retain)?;
+                let values = vec![int(shard), text(&message.topic), blob(bytes), self.stamp()];
+                self.group(S::PutRetained, shard, S::PutRetained, values);
+            }
+            StoreOp::DeleteRetained { topic } => {
+                let shard = name_shard(topic, SHARDS);
+                let values = vec![self.stamp(), int(shard), text(topic)];
+                self.group(S::PutRetained, shard, S::DeleteRetained, values);
+            }
+            StoreOp::PutWill { will } => {
+                let message = &will.message;
+                let bytes = encode_message(message, message.qos, message.retain)?;
+                self.put_will(&will.client_id, bytes);
+            }
+            StoreOp::DeleteWill { client_id } => self.put_will(client_id, Vec::new()),
+            StoreOp::PutOutbox { record, position } => {
+                self.put_outbox(position.lane, position.position, record)?;
+            }
+            StoreOp::MoveCursor { lane, position } => {
+                let moved = self.moved.entry(*lane).or_default();
+                *moved = position.max(moved).to_owned();
+            }
+        }
+        Ok(())
+    }
+
+    fn stamp(&mut self) -> Value {
+        long(self.memory.stamp())
+    }
+
+    fn group(&mut self, table: S, shard: i32, statement: S, values: Vec<Value>) {
+        self.groups.entry((table, shard)).or_default().push(Bound { statement, values });
+    }
+
+    fn single(&mut self, statement: S, values: Vec<Value>) {
+        self.plan.single.push(Bound { statement, values });
+    }
+
+    fn put_session(
+        &mut self,
+        id: SessionId,
+        client_id: &Arc<str>,
+        epoch: u64,
+        disconnected_ms: Option<u64>,
+    ) {
+        let shard = session_shard(id);
+        let fence = self.memory.stamp();
+        let since = disconnected_ms.map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
+        let values = vec![
+            int(shard),
+            long(id),
+            text(client_id),
+            long(epoch),
+            Value::Some(since.to_be_bytes().to_vec()),
+            long(fence),
+        ];
+        self.group(S::PutSession, shard, S::PutSession, values);
+        // At CONNECT; what a disconnect says changes nobody's ownership.
+        if disconnected_ms.is_none() {
+            let client_id = Arc::clone(client_id);
+            self.plan.epochs.push(Epoch { client_id, id, epoch, fence });
+        }
+    }
+
+    fn delete_session(&mut self, id: SessionId, client_id: &Arc<str>) {
+        let shard = session_shard(id);
+        // What this plan wrote of the queue stands in buckets that the directory may not show yet.
+        let mut written: BTreeSet<u64> = self
+            .plan
+            .queue_marks
+            .iter()
+            .filter(|(of, _)| *of == id)
+            .map(|(_, bucket)| *bucket)
+            .collect();
+        written.extend(self.queues.remove(&id).map(|run| run.bucket));
+        written.extend(self.memory.queues.remove(&id).and_then(|queue| queue.marked));
+        self.memory.receipts.remove(&id);
+        self.receipts.remove(&id);
+        self.touched.retain(|(of, _)| *of != id);
+        let stamp = self.memory.stamp();
+        for bucket in written {
+            self.single(S::DeleteQueue, vec![long(stamp), long(id), long(bucket)]);
+        }
+        for (table, statement) in [
+            (S::PutSession, S::DeleteSession),
+            (S::PutSubscription, S::DeleteSubscriptions),
+            (S::PutQueueBucket, S::DeleteQueueBuckets),
+        ] {
+            self.group(table, shard, statement, vec![long(stamp), int(shard), long(id)]);
+        }
+        self.plan.deleted.push((id, stamp));
+        self.plan.ended.push((Arc::clone(client_id), id));
+        self.plan.epochs.retain(|epoch| epoch.id != id);
+    }
+
+    fn receipt(&mut self, id: SessionId, packet_id: PacketId, held: bool) {
+        let receipts = self.memory.receipts.entry(id).or_default();
+        if held {
+            receipts.insert(packet_id.get());
+        } else {
+            receipts.remove(&packet_id.get());
+        }
+        self.receipts.insert(id);
+    }
+
+    fn put_will(&mut self, client_id: &Arc<str>, will: Vec<u8>) {
+        let shard = name_shard(client_id, WILL_SHARDS);
+        let mut incarnations = self.memory.wills.get(client_id).cloned().unwrap_or_default();
+        // A will that a dead incarnation left is discharged with it.
+        for incarnation in incarnations.drain(..) {
+            let values = vec![
+                long(incarnation),
+                int(shard),
+                text(client_id),
+                blob(Vec::new()),
+                self.stamp(),
+            ];
+            self.single(S::PutWill, values);
+        }
+        let values =
+            vec![long(self.memory.number), int(shard), text(client_id), blob(will), self.stamp()];
+        self.group(S::PutWill, shard, S::PutWill, values);
+    }
+
+    fn put_queued(&mut self, id: SessionId, entry: &QueueEntry) -> Result<(), RowError> {
+        let (bucket, offset) = place(entry.sequence);
+        let bytes = encode_message(&entry.message, entry.qos, entry.retain)?;
+        let fits = self.queues.get(&id).is_some_and(|run| {
+            run.bucket == bucket && run.next == entry.sequence && run.entries.len() < ROW_MAX
+        });
+        if !fits {
+            if let Some(run) = self.queues.remove(&id) {
+                self.end_queue_run(id, run);
+            }
+            let run = QueueRun {
+                bucket,
+                first: entry.sequence,
+                next: entry.sequence,
+                entries: Vec::with_capacity(bytes.len() + 4),
+                costs: Vec::new(),
+            };
+            self.queues.insert(id, run);
+        }
+        if let Some(run) = self.queues.get_mut(&id) {
+            run.next += 1;
+            #[allow(clippy::cast_possible_truncation, reason = "a packet is at most 256 MiB")]
+            {
+                run.entries.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+                run.costs.extend_from_slice(&(entry.message.cost() as u32).to_be_bytes());
+            }
+            run.entries.extend_from_slice(&bytes);
+        }
+        // A sequence that comes again is new.
+        let queue = self.memory.queues.entry(id).or_default();
+        if let Some(state) = queue.buckets.get_mut(&bucket)
+            && state.get(offset) != EntryState::Waiting
+        {
+            state.set(offset, EntryState::Waiting);
+            self.touched.insert((id, bucket));
+        }
+        if let Some((packet_id, stage)) = entry.outgoing {
+            self.set(id, entry.sequence, EntryState::Outgoing(packet_id, stage));
+        }
+        Ok(())
+    }
+
+    fn end_queue_run(&mut self, id: SessionId, run: QueueRun) {
+        let marked = self.memory.queues.get(&id).and_then(|queue| queue.marked);
+        if marked != Some(run.bucket) && self.plan.queue_marks.last() != Some(&(id, run.bucket)) {
+            let shard = session_shard(id);
+            let values = vec![int(shard), long(id), long(run.bucket), self.stamp()];
+            self.group(S::PutQueueBucket, shard, S::PutQueueBucket, values);
+            self.plan.queue_marks.push((id, run.bucket));
+        }
+        // The stamp is in the key: a sequence that is written again in another run replaces nothing.
+        let stamp = self.memory.stamp();
+        let values = vec![
+            long(id),
+            long(run.bucket),
+            long(run.first),
+            long(stamp),
+            blob(run.entries),
+            blob(run.costs),
+            long(stamp),
+        ];
+        self.single(S::PutQueue, values);
+    }
+
+    fn set(&mut self, id: SessionId, sequence: u64, to: EntryState) {
+        let (bucket, offset) = place(sequence);
+        let queue = self.memory.queues.entry(id).or_default();
+        let state = queue.buckets.entry(bucket).or_insert_with(|| BucketState::new(bucket));
+        state.set(offset, to);
+        self.touched.insert((id, bucket));
+    }
+
+    fn put_outbox(&mut self, lane: u16, position: u64, record: &LogRecord) -> Result<(), RowError> {
+        if position < self.memory.lane(lane).cursor {
+            // A repetition.
+            return Ok(());
+        }
+        let fits = self.lanes.get(&lane).is_some_and(|run| {
+            run.first + u64::from(run.row.count()) == position
+                && run.first / OUTBOX_BUCKET == position / OUTBOX_BUCKET
+                && run.row.len() < ROW_MAX
+        });
+        if !fits {
+            if let Some(run) = self.lanes.remove(&lane) {
+                self.end_outbox_run(lane, run);
+            }
+            let run = OutboxRun { first: position, bytes: 0, row: RowBuilder::new(0) };
+            self.lanes.insert(lane, run);
+        }
+        if let Some(run) = self.lanes.get_mut(&lane) {
+            run.row.push(record, true)?;
+            run.bytes += record.cost() as u64;
+        }
+        Ok(())
+    }
+
+    fn end_outbox_run(&mut self, number: u16, run: OutboxRun) {
+        let bucket = run.first / OUTBOX_BUCKET;
+        let me = self.memory.number;
+        let until = run.first + u64::from(run.row.count());
+        let lane = self.memory.lane(number);
+        if until > lane.end {
+            lane.end = until;
+            lane.bytes += run.bytes;
+        }
+        let (marked, cursor) = (lane.marked, lane.cursor);
+        if marked.is_none() {
+            // From its cursors a successor learns what lanes there are.
+            let values = vec![long(me), int(number.into()), long(cursor), long(cursor)];
+            self.single(S::MoveCursor, values);
+        }
+        if marked != Some(bucket) && self.plan.outbox_marks.last() != Some(&(number, bucket)) {
+            let values = vec![long(me), int(number.into()), long(bucket), self.stamp()];
+            self.single(S::PutOutboxBucket, values);
+            self.plan.outbox_marks.push((number, bucket));
+        }
+        let values = vec![
+            long(me),
+            int(number.into()),
+            long(bucket),
+            long(run.first),
+            int(i32::try_from(run.row.count()).unwrap_or(i32::MAX)),
+            long(run.bytes),
+            blob(run.row.finish()),
+            self.stamp(),
+        ];
+        self.single(S::PutOutbox, values);
+    }
+
+    fn move_cursor(&mut self, number: u16, position: u64) {
+        let me = self.memory.number;
+        let stamp = self.memory.stamp();
+        let lane = self.memory.lane(number);
+        if position < lane.cursor {
+            return;
+        }
+        let (moved, before) = (position - lane.cursor, lane.end.saturating_sub(lane.cursor));
+        let gone =
+            u128::from(lane.bytes) * u128::from(moved.min(before)) / u128::from(before.max(1));
+        lane.bytes -= u64::try_from(gone).unwrap_or(lane.bytes);
+        lane.cursor = position;
+        // Stamped with the position itself: it can never move back.
+        let values = vec![long(me), int(number.into()), long(position), long(position)];
+        let (from, until) = (lane.dropped, position / OUTBOX_BUCKET);
+        let dropped: Vec<Bound> = passed(lane, number, from, until, stamp).collect();
+        self.single(S::MoveCursor, values);
+        self.plan.single.extend(dropped);
+        if until > from {
+            self.plan.dropped.push((number, until));
+        }
+    }
+
+    fn finish(&mut self) {
+        for (id, run) in std::mem::take(&mut self.queues) {
+            self.end_queue_run(id, run);
+        }
+        for (lane, run) in std::mem::take(&mut self.lanes) {
+            self.end_outbox_run(lane, run);
+        }
+        for (lane, position) in std::mem::take(&mut self.moved) {
+            self.move_cursor(lane, position);
+        }
+        for (id, bucket) in std::mem::take(&mut self.touched) {
+            self.end_bucket(id, bucket);
+        }
+        for id in std::mem::take(&mut self.receipts) {
+            self.end_receipts(id);
+        }
+        for (_, group) in std::mem::take(&mut self.groups) {
+            self.cut(group);
+        }
+    }
+
+    fn end_bucket(&mut self, id: SessionId, bucket: u64) {
+        let shard = session_shard(id);
+        let Some(queue) = self.memory.queues.get_mut(&id) else { return };
+        let Some(state) = queue.buckets.get(&bucket) else { return };
+        if state.is_complete() {
+            queue.buckets.remove(&bucket);
+            let stamp = self.memory.stamp();
+            self.single(S::DeleteQueue, vec![long(stamp), long(id), long(bucket)]);
+            let values = vec![long(stamp), int(shard), long(id), long(bucket)];
+            self.group(S::PutQueueBucket, shard, S::DeleteQueueBucket, values);
+            return;
+        }
+        let state = state.encode();
+        let values = vec![int(shard), long(id), long(bucket), blob(state), self.stamp()];
+        self.group(S::PutQueueBucket, shard, S::PutQueueState, values);
+    }
+
+    fn end_receipts(&mut self, id: SessionId) {
+        let shard = session_shard(id);
+        let receipts = self.memory.receipts.get(&id).map(encode_receipts).unwrap_or_default();
+        if receipts.is_empty() {
+            self.memory.receipts.remove(&id);
+        }
+        let values = vec![self.stamp(), blob(receipts), int(shard), long(id)];
+        self.group(S::PutSession, shard, S::PutReceipts, values);
+    }
+
+    fn cut(&mut self, group: Vec<Bound>) {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for bound in group {
+            let size = size(&bound);
+            if !batch.is_empty() && (batch.len() >= BATCH_STATEMENTS || bytes + size > BATCH_BYTES)
+            {
+                self.plan.batches.push(std::mem::take(&mut batch));
+                bytes = 0;
+            }
+            bytes += size;
+            batch.push(bound);
+        }
+        if batch.len() == 1 {
+            self.plan.single.append(&mut batch);
+        } else {
+            self.plan.batches.push(batch);
+        }
+    }
+}
+
+/// Deletes of the buckets `from..until` of a lane, in the partitions of every incarnation that wrote
+/// there; and of what was dropped before from their directories.
+fn passed(
+    lane: &Lane,
+    number: u16,
+    from: u64,
+    until: u64,
+    stamp: u64,
+) -> impl Iterator<Item = Bound> {
+    lane.extents
+        .iter()
+        .filter(move |_| until > from)
+        .flat_map(move |extent| {
+            let first = from.max(extent.start / OUTBOX_BUCKET);
+            let end = until.min(extent.end.div_ceil(OUTBOX_BUCKET));
+            let partitions = (first..end).map(move |bucket| Bound {
+                statement: S::DeleteOutbox,
+                values: vec![
+                    long(stamp),
+                    long(extent.incarnation),
+                    int(number.into()),
+                    long(bucket),
+                ],
+            });
+            let directory = Bound {
+                statement: S::DeleteOutboxBuckets,
+                values: vec![long(stamp), long(extent.incarnation), int(number.into()), long(from)],
+            };
+            partitions.chain((from > 0).then_some(directory))
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+fn size(bound: &Bound) -> usize {
+    let value = |value: &Value| match value {
+        Value::Some(bytes) => bytes.len() + 4,
+        _ => 4,
+    };
+    bound.values.iter().map(value).sum()
+}
+
+fn encode_receipts(receipts: &BTreeSet<u16>) -> Vec<u8> {
+    receipts.iter().flat_map(|id| id.to_be_bytes()).collect()
+}
+
+/// What [`encode_receipts`] wrote.
+pub(super) fn decode_receipts(bytes: &[u8]) -> BTreeSet<u16> {
+    bytes.chunks_exact(2).map(|id| u16::from_be_bytes([id[0], id[1]])).collect()
+}
+
+/// First sequence of the bucket after this one.
+pub(super) const fn bucket_end(bucket: u64) -> u64 {
+    (bucket + 1) * BUCKET
+}

@@ -1,0 +1,363 @@
+//! Reads: whole tables at start, pages of queues and of the outbox while running.
+//!
+//! No table is scanned: what is read as a whole stands in a known number of partitions, each of
+//! which is asked for by its key. Bounds: [`PARALLEL`] partitions at once; a page by its limits and
+//! one bucket.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cdrs_tokio::types::value::Value;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use hydrant_actors::ports::{
+    LogRecord, OutboxPosition, QueueEntry, SessionId, StoreError, StoredSession,
+    StoredSubscription, StoredWill,
+};
+use hydrant_protocol::{Message, PacketId, QoS};
+
+use super::db::{Bound, Db, Pages, Row};
+use super::memory::Extent;
+use super::plan::{
+    OUTBOX_BUCKET, SHARDS, WILL_SHARDS, bucket_end, decode_receipts, int, long, session_shard,
+};
+use super::queue::{BucketState, EntryState, place};
+use super::statements::Statement;
+use crate::rows::{RowReader, damaged, decode_message};
+
+/// Partitions asked for at once.
+pub(super) const PARALLEL: usize = 64;
+/// Rows of the first page of rows that may be large: 16 of 8 MiB each still are an answer that the
+/// protocol allows (256 MiB).
+const FIRST_PAGE: i32 = 16;
+/// About what later pages carry.
+const PAGE_BYTES: usize = 4 << 20;
+
+/// A stored value that makes no sense.
+pub(super) fn senseless(what: &str) -> StoreError {
+    StoreError::Unusable(format!("{what} in Cassandra is damaged"))
+}
+
+/// The rows of a statement for every one of `shards`, each with its shard.
+async fn all_shards(
+    db: &Db,
+    statement: Statement,
+    shards: i32,
+    values: impl Fn(i32) -> Vec<Value>,
+) -> Result<Vec<Row>, StoreError> {
+    let reads = (0..shards).map(|shard| db.rows(Bound { statement, values: values(shard) }));
+    let found: Vec<Vec<Row>> = stream::iter(reads).buffer_unordered(PARALLEL).try_collect().await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Every bucket of every queue, with its state where something in it was delivered or sent.
+pub(super) async fn queue_buckets(
+    db: &Db,
+) -> Result<Vec<(SessionId, u64, Option<BucketState>)>, StoreError> {
+    let rows = all_shards(db, Statement::QueueBuckets, SHARDS, |shard| vec![int(shard)]).await?;
+    rows.iter().map(|row| Ok((row.u64("id")?, row.u64("bucket")?, state(row)?))).collect()
+}
+
+fn state(row: &Row) -> Result<Option<BucketState>, StoreError> {
+    let decode = |bytes: Vec<u8>| {
+        BucketState::decode(&bytes).ok_or_else(|| senseless("the state of a queue"))
+    };
+    row.optional_blob("state")?.map(decode).transpose()
+}
+
+/// Every session, without its queue.
+pub(super) async fn sessions(db: &Db) -> Result<BTreeMap<SessionId, StoredSession>, StoreError> {
+    let rows = all_shards(db, Statement::Sessions, SHARDS, |shard| vec![int(shard)]).await?;
+    let mut sessions = BTreeMap::new();
+    for row in rows {
+        let id = row.u64("id")?;
+        let Some(client_id) = row.optional_text("client_id")? else {
+            // Only its receipts are there: what a write that was cut short left of a session.
+            continue;
+        };
+        let receipts = decode_receipts(&row.optional_blob("receipts")?.unwrap_or_default());
+        let session = StoredSession {
+            id,
+            client_id: client_id.into(),
+            epoch: row.u64("epoch")?,
+            disconnected_ms: u64::try_from(row.i64("disconnected_ms")?).ok(),
+            subscriptions: Vec::new(),
+            receipts: receipts.into_iter().filter_map(PacketId::new).collect(),
+            queued: 0,
+            queued_bytes: 0,
+            last_sequence: 0,
+        };
+        sessions.insert(id, session);
+    }
+    let rows = all_shards(db, Statement::Subscriptions, SHARDS, |shard| vec![int(shard)]).await?;
+    for row in rows {
+        let qos = u8::try_from(row.i32("qos")?).ok().and_then(QoS::from_bits);
+        let qos = qos.ok_or_else(|| senseless("the QoS of a subscription"))?;
+        if let Some(session) = sessions.get_mut(&row.u64("id")?) {
+            let filter = row.text("filter")?.into();
+            session.subscriptions.push(StoredSubscription { filter, qos });
+        }
+    }
+    Ok(sessions)
+}
+
+/// What stands in one bucket of a queue.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct QueueLoad {
+    pub(super) queued: u64,
+    pub(super) bytes: u64,
+    pub(super) last: u64,
+}
+
+/// Entries of a bucket that are not delivered, without reading them.
+pub(super) async fn queue_load(
+    db: &Db,
+    (id, bucket): (SessionId, u64),
+    state: Option<&BucketState>,
+) -> Result<QueueLoad, StoreError> {
+    let values = vec![long(id), long(bucket)];
+    let rows = db.rows(Bound { statement: Statement::QueueSizes, values }).await?;
+    let mut entries: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for row in rows {
+        let (first, stamp) = (row.u64("sequence")?, row.u64("stamp")?);
+        let costs = row.blob("costs")?;
+        for (sequence, cost) in (first..).zip(costs.chunks_exact(4)) {
+            let cost = u32::from_be_bytes([cost[0], cost[1], cost[2], cost[3]]);
+            let known = entries.entry(sequence).or_default();
+            if stamp > known.0 {
+                *known = (stamp, u64::from(cost));
+            }
+        }
+    }
+    let mut load = QueueLoad::default();
+    for (sequence, (_, cost)) in entries {
+        load.last = load.last.max(sequence);
+        let delivered = state.is_some_and(|state| state.get(place(sequence).1) == EntryState::Done);
+        if !delivered {
+            load.queued += 1;
+            load.bytes += cost;
+        }
+    }
+    Ok(load)
+}
+
+/// The buckets of a session's queue from one on, in order, with their stored states.
+pub(super) async fn buckets_of(
+    db: &Db,
+    id: SessionId,
+    from: u64,
+) -> Result<BTreeMap<u64, Option<BucketState>>, StoreError> {
+    let values = vec![int(session_shard(id)), long(id), long(from)];
+    let rows = db.rows(Bound { statement: Statement::QueueBucketsOf, values }).await?;
+    rows.iter().map(|row| Ok((row.u64("bucket")?, state(row)?))).collect()
+}
+
+/// Rows of any size, page by page: as many a page as make about [`PAGE_BYTES`].
+struct PackedRows<'a> {
+    pages: Pages<'a>,
+    ready: VecDeque<Packed>,
+}
+
+/// A row of a queue or the outbox.
+struct Packed {
+    first: u64,
+    bytes: Vec<u8>,
+    /// Of a queue's row.
+    stamp: u64,
+}
+
+impl<'a> PackedRows<'a> {
+    fn new(db: &'a Db, statement: Statement, values: Vec<Value>) -> Self {
+        let pages = db.pages(Bound { statement, values }, FIRST_PAGE);
+        Self { pages, ready: VecDeque::new() }
+    }
+
+    /// The next row, and where the one behind it begins.
+    async fn next(
+        &mut self,
+        [first, bytes]: [&str; 2],
+    ) -> Result<Option<(Packed, u64)>, StoreError> {
+        while self.ready.len() < 2 {
+            let Some(page) = self.pages.next().await? else { break };
+            let mut size = 0;
+            for row in &page {
+                let stamp = row.optional_i64("stamp")?.map_or(0, i64::cast_unsigned);
+                let row = Packed { first: row.u64(first)?, bytes: row.blob(bytes)?, stamp };
+                size += row.bytes.len();
+                self.ready.push_back(row);
+            }
+            let rows = PAGE_BYTES * page.len().max(1) / size.max(1);
+            self.pages.set_size(i32::try_from(rows.min(1000)).unwrap_or(1000).max(FIRST_PAGE));
+        }
+        let Some(row) = self.ready.pop_front() else { return Ok(None) };
+        Ok(Some((row, self.ready.front().map_or(u64::MAX, |row| row.first))))
+    }
+}
+
+/// Entries of a bucket from a sequence on, until `take` says that it is enough. Of two rows that
+/// hold one sequence, the later incarnation's counts: what a dead one wrote may come late (a
+/// mutation that waited, a hint), and is then nothing but a message that nobody was told of.
+pub(super) async fn queue_bucket(
+    db: &Db,
+    (id, bucket): (SessionId, u64),
+    from: u64,
+    mut take: impl FnMut(QueueEntry) -> bool,
+) -> Result<(), StoreError> {
+    let mut rows = PackedRows::new(db, Statement::Queue, vec![long(id), long(bucket)]);
+    let mut settling: BTreeMap<u64, (u64, Vec<u8>)> = BTreeMap::new();
+    loop {
+        let row = rows.next(["sequence", "messages"]).await?;
+        let settled = match &row {
+            Some((row, _)) => {
+                let rest = settling.split_off(&row.first);
+                std::mem::replace(&mut settling, rest)
+            }
+            None => std::mem::take(&mut settling),
+        };
+        for (sequence, (_, bytes)) in settled {
+            let (message, qos, retain) = decode_message(&bytes).map_err(damaged)?;
+            if !take(QueueEntry { sequence, qos, retain, message, outgoing: None }) {
+                return Ok(());
+            }
+        }
+        let Some((row, _)) = row else { return Ok(()) };
+        let mut rest = &row.bytes[..];
+        for sequence in row.first..bucket_end(bucket) {
+            let Some((length, more)) = rest.split_first_chunk::<4>() else { break };
+            let length = u32::from_be_bytes(*length) as usize;
+            let (bytes, more) =
+                more.split_at_checked(length).ok_or_else(|| senseless("a queue entry"))?;
+            rest = more;
+            let newer = settling.get(&sequence).is_none_or(|(stamp, _)| row.stamp > *stamp);
+            if sequence >= from && newer {
+                settling.insert(sequence, (row.stamp, bytes.to_vec()));
+            }
+        }
+    }
+}
+
+/// Every retained message.
+pub(super) async fn retained(db: &Db) -> Result<Vec<Arc<Message>>, StoreError> {
+    let rows = all_shards(db, Statement::Retained, SHARDS, |shard| vec![int(shard)]).await?;
+    rows.iter().map(|row| Ok(decode_message(&row.blob("message")?).map_err(damaged)?.0)).collect()
+}
+
+/// The wills that an incarnation left and nobody discharged.
+pub(super) async fn wills(db: &Db, incarnation: u64) -> Result<Vec<StoredWill>, StoreError> {
+    let values = |shard| vec![long(incarnation), int(shard)];
+    let rows = all_shards(db, Statement::Wills, WILL_SHARDS, values).await?;
+    let mut wills = Vec::new();
+    for row in rows {
+        if let Some(bytes) = row.optional_blob("will")? {
+            let client_id = row.text("client_id")?.into();
+            let message = decode_message(&bytes).map_err(damaged)?.0;
+            wills.push(StoredWill { client_id, message });
+        }
+    }
+    Ok(wills)
+}
+
+/// How far an incarnation's lanes were acknowledged.
+pub(super) async fn cursors(db: &Db, incarnation: u64) -> Result<HashMap<u16, u64>, StoreError> {
+    let values = vec![long(incarnation)];
+    let rows = db.rows(Bound { statement: Statement::Cursors, values }).await?;
+    rows.iter().map(|row| Ok((lane_number(row)?, row.u64("position")?))).collect()
+}
+
+fn lane_number(row: &Row) -> Result<u16, StoreError> {
+    u16::try_from(row.i32("lane")?).map_err(|_| senseless("a lane's number"))
+}
+
+/// The buckets that an incarnation wrote of a lane, in order.
+pub(super) async fn outbox_buckets(
+    db: &Db,
+    incarnation: u64,
+    lane: u16,
+) -> Result<Vec<u64>, StoreError> {
+    let values = vec![long(incarnation), int(lane.into())];
+    let rows = db.rows(Bound { statement: Statement::OutboxBuckets, values }).await?;
+    rows.iter().map(|row| row.u64("bucket")).collect()
+}
+
+/// The rows of a bucket of the outbox, without the records: position, count, bytes.
+pub(super) async fn outbox_counts(
+    db: &Db,
+    (incarnation, lane): (u64, u16),
+    bucket: u64,
+) -> Result<Vec<(u64, u64, u64)>, StoreError> {
+    let values = vec![long(incarnation), int(lane.into()), long(bucket)];
+    let rows = db.rows(Bound { statement: Statement::OutboxCounts, values }).await?;
+    rows.iter()
+        .map(|row| {
+            let count = u64::try_from(row.i32("count")?).unwrap_or(0);
+            Ok((row.u64("position")?, count, row.u64("bytes")?))
+        })
+        .collect()
+}
+
+/// A page of a lane.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OutboxPage {
+    pub(super) lane: u16,
+    pub(super) from: u64,
+    pub(super) limit: usize,
+    pub(super) max_bytes: usize,
+}
+
+/// Records of a lane, in order, up to the first hole.
+pub(super) async fn outbox(
+    db: &Db,
+    extents: &[Extent],
+    page: OutboxPage,
+) -> Result<Vec<LogRecord>, StoreError> {
+    let mut records: Vec<LogRecord> = Vec::new();
+    let (mut next, mut bytes) = (page.from, 0);
+    while let Some(extent) = extents.iter().find(|e| e.start <= next && next < e.end) {
+        let bucket = next / OUTBOX_BUCKET;
+        let values = vec![long(extent.incarnation), int(page.lane.into()), long(bucket)];
+        let mut rows = PackedRows::new(db, Statement::Outbox, values);
+        let before = next;
+        while let Some((Packed { first, bytes: packed, .. }, behind)) =
+            rows.next(["position", "records"]).await?
+        {
+            if first > next {
+                break;
+            }
+            // A row reaches at most to the next one: see crate::rows.
+            let until = behind.min(extent.end);
+            let mut reader = RowReader::new(&packed).map_err(damaged)?;
+            let last = (first + u64::from(reader.header.count)).min(until);
+            let topic: Arc<str> = Arc::from("");
+            for position in first..last {
+                if position < next {
+                    reader.skip().map_err(damaged)?;
+                    continue;
+                }
+                let mut record = reader.next(&topic).map_err(damaged)?;
+                bytes += record.cost();
+                if records.len() >= page.limit || (!records.is_empty() && bytes > page.max_bytes) {
+                    return Ok(records);
+                }
+                record.outbox = Some(OutboxPosition { lane: page.lane, position });
+                records.push(record);
+                next = position + 1;
+            }
+        }
+        let whole = next == (bucket + 1) * OUTBOX_BUCKET || next == extent.end;
+        if next == before || !whole || records.len() >= page.limit {
+            break;
+        }
+    }
+    Ok(records)
+}
+
+/// What an incarnation's journal holds, place by place.
+pub(super) async fn journal(
+    db: &Db,
+    incarnation: u64,
+    slots: i32,
+) -> Result<Vec<Bytes>, StoreError> {
+    let values = |slot| vec![long(incarnation), int(slot)];
+    let rows = all_shards(db, Statement::Journal, slots, values).await?;
+    rows.iter().map(|row| Ok(row.blob("statements")?.into())).collect()
+}

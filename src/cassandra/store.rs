@@ -1,0 +1,392 @@
+//! [`SessionStore`] on Cassandra.
+//!
+//! Writes are planned in the order of the calls, on the caller's thread, and done in any order by
+//! the store's own runtime: stamps decide which of two writes to a cell is the later one. A write
+//! is answered `Ok` only while this incarnation's lease runs.
+//! Bounds: requests under way by `cassandra.max_requests`; what waits for them by
+//! `storage.max_in_flight` batches.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
+use hydrant_actors::ports::{
+    LaneState, Lanes, LogRecord, QueueEntry, SessionId, SessionStore, StoreError, StoreFuture,
+    StoreOp, StoredSession, StoredWill,
+};
+use hydrant_protocol::Message;
+use parking_lot::Mutex;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+use super::db::{Applied, Bound, CassandraError, Db};
+use super::incarnation::Incarnation;
+use super::memory::Memory;
+use super::options::CassandraOptions;
+use super::plan::{Epoch, Plan, blob, int, long, plan, text};
+use super::queue::{BUCKET, EntryState, place};
+use super::read::{self, OutboxPage, PARALLEL};
+use super::statements::Statement as S;
+use super::{journal, recover, schema};
+use crate::rows::damaged;
+
+/// See the module.
+pub struct CassandraStore {
+    inner: Arc<Inner>,
+    /// Carries every connection to Cassandra; `None` once dropped.
+    runtime: Option<Runtime>,
+}
+
+struct Inner {
+    db: Db,
+    incarnation: Arc<Incarnation>,
+    memory: Mutex<Memory>,
+    /// What dead incarnations left.
+    wills: Vec<StoredWill>,
+}
+
+impl CassandraStore {
+    /// Connects, makes or checks the schema, begins an incarnation and takes over what dead
+    /// incarnations of this node left. `instance` is this node's data directory: who holds its lock
+    /// knows that an earlier incarnation of the same instance is dead.
+    ///
+    /// # Errors
+    /// One sentence that says what to do.
+    pub async fn open(
+        options: &CassandraOptions,
+        node_id: &str,
+        instance: &str,
+    ) -> Result<Arc<Self>, CassandraError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("cassandra")
+            .enable_all()
+            .build()
+            .map_err(|error| CassandraError(format!("no thread can be started: {error}")))?;
+        let (options, node_id, instance) =
+            (options.clone(), node_id.to_owned(), instance.to_owned());
+        // It is awaited on a thread of its own, so that it need not be `Send`.
+        let handle = runtime.handle().clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            handle.block_on(Inner::open(&options, &node_id, &instance))
+        });
+        let opened = opened.await.unwrap_or_else(|error| Err(CassandraError(error.to_string())));
+        match opened {
+            Ok(inner) => Ok(Arc::new(Self { inner: Arc::new(inner), runtime: Some(runtime) })),
+            Err(error) => {
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the incarnation: its successor need not wait for its lease to end.
+    pub async fn release(&self) {
+        let inner = Arc::clone(&self.inner);
+        let _ = self
+            .run(async move {
+                inner.incarnation.release(&inner.db).await;
+                Ok(())
+            })
+            .await;
+    }
+
+    /// Runs a request on the store's runtime, whoever waits for it.
+    fn run<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> StoreFuture<T> {
+        let (answer, answered) = oneshot::channel();
+        if let Some(runtime) = &self.runtime {
+            runtime.spawn(async move {
+                let _ = answer.send(request.await);
+            });
+        }
+        Box::pin(async move {
+            answered.await.unwrap_or_else(|_| {
+                Err(StoreError::Unavailable("the request to Cassandra ended early".to_owned()))
+            })
+        })
+    }
+}
+
+impl Drop for CassandraStore {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Inner {
+    async fn open(
+        options: &CassandraOptions,
+        node_id: &str,
+        instance: &str,
+    ) -> Result<Self, CassandraError> {
+        let db = Db::connect(options).await?;
+        schema::ensure(&db, options).await?;
+        db.prepare().await?;
+        let incarnation =
+            Incarnation::begin(&db, node_id, instance, options.outbox_lanes, options.lease).await?;
+        incarnation.spawn_renewal(db.clone());
+        let dead = incarnation.claim(&db).await?;
+        let recovered = recover::recover(&db, &incarnation, &dead).await;
+        let (memory, wills) = recovered.map_err(|error| {
+            CassandraError(format!("what stands in Cassandra cannot be read: {error}"))
+        })?;
+        Ok(Self { db, incarnation, memory: Mutex::new(memory), wills })
+    }
+
+    /// Does what a plan says.
+    async fn write(&self, plan: &mut Plan, slot: Option<i32>) -> Result<(), StoreError> {
+        for (id, stamp) in std::mem::take(&mut plan.deleted) {
+            for bucket in read::buckets_of(&self.db, id, 0).await?.into_keys() {
+                let values = vec![long(stamp), long(id), long(bucket)];
+                plan.single.push(Bound { statement: S::DeleteQueue, values });
+            }
+        }
+        try_join_all(plan.epochs.iter().map(|epoch| self.raise(epoch))).await?;
+        if let Some(slot) = slot {
+            let statements = journal::pack(plan).map_err(damaged)?;
+            let stamp = self.memory.lock().stamp();
+            let values =
+                vec![long(self.incarnation.number), int(slot), blob(statements), long(stamp)];
+            self.db.write(Bound { statement: S::PutJournal, values }).await?;
+        }
+        let writes = FuturesUnordered::new();
+        for bound in std::mem::take(&mut plan.single) {
+            writes.push(self.request(vec![bound]));
+        }
+        for batch in std::mem::take(&mut plan.batches) {
+            writes.push(self.request(batch));
+        }
+        writes.try_collect::<()>().await?;
+        for (client_id, id) in &plan.ended {
+            let values = vec![text(client_id), long(*id)];
+            self.db.conditional(Bound { statement: S::DropEpoch, values }).await?;
+        }
+        self.check()
+    }
+
+    async fn request(&self, mut bounds: Vec<Bound>) -> Result<(), StoreError> {
+        match (bounds.len(), bounds.pop()) {
+            (1, Some(bound)) => self.db.write(bound).await,
+            (_, Some(last)) => {
+                bounds.push(last);
+                self.db.batch(bounds).await
+            }
+            (_, None) => Ok(()),
+        }
+    }
+
+    /// A write that was done after the lease ended may have been overwritten by a successor.
+    fn check(&self) -> Result<(), StoreError> {
+        if let Some(why) = self.incarnation.lost() {
+            return Err(StoreError::Unusable(why));
+        }
+        if self.incarnation.may_acknowledge() {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable(
+            "this node's lease in Cassandra has ended and is not renewed yet".to_owned(),
+        ))
+    }
+
+    /// The session belongs to this incarnation from here on; one that comes later wins. After a
+    /// time-out nobody knows: StorageActor writes the batch again, with a higher fence.
+    async fn raise(&self, epoch: &Epoch) -> Result<(), StoreError> {
+        let Epoch { client_id, id, epoch, fence } = epoch;
+        loop {
+            let values = vec![long(*id), long(*epoch), long(*fence), text(client_id), long(*fence)];
+            let raised = self.db.conditional(Bound { statement: S::RaiseEpoch, values }).await?;
+            let Applied::No(found) = raised else { return Ok(()) };
+            let known = match found {
+                Some(row) => row.optional_i64("fence")?.map(i64::cast_unsigned),
+                None => None,
+            };
+            if let Some(known) = known {
+                // Our own, by a write before this one that was given up, or after it.
+                if Memory::owner(known) == self.incarnation.number {
+                    return Ok(());
+                }
+                return Err(StoreError::Unusable(format!(
+                    "session {client_id:?} was taken over by incarnation {}: two brokers write \
+                     into one keyspace without a cluster; give each its own",
+                    Memory::owner(known)
+                )));
+            }
+            let values = vec![text(client_id), long(*id), long(*epoch), long(*fence)];
+            let first = self.db.conditional(Bound { statement: S::FirstEpoch, values }).await?;
+            if matches!(first, Applied::Yes) {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn sessions(&self) -> Result<Vec<StoredSession>, StoreError> {
+        let mut sessions = read::sessions(&self.db).await?;
+        let buckets = read::queue_buckets(&self.db).await?;
+        let loads = buckets.iter().filter(|(id, ..)| sessions.contains_key(id)).map(
+            |(id, bucket, state)| async move {
+                let load = read::queue_load(&self.db, (*id, *bucket), state.as_ref()).await?;
+                Ok::<_, StoreError>((*id, load))
+            },
+        );
+        let loads: Vec<_> = stream::iter(loads.collect::<Vec<_>>())
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await?;
+        for (id, load) in loads {
+            if let Some(session) = sessions.get_mut(&id) {
+                session.queued += load.queued;
+                session.queued_bytes += load.bytes;
+                session.last_sequence = session.last_sequence.max(load.last);
+            }
+        }
+        Ok(sessions.into_values().collect())
+    }
+
+    async fn queue(
+        &self,
+        id: SessionId,
+        from: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<QueueEntry>, StoreError> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        let buckets: Vec<u64> =
+            read::buckets_of(&self.db, id, from / BUCKET).await?.into_keys().collect();
+        for bucket in buckets {
+            let mut enough = false;
+            read::queue_bucket(&self.db, (id, bucket), from, |mut entry| {
+                match self.entry_state(id, entry.sequence) {
+                    EntryState::Done => return true,
+                    EntryState::Outgoing(id, stage) => entry.outgoing = Some((id, stage)),
+                    EntryState::Waiting => {}
+                }
+                bytes += entry.message.cost();
+                enough = entries.len() >= limit || (!entries.is_empty() && bytes > max_bytes);
+                if !enough {
+                    entries.push(entry);
+                }
+                !enough
+            })
+            .await?;
+            if enough {
+                break;
+            }
+        }
+        Ok(entries)
+    }
+
+    fn entry_state(&self, id: SessionId, sequence: u64) -> EntryState {
+        let (bucket, offset) = place(sequence);
+        let memory = self.memory.lock();
+        let state = memory.queues.get(&id).and_then(|queue| queue.buckets.get(&bucket));
+        state.map_or(EntryState::Waiting, |state| state.get(offset))
+    }
+
+    fn lanes(&self) -> Lanes {
+        let memory = self.memory.lock();
+        let lanes = memory.lanes().iter().map(|(number, lane)| LaneState {
+            lane: *number,
+            cursor: lane.cursor,
+            end: lane.end,
+            bytes: lane.bytes,
+        });
+        lanes.collect()
+    }
+}
+
+impl SessionStore for CassandraStore {
+    fn write(&self, ops: Arc<Vec<StoreOp>>) -> StoreFuture<()> {
+        let planned = {
+            let mut memory = self.inner.memory.lock();
+            plan(&mut memory, &ops).and_then(|plan| {
+                let slot = memory.begins(plan.atomic)?;
+                Ok((plan, slot))
+            })
+        };
+        let (mut plan, slot) = match planned {
+            Ok(planned) => planned,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
+        let inner = Arc::clone(&self.inner);
+        self.run(async move {
+            let result = inner.write(&mut plan, slot).await;
+            let mut memory = inner.memory.lock();
+            memory.ends(slot, result.is_ok());
+            if result.is_ok() {
+                memory.succeeded(&plan);
+            }
+            result
+        })
+    }
+
+    fn sessions(&self) -> StoreFuture<Vec<StoredSession>> {
+        let inner = Arc::clone(&self.inner);
+        self.run(async move { inner.sessions().await })
+    }
+
+    fn retained(&self) -> StoreFuture<Vec<Arc<Message>>> {
+        let inner = Arc::clone(&self.inner);
+        self.run(async move { read::retained(&inner.db).await })
+    }
+
+    fn wills(&self) -> StoreFuture<Vec<StoredWill>> {
+        let inner = Arc::clone(&self.inner);
+        self.run(async move {
+            let own = read::wills(&inner.db, inner.incarnation.number).await?;
+            let wills: BTreeMap<_, _> = inner
+                .wills
+                .iter()
+                .cloned()
+                .chain(own)
+                .map(|will| (Arc::clone(&will.client_id), will))
+                .collect();
+            Ok(wills.into_values().collect())
+        })
+    }
+
+    fn read_queue(
+        &self,
+        id: SessionId,
+        from: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> StoreFuture<Vec<QueueEntry>> {
+        let inner = Arc::clone(&self.inner);
+        self.run(async move { inner.queue(id, from, limit, max_bytes).await })
+    }
+
+    fn lanes(&self) -> StoreFuture<Lanes> {
+        let lanes = self.inner.lanes();
+        Box::pin(async move { Ok(lanes) })
+    }
+
+    fn read_outbox(
+        &self,
+        lane: u16,
+        from: u64,
+        limit: usize,
+        max_bytes: usize,
+    ) -> StoreFuture<Vec<LogRecord>> {
+        let inner = Arc::clone(&self.inner);
+        self.run(async move {
+            let extents = inner.memory.lock().lane(lane).extents.clone();
+            let page = OutboxPage { lane, from, limit, max_bytes };
+            read::outbox(&inner.db, &extents, page).await
+        })
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "cassandra, incarnation {}; {}",
+            self.inner.incarnation.number,
+            self.inner.db.describe()
+        )
+    }
+}

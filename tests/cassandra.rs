@@ -1,0 +1,19 @@
+//! The tier that needs a real Cassandra: `cargo test --features servers --test cassandra`, after
+//! `scripts/setup-jars cassandra`. No test skips: without Cassandra's jars each of them fails.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+// Each tier uses a part of it.
+#[allow(unused_imports)]
+mod support;
+
+#[path = "cassandra/server.rs"]
+mod server;
+#[path = "cassandra/three_nodes.rs"]
+mod three_nodes;
+#[path = "cassandra/store.rs"]
+mod store;
+#[path = "cassandra/incarnation.rs"]
+mod incarnation;
+#[path = "cassandra/schema.rs"]
+mod schema;

@@ -1,0 +1,165 @@
+//! Keyspace and tables: made by ten at once, refused when they are not ours to change.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use hydrant::cassandra::db::Db;
+use hydrant::cassandra::schema::ensure;
+use hydrant::cassandra::{CassandraOptions, Level};
+
+use crate::support::cassandra::{Cassandra, shared};
+use crate::support::unique;
+
+/// As configuration gives them by default, but with short time-outs.
+pub fn options(node: &Cassandra, keyspace: &str) -> CassandraOptions {
+    CassandraOptions {
+        contact_points: vec![node.address()],
+        local_dc: String::new(),
+        keyspace: keyspace.to_owned(),
+        create_schema: true,
+        replication_factor: 1,
+        write_consistency: Level::LocalQuorum,
+        read_consistency: Level::LocalQuorum,
+        credentials: None,
+        tls_ca: None,
+        request_timeout: Duration::from_secs(5),
+        connect_timeout: Duration::from_secs(30),
+        retries: 3,
+        speculative_delay: Duration::ZERO,
+        max_requests: 64,
+        lease: Duration::from_secs(10),
+        outbox_lanes: 4,
+    }
+}
+
+async fn ensured(options: &CassandraOptions) -> Result<Db, String> {
+    let db = Db::connect(options).await.map_err(|error| error.to_string())?;
+    ensure(&db, options).await.map_err(|error| error.to_string())?;
+    db.prepare().await.map_err(|error| error.to_string())?;
+    Ok(db)
+}
+
+async fn refusal(options: &CassandraOptions) -> String {
+    match ensured(options).await {
+        Ok(_) => panic!("keyspace {} is accepted", options.keyspace),
+        Err(why) => why,
+    }
+}
+
+fn new_keyspace() -> String {
+    unique("schema").replace('-', "_")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn ten_brokers_that_start_together_make_one_schema() {
+    let node = shared();
+    let options = options(&node, &new_keyspace());
+    let all = join_all((0..10).map(|_| ensured(&options))).await;
+    for one in &all {
+        assert_eq!(one.as_ref().err(), None);
+    }
+    let db = all[0].as_ref().unwrap();
+    let rows = db.simple(&format!("SELECT * FROM {}.schema_version", options.keyspace)).await;
+    let rows = rows.unwrap();
+    assert_eq!(rows.len(), 1, "the lock is given back: {rows:?}");
+    assert_eq!(
+        (rows[0].text("name").unwrap(), rows[0].i32("version").unwrap()),
+        ("schema".into(), 1)
+    );
+    let checked = CassandraOptions { create_schema: false, ..options.clone() };
+    assert_eq!(ensured(&checked).await.err(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_newer_schema_is_refused_and_left_alone() {
+    let node = shared();
+    let options = options(&node, &new_keyspace());
+    let keyspace = &options.keyspace;
+    ensured(&options).await.unwrap();
+    for statement in
+        ["UPDATE {}.schema_version SET version = 2 WHERE name = 'schema'", "DROP TABLE {}.will"]
+    {
+        node.execute(&statement.replace("{}", keyspace)).unwrap();
+    }
+    for create_schema in [true, false] {
+        let options = CassandraOptions { create_schema, ..options.clone() };
+        let why = refusal(&options).await;
+        let expected = format!(
+            "the keyspace {keyspace} has schema version 2, this broker knows 1: upgrade the broker \
+             or use another keyspace"
+        );
+        assert_eq!(why, expected);
+    }
+    node.execute(&format!("SELECT * FROM {keyspace}.will")).expect_err("it was not made again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_is_missing_is_only_made_on_demand() {
+    let node = shared();
+    let made = options(&node, &new_keyspace());
+    let checked = CassandraOptions { create_schema: false, ..made.clone() };
+    let keyspace = &made.keyspace;
+    let why = refusal(&checked).await;
+    assert!(why.contains(&format!("keyspace {keyspace} does not exist: create it")), "{why}");
+    node.execute(&format!(
+        "CREATE KEYSPACE {keyspace} WITH replication = {{'class': 'SimpleStrategy', \
+         'replication_factor': 1}}"
+    ))
+    .unwrap();
+    let why = refusal(&checked).await;
+    assert!(
+        why.contains("has no schema of this broker: start once with cassandra.create"),
+        "{why}"
+    );
+    node.execute(&format!("SELECT * FROM {keyspace}.schema_version")).expect_err("nothing is made");
+    ensured(&made).await.unwrap();
+    node.execute(&format!("DROP TABLE {keyspace}.will")).unwrap();
+    let why = refusal(&checked).await;
+    assert!(why.contains(&format!("table {keyspace}.will has no column")), "{why}");
+    ensured(&made).await.unwrap();
+    node.execute(&format!("ALTER TABLE {keyspace}.session DROP receipts")).unwrap();
+    for options in [&made, &checked] {
+        let why = refusal(options).await;
+        assert!(why.contains("session has no column receipts of type blob"), "{why}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_keyspace_with_the_wrong_replication_is_refused() {
+    let node = shared();
+    let made = options(&node, &node.create_keyspace(1));
+    let three = CassandraOptions { replication_factor: 3, ..made.clone() };
+    let why = refusal(&three).await;
+    let keyspace = &made.keyspace;
+    for part in [
+        format!("keyspace {keyspace} has replication factor 1 in data centre \"datacenter1\""),
+        "cassandra.replication_factor is 3".to_owned(),
+        format!("ALTER KEYSPACE {keyspace} WITH replication"),
+        "set cassandra.replication_factor = 1".to_owned(),
+    ] {
+        assert!(why.contains(&part), "{part}: {why}");
+    }
+    let columns = format!("SELECT * FROM {keyspace}.schema_version");
+    node.execute(&columns).expect_err("nothing is half made");
+    // Whoever may not make the schema has told nothing about replication.
+    ensured(&made).await.unwrap();
+    assert_eq!(ensured(&CassandraOptions { create_schema: false, ..three }).await.err(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_dies_while_it_makes_the_schema_leaves_it_to_the_next() {
+    let node = shared();
+    let options = options(&node, &new_keyspace());
+    ensured(&options).await.unwrap();
+    let keyspace = &options.keyspace;
+    for statement in [
+        "DROP TABLE {}.journal",
+        "DELETE FROM {}.schema_version WHERE name = 'schema' IF EXISTS",
+        "INSERT INTO {}.schema_version (name, owner) VALUES ('lock', 'dead') IF NOT EXISTS USING TTL 3",
+    ] {
+        node.execute(&statement.replace("{}", keyspace)).unwrap();
+    }
+    assert_eq!(ensured(&options).await.err(), None);
+    let checked = CassandraOptions { create_schema: false, ..options };
+    assert_eq!(ensured(&checked).await.err(), None);
+}
