@@ -237,7 +237,7 @@ impl StorageBook {
     fn let_go(&mut self, request: &mut Request) {
         for session in request.queues() {
             if let Entry::Occupied(mut held) = self.held_sessions.entry(session) {
-                
+                *held.get_mut() -= 1;
                 if *held.get() == 0 {
                     held.remove();
                 }

@@ -238,6 +238,11 @@ fn a_wait_that_is_over_is_not_the_next_batchs() {
         node.push();
         node.batches(&[1, 10, 1]).await;
         assert!(since.elapsed() >= wait, "{:?}", since.elapsed());
+        // The third did wait; the fourth waits too.
+        let since = Instant::now();
+        node.push();
+        node.batches(&[1, 10, 1, 1]).await;
+        assert!(since.elapsed() >= wait, "{:?}", since.elapsed());
     });
 }
 
@@ -262,6 +267,26 @@ fn at_the_limit_work_stays_in_the_inbox_and_leaves_it_in_full_batches() {
         node.answer();
         node.answer();
         node.idle().await;
+    });
+}
+
+#[test]
+fn below_the_limit_again_the_inbox_is_worked_off_although_nothing_is_written() {
+    run(async {
+        let node = Node::start(2, Duration::ZERO, FOR_EVER);
+        node.push();
+        node.batches(&[1]).await;
+        (0..10).for_each(|_| node.push());
+        node.batches(&[1, 10]).await;
+        node.push();
+        settle().await;
+        assert_eq!(node.parts.shared.storage.len(), 1, "at the limit");
+        node.answer();
+        until("it is taken up", || node.parts.shared.storage.is_empty()).await;
+        node.push_singly(2).await;
+        assert_eq!(node.parts.book.lock().gathered(), 3);
+        node.answer();
+        node.batches(&[1, 10, 3]).await;
     });
 }
 
