@@ -4,6 +4,7 @@
 //! - [`cli`], [`config`]: what the user asked for, checked.
 //! - [`node`]: wires a node together, starts it, stops it.
 //! - [`embedded`], [`kafka`]: session store and message log.
+//! - [`transfer`]: `broker storage`: checks a session store, moves it to a file and back.
 //! - [`admin`]: HTTP port and admin socket.
 
 pub mod admin;
@@ -14,3 +15,4 @@ pub mod embedded;
 pub mod kafka;
 pub mod node;
 mod rows;
+pub mod transfer;

@@ -17,3 +17,5 @@ mod store;
 mod incarnation;
 #[path = "cassandra/schema.rs"]
 mod schema;
+#[path = "cassandra/faults.rs"]
+mod faults;

@@ -24,8 +24,8 @@ use cdrs_tokio::frame::message_batch::BatchType;
 use cdrs_tokio::frame::message_error::ErrorType;
 use cdrs_tokio::frame::message_response::ResponseBody;
 use cdrs_tokio::frame::{Envelope, Flags};
+use cdrs_tokio::load_balancing::Request;
 use cdrs_tokio::load_balancing::node_distance_evaluator::TopologyAwareNodeDistanceEvaluator;
-use cdrs_tokio::load_balancing::{Request, TopologyAwareLoadBalancingStrategy};
 use cdrs_tokio::query::{BatchQueryBuilder, PreparedQuery, QueryValues};
 use cdrs_tokio::retry::{
     ConstantReconnectionPolicy, QueryInfo, RetryDecision, RetryPolicy, RetrySession,
@@ -41,6 +41,7 @@ use hydrant_actors::ports::StoreError;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::balancing::LocalReplicasFirst;
 use super::options::{CassandraOptions, Level};
 use super::statements::Statement;
 use super::transport::{Limits, Manager, SLOWEST, Transport, VERSION};
@@ -50,8 +51,7 @@ const RECONNECT: Duration = Duration::from_secs(1);
 /// Rows of a page of a read whose rows are small.
 const PAGE_ROWS: i32 = 1000;
 
-type Balancing = TopologyAwareLoadBalancingStrategy<Transport, Manager>;
-type CqlSession = Session<Transport, Manager, Balancing>;
+type CqlSession = Session<Transport, Manager, LocalReplicasFirst>;
 
 /// Why the store cannot be used at start: one sentence that says what to do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -178,7 +178,7 @@ impl Db {
         let session = connect_generic(
             &manager,
             addresses,
-            Balancing::new(None, false),
+            LocalReplicasFirst::new(local_dc.clone()),
             RetryPolicyWrapper(Box::new(policy)),
             ReconnectionPolicyWrapper(Arc::new(ConstantReconnectionPolicy::new(RECONNECT))),
             NodeDistanceEvaluatorWrapper(Box::new(TopologyAwareNodeDistanceEvaluator::new(
@@ -306,13 +306,18 @@ impl Db {
         }
     }
 
-    /// A statement without values, unprepared, at QUORUM of the local data centre where it is a
-    /// table's: schema changes and what is read of the system's tables.
+    /// A statement without values, unprepared: schema changes, what is read of the system's
+    /// tables; a majority answers where it is a table of ours.
     ///
     /// # Errors
     /// What Cassandra says.
     pub async fn simple(&self, cql: &str) -> Result<Vec<Row>, StoreError> {
-        let answer = timeout(SLOWEST, self.0.session.query(cql)).await;
+        let level = match serial(self.0.options.write_consistency) {
+            Consistency::LocalSerial => Consistency::LocalQuorum,
+            _ => Consistency::Quorum,
+        };
+        let params = StatementParamsBuilder::new().with_consistency(level).build();
+        let answer = timeout(SLOWEST, self.0.session.query_with_params(cql, params)).await;
         let answer = answer.unwrap_or_else(|_| Err(Error::Timeout("no answer".to_owned())));
         Ok(rows_of(answer.map_err(|error| StoreError::Unavailable(sentence(&error)))?)?.0)
     }
@@ -408,7 +413,8 @@ impl Pages<'_> {
         }
         let options = &self.db.0.options;
         let level = if self.bound.statement.is_serial_read() {
-            serial(options.read_consistency)
+            // Of the same reach as the writes whose outcome it tells.
+            serial(options.write_consistency)
         } else {
             consistency(options.read_consistency)
         };
@@ -553,32 +559,40 @@ async fn data_centre(
 
 /// The data centres that a node knows, its own first.
 async fn data_centres(manager: &Manager, address: SocketAddr) -> Result<Vec<String>, String> {
-    use cdrs_tokio::transport::CdrsTransport as _;
     let transport = manager.connect(None, None, address).await.map_err(|error| sentence(&error))?;
     let mut found = Vec::new();
     for table in ["local", "peers"] {
         let cql = format!("SELECT data_center FROM system.{table}");
-        let envelope = Envelope::new_req_query(
-            cql,
-            Consistency::One,
-            None,
-            false,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            Flags::empty(),
-            VERSION,
-        );
-        let answer =
-            transport.write_envelope(&envelope, false).await.map_err(|error| sentence(&error))?;
-        for row in rows_of(answer).map_err(|error| error.to_string())?.0 {
+        for row in ask(&transport, &cql).await? {
             found.extend(row.optional_text("data_center").map_err(|error| error.to_string())?);
         }
     }
     Ok(found)
+}
+
+/// Asks the node at the other end, and no other, for rows of the system's tables.
+///
+/// # Errors
+/// What it says, or that it says nothing.
+pub(super) async fn ask(transport: &Transport, cql: &str) -> Result<Vec<Row>, String> {
+    use cdrs_tokio::transport::CdrsTransport as _;
+    let envelope = Envelope::new_req_query(
+        cql.to_owned(),
+        Consistency::One,
+        None,
+        false,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        Flags::empty(),
+        VERSION,
+    );
+    let answer = transport.write_envelope(&envelope, false).await;
+    let answer = answer.map_err(|error| sentence(&error))?;
+    Ok(rows_of(answer).map_err(|error| error.to_string())?.0)
 }
 
 /// The rows of an answer and where the next page begins.
@@ -600,7 +614,7 @@ fn unavailable(error: &dyn std::fmt::Display) -> StoreError {
 }
 
 /// What went wrong, in a sentence for a log line.
-fn sentence(error: &Error) -> String {
+pub(super) fn sentence(error: &Error) -> String {
     let Error::Server { body, addr } = error else { return error.to_string() };
     let what = match &body.ty {
         ErrorType::Unavailable(e) => {

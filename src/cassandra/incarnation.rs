@@ -64,15 +64,6 @@ pub struct Incarnation {
     lost: Mutex<Option<String>>,
 }
 
-/// What to do about an incarnation that nobody has sealed yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// Its process is dead: it ended cleanly, or had the data directory that we hold the lock of.
-    Dead,
-    /// It may be alive.
-    Watch,
-}
-
 impl Incarnation {
     /// Takes the next number and a lease.
     ///
@@ -217,9 +208,11 @@ impl Incarnation {
         Ok(found.into_iter().flatten().map(|found| (found.number, found)).collect())
     }
 
-    fn verdict(&self, found: &Found) -> Verdict {
+    /// Its process is surely dead: it ended cleanly, or had the data directory that we hold the
+    /// lock of.
+    fn is_dead(&self, found: &Found) -> bool {
         let ours = found.node_id == self.node_id && found.instance == self.instance;
-        if ours || found.renewal == RELEASED { Verdict::Dead } else { Verdict::Watch }
+        ours || found.renewal == RELEASED
     }
 
     /// Each one that nobody had sealed, and whether it is sealed by us now. All are watched at once.
@@ -236,7 +229,7 @@ impl Incarnation {
         let mut found = first.clone();
         let watched = Instant::now() + first.watch();
         let pause = (first.lease / 20).clamp(Duration::from_millis(20), Duration::from_secs(1));
-        while self.verdict(&found) == Verdict::Watch && Instant::now() < watched {
+        while !self.is_dead(&found) && Instant::now() < watched {
             sleep(pause).await;
             match patiently(|| read(db, found.number)).await? {
                 Some(now) if now.is_sealed() => return Ok(now.owner == self.number),
@@ -487,12 +480,12 @@ mod tests {
     #[test]
     fn the_same_data_directory_or_a_clean_stop_is_dead() {
         let me = me(9);
-        assert_eq!(me.verdict(&row(1, "a", "here", 1)), Verdict::Dead);
-        assert_eq!(me.verdict(&row(1, "a", "there", 1)), Verdict::Watch);
+        assert!(me.is_dead(&row(1, "a", "here", 1)));
+        assert!(!me.is_dead(&row(1, "a", "there", 1)));
         // A data directory belongs to a node id.
-        assert_eq!(me.verdict(&row(1, "b", "here", 1)), Verdict::Watch);
+        assert!(!me.is_dead(&row(1, "b", "here", 1)));
         let released = Found { renewal: RELEASED, ..row(1, "b", "there", 1) };
-        assert_eq!(me.verdict(&released), Verdict::Dead);
+        assert!(me.is_dead(&released));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The session store on Cassandra: what [`hydrant_actors::ports::SessionStore`] asks for, kept so
 //! that it outlives a node and can be taken over by another.
 
+mod balancing;
+pub mod check;
 pub mod db;
 pub mod incarnation;
 mod journal;

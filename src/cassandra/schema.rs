@@ -23,10 +23,11 @@ use tokio::time::{Instant, sleep};
 
 use super::db::{CassandraError, Db, Row};
 use super::options::CassandraOptions;
-use layout::{Column, Replication};
+use layout::Column;
+pub(super) use layout::Replication;
 
 /// What this broker needs.
-const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 1;
 
 /// From the version before to each version: statements that may be repeated, tables named
 /// `{ks}.name`. The tables of version 1 are [`super::statements::TABLES`].
@@ -64,6 +65,17 @@ pub async fn ensure(db: &Db, options: &CassandraOptions) -> Result<(), Cassandra
         Some(found) => schema.check_replication(&found)?,
     }
     if options.create_schema { schema.make().await } else { schema.check().await }
+}
+
+/// How the keyspace is replicated; `None` where there is none.
+///
+/// # Errors
+/// One sentence.
+pub(super) async fn replication(
+    db: &Db,
+    options: &CassandraOptions,
+) -> Result<Option<Replication>, CassandraError> {
+    Schema { db, keyspace: db.keyspace(), options }.replication().await
 }
 
 struct Schema<'a> {

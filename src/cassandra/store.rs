@@ -133,10 +133,14 @@ impl Inner {
             Incarnation::begin(&db, node_id, instance, options.outbox_lanes, options.lease).await?;
         incarnation.spawn_renewal(db.clone());
         let dead = incarnation.claim(&db).await?;
-        let recovered = recover::recover(&db, &incarnation, &dead).await;
-        let (memory, wills) = recovered.map_err(|error| {
-            CassandraError(format!("what stands in Cassandra cannot be read: {error}"))
-        })?;
+        let (memory, wills) = match recover::recover(&db, &incarnation, &dead).await {
+            Ok(recovered) => recovered,
+            Err(error) => {
+                incarnation.release(&db).await;
+                let why = format!("what stands in Cassandra cannot be read: {error}");
+                return Err(CassandraError(why));
+            }
+        };
         Ok(Self { db, incarnation, memory: Mutex::new(memory), wills })
     }
 

@@ -14,6 +14,8 @@ const PORT: u16 = 9042;
 /// Half of what Cassandra's default of 16 MiB for one mutation (half a commit log segment) leaves:
 /// a message is stored with what belongs to it.
 const MAX_PACKET: usize = 8 << 20;
+/// A batch with an incoming QoS 2 message is one mutation, with one packet that came on top of it.
+const MAX_BATCH: usize = 4 << 20;
 
 /// Reads every key of the section; `None` with another store, or without contact points.
 pub(super) fn options(r: &mut Reader<'_>) -> Option<CassandraOptions> {
@@ -41,6 +43,12 @@ pub(super) fn options(r: &mut Reader<'_>) -> Option<CassandraOptions> {
         !wanted || packet_bytes <= MAX_PACKET,
         ["limits.max_packet_size", "storage.kind"],
         "limits.max_packet_size is above 8MiB, and Cassandra could not take such a message in one write: lower it",
+    );
+    let batch_bytes: usize = r.number("storage.batch_max_bytes");
+    r.cross(
+        !wanted || batch_bytes <= MAX_BATCH,
+        ["storage.batch_max_bytes", "storage.kind"],
+        "storage.batch_max_bytes is above 4MiB, and Cassandra could not take such a batch in one write: lower it",
     );
     let [username, password] = ["cassandra.username", "cassandra.password"];
     let credentials = (r.text(username).to_string(), r.text(password).to_string());
@@ -202,6 +210,22 @@ mod tests {
             found[3].starts_with("c.toml:9: limits.max_packet_size is above 8MiB"),
             "{found:#?}"
         );
+    }
+
+    #[test]
+    fn a_batch_that_cassandra_could_not_take_is_refused() {
+        let large = |size: &str| {
+            BASE.replace("[cassandra]", &format!("batch_max_bytes = \"{size}\"\n[cassandra]"))
+        };
+        assert!(load(&from(&large("4MiB"))).is_ok());
+        let found = mistakes(&large("5MiB"));
+        assert!(
+            found.len() == 1
+                && found[0].starts_with("c.toml:3: storage.batch_max_bytes is above 4MiB"),
+            "{found:?}"
+        );
+        let embedded = large("5MiB").replace("kind = \"cassandra\"\n", "");
+        assert!(load(&from(&embedded)).is_ok());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One node from its checked configuration: opens store and log, binds its ports, starts the actor
 //! tree and the admin endpoints, waits for a signal, stops in order.
 
+mod data_dir;
 mod no_log;
 mod open;
 mod view;
@@ -16,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::admin::{self, AdminOptions, AdminServer};
+use crate::cassandra::db::CassandraError;
 use crate::config::Config;
 use crate::embedded::OpenError;
 use crate::kafka::KafkaStartError;
@@ -56,6 +58,15 @@ pub enum NodeError {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// Another process has the data directory.
+    #[error("the data directory {} belongs to another broker that is running: stop it, or choose another with --data-dir", dir.display())]
+    DataDirTaken {
+        /// `node.data_dir`.
+        dir: PathBuf,
+    },
+    /// Cassandra cannot be used.
+    #[error(transparent)]
+    Cassandra(#[from] CassandraError),
     /// Signals cannot be waited for.
     #[error("signals cannot be handled: {0}")]
     Signals(std::io::Error),
@@ -95,7 +106,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     let address = listener
         .local_addr()
         .map_err(|source| NodeError::Listen { address: config.listener.address, source })?;
-    let Opened { store, log, tail } = open::open(&config)?;
+    let Opened { store, cassandra, data_dir: _data_dir, log, tail } = open::open(&config).await?;
     let (failed, mut failures) = mpsc::unbounded_channel();
     let settings = Arc::new(config.settings.clone());
     let system = ActorSystem::start(Parts {
@@ -136,6 +147,9 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         _ = signals.interrupt.recv() => at_once(),
     };
     admin.shutdown();
+    if let Some(store) = cassandra {
+        store.release().await;
+    }
     if !whole {
         // Nothing that was acknowledged is lost by this: no reason to exit non-zero.
         log::warn!(

@@ -8,9 +8,11 @@ use hydrant_actors::settings::LogKind;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::NodeError;
+use super::data_dir::DataDir;
 use super::no_log::NoLog;
 use super::view::LogTail;
 use crate::admin::TailSource;
+use crate::cassandra::CassandraStore;
 use crate::config::{Config, ListenerConfig};
 use crate::embedded::{EmbeddedLog, EmbeddedStore};
 use crate::kafka::KafkaLog;
@@ -18,6 +20,10 @@ use crate::kafka::KafkaLog;
 /// Store and log of a node.
 pub struct Opened {
     pub store: Arc<dyn SessionStore>,
+    /// The same, where it is Cassandra: its lease is released when the node stops.
+    pub cassandra: Option<Arc<CassandraStore>>,
+    /// Kept for as long as the node lives.
+    pub data_dir: DataDir,
     pub log: Arc<dyn MessageLog>,
     /// What `broker tail` reads; the embedded log only.
     pub tail: Option<Arc<dyn TailSource>>,
@@ -47,9 +53,19 @@ fn bind(config: &ListenerConfig) -> std::io::Result<TcpListener> {
 }
 
 /// Opens store and log.
-pub fn open(config: &Config) -> Result<Opened, NodeError> {
+pub async fn open(config: &Config) -> Result<Opened, NodeError> {
     let node_id = &config.settings.node_id;
-    let store = EmbeddedStore::open(&config.data_dir.join("store"), node_id, config.store.clone())?;
+    let data_dir = DataDir::lock(&config.data_dir)?;
+    let (store, cassandra): (Arc<dyn SessionStore>, _) = match &config.cassandra {
+        Some(options) => {
+            let store = CassandraStore::open(options, node_id, &data_dir.instance).await?;
+            (Arc::clone(&store) as Arc<dyn SessionStore>, Some(store))
+        }
+        None => {
+            let folder = config.data_dir.join("store");
+            (EmbeddedStore::open(&folder, node_id, config.store.clone())?, None)
+        }
+    };
     let (log, tail): (Arc<dyn MessageLog>, Option<Arc<dyn TailSource>>) =
         match (&config.kafka, config.settings.log.kind) {
             (Some(options), _) => (Arc::new(KafkaLog::start(options.clone(), node_id)?), None),
@@ -60,5 +76,5 @@ pub fn open(config: &Config) -> Result<Opened, NodeError> {
             }
             (None, _) => (Arc::new(NoLog::default()), None),
         };
-    Ok(Opened { store, log, tail })
+    Ok(Opened { store, cassandra, data_dir, log, tail })
 }

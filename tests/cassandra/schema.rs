@@ -7,7 +7,7 @@ use hydrant::cassandra::db::Db;
 use hydrant::cassandra::schema::ensure;
 use hydrant::cassandra::{CassandraOptions, Level};
 
-use crate::support::cassandra::{Cassandra, shared};
+use crate::support::cassandra::{Cassandra, CassandraCluster, shared};
 use crate::support::unique;
 
 /// As configuration gives them by default, but with short time-outs.
@@ -68,6 +68,27 @@ async fn ten_brokers_that_start_together_make_one_schema() {
     );
     let checked = CassandraOptions { create_schema: false, ..options.clone() };
     assert_eq!(ensured(&checked).await.err(), None);
+}
+
+/// Each of the three may be the one that a broker asks to make a table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn brokers_that_start_together_at_three_nodes_make_one_schema() {
+    let cluster = CassandraCluster::start(3);
+    let keyspace = new_keyspace();
+    let all = (0..9).map(|number| {
+        let mut options = options(&cluster.nodes[number % 3], &keyspace);
+        options.replication_factor = 3;
+        async move { ensured(&options).await }
+    });
+    for one in join_all(all).await {
+        assert_eq!(one.err(), None);
+    }
+    for node in &cluster.nodes {
+        let log = node.log();
+        let bad =
+            log.lines().filter(|line| line.contains("ID mismatch") || line.starts_with("ERROR"));
+        assert_eq!(bad.collect::<Vec<_>>(), Vec::<&str>::new());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -5,20 +5,13 @@
 //! Outages last 15 s; `HYDRANT_OUTAGE_SECONDS` makes them longer.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Connect, publish};
+use crate::support::client::publish;
 use crate::support::kafka::{Kafka, Record, shared};
+use crate::support::load::{Load, PATIENCE, Seen};
 use crate::support::node::Builder;
-use crate::support::{Client, Node, Packet, eventually, unique};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Publishes of one device that may be unacknowledged.
-const WINDOW: usize = 50;
+use crate::support::{Node, eventually};
 
 fn outage() -> Duration {
     let seconds = std::env::var("HYDRANT_OUTAGE_SECONDS").ok().and_then(|text| text.parse().ok());
@@ -34,106 +27,24 @@ fn node(kafka: &Kafka, ack: &str) -> Builder {
         .set("debug.faults", true)
 }
 
-/// What one device has sent and what of it was acknowledged: sequences 0, 1, 2 …
-#[derive(Debug, Clone, Copy, Default)]
-struct Sent {
-    acknowledged: u64,
-}
-
-/// Devices that publish `kind/KEY/load` with a sequence each, at QoS 1 or 2, until stopped. A
-/// connection that ends fails the test.
-struct Load {
-    stop: Arc<AtomicBool>,
-    devices: Vec<JoinHandle<Sent>>,
-    kind: String,
-}
-
-impl Load {
-    fn start(address: SocketAddr, kind: &str, devices: usize, qos: u8) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let devices = (0..devices)
-            .map(|key| {
-                let (stop, kind) = (Arc::clone(&stop), kind.to_owned());
-                std::thread::spawn(move || device(address, &kind, key, qos, &stop))
-            })
-            .collect();
-        Self { stop, devices, kind: kind.to_owned() }
-    }
-
-    /// Stops publishing and waits for every outstanding acknowledgement.
-    fn finish(self) -> BTreeMap<String, Sent> {
-        self.stop.store(true, Ordering::SeqCst);
-        let sent = self.devices.into_iter().enumerate();
-        sent.map(|(key, device)| (key.to_string(), device.join().expect("a device"))).collect()
-    }
-
-    fn topic(&self) -> String {
-        format!("{}-load", self.kind)
-    }
-}
-
-fn device(address: SocketAddr, kind: &str, key: usize, qos: u8, stop: &AtomicBool) -> Sent {
-    let mut client = Client::connect(address, &Connect::new(&unique("device")));
-    let topic = format!("{kind}/{key}/load");
-    let mut sent = Sent::default();
-    let (mut next, mut outstanding) = (0_u64, 0);
-    loop {
-        let stopping = stop.load(Ordering::SeqCst);
-        if stopping && outstanding == 0 {
-            return sent;
-        }
-        while !stopping && outstanding < WINDOW {
-            let id = (next % 60_000 + 1) as u16;
-            client.send(&publish(&topic, next.to_string().as_bytes(), qos, false, false, id));
-            next += 1;
-            outstanding += 1;
-        }
-        match client.recv_within(PATIENCE + outage()).expect("the connection stays open") {
-            Some(Packet::Puback(_) | Packet::Pubcomp(_)) => {
-                outstanding -= 1;
-                sent.acknowledged += 1;
-            }
-            Some(Packet::Pubrec(id)) => client.pubrel(id),
-            Some(other) => panic!("{other:?}"),
-            None => panic!("no acknowledgement of device {key} after {}", sent.acknowledged),
-        }
-    }
-}
-
 /// Every acknowledged sequence is there, and the first occurrences of each key are in order.
-fn assert_all_there(records: &[Record], sent: &BTreeMap<String, Sent>) -> u64 {
-    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
-    let mut repeated = 0;
+fn assert_all_there(records: &[Record], sent: &BTreeMap<String, u64>) -> u64 {
+    let mut seen = Seen::default();
     for record in records {
         let key = String::from_utf8(record.key.clone().expect("a key")).expect("text");
-        let sequence: u64 = record.text().parse().expect("a sequence");
-        let next = seen.entry(key.clone()).or_default();
-        if sequence < *next {
-            repeated += 1;
-        } else {
-            assert_eq!(sequence, *next, "key {key}: {sequence} came before {next}");
-            *next += 1;
-        }
+        seen.take(&key, record.text().parse().expect("a sequence"));
     }
-    for (key, sent) in sent {
-        let there = seen.get(key).copied().unwrap_or(0);
-        assert!(
-            there >= sent.acknowledged,
-            "key {key}: {} acknowledged, {there} in Kafka",
-            sent.acknowledged
-        );
-    }
-    repeated
+    seen.check(sent)
 }
 
 /// Reads the topic until everything acknowledged is there.
-fn assert_arrives(kafka: &Kafka, node: &Node, topic: &str, sent: &BTreeMap<String, Sent>) -> u64 {
+fn assert_arrives(kafka: &Kafka, node: &Node, topic: &str, sent: &BTreeMap<String, u64>) -> u64 {
     eventually(PATIENCE, "the outbox is empty", || node.metric("hydrant_outbox_records") == 0.0);
     assert_all_there(&kafka.read_all(topic), sent)
 }
 
-fn total(sent: &BTreeMap<String, Sent>) -> u64 {
-    sent.values().map(|sent| sent.acknowledged).sum()
+fn total(sent: &BTreeMap<String, u64>) -> u64 {
+    sent.values().sum()
 }
 
 /// Waits until the load has had this many more acknowledgements at this level.
@@ -278,8 +189,7 @@ fn a_killed_node_drains_its_outbox_after_its_restart() {
     node.kill9();
     kafka.restart();
     let node = node.restart();
-    let sent = Sent { acknowledged: 100 };
-    let sent = (0..5).map(|key| (key.to_string(), sent)).collect();
+    let sent = (0..5).map(|key| (key.to_string(), 100)).collect();
     assert_arrives(&kafka, &node, "killed-load", &sent);
     // And the lanes go on behind what was there.
     let mut client = node.client("after");
@@ -318,7 +228,7 @@ fn a_node_stopped_in_order_has_everything_in_kafka() {
         client.publish("stopping/1/load", n.to_string(), 1);
     }
     assert_eq!(node.terminate(), Some(0));
-    let sent = BTreeMap::from([("1".to_owned(), Sent { acknowledged: 2000 })]);
+    let sent = BTreeMap::from([("1".to_owned(), 2000)]);
     assert_eq!(assert_all_there(&kafka.read_all("stopping-load"), &sent), 0);
 }
 

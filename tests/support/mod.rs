@@ -11,6 +11,8 @@ pub mod cassandra;
 pub mod client;
 #[cfg(feature = "servers")]
 pub mod kafka;
+#[cfg(feature = "servers")]
+pub mod load;
 pub mod node;
 pub mod process;
 #[cfg(feature = "servers")]

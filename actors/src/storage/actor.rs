@@ -173,6 +173,7 @@ impl StorageActor {
         let cell = Arc::clone(&self.cell);
         let _entered = cell.enter(1);
         let shared = Arc::clone(&self.parts.shared);
+        let mut failed = None;
         match result {
             Ok(()) => {
                 self.parts.book.lock().answered(id, true);
@@ -186,15 +187,18 @@ impl StorageActor {
             }
             Err(error) => {
                 // Unknown whether it was written: every operation is idempotent, so again.
-                log::warn!(target: "hydrant::storage", "writing a batch again in {:?}: {error}", self.retry);
                 shared.metrics.storage_retries.inc();
                 shared.set_ready("storage", Some(error.to_string()));
                 self.parts.book.lock().answered(id, false);
+                failed = Some(error);
             }
         }
         // Batches behind the one that failed wait with it, so that none overtakes it.
         if self.parts.book.lock().must_write_again() {
             let wait = self.retry;
+            // Once for all that failed together; those of a lone failure are the usual case.
+            let why = failed.map_or_else(String::new, |error| format!(": {error}"));
+            log::warn!(target: "hydrant::storage", "writing again in {wait:?}{why}");
             self.retry = (self.retry * 2).min(shared.settings.storage.retry_max);
             ctx.run_later(wait, |actor, ctx| actor.write_again(ctx));
         }

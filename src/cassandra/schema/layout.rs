@@ -16,7 +16,7 @@ pub(super) struct Column {
 
 /// How a keyspace is replicated.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Replication {
+pub(in crate::cassandra) struct Replication {
     /// With the key "class".
     options: BTreeMap<String, String>,
 }
@@ -36,7 +36,7 @@ impl Replication {
     }
 
     /// Full replicas in a data centre; `None` with a strategy that does not say.
-    pub(super) fn replicas(&self, dc: &str) -> Option<u16> {
+    pub(in crate::cassandra) fn replicas(&self, dc: &str) -> Option<u16> {
         let key = match self.class() {
             "NetworkTopologyStrategy" => dc,
             // Does not know data centres: right where there is one.
@@ -50,8 +50,17 @@ impl Replication {
         Some(all.saturating_sub(numbers.next().flatten().unwrap_or(0)))
     }
 
+    /// Full replicas in each data centre but this.
+    pub(in crate::cassandra) fn elsewhere(&self, dc: &str) -> Vec<u16> {
+        if self.class() != "NetworkTopologyStrategy" {
+            return Vec::new();
+        }
+        let others = self.options.keys().filter(|key| *key != "class" && *key != dc);
+        others.filter_map(|other| self.replicas(other)).collect()
+    }
+
     /// What is wrong with it and what to do, in a sentence. `strict`: it has to be `wanted`.
-    pub(super) fn wrong(
+    pub(in crate::cassandra) fn wrong(
         &self,
         keyspace: &str,
         dc: &str,
@@ -215,6 +224,7 @@ mod tests {
         assert_eq!(network.class(), "NetworkTopologyStrategy");
         assert_eq!([network.replicas("a"), network.replicas("b")], [Some(3), Some(2)]);
         assert_eq!(network.replicas("c"), Some(0));
+        assert_eq!([network.elsewhere("a"), network.elsewhere("c")], [vec![2], vec![3, 2]]);
         let simple = parse(r#""class": "SimpleStrategy", "replication_factor": "1""#);
         assert_eq!(simple.replicas("a"), Some(1));
         assert_eq!(parse(r#""class": "x.LocalStrategy""#).replicas("a"), None);

@@ -1,0 +1,135 @@
+//! A whole node on a real Cassandra that is stopped, killed, frozen and too slow, and the node
+//! killed itself, under load. Publishers wait and lose nothing that was acknowledged; sessions get
+//! everything in order; nobody does anything by hand.
+
+use std::time::{Duration, Instant};
+
+use crate::support::cassandra::{Cassandra, CassandraCluster, Options};
+use crate::support::kafka::Kafka;
+use crate::support::load::{Load, PATIENCE, Seen, Subscriber};
+use crate::support::node::Builder;
+use crate::support::{Node, eventually, unique};
+
+/// A node whose sessions are in a keyspace of its own, without a log.
+pub fn node(contact_points: &str) -> Builder {
+    Node::builder()
+        .set("storage.kind", "cassandra")
+        .set("cassandra.contact_points", contact_points)
+        .set("cassandra.keyspace", unique("node").replace('-', "_"))
+        .set("log.kind", "none")
+}
+
+fn is_ready(node: &Node) -> bool {
+    node.http("/ready").0 == 200
+}
+
+#[test]
+fn with_cassandra_stopped_killed_and_frozen_sessions_lose_and_disorder_nothing() {
+    let mut cassandra = Cassandra::start();
+    let node = node(&cassandra.address()).set("cassandra.request_timeout", "2s").start();
+    let [once, exactly] = [1, 2].map(|qos| {
+        let kind = format!("qos{qos}");
+        let subscriber = Subscriber::start(node.mqtt, &kind, qos);
+        (Load::start(node.mqtt, &kind, 3, qos), subscriber)
+    });
+    once.0.goes_on(500);
+    cassandra.stop();
+    eventually(PATIENCE, "the node says that its store is away", || !is_ready(&node));
+    cassandra.restart();
+    once.0.goes_on(500);
+    exactly.0.goes_on(500);
+    cassandra.kill9();
+    eventually(PATIENCE, "the node says that its store is away", || !is_ready(&node));
+    cassandra.restart();
+    once.0.goes_on(500);
+    // Frozen for 20 s: connections stay open, nothing answers.
+    cassandra.pause();
+    let end = Instant::now() + Duration::from_secs(20);
+    eventually(PATIENCE, "the node says that its store is away", || !is_ready(&node));
+    eventually(PATIENCE, "20 s are over", || Instant::now() >= end);
+    cassandra.resume();
+    once.0.goes_on(500);
+    exactly.0.goes_on(500);
+    eventually(PATIENCE, "the node is ready again", || is_ready(&node));
+    for (load, subscriber) in [once, exactly] {
+        let sent = load.finish();
+        let repeated = subscriber.finish(&sent);
+        assert_eq!(repeated, 0, "no connection ended: nothing is sent twice");
+    }
+    let retries = node.metric("hydrant_storage_retries_total");
+    assert!(retries > 0.0, "writes were repeated");
+}
+
+#[test]
+fn a_killed_node_goes_on_where_it_was() {
+    let (cassandra, kafka) = (Cassandra::start(), Kafka::start());
+    let mut node = node(&cassandra.address())
+        .set("log.kind", "kafka")
+        .set("kafka.bootstrap_servers", kafka.address())
+        .start();
+    let subscriber = Subscriber::start(node.mqtt, "killed", 1);
+    let load = Load::start_stubborn(node.mqtt, "killed", 4);
+    for _ in 0..3 {
+        load.goes_on(1000);
+        node.kill9();
+        node = node.restart();
+        load.move_to(node.mqtt);
+        subscriber.move_to(node.mqtt);
+    }
+    load.goes_on(1000);
+    let topic = load.topic();
+    let sent = load.finish();
+    subscriber.finish(&sent);
+    eventually(PATIENCE, "the outbox is empty", || node.metric("hydrant_outbox_records") == 0.0);
+    let mut seen = Seen::default();
+    for record in kafka.read_all(&topic) {
+        let key = String::from_utf8(record.key.clone().expect("a key")).expect("text");
+        seen.take(&key, record.text().parse().expect("a sequence"));
+    }
+    seen.check(&sent);
+}
+
+#[test]
+fn writes_that_time_out_are_repeated() {
+    // Slower than its own patience again and again: what became of a write is then unknown.
+    let options =
+        Options { settings: vec![("write_request_timeout", "20ms")], ..Options::default() };
+    let cassandra = Cassandra::start_with(&options);
+    let node = node(&cassandra.address()).start();
+    let subscriber = Subscriber::start(node.mqtt, "slow", 2);
+    let load = Load::start(node.mqtt, "slow", 3, 2);
+    for _ in 0..10 {
+        load.goes_on(50);
+        cassandra.pause();
+        let end = Instant::now() + Duration::from_millis(300);
+        eventually(PATIENCE, "it was frozen", || Instant::now() >= end);
+        cassandra.resume();
+    }
+    load.goes_on(100);
+    let sent = load.finish();
+    assert_eq!(subscriber.finish(&sent), 0);
+}
+
+#[test]
+fn a_replica_of_three_is_not_missed_and_two_are() {
+    let mut cluster = CassandraCluster::start(3);
+    let node = node(&cluster.addresses().join(","))
+        .set("cassandra.replication_factor", 3)
+        .set("cassandra.request_timeout", "3s")
+        .start();
+    let subscriber = Subscriber::start(node.mqtt, "quorum", 1);
+    let load = Load::start(node.mqtt, "quorum", 3, 1);
+    load.goes_on(500);
+    cluster.nodes[2].kill9();
+    load.goes_on(500);
+    cluster.nodes[1].kill9();
+    eventually(PATIENCE, "the node says that its store is away", || !is_ready(&node));
+    let acknowledged = load.acknowledged();
+    cluster.nodes[2].restart();
+    load.goes_on(500);
+    cluster.nodes[1].restart();
+    load.goes_on(500);
+    assert!(load.acknowledged() > acknowledged);
+    let sent = load.finish();
+    assert_eq!(subscriber.finish(&sent), 0);
+}

@@ -1,0 +1,302 @@
+//! Devices that publish numbered messages through failures, and a subscriber that checks what
+//! comes: nothing acknowledged is missing, first occurrences of each device are in order.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::client::{Client, Connect, Packet, publish, subscribe};
+use super::{eventually, unique};
+
+/// Publishes of one device that may be unacknowledged.
+const WINDOW: u64 = 50;
+
+/// How long an acknowledgement may take, the outage in between included.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the node is; it may come back at another address.
+#[derive(Clone)]
+struct Place(Arc<Mutex<SocketAddr>>);
+
+impl Place {
+    fn get(&self) -> SocketAddr {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, address: SocketAddr) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = address;
+    }
+
+    /// A connection, tried until there is one.
+    fn connect(&self, connect: &Connect) -> Client {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(stream) = TcpStream::connect(self.get()) {
+                let mut client = Client::over(stream);
+                if client.try_send(&connect.bytes()).is_ok()
+                    && matches!(
+                        client.recv_within(PATIENCE),
+                        Ok(Some(Packet::Connack { code: 0, .. }))
+                    )
+                {
+                    return client;
+                }
+            }
+            assert!(Instant::now() < end, "no connection in {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Devices that publish `kind/KEY/load` with the sequences 0, 1, 2 … until stopped.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    place: Place,
+    acknowledged: Arc<AtomicU64>,
+    devices: Vec<JoinHandle<u64>>,
+    kind: String,
+}
+
+impl Load {
+    /// Devices whose connection must not end.
+    pub fn start(address: SocketAddr, kind: &str, devices: usize, qos: u8) -> Self {
+        Self::begin(address, kind, devices, qos, false)
+    }
+
+    /// Devices that connect again when their connection ends, and publish at QoS 1 again what was
+    /// not acknowledged.
+    pub fn start_stubborn(address: SocketAddr, kind: &str, devices: usize) -> Self {
+        Self::begin(address, kind, devices, 1, true)
+    }
+
+    fn begin(address: SocketAddr, kind: &str, devices: usize, qos: u8, stubborn: bool) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let place = Place(Arc::new(Mutex::new(address)));
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let devices = (0..devices)
+            .map(|key| {
+                let (stop, place) = (Arc::clone(&stop), place.clone());
+                let device = Device {
+                    topic: format!("{kind}/{key}/load"),
+                    qos,
+                    stubborn,
+                    acknowledged: 0,
+                    total: Arc::clone(&acknowledged),
+                };
+                std::thread::spawn(move || device.run(&place, &stop))
+            })
+            .collect();
+        Self { stop, place, acknowledged, devices, kind: kind.to_owned() }
+    }
+
+    /// The node is at this address from here on.
+    pub fn move_to(&self, address: SocketAddr) {
+        self.place.set(address);
+    }
+
+    /// Publishes acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so many more are acknowledged.
+    #[track_caller]
+    pub fn goes_on(&self, more: u64) {
+        let before = self.acknowledged();
+        eventually(PATIENCE, "publishes are acknowledged", || self.acknowledged() >= before + more);
+    }
+
+    /// Stops publishing and waits for every outstanding acknowledgement: how many each key has.
+    pub fn finish(self) -> BTreeMap<String, u64> {
+        self.stop.store(true, Ordering::SeqCst);
+        let devices = self.devices.into_iter().enumerate();
+        devices.map(|(key, device)| (key.to_string(), device.join().expect("a device"))).collect()
+    }
+
+    /// The Kafka topic of the load.
+    pub fn topic(&self) -> String {
+        format!("{}-load", self.kind)
+    }
+}
+
+struct Device {
+    topic: String,
+    qos: u8,
+    stubborn: bool,
+    acknowledged: u64,
+    total: Arc<AtomicU64>,
+}
+
+impl Device {
+    fn run(mut self, place: &Place, stop: &AtomicBool) -> u64 {
+        let connect = Connect::new(&unique("device"));
+        let mut sent = 0;
+        loop {
+            let mut client = place.connect(&connect);
+            match self.publish(&mut client, &mut sent, stop) {
+                Ok(()) => return self.acknowledged,
+                Err(error) if self.stubborn => {
+                    assert!(error.kind() != std::io::ErrorKind::TimedOut, "{error}");
+                }
+                Err(error) => panic!("{}: the connection ended: {error}", self.topic),
+            }
+        }
+    }
+
+    /// Until stopped and all of `sent` is acknowledged; sends again what is not.
+    fn publish(
+        &mut self,
+        client: &mut Client,
+        sent: &mut u64,
+        stop: &AtomicBool,
+    ) -> std::io::Result<()> {
+        let mut next = self.acknowledged;
+        loop {
+            let stopping = stop.load(Ordering::SeqCst);
+            if stopping && self.acknowledged >= *sent {
+                return Ok(());
+            }
+            while next < self.acknowledged + WINDOW && (!stopping || next < *sent) {
+                let id = (next % 60_000 + 1) as u16;
+                let payload = next.to_string();
+                let again = next < *sent;
+                client.try_send(&publish(
+                    &self.topic,
+                    payload.as_bytes(),
+                    self.qos,
+                    false,
+                    again,
+                    id,
+                ))?;
+                next += 1;
+                *sent = next.max(*sent);
+            }
+            match client.recv_within(PATIENCE)? {
+                Some(Packet::Puback(_) | Packet::Pubcomp(_)) => {
+                    self.acknowledged += 1;
+                    self.total.fetch_add(1, Ordering::SeqCst);
+                }
+                Some(Packet::Pubrec(id)) => client.pubrel(id),
+                Some(other) => panic!("{other:?}"),
+                None => return Err(std::io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+}
+
+/// What a subscriber of the load has seen.
+#[derive(Debug, Default)]
+pub struct Seen {
+    next: BTreeMap<String, u64>,
+    repeated: u64,
+    mistakes: Vec<String>,
+}
+
+impl Seen {
+    /// One more message of a key.
+    pub fn take(&mut self, key: &str, sequence: u64) {
+        let next = self.next.entry(key.to_owned()).or_default();
+        if sequence < *next {
+            self.repeated += 1;
+        } else if sequence == *next {
+            *next += 1;
+        } else {
+            self.mistakes.push(format!("key {key}: {sequence} came before {next}"));
+        }
+    }
+
+    /// Whether everything acknowledged came.
+    pub fn has(&self, acknowledged: &BTreeMap<String, u64>) -> bool {
+        acknowledged.iter().all(|(key, count)| self.next.get(key).is_some_and(|next| next >= count))
+            || !self.mistakes.is_empty()
+    }
+
+    /// Everything acknowledged came, in order; how many came again.
+    ///
+    /// # Panics
+    /// When not.
+    #[track_caller]
+    pub fn check(&self, acknowledged: &BTreeMap<String, u64>) -> u64 {
+        assert!(self.mistakes.is_empty(), "{:?}", self.mistakes);
+        assert!(self.has(acknowledged), "acknowledged {acknowledged:?}, came {:?}", self.next);
+        self.repeated
+    }
+}
+
+/// A persistent session that is subscribed to the load, and connects again when its connection
+/// ends.
+pub struct Subscriber {
+    stop: Arc<AtomicBool>,
+    place: Place,
+    seen: Arc<Mutex<Seen>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Subscriber {
+    /// Subscribed when this returns.
+    pub fn start(address: SocketAddr, kind: &str, qos: u8) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let place = Place(Arc::new(Mutex::new(address)));
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let connect = Connect::new(&unique("subscriber")).persistent();
+        let mut client = place.connect(&connect);
+        client.send(&subscribe(1, &[(&format!("{kind}/#"), qos)]));
+        client.wait_for(&Packet::Suback(1, vec![qos]));
+        let thread = {
+            let (stop, place, seen) = (Arc::clone(&stop), place.clone(), Arc::clone(&seen));
+            std::thread::spawn(move || {
+                let mut client = client;
+                while !stop.load(Ordering::SeqCst) {
+                    if receive(&mut client, &seen).is_err() {
+                        client = place.connect(&connect);
+                    }
+                }
+            })
+        };
+        Self { stop, place, seen, thread: Some(thread) }
+    }
+
+    /// The node is at this address from here on.
+    pub fn move_to(&self, address: SocketAddr) {
+        self.place.set(address);
+    }
+
+    /// Waits until everything acknowledged came; how many came again.
+    #[track_caller]
+    pub fn finish(mut self, acknowledged: &BTreeMap<String, u64>) -> u64 {
+        let seen = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = Instant::now() + PATIENCE;
+        while !seen().has(acknowledged) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let repeated = seen().check(acknowledged);
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the subscriber");
+        }
+        repeated
+    }
+}
+
+/// One packet at most.
+fn receive(client: &mut Client, seen: &Mutex<Seen>) -> std::io::Result<()> {
+    match client.recv_within(Duration::from_millis(100))? {
+        Some(Packet::Publish(message)) => {
+            let key = message.topic.split('/').nth(1).expect("a key").to_owned();
+            let sequence = message.text().parse().expect("a sequence");
+            seen.lock().unwrap_or_else(PoisonError::into_inner).take(&key, sequence);
+            let [high, low] = message.id.to_be_bytes();
+            let first = if message.qos == 2 { 0x50 } else { 0x40 };
+            client.try_send(&[first, 2, high, low])
+        }
+        Some(Packet::Pubrel(id)) => {
+            let [high, low] = id.to_be_bytes();
+            client.try_send(&[0x70, 2, high, low])
+        }
+        Some(other) => panic!("{other:?}"),
+        None => Ok(()),
+    }
+}
