@@ -1,5 +1,5 @@
 //! The command line of `broker`, and the commands that need no node: `config check`,
-//! `config print`, `config default` and `route`.
+//! `config print`, `config default`, `route` and `storage`.
 //!
 //! [`load`] is the only place that reads `config.toml` and the environment.
 
@@ -13,6 +13,7 @@ use hydrant_protocol::wire::Limits;
 
 use crate::admin::FaultAction;
 use crate::config::{self, Config, ConfigErrors, Loaded, Origin, Sources};
+use crate::transfer;
 
 /// The file read from the working directory when `--config` names none.
 const DEFAULT_FILE: &str = "config.toml";
@@ -69,6 +70,12 @@ pub enum Command {
     Tree(TreeArgs),
     /// Print a running node's state in a few figures
     Status,
+    /// Check the session store, or move what it holds to a file and back
+    Storage {
+        /// Which way.
+        #[command(subcommand)]
+        action: StorageAction,
+    },
     /// Make an actor of a running node panic, stall or fail (needs debug.faults)
     #[command(hide = true)]
     Fault {
@@ -88,6 +95,23 @@ pub enum ConfigAction {
     Print,
     /// Print a config.toml with every key, its default and what it means
     Default,
+}
+
+/// `broker storage ...`
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum StorageAction {
+    /// Look over the configured store: a line each, exit code 1 when something does not work
+    Check,
+    /// Write sessions, queues, retained messages, wills and outbox to a new file (the node stopped)
+    Export {
+        /// The file
+        file: PathBuf,
+    },
+    /// Read such a file into the configured store, which must be empty (the node stopped)
+    Import {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 /// `broker tail`.
@@ -219,6 +243,42 @@ pub fn run_route(cli: &Cli, topic: &str, out: &mut dyn Write, err: &mut dyn Writ
         }
         None => code,
     }
+}
+
+/// `broker storage`: findings go to `out`, progress and errors to `err`.
+pub fn run_storage(
+    cli: &Cli,
+    action: &StorageAction,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> ExitCode {
+    let config = match load(cli) {
+        Ok(config) => config,
+        Err(errors) => return failed(err, &errors),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(err, &error),
+    };
+    let result = match action {
+        StorageAction::Check => {
+            return match runtime.block_on(transfer::check(&config, out, err)) {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            };
+        }
+        StorageAction::Export { file } => runtime.block_on(transfer::export(&config, file, err)),
+        StorageAction::Import { file } => runtime.block_on(transfer::import(&config, file, err)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(err, &error),
+    }
+}
+
+fn failed(err: &mut dyn Write, error: &dyn std::fmt::Display) -> ExitCode {
+    let _ = writeln!(err, "broker: {error}");
+    ExitCode::FAILURE
 }
 
 /// Runs `f` on the configuration, or reports its mistakes. A closed pipe is no error.

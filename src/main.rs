@@ -52,6 +52,10 @@ fn main() -> ExitCode {
             };
             ask(&cli, |dir| Ok(admin::client::tail(dir, &request, &mut out, &mut err)?))
         }
+        Some(Command::Storage { action }) => {
+            prepare("warn", None);
+            cli::run_storage(&cli, action, &mut out, &mut err)
+        }
         Some(Command::Fault { action, path }) => {
             ask(&cli, |dir| Ok(admin::client::fault(dir, *action, path)?))
         }
@@ -83,22 +87,25 @@ fn run_node(cli: &Cli) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return fail(&errors),
     };
-    env_logger::Builder::from_env(
-        env_logger::Env::default().default_filter_or("info,fjall=warn,lsm_tree=warn"),
-    )
-    .format_timestamp_millis()
-    .init();
-    // As many sockets as the system allows: the soft limit of 1,024 is a default, not a choice.
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) if (files as usize) < config.settings.limits.max_connections => log::info!(
-            "this process may open {files} files: fewer connections than limits.max_connections = {}",
-            config.settings.limits.max_connections
-        ),
-        Ok(_) => {}
-        Err(error) => log::warn!("the limit on open files stays as it is: {error}"),
-    }
+    prepare("info,fjall=warn,lsm_tree=warn", Some(config.settings.limits.max_connections));
     match actix_rt::System::new().block_on(node::run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
+    }
+}
+
+/// Logs to standard error, and raises the limit on open files; `wanted` connections are compared
+/// with it.
+fn prepare(filter: &str, wanted: Option<usize>) {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter))
+        .format_timestamp_millis()
+        .init();
+    // As many sockets as the system allows: the soft limit of 1,024 is a default, not a choice.
+    match (rlimit::increase_nofile_limit(u64::MAX), wanted) {
+        (Ok(files), Some(wanted)) if (files as usize) < wanted => log::info!(
+            "this process may open {files} files: fewer connections than limits.max_connections = {wanted}"
+        ),
+        (Ok(_), _) => {}
+        (Err(error), _) => log::warn!("the limit on open files stays as it is: {error}"),
     }
 }

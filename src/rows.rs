@@ -291,8 +291,8 @@ pub(crate) fn number_at(key: &[u8], at: usize) -> Result<u64, RowError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use crate::embedded::suite;
     use super::*;
+    use crate::embedded::suite;
 
     #[test]
     fn messages_and_records_come_back_with_every_property() {

@@ -7,15 +7,17 @@
 #[allow(unused_imports)]
 mod support;
 
-#[path = "cassandra/server.rs"]
-mod server;
-#[path = "cassandra/three_nodes.rs"]
-mod three_nodes;
-#[path = "cassandra/store.rs"]
-mod store;
+#[path = "cassandra/faults.rs"]
+mod faults;
 #[path = "cassandra/incarnation.rs"]
 mod incarnation;
 #[path = "cassandra/schema.rs"]
 mod schema;
-#[path = "cassandra/faults.rs"]
-mod faults;
+#[path = "cassandra/server.rs"]
+mod server;
+#[path = "cassandra/store.rs"]
+mod store;
+#[path = "cassandra/three_nodes.rs"]
+mod three_nodes;
+#[path = "cassandra/transfer.rs"]
+mod transfer;

@@ -211,10 +211,8 @@ impl Db {
         let mut prepared = Vec::with_capacity(Statement::ALL.len());
         for (statement, cql) in Statement::ALL {
             let cql = qualified(cql, keyspace);
-            let made = timeout(SLOWEST, self.0.session.prepare(cql)).await;
-            let made = made.unwrap_or_else(|_| Err(Error::Timeout("no answer".to_owned())));
-            prepared.push(made.map_err(|error| {
-                let why = sentence(&error);
+            let made = in_time(SLOWEST, self.0.session.prepare(cql)).await;
+            prepared.push(made.map_err(|why| {
                 CassandraError(format!(
                     "{statement:?} cannot be prepared in keyspace {keyspace}: {why}"
                 ))
@@ -257,7 +255,7 @@ impl Db {
             let envelope = Envelope::new_req_batch(batch.request.clone(), Flags::empty(), VERSION);
             let retry = session.retry_policy().new_session();
             let sent = send_envelope(nodes, &envelope, true, retry).await;
-            let sent = sent.unwrap_or_else(|| Err(Error::General("no node answered".to_owned())));
+            let sent = sent.ok_or_else(|| Error::General("no node answered".to_owned())).flatten();
             match &sent {
                 // A node that was started again: the driver knows how to prepare there.
                 Err(Error::Server { body, .. }) if matches!(body.ty, ErrorType::Unprepared(_)) => {
@@ -317,9 +315,8 @@ impl Db {
             _ => Consistency::Quorum,
         };
         let params = StatementParamsBuilder::new().with_consistency(level).build();
-        let answer = timeout(SLOWEST, self.0.session.query_with_params(cql, params)).await;
-        let answer = answer.unwrap_or_else(|_| Err(Error::Timeout("no answer".to_owned())));
-        Ok(rows_of(answer.map_err(|error| StoreError::Unavailable(sentence(&error)))?)?.0)
+        let answer = in_time(SLOWEST, self.0.session.query_with_params(cql, params)).await;
+        Ok(rows_of(answer.map_err(StoreError::Unavailable)?)?.0)
     }
 
     /// The keyspace.
@@ -378,13 +375,7 @@ impl Db {
     ) -> Result<Envelope, StoreError> {
         let _turn: SemaphorePermit<'_> =
             self.0.permits.acquire().await.map_err(|error| unavailable(&error))?;
-        match timeout(self.0.options.request_timeout, request).await {
-            Ok(answer) => answer.map_err(|error| StoreError::Unavailable(sentence(&error))),
-            Err(_) => Err(StoreError::Unavailable(format!(
-                "Cassandra did not answer within {:?}",
-                self.0.options.request_timeout
-            ))),
-        }
+        in_time(self.0.options.request_timeout, request).await.map_err(StoreError::Unavailable)
     }
 }
 
@@ -606,6 +597,17 @@ fn rows_of(answer: Envelope) -> Result<(Vec<Row>, Option<CBytes>), StoreError> {
             Ok((rows.into_iter().map(Row).collect(), next))
         }
         _ => Ok((Vec::new(), None)),
+    }
+}
+
+/// What the driver answers, or a sentence that says why it does not.
+async fn in_time<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, Error>>,
+) -> Result<T, String> {
+    match timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(|error| sentence(&error)),
+        Err(_) => Err(format!("Cassandra did not answer within {limit:?}")),
     }
 }
 

@@ -70,41 +70,119 @@ impl Statement {
     pub const ALL: [(Self, &'static str); 51] = {
         use Statement as S;
         [
-            (S::PutSession, "INSERT INTO session (shard, id, client_id, epoch, disconnected_ms) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"),
+            (
+                S::PutSession,
+                "INSERT INTO session (shard, id, client_id, epoch, disconnected_ms) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?",
+            ),
             (S::DeleteSession, "DELETE FROM session USING TIMESTAMP ? WHERE shard = ? AND id = ?"),
-            (S::PutReceipts, "UPDATE session USING TIMESTAMP ? SET receipts = ? WHERE shard = ? AND id = ?"),
-            (S::PutSubscription, "INSERT INTO subscription (shard, id, filter, qos) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"),
-            (S::DeleteSubscription, "DELETE FROM subscription USING TIMESTAMP ? WHERE shard = ? AND id = ? AND filter = ?"),
-            (S::DeleteSubscriptions, "DELETE FROM subscription USING TIMESTAMP ? WHERE shard = ? AND id = ?"),
-            (S::PutQueueBucket, "INSERT INTO queue_bucket (shard, id, bucket) VALUES (?, ?, ?) USING TIMESTAMP ?"),
-            (S::PutQueueState, "INSERT INTO queue_bucket (shard, id, bucket, state) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"),
-            (S::DeleteQueueBucket, "DELETE FROM queue_bucket USING TIMESTAMP ? WHERE shard = ? AND id = ? AND bucket = ?"),
-            (S::DeleteQueueBuckets, "DELETE FROM queue_bucket USING TIMESTAMP ? WHERE shard = ? AND id = ?"),
-            (S::PutQueue, "INSERT INTO queue (id, bucket, sequence, stamp, messages, costs) VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"),
+            (
+                S::PutReceipts,
+                "UPDATE session USING TIMESTAMP ? SET receipts = ? WHERE shard = ? AND id = ?",
+            ),
+            (
+                S::PutSubscription,
+                "INSERT INTO subscription (shard, id, filter, qos) VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::DeleteSubscription,
+                "DELETE FROM subscription USING TIMESTAMP ? WHERE shard = ? AND id = ? AND filter = ?",
+            ),
+            (
+                S::DeleteSubscriptions,
+                "DELETE FROM subscription USING TIMESTAMP ? WHERE shard = ? AND id = ?",
+            ),
+            (
+                S::PutQueueBucket,
+                "INSERT INTO queue_bucket (shard, id, bucket) VALUES (?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::PutQueueState,
+                "INSERT INTO queue_bucket (shard, id, bucket, state) VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::DeleteQueueBucket,
+                "DELETE FROM queue_bucket USING TIMESTAMP ? WHERE shard = ? AND id = ? AND bucket = ?",
+            ),
+            (
+                S::DeleteQueueBuckets,
+                "DELETE FROM queue_bucket USING TIMESTAMP ? WHERE shard = ? AND id = ?",
+            ),
+            (
+                S::PutQueue,
+                "INSERT INTO queue (id, bucket, sequence, stamp, messages, costs) VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?",
+            ),
             (S::DeleteQueue, "DELETE FROM queue USING TIMESTAMP ? WHERE id = ? AND bucket = ?"),
-            (S::PutRetained, "INSERT INTO retained (shard, topic, message) VALUES (?, ?, ?) USING TIMESTAMP ?"),
-            (S::DeleteRetained, "DELETE FROM retained USING TIMESTAMP ? WHERE shard = ? AND topic = ?"),
-            (S::PutWill, "INSERT INTO will (incarnation, shard, client_id, will) VALUES (?, ?, ?, ?) USING TIMESTAMP ?"),
-            (S::PutOutbox, "INSERT INTO outbox (incarnation, lane, bucket, position, count, bytes, records) VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"),
-            (S::PutOutboxBucket, "INSERT INTO outbox_bucket (incarnation, lane, bucket) VALUES (?, ?, ?) USING TIMESTAMP ?"),
-            (S::DeleteOutbox, "DELETE FROM outbox USING TIMESTAMP ? WHERE incarnation = ? AND lane = ? AND bucket = ?"),
-            (S::DeleteOutboxBuckets, "DELETE FROM outbox_bucket USING TIMESTAMP ? WHERE incarnation = ? AND lane = ? AND bucket < ?"),
-            (S::MoveCursor, "INSERT INTO outbox_cursor (incarnation, lane, position) VALUES (?, ?, ?) USING TIMESTAMP ?"),
-            (S::PutJournal, "INSERT INTO journal (incarnation, slot, statements) VALUES (?, ?, ?) USING TIMESTAMP ?"),
-            (S::RaiseEpoch, "UPDATE session_epoch SET id = ?, epoch = ?, fence = ? WHERE client_id = ? IF fence < ?"),
-            (S::FirstEpoch, "INSERT INTO session_epoch (client_id, id, epoch, fence) VALUES (?, ?, ?, ?) IF NOT EXISTS"),
+            (
+                S::PutRetained,
+                "INSERT INTO retained (shard, topic, message) VALUES (?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::DeleteRetained,
+                "DELETE FROM retained USING TIMESTAMP ? WHERE shard = ? AND topic = ?",
+            ),
+            (
+                S::PutWill,
+                "INSERT INTO will (incarnation, shard, client_id, will) VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::PutOutbox,
+                "INSERT INTO outbox (incarnation, lane, bucket, position, count, bytes, records) VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::PutOutboxBucket,
+                "INSERT INTO outbox_bucket (incarnation, lane, bucket) VALUES (?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::DeleteOutbox,
+                "DELETE FROM outbox USING TIMESTAMP ? WHERE incarnation = ? AND lane = ? AND bucket = ?",
+            ),
+            (
+                S::DeleteOutboxBuckets,
+                "DELETE FROM outbox_bucket USING TIMESTAMP ? WHERE incarnation = ? AND lane = ? AND bucket < ?",
+            ),
+            (
+                S::MoveCursor,
+                "INSERT INTO outbox_cursor (incarnation, lane, position) VALUES (?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::PutJournal,
+                "INSERT INTO journal (incarnation, slot, statements) VALUES (?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::RaiseEpoch,
+                "UPDATE session_epoch SET id = ?, epoch = ?, fence = ? WHERE client_id = ? IF fence < ?",
+            ),
+            (
+                S::FirstEpoch,
+                "INSERT INTO session_epoch (client_id, id, epoch, fence) VALUES (?, ?, ?, ?) IF NOT EXISTS",
+            ),
             (S::DropEpoch, "DELETE FROM session_epoch WHERE client_id = ? IF id = ?"),
-            (S::Sessions, "SELECT id, client_id, epoch, disconnected_ms, receipts FROM session WHERE shard = ?"),
+            (
+                S::Sessions,
+                "SELECT id, client_id, epoch, disconnected_ms, receipts FROM session WHERE shard = ?",
+            ),
             (S::Subscriptions, "SELECT id, filter, qos FROM subscription WHERE shard = ?"),
             (S::QueueBuckets, "SELECT id, bucket, state FROM queue_bucket WHERE shard = ?"),
-            (S::QueueBucketsOf, "SELECT bucket, state FROM queue_bucket WHERE shard = ? AND id = ? AND bucket >= ?"),
+            (
+                S::QueueBucketsOf,
+                "SELECT bucket, state FROM queue_bucket WHERE shard = ? AND id = ? AND bucket >= ?",
+            ),
             (S::QueueSizes, "SELECT sequence, stamp, costs FROM queue WHERE id = ? AND bucket = ?"),
             (S::Queue, "SELECT sequence, stamp, messages FROM queue WHERE id = ? AND bucket = ?"),
             (S::Retained, "SELECT message FROM retained WHERE shard = ?"),
             (S::Wills, "SELECT client_id, will FROM will WHERE incarnation = ? AND shard = ?"),
-            (S::OutboxBuckets, "SELECT bucket FROM outbox_bucket WHERE incarnation = ? AND lane = ?"),
-            (S::OutboxCounts, "SELECT position, count, bytes FROM outbox WHERE incarnation = ? AND lane = ? AND bucket = ?"),
-            (S::Outbox, "SELECT position, records FROM outbox WHERE incarnation = ? AND lane = ? AND bucket = ?"),
+            (
+                S::OutboxBuckets,
+                "SELECT bucket FROM outbox_bucket WHERE incarnation = ? AND lane = ?",
+            ),
+            (
+                S::OutboxCounts,
+                "SELECT position, count, bytes FROM outbox WHERE incarnation = ? AND lane = ? AND bucket = ?",
+            ),
+            (
+                S::Outbox,
+                "SELECT position, records FROM outbox WHERE incarnation = ? AND lane = ? AND bucket = ?",
+            ),
             (S::Cursors, "SELECT lane, position FROM outbox_cursor WHERE incarnation = ?"),
             (S::Journal, "SELECT statements FROM journal WHERE incarnation = ? AND slot = ?"),
             (S::CounterRead, "SELECT value FROM counter WHERE name = ?"),
@@ -113,14 +191,32 @@ impl Statement {
             (S::IndexPut, "INSERT INTO incarnation_index (shard, number) VALUES (0, ?)"),
             (S::IndexRead, "SELECT number FROM incarnation_index WHERE shard = ?"),
             (S::IndexDelete, "DELETE FROM incarnation_index WHERE shard = 0 AND number = ?"),
-            (S::IncarnationFirst, "INSERT INTO incarnation (number, node_id, instance, lanes, lease_ms, renewal, owner) VALUES (?, ?, ?, ?, ?, 0, ?) IF NOT EXISTS"),
-            (S::IncarnationRead, "SELECT node_id, instance, lanes, lease_ms, renewal, owner FROM incarnation WHERE number = ?"),
-            (S::IncarnationRenew, "UPDATE incarnation SET renewal = ? WHERE number = ? IF owner = ?"),
-            (S::IncarnationSeal, "UPDATE incarnation SET owner = ? WHERE number = ? IF owner = ? AND renewal = ?"),
+            (
+                S::IncarnationFirst,
+                "INSERT INTO incarnation (number, node_id, instance, lanes, lease_ms, renewal, owner) VALUES (?, ?, ?, ?, ?, 0, ?) IF NOT EXISTS",
+            ),
+            (
+                S::IncarnationRead,
+                "SELECT node_id, instance, lanes, lease_ms, renewal, owner FROM incarnation WHERE number = ?",
+            ),
+            (
+                S::IncarnationRenew,
+                "UPDATE incarnation SET renewal = ? WHERE number = ? IF owner = ?",
+            ),
+            (
+                S::IncarnationSeal,
+                "UPDATE incarnation SET owner = ? WHERE number = ? IF owner = ? AND renewal = ?",
+            ),
             (S::IncarnationDelete, "DELETE FROM incarnation WHERE number = ? IF owner = ?"),
-            (S::DeleteWills, "DELETE FROM will USING TIMESTAMP ? WHERE incarnation = ? AND shard = ?"),
+            (
+                S::DeleteWills,
+                "DELETE FROM will USING TIMESTAMP ? WHERE incarnation = ? AND shard = ?",
+            ),
             (S::DeleteCursors, "DELETE FROM outbox_cursor USING TIMESTAMP ? WHERE incarnation = ?"),
-            (S::DeleteJournal, "DELETE FROM journal USING TIMESTAMP ? WHERE incarnation = ? AND slot = ?"),
+            (
+                S::DeleteJournal,
+                "DELETE FROM journal USING TIMESTAMP ? WHERE incarnation = ? AND slot = ?",
+            ),
         ]
     };
 

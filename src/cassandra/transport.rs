@@ -280,7 +280,15 @@ impl Manager {
         let wire = match &self.tls {
             None => Wire::Tcp(
                 TransportTcp::new(
-                    address, keyspace, events, errors.clone(), none, encoder, decoder, BUFFER, true,
+                    address,
+                    keyspace,
+                    events,
+                    errors.clone(),
+                    none,
+                    encoder,
+                    decoder,
+                    BUFFER,
+                    true,
                 )
                 .await?,
             ),

@@ -14,8 +14,8 @@ use hydrant_actors::ports::{LaneState, Lanes, LogRecord, StoreError};
 use parking_lot::Mutex;
 
 use super::database::{Guarded, store_error};
-use crate::rows::{ROW_MAX, RowBuilder, RowReader, damaged, number_at};
 use super::tables::Row;
+use crate::rows::{ROW_MAX, RowBuilder, RowReader, damaged, number_at};
 
 const PREFIX: &str = "outbox-";
 /// Buckets are flushed when they are full; by size only should their records be huge.

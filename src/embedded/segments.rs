@@ -21,8 +21,8 @@ use parking_lot::RwLock;
 use super::database::{Guarded, open, open_error, store_error};
 use super::log::{LogOptions, TopicInfo};
 use super::outbox::PackedReader;
-use crate::rows::{self, ROW_MAX, RowBuilder, RowReader, damaged, number_at};
 use super::{OpenError, SyncPolicy};
+use crate::rows::{self, ROW_MAX, RowBuilder, RowReader, damaged, number_at};
 
 const PREFIX: &str = "segment-";
 

@@ -24,8 +24,8 @@ use super::keys::{
     outgoing_value, queue_key, queue_place, receipt_key, subscription_key, will_key,
 };
 use super::outbox::{Changes, Outbox};
-use crate::rows::{self, RowError, damaged, number_at};
 use super::{OpenError, StoreOptions};
+use crate::rows::{self, RowError, damaged, number_at};
 
 /// Rows removed at once of what one deleted session leaves.
 pub(super) const CHUNK: usize = 1000;

@@ -15,12 +15,13 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Locks the directory, which exists.
+    /// Makes the directory where there is none, and locks it.
     ///
     /// # Errors
-    /// Another process has it, or it cannot be written.
+    /// Another process has it, or it cannot be made or written.
     pub fn lock(dir: &Path) -> Result<Self, NodeError> {
         let failed = |source| NodeError::DataDir { dir: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(failed)?;
         let lock = File::create(dir.join("node.lock")).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}

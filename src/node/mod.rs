@@ -21,7 +21,8 @@ use crate::cassandra::db::CassandraError;
 use crate::config::Config;
 use crate::embedded::OpenError;
 use crate::kafka::KafkaStartError;
-use open::Opened;
+use open::NodeLog;
+pub use open::{NodeStore, STORE_FOLDER};
 use view::View;
 
 /// Why a node did not start, or could not go on. Each is one sentence that says what to do.
@@ -50,8 +51,8 @@ pub enum NodeError {
     /// The admin endpoints cannot be bound.
     #[error("{0}")]
     Admin(std::io::Error),
-    /// The data directory cannot be made.
-    #[error("the folder {} cannot be made ({source}): choose another with --data-dir", dir.display())]
+    /// The data directory cannot be made or locked.
+    #[error("the folder {} cannot be made or written ({source}): choose another with --data-dir", dir.display())]
     DataDir {
         /// `node.data_dir`.
         dir: PathBuf,
@@ -59,7 +60,7 @@ pub enum NodeError {
         source: std::io::Error,
     },
     /// Another process has the data directory.
-    #[error("the data directory {} belongs to another broker that is running: stop it, or choose another with --data-dir", dir.display())]
+    #[error("the data directory {} is in use by another broker: stop that one or choose another with --data-dir", dir.display())]
     DataDirTaken {
         /// `node.data_dir`.
         dir: PathBuf,
@@ -100,18 +101,17 @@ fn advice(error: &std::io::Error) -> &'static str {
 /// [`NodeError`]; the process then exits non-zero.
 pub async fn run(config: Config) -> Result<(), NodeError> {
     supervision::install_panic_hook();
-    std::fs::create_dir_all(&config.data_dir)
-        .map_err(|source| NodeError::DataDir { dir: config.data_dir.clone(), source })?;
     let listener = open::listen(&config.listener)?;
     let address = listener
         .local_addr()
         .map_err(|source| NodeError::Listen { address: config.listener.address, source })?;
-    let Opened { store, cassandra, data_dir: _data_dir, log, tail } = open::open(&config).await?;
+    let opened = NodeStore::open(&config).await?;
+    let NodeLog { log, tail } = open::log(&config)?;
     let (failed, mut failures) = mpsc::unbounded_channel();
     let settings = Arc::new(config.settings.clone());
     let system = ActorSystem::start(Parts {
         settings: Arc::clone(&settings),
-        store,
+        store: Arc::clone(&opened.store),
         log,
         listener: (Arc::new(listener), format!("tcp/{address}")),
         nodelay: config.listener.nodelay,
@@ -147,9 +147,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         _ = signals.interrupt.recv() => at_once(),
     };
     admin.shutdown();
-    if let Some(store) = cassandra {
-        store.release().await;
-    }
+    opened.release().await;
     if !whole {
         // Nothing that was acknowledged is lost by this: no reason to exit non-zero.
         log::warn!(

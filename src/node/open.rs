@@ -17,13 +17,49 @@ use crate::config::{Config, ListenerConfig};
 use crate::embedded::{EmbeddedLog, EmbeddedStore};
 use crate::kafka::KafkaLog;
 
-/// Store and log of a node.
-pub struct Opened {
+/// The folder of the embedded store, in the data directory.
+pub const STORE_FOLDER: &str = "store";
+
+/// The session store of a node that does not run elsewhere.
+pub struct NodeStore {
+    /// The store.
     pub store: Arc<dyn SessionStore>,
-    /// The same, where it is Cassandra: its lease is released when the node stops.
-    pub cassandra: Option<Arc<CassandraStore>>,
-    /// Kept for as long as the node lives.
-    pub data_dir: DataDir,
+    cassandra: Option<Arc<CassandraStore>>,
+    /// Locked for as long as this lives.
+    _data_dir: DataDir,
+}
+
+impl NodeStore {
+    /// Makes and locks the data directory, and opens the store that is configured.
+    ///
+    /// # Errors
+    /// [`NodeError`], one sentence each.
+    pub async fn open(config: &Config) -> Result<Self, NodeError> {
+        let node_id = &config.settings.node_id;
+        let data_dir = DataDir::lock(&config.data_dir)?;
+        let (store, cassandra): (Arc<dyn SessionStore>, _) = match &config.cassandra {
+            Some(options) => {
+                let store = CassandraStore::open(options, node_id, &data_dir.instance).await?;
+                (Arc::clone(&store) as Arc<dyn SessionStore>, Some(store))
+            }
+            None => {
+                let folder = config.data_dir.join(STORE_FOLDER);
+                (EmbeddedStore::open(&folder, node_id, config.store.clone())?, None)
+            }
+        };
+        Ok(Self { store, cassandra, _data_dir: data_dir })
+    }
+
+    /// After the last write: in Cassandra the lease is given back, so that nobody waits for its end.
+    pub async fn release(self) {
+        if let Some(store) = &self.cassandra {
+            store.release().await;
+        }
+    }
+}
+
+/// The message log of a node.
+pub struct NodeLog {
     pub log: Arc<dyn MessageLog>,
     /// What `broker tail` reads; the embedded log only.
     pub tail: Option<Arc<dyn TailSource>>,
@@ -52,20 +88,9 @@ fn bind(config: &ListenerConfig) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Opens store and log.
-pub async fn open(config: &Config) -> Result<Opened, NodeError> {
+/// Opens the log that is configured.
+pub fn log(config: &Config) -> Result<NodeLog, NodeError> {
     let node_id = &config.settings.node_id;
-    let data_dir = DataDir::lock(&config.data_dir)?;
-    let (store, cassandra): (Arc<dyn SessionStore>, _) = match &config.cassandra {
-        Some(options) => {
-            let store = CassandraStore::open(options, node_id, &data_dir.instance).await?;
-            (Arc::clone(&store) as Arc<dyn SessionStore>, Some(store))
-        }
-        None => {
-            let folder = config.data_dir.join("store");
-            (EmbeddedStore::open(&folder, node_id, config.store.clone())?, None)
-        }
-    };
     let (log, tail): (Arc<dyn MessageLog>, Option<Arc<dyn TailSource>>) =
         match (&config.kafka, config.settings.log.kind) {
             (Some(options), _) => (Arc::new(KafkaLog::start(options.clone(), node_id)?), None),
@@ -76,5 +101,5 @@ pub async fn open(config: &Config) -> Result<Opened, NodeError> {
             }
             (None, _) => (Arc::new(NoLog::default()), None),
         };
-    Ok(Opened { store, cassandra, data_dir, log, tail })
+    Ok(NodeLog { log, tail })
 }

@@ -122,6 +122,10 @@ pub(super) enum FormatError {
     Newer(u8),
     #[error("it is not complete: its end is missing, make the export again")]
     Truncated,
+    #[error(
+        "the message of {bytes} bytes to \"{topic}\" in it is larger than limits.max_packet_size: raise that"
+    )]
+    TooLarge { topic: String, bytes: usize },
     #[error("it is damaged ({0}): make the export again")]
     Damaged(String),
 }
@@ -221,32 +225,20 @@ impl<R: Read> ItemReader<R> {
         if self.take(length.into())? < length as usize {
             return Err(FormatError::Truncated);
         }
-        let before = self.digest.digest();
-        self.digest.update(&prefix);
-        self.digest.update(&self.buffer);
-        if self.input.by_ref().take(0).limit() == 0 && self.is_end()? {
-            let (counts, buffer) = (self.counts, std::mem::take(&mut self.buffer));
-            let Ok(Item::End { counts: said, digest }) = postcard::from_bytes(&buffer) else {
-                return Err(damaged("its last record"));
-            };
-            if said != counts || digest != before {
+        let item: Item<'_> = postcard::from_bytes(&self.buffer)
+            .map_err(|error| FormatError::Damaged(error.to_string()))?;
+        if let Item::End { counts, digest } = item {
+            if counts != self.counts || digest != self.digest.digest() {
                 return Err(damaged("its content is not what its last record says"));
             }
-            let mut behind = [0];
-            return match self.input.read(&mut behind)? {
+            return match self.input.read(&mut [0])? {
                 0 => Ok(None),
                 _ => Err(damaged("something stands behind its end")),
             };
         }
-        let item: Item<'_> = postcard::from_bytes(&self.buffer)
-            .map_err(|error| FormatError::Damaged(error.to_string()))?;
+        self.digest.update(&prefix);
+        self.digest.update(&self.buffer);
         self.counts.count(&item);
         Ok(Some(item))
-    }
-
-    fn is_end(&self) -> Result<bool, FormatError> {
-        postcard::from_bytes(&self.buffer)
-            .map(|item: Item<'_>| matches!(item, Item::End { .. }))
-            .map_err(|error| FormatError::Damaged(error.to_string()))
     }
 }

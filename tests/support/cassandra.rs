@@ -22,25 +22,9 @@ pub const DATACENTER: &str = "datacenter1";
 /// How long the nodes of a cluster may take to see each other.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What Cassandra needs on Java 17, from its own jvm17-server.options.
-const EXPORTS: &str = "java.base/jdk.internal.misc java.base/jdk.internal.ref java.base/sun.nio.ch \
-    java.base/java.lang.ref java.base/java.lang.reflect \
-    java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry \
-    java.rmi/sun.rmi.server java.sql/java.sql jdk.unsupported/sun.misc";
-const OPENS: &str = "java.base/java.lang java.base/java.lang.module java.base/java.lang.reflect \
-    java.base/java.io java.base/java.nio java.base/java.util java.base/java.util.concurrent \
-    java.base/java.util.concurrent.atomic java.base/sun.nio.ch java.base/jdk.internal.loader \
-    java.base/jdk.internal.ref java.base/jdk.internal.reflect java.base/jdk.internal.math \
-    java.base/jdk.internal.module java.base/jdk.internal.util.jar java.rmi/sun.rmi.transport.tcp \
-    jdk.management/com.sun.management.internal";
-
-const LOGBACK: &str = r#"<configuration>
-  <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender">
-    <encoder><pattern>%-5level %date{ISO8601} %logger{0} %msg%n</pattern></encoder>
-  </appender>
-  <root level="INFO"><appender-ref ref="OUT"/></root>
-</configuration>
-"#;
+/// The argument file for `java`, and how it logs; benches/storage starts it with the same.
+const JAVA_ARGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/servers/cassandra/java.args");
+const LOGBACK: &str = include_str!("../../scripts/servers/cassandra/logback.xml");
 
 /// How a node differs from the ordinary one.
 #[derive(Debug, Clone, Default)]
@@ -227,22 +211,15 @@ pub enum Consistency {
 
 fn java_options(folder: &Path) -> Vec<String> {
     let folder = folder.display();
-    let mut options: Vec<String> = ["-Xms512m", "-Xmx512m", "-Xss256k", "-XX:+UseG1GC"]
-        .into_iter()
-        .chain(["-XX:MaxDirectMemorySize=256m", "-XX:-UsePerfData", "-Dcassandra-foreground=yes"])
-        .chain(["-Djdk.attach.allowAttachSelf=true", "-Dcassandra.ring_delay_ms=0"])
-        .chain(["-Dcassandra.skip_wait_for_gossip_to_settle=0"])
-        .chain(["-Dcassandra.superuser_setup_delay_ms=0"])
-        .map(ToOwned::to_owned)
-        .collect();
-    options.push(format!("-Djava.io.tmpdir={folder}/tmp"));
-    options.push(format!("-Dcassandra.storagedir={folder}"));
-    options.push(format!("-Dcassandra.config=file://{folder}/conf/cassandra.yaml"));
-    for (flag, packages) in [("--add-exports", EXPORTS), ("--add-opens", OPENS)] {
-        options
-            .extend(packages.split_whitespace().map(|name| format!("{flag}={name}=ALL-UNNAMED")));
-    }
-    options
+    vec![
+        format!("@{JAVA_ARGS}"),
+        "-Xms512m".to_owned(),
+        "-Xmx512m".to_owned(),
+        "-XX:MaxDirectMemorySize=256m".to_owned(),
+        format!("-Djava.io.tmpdir={folder}/tmp"),
+        format!("-Dcassandra.storagedir={folder}"),
+        format!("-Dcassandra.config=file://{folder}/conf/cassandra.yaml"),
+    ]
 }
 
 /// A node that all tests of this binary may use, each in a keyspace of its own, and none may

@@ -1,0 +1,196 @@
+//! From a store to items, in the order of a file, and into a file.
+//!
+//! Invariant: the same content makes the same items in the same order, whichever store holds it.
+//! Bounds: sessions and retained messages are read as a node reads them at start; of queues and
+//! outbox a page ([`PAGE`], [`PAGE_BYTES`]).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::BufWriter;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::SystemTime;
+
+use hydrant_actors::ports::{OutgoingStage, SessionStore, StoreError, StoredSession};
+use hydrant_protocol::Message;
+
+use super::TransferError;
+use super::format::{Counts, FormatError, Item, ItemWriter};
+use super::progress::Progress;
+use crate::rows::{RowBuilder, damaged, encode_message};
+
+/// Entries read at once.
+const PAGE: usize = 500;
+/// And their bytes, about.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Writes all that a store holds into a file, which must not be there yet. It has its name only
+/// once it is whole and on disk.
+///
+/// # Errors
+/// [`TransferError`]; what was begun is removed.
+pub(super) async fn export(
+    store: &dyn SessionStore,
+    node_id: &str,
+    file: &Path,
+    progress: &mut Progress<'_>,
+) -> Result<Counts, TransferError> {
+    if file.exists() {
+        return Err(TransferError::Exists(file.to_owned()));
+    }
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let part = file.with_file_name(name);
+    let result = write(store, node_id, &part, progress).await.and_then(|counts| {
+        fs::rename(&part, file).map_err(|error| TransferError::file(&part, error.into()))?;
+        Ok(counts)
+    });
+    match result {
+        Ok(counts) => {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = File::open(folder.unwrap_or(Path::new(".")));
+            let synced = folder.and_then(|folder| folder.sync_all());
+            synced.map_err(|error| TransferError::file(file, error.into()))?;
+            Ok(counts)
+        }
+        Err(error) => {
+            // It may not be there.
+            let _ = fs::remove_file(&part);
+            Err(error)
+        }
+    }
+}
+
+async fn write(
+    store: &dyn SessionStore,
+    node_id: &str,
+    part: &Path,
+    progress: &mut Progress<'_>,
+) -> Result<Counts, TransferError> {
+    let failed = |error: FormatError| TransferError::file(part, error);
+    // Messages and client ids are nobody else's business.
+    let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(part);
+    let out = out.map_err(|error| failed(error.into()))?;
+    let mut writer = ItemWriter::new(BufWriter::new(out)).map_err(failed)?;
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let made_ms = u64::try_from(since.as_millis()).unwrap_or_default();
+    let broker = env!("CARGO_PKG_VERSION");
+    writer.put(&Item::Head { node_id, broker, made_ms }).map_err(failed)?;
+    walk(store, progress, &mut |item| writer.put(item).map_err(failed)).await?;
+    let (out, counts) = writer.finish().map_err(failed)?;
+    let out = out.into_inner().map_err(|error| failed(error.into_error().into()))?;
+    out.sync_all().map_err(|error| failed(error.into()))?;
+    Ok(counts)
+}
+
+/// Hands everything that a store holds to `sink`.
+///
+/// # Errors
+/// The store's, and the sink's.
+pub(super) async fn walk(
+    store: &dyn SessionStore,
+    progress: &mut Progress<'_>,
+    sink: &mut dyn FnMut(&Item<'_>) -> Result<(), TransferError>,
+) -> Result<Counts, TransferError> {
+    let mut counts = Counts::default();
+    let mut sessions = store.sessions().await?;
+    sessions.sort_unstable_by_key(|session| session.id);
+    let mut lanes = store.lanes().await?;
+    lanes.sort_unstable_by_key(|lane| lane.lane);
+    let total: u64 = sessions.iter().map(|s| 1 + s.subscriptions.len() as u64 + s.queued).sum();
+    let total = total + lanes.iter().map(|lane| lane.end - lane.cursor).sum::<u64>();
+    let mut sink = |item: &Item<'_>| {
+        counts.count(item);
+        progress.at(&counts, counts.sum(), total);
+        sink(item)
+    };
+    for session in &mut sessions {
+        session.subscriptions.sort_unstable_by(|one, other| one.filter.cmp(&other.filter));
+        session.receipts.sort_unstable();
+        put_session(session, &mut sink)?;
+        put_queue(store, session.id, &mut sink).await?;
+    }
+    drop(sessions);
+    let mut retained = store.retained().await?;
+    retained.sort_unstable_by(|one, other| one.topic.cmp(&other.topic));
+    for message in retained {
+        let message = encoded(&message)?;
+        sink(&Item::Retained { message: serde_bytes::Bytes::new(&message) })?;
+    }
+    let mut wills = store.wills().await?;
+    wills.sort_unstable_by(|one, other| one.client_id.cmp(&other.client_id));
+    for will in wills {
+        let message = encoded(&will.message)?;
+        let message = serde_bytes::Bytes::new(&message);
+        sink(&Item::Will { client_id: &will.client_id, message })?;
+    }
+    for lane in lanes {
+        put_lane(store, (lane.lane, lane.cursor, lane.end), &mut sink).await?;
+    }
+    Ok(counts)
+}
+
+fn put_session(
+    session: &StoredSession,
+    sink: &mut impl FnMut(&Item<'_>) -> Result<(), TransferError>,
+) -> Result<(), TransferError> {
+    sink(&Item::Session {
+        id: session.id,
+        client_id: &session.client_id,
+        epoch: session.epoch,
+        disconnected_ms: session.disconnected_ms,
+        receipts: session.receipts.iter().map(|id| id.get()).collect(),
+    })?;
+    for subscription in &session.subscriptions {
+        let (filter, qos) = (&*subscription.filter, subscription.qos as u8);
+        sink(&Item::Subscription { filter, qos })?;
+    }
+    Ok(())
+}
+
+async fn put_queue(
+    store: &dyn SessionStore,
+    id: u64,
+    sink: &mut impl FnMut(&Item<'_>) -> Result<(), TransferError>,
+) -> Result<(), TransferError> {
+    let mut from = 0;
+    loop {
+        let page = store.read_queue(id, from, PAGE, PAGE_BYTES).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        from = last.sequence + 1;
+        for entry in page {
+            let message =
+                encode_message(&entry.message, entry.qos, entry.retain).map_err(damaged)?;
+            let outgoing =
+                entry.outgoing.map(|(id, stage)| (id.get(), stage == OutgoingStage::Release));
+            let message = serde_bytes::Bytes::new(&message);
+            sink(&Item::Queued { sequence: entry.sequence, outgoing, message })?;
+        }
+    }
+}
+
+async fn put_lane(
+    store: &dyn SessionStore,
+    (lane, cursor, end): (u16, u64, u64),
+    sink: &mut impl FnMut(&Item<'_>) -> Result<(), TransferError>,
+) -> Result<(), TransferError> {
+    let mut next = cursor;
+    while next < end {
+        let page = store.read_outbox(lane, next, PAGE, PAGE_BYTES).await?;
+        if page.is_empty() {
+            let why = format!("lane {lane} of the outbox has no record at {next}, before its end");
+            return Err(StoreError::Unusable(why).into());
+        }
+        for record in page {
+            next += 1;
+            let mut row = RowBuilder::new(0);
+            row.push(&record, true).map_err(damaged)?;
+            let row = row.finish();
+            sink(&Item::Outbox { lane, record: serde_bytes::Bytes::new(&row) })?;
+        }
+    }
+    Ok(())
+}
+
+fn encoded(message: &Message) -> Result<Vec<u8>, StoreError> {
+    encode_message(message, message.qos, message.retain).map_err(damaged)
+}
