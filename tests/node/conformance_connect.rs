@@ -313,6 +313,17 @@ fn section_3_1_4_packets_behind_a_connect_need_not_wait_for_the_connack() {
     }
 }
 
+/// Also on a socket that has just moved to the arbiter of its client id, which writes nothing yet.
+#[test]
+fn a_disconnect_in_the_same_segment_leaves_the_connack() {
+    for _ in 0..40 {
+        let mut client = shared().socket();
+        client.send(&[&Connect::new(&unique("brief")).bytes()[..], &[0xe0, 0]].concat());
+        client.expect(ACCEPTED);
+        client.expect_closed();
+    }
+}
+
 #[test]
 fn mqtt_3_2_0_1_the_first_packet_of_the_server_is_connack() {
     // A session with messages waiting: they come after the CONNACK.

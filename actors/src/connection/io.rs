@@ -4,7 +4,7 @@
 //!
 //! Nothing is read without credit ([`Shard::has_credit`]): that is how TCP tells the device.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -95,22 +95,24 @@ impl ConnectionIo {
     }
 
     /// The connection is to end: what waits goes out as far as the socket takes it now.
-    fn end(&mut self, cx: &mut Context<'_>) -> Poll<Option<IoEvent>> {
+    fn end(&mut self) -> Poll<Option<IoEvent>> {
         let abrupt = matches!(
             self.conn.closing.get(),
-            Some(
-                CloseReason::Io
-                    | CloseReason::Eof
-                    | CloseReason::WriteTimeout
-                    | CloseReason::ActorDied
-            )
+            Some(CloseReason::Io | CloseReason::WriteTimeout | CloseReason::ActorDied)
         );
-        if !abrupt {
-            let _ = self.poll_write_out(cx);
-        }
         if let Some(stream) = self.stream.take()
-            && let Ok(stream) = stream.into_std()
+            && let Ok(mut stream) = stream.into_std()
         {
+            if !abrupt {
+                // The socket itself is asked: of one that has just moved here the runtime does not
+                // know yet that it can be written. It does not block.
+                let out = self.conn.out.borrow();
+                let rest = &out[self.written..];
+                if stream.write_all(rest).is_ok() {
+                    self.shard.metrics.bytes_out.add(rest.len() as u64);
+                    self.shard.metrics.packets_out.add(self.conn.packets_out.take());
+                }
+            }
             let _ = stream.shutdown(Shutdown::Both);
         }
         Poll::Ready(None)
@@ -144,7 +146,7 @@ impl Stream for ConnectionIo {
             return this.hand_over(home);
         }
         if this.ended || conn.closing.get().is_some() {
-            return this.end(cx);
+            return this.end();
         }
         if conn.fault.get().is_some() {
             return Poll::Ready(Some(IoEvent::Resume));
@@ -160,7 +162,7 @@ impl Stream for ConnectionIo {
                     && !this.shard.has_router_work()
                 {
                     conn.closing.set(Some(CloseReason::Shutdown));
-                    return this.end(cx);
+                    return this.end();
                 }
             }
             Poll::Ready(Err(_)) => {
