@@ -15,6 +15,8 @@ mod incarnation;
 mod schema;
 #[path = "cassandra/server.rs"]
 mod server;
+#[path = "cassandra/start.rs"]
+mod start;
 #[path = "cassandra/store.rs"]
 mod store;
 #[path = "cassandra/three_nodes.rs"]

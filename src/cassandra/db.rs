@@ -493,6 +493,13 @@ async fn reach(
                         body.message
                     )));
                 }
+                // The driver's own words: it was asked for a login and has none.
+                Err(Error::General(why)) if why == "No authenticator was provided" => {
+                    return Err(CassandraError(format!(
+                        "Cassandra at {address} asks for a login: set cassandra.username and \
+                         cassandra.password"
+                    )));
+                }
                 Err(error) => last = format!("{address}: {}", sentence(&error)),
             }
         }

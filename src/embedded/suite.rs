@@ -37,6 +37,8 @@ pub const CASES: &[(&str, Case)] = &[
     ("outbox_written_again", outbox_written_again),
     ("every_op_twice", every_op_twice),
     ("order_of_writes", order_of_writes),
+    ("concurrent_access", concurrent_access),
+    ("large_and_many", large_and_many),
 ];
 
 /// Waits for a store's answer.
@@ -443,4 +445,80 @@ fn order_of_writes(open: &Open<'_>) {
     }
     assert_eq!(wait(store.retained())[0].payload, "199");
     assert_eq!(wait(store.read_queue(1, 0, 99, 99_999)), [entry(200)]);
+}
+
+/// Several writers and readers at once: each session's queue and each lane in order, whole.
+fn concurrent_access(open: &Open<'_>) {
+    const WRITERS: u16 = 4;
+    const ROUNDS: u64 = 100;
+    let store = open();
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let store = &store;
+            scope.spawn(move || {
+                let id = u64::from(writer) + 1;
+                write(store, vec![put_session(id)]);
+                let mut read = 0;
+                for round in 0..ROUNDS {
+                    let mut ops = put_outbox(writer, round..round + 1);
+                    ops.push(StoreOp::PutQueued { id, entry: entry(round + 1) });
+                    let topic: Arc<str> = format!("r/{writer}").into();
+                    ops.push(StoreOp::PutRetained { message: message(&topic, "x", true) });
+                    write(store, ops);
+                    if round % 10 == 9 {
+                        let page = wait(store.read_queue(id, read + 1, 10, 1 << 20));
+                        let sequences: Vec<u64> = page.iter().map(|e| e.sequence).collect();
+                        assert_eq!(sequences, (read + 1..=read + 10).collect::<Vec<_>>());
+                        read += 10;
+                        let done = |sequence| StoreOp::DeleteQueued { id, sequence };
+                        write(store, (read - 4..=read).map(done).collect());
+                    }
+                }
+            });
+        }
+    });
+    drop(store);
+    let store = open();
+    let sessions = wait(store.sessions());
+    assert_eq!(sessions.len(), usize::from(WRITERS));
+    assert!(sessions.iter().all(|session| session.queued == ROUNDS / 2), "{sessions:?}");
+    assert_eq!(wait(store.retained()).len(), usize::from(WRITERS));
+    for writer in 0..WRITERS {
+        check_outbox(&store, writer, 0, ROUNDS);
+        let left = wait(store.read_queue(u64::from(writer) + 1, 0, 1000, 1 << 20));
+        let left: Vec<u64> = left.iter().map(|entry| entry.sequence).collect();
+        let expected: Vec<u64> = (1..=ROUNDS).filter(|s| (s - 1) % 10 < 5).collect();
+        assert_eq!(left, expected);
+    }
+}
+
+/// A message near what a node may be configured to take beside many small ones, a full queue, and
+/// pages that are cut by count and by bytes.
+fn large_and_many(open: &Open<'_>) {
+    let mut store = open();
+    let large = "x".repeat(4_000_000);
+    let of = |sequence: u64, payload: &str| StoreOp::PutQueued {
+        id: 1,
+        entry: QueueEntry { message: message("q", payload, false), ..entry(sequence) },
+    };
+    write(&store, vec![put_session(1), of(1, &large)]);
+    for first in (2..10_000).step_by(2_500) {
+        let ops = (first..(first + 2_500).min(10_001)).map(|sequence| of(sequence, "small"));
+        write(&store, ops.collect());
+    }
+    write(&store, vec![StoreOp::PutRetained { message: message("large", &large, true) }]);
+    for _ in 0..2 {
+        let session = wait(store.sessions()).remove(0);
+        assert_eq!((session.queued, session.last_sequence), (10_000, 10_000));
+        assert!(session.queued_bytes > 4_000_000);
+        assert_eq!(wait(store.read_queue(1, 1, 100, 1_000)).len(), 1, "at least one");
+        let page = wait(store.read_queue(1, 2, 1_000, usize::MAX));
+        assert_eq!((page.len(), page[0].sequence, page[999].sequence), (1_000, 2, 1_001));
+        let page = wait(store.read_queue(1, 9_990, 1_000, usize::MAX));
+        assert_eq!((page.len(), page[10].sequence), (11, 10_000));
+        assert_eq!(wait(store.read_queue(1, 1, 1, usize::MAX))[0].message.payload, large);
+        assert_eq!(wait(store.retained())[0].payload, large);
+        drop(store);
+        store = open();
+    }
 }

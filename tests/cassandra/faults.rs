@@ -92,8 +92,10 @@ fn a_killed_node_goes_on_where_it_was() {
 #[test]
 fn writes_that_time_out_are_repeated() {
     // Slower than its own patience again and again: what became of a write is then unknown.
-    let options =
-        Options { settings: vec![("write_request_timeout", "20ms")], ..Options::default() };
+    let options = Options {
+        settings: vec![("write_request_timeout", "20ms".to_owned())],
+        ..Options::default()
+    };
     let cassandra = Cassandra::start_with(&options);
     let node = node(&cassandra.address()).start();
     let subscriber = Subscriber::start(node.mqtt, "slow", 2);
@@ -106,6 +108,26 @@ fn writes_that_time_out_are_repeated() {
         cassandra.resume();
     }
     load.goes_on(100);
+    let sent = load.finish();
+    assert_eq!(subscriber.finish(&sent), 0);
+}
+
+#[test]
+fn while_cassandra_is_overloaded_publishers_wait() {
+    // Past its limits it leaves requests unread, as it does for a driver that does not ask for
+    // OVERLOADED (Cassandra's own choice for protocol v4).
+    let settings = [
+        ("native_transport_max_request_data_in_flight", "64KiB"),
+        ("native_transport_max_request_data_in_flight_per_ip", "64KiB"),
+        ("native_transport_max_requests_per_second", "300"),
+        ("native_transport_rate_limiting_enabled", "true"),
+    ];
+    let settings = settings.map(|(key, value)| (key, value.to_owned())).to_vec();
+    let cassandra = Cassandra::start_with(&Options { settings, ..Options::default() });
+    let node = node(&cassandra.address()).start();
+    let subscriber = Subscriber::start(node.mqtt, "overload", 1);
+    let load = Load::start(node.mqtt, "overload", 3, 1);
+    load.goes_on(3000);
     let sent = load.finish();
     assert_eq!(subscriber.finish(&sent), 0);
 }

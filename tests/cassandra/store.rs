@@ -73,4 +73,6 @@ cases!(
     outbox_written_again,
     every_op_twice,
     order_of_writes,
+    concurrent_access,
+    large_and_many,
 );

@@ -9,7 +9,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const JAVA_ARGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/servers/cassandra/java.args");
 const LOGBACK: &str = include_str!("../../scripts/servers/cassandra/logback.xml");
 
+/// Of a key store that lives as long as a test.
+const KEYSTORE_PASSWORD: &str = "changeit";
+
 /// How a node differs from the ordinary one.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -34,7 +38,9 @@ pub struct Options {
     /// `commitlog_sync: batch` instead of `group` with a window of 2 ms.
     pub batch: bool,
     /// More keys of cassandra.yaml, which must not be there already.
-    pub settings: Vec<(&'static str, &'static str)>,
+    pub settings: Vec<(&'static str, String)>,
+    /// TLS on the port for clients too, with a certificate for 127.0.0.1: see [`Cassandra::ca`].
+    pub tls: bool,
 }
 
 /// One node.
@@ -69,7 +75,8 @@ impl Cassandra {
         node
     }
 
-    fn prepare_with(options: &Options) -> Self {
+    /// The same with other options.
+    pub fn prepare_with(options: &Options) -> Self {
         Self::configure(1, 1, free_port(), free_port(), options)
     }
 
@@ -114,6 +121,14 @@ impl Cassandra {
         for folder in [&conf, &server.folder().join("tmp")] {
             std::fs::create_dir(folder).expect("a folder");
         }
+        if options.tls {
+            let store = make_certificate(&conf, ip);
+            yaml += &format!(
+                "client_encryption_options:\n  enabled: true\n  optional: true\n  \
+                 require_client_auth: false\n  keystore: {store}\n  keystore_password: \
+                 {KEYSTORE_PASSWORD}\n"
+            );
+        }
         std::fs::write(conf.join("cassandra.yaml"), yaml).expect("cassandra.yaml");
         std::fs::write(conf.join("logback.xml"), LOGBACK).expect("logback.xml");
         Self { server, ip, port, password_auth: options.password_auth, _turn: None }
@@ -122,6 +137,11 @@ impl Cassandra {
     /// `host:port` for clients.
     pub fn address(&self) -> String {
         format!("{}:{}", self.ip, self.port)
+    }
+
+    /// With [`Options::tls`]: the file with the certificate, which is its own authority.
+    pub fn ca(&self) -> PathBuf {
+        self.server.folder().join("conf/ca.pem")
     }
 
     /// The process id of the running node.
@@ -207,6 +227,23 @@ pub enum Consistency {
     One = 1,
     All = 5,
     LocalQuorum = 6,
+}
+
+/// A key with a self-signed certificate, by the JDK's own tool: the key store, and `ca.pem` beside
+/// it.
+fn make_certificate(conf: &Path, ip: Ipv4Addr) -> String {
+    let store = conf.join("keystore.p12").display().to_string();
+    let keytool = |arguments: &[&str]| {
+        let common = ["-keystore", &store, "-storepass", KEYSTORE_PASSWORD, "-alias", "node"];
+        let done = Command::new("keytool").args(arguments).args(common).output().expect("keytool");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    };
+    let name = format!("san=ip:{ip}");
+    let key = ["-genkeypair", "-keyalg", "EC", "-storetype", "PKCS12", "-dname", "CN=node"];
+    keytool(&[&key[..], &["-validity", "2", "-ext", &name]].concat());
+    let ca = conf.join("ca.pem").display().to_string();
+    keytool(&["-exportcert", "-rfc", "-file", &ca]);
+    store
 }
 
 fn java_options(folder: &Path) -> Vec<String> {
