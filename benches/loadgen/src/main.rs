@@ -19,6 +19,7 @@ mod pace;
 mod process;
 mod publisher;
 mod report;
+mod resume;
 mod run;
 mod subscriber;
 mod wire;
@@ -50,6 +51,11 @@ fn execute(cli: Cli) -> Result<bool, Error> {
         Command::Idle(options) => {
             print(&idle::run(&options)?)?;
             Ok(true)
+        }
+        Command::Resume(options) => {
+            let report = resume::run(&options)?;
+            print(&report)?;
+            Ok(report.problems.is_empty())
         }
         #[cfg(feature = "kafka")]
         Command::VerifyKafka(options) => {

@@ -28,6 +28,8 @@ pub enum Command {
     Idle(Idle),
     /// No subscriber: counts PUBACKs (PUBCOMPs). For storage and Kafka.
     PublishOnly(PublishOnly),
+    /// The persistent session of `publish-only --offline-filter` comes back and takes its queue.
+    Resume(Resume),
     /// Reads a Kafka topic back: nothing lost, order per key kept.
     #[cfg(feature = "kafka")]
     VerifyKafka(VerifyKafka),
@@ -177,6 +179,20 @@ pub struct Idle {
     /// Connections being opened at one time.
     #[arg(long, default_value_t = 50)]
     pub parallel: u32,
+}
+
+/// See [`Command::Resume`].
+#[derive(Debug, Args)]
+pub struct Resume {
+    /// Where to.
+    #[command(flatten)]
+    pub target: Target,
+    /// Messages that wait.
+    #[arg(long)]
+    pub count: u64,
+    /// Publishers they came from.
+    #[arg(long, default_value_t = 100)]
+    pub publishers: u32,
 }
 
 /// See [`Command::VerifyKafka`].

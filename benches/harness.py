@@ -1,0 +1,208 @@
+"""What the benchmarks beside this file share: programs of this repository and real servers, started
+alone in folders of their own and ended by their id; the load generator; the tables' place in
+docs/performance.md. Stdlib only."""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+WORK = ROOT / ".work"
+LOADGEN = ROOT / "target/release/loadgen"
+BROKER = ROOT / "target/release/broker"
+DOC = ROOT / "docs/performance.md"
+
+
+class Failure(Exception):
+    """A cell that could not be measured; the others go on."""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def cpu_seconds(pid):
+    stat = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def hydrant(*settings):
+    def command(port, folder):
+        sets = [part for s in ("admin.enabled=false", *settings) for part in ("--set", s)]
+        return [BROKER, "--node-id", "bench", "--listen", f"127.0.0.1:{port}",
+                "--data-dir", folder / "data", *sets]
+    return command
+
+
+@contextlib.contextmanager
+def started(name, command, folder=None):
+    """A running broker: yields (address, pid). A folder that is given stays."""
+    kept, folder = folder, folder or pathlib.Path(tempfile.mkdtemp(prefix=f"hydrant-bench-{name}-"))
+    port = free_port()
+    log = open(folder / "output.log", "wb")
+    env = {**os.environ, "RUST_LOG": os.environ.get("RUST_LOG", "warn")}
+    args = [str(a) for a in command(port, folder)]
+    process = None
+    try:
+        process = subprocess.Popen(args, stdout=log, stderr=log, cwd=folder, env=env)
+        wait_port(port, process, folder / "output.log", name)
+        yield f"127.0.0.1:{port}", process.pid
+    except FileNotFoundError as error:
+        raise Failure(f"{error.filename} is missing; run without --no-build") from error
+    finally:
+        if process:
+            stop(process)
+        log.close()
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_port(port, process, log, name, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+    raise Failure(f"{name} does not answer on its port; its last words:\n{tail}")
+
+
+def stop(process):
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def loadgen(arguments, address, pid, deadline=120):
+    command = [str(LOADGEN), *arguments, "--address", address, "--pid", str(pid),
+               "--deadline", str(deadline)]
+    return loadgen_output(command, deadline)
+
+
+def loadgen_output(command, deadline):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=deadline + 60, check=False)
+    if not done.stdout.strip():
+        raise Failure(done.stderr.strip() or f"loadgen ended with {done.returncode}")
+    return json.loads(done.stdout)
+
+
+@contextlib.contextmanager
+def kafka():
+    """A real one-node Kafka: yields (bootstrap, pid)."""
+    subprocess.run([ROOT / "scripts/setup-jars", "kafka"], check=True)
+    libs = f"{WORK}/kafka/libs/*"
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="hydrant-bench-kafka-"))
+    port, controller = free_port(), free_port()
+    (folder / "server.properties").write_text("\n".join([
+        "process.roles=broker,controller", "node.id=1",
+        f"controller.quorum.voters=1@127.0.0.1:{controller}",
+        f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+        f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}",
+        "controller.listener.names=CONTROLLER",
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        f"log.dirs={folder}/logs", "auto.create.topics.enable=false",
+        "offsets.topic.replication.factor=1", "transaction.state.log.replication.factor=1",
+        "transaction.state.log.min.isr=1", "group.initial.rebalance.delay.ms=0", ""]))
+    log = open(folder / "output.log", "wb")
+    java = ["java", "-Xmx1g", "-cp", libs]
+    config = str(folder / "server.properties")
+    process = None
+    try:
+        subprocess.run([*java, "kafka.tools.StorageTool", "format", "-t", "aHlkcmFudC1iZW5jaC0wMQ",
+                        "-c", config], check=True, stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen([*java, "kafka.Kafka", config], stdout=log, stderr=log, cwd=folder)
+        wait_port(port, process, folder / "output.log", "Kafka")
+        yield f"127.0.0.1:{port}", process.pid
+    except subprocess.CalledProcessError as error:
+        raise Failure(f"Kafka could not be set up: {error}") from error
+    finally:
+        if process:
+            stop(process)
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def cassandra(sync):
+    """A real one-node Cassandra: yields (contact point, pid). `sync`: lines of cassandra.yaml."""
+    subprocess.run([ROOT / "scripts/setup-jars", "cassandra"], check=True)
+    servers = ROOT / "scripts/servers/cassandra"
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="hydrant-bench-cassandra-"))
+    port, storage = free_port(), free_port()
+    conf = folder / "conf"
+    for made in (conf, folder / "tmp"):
+        made.mkdir()
+    shutil.copy(servers / "logback.xml", conf)
+    (conf / "cassandra.yaml").write_text("\n".join([
+        "cluster_name: bench", "num_tokens: 1", "auto_bootstrap: false",
+        "partitioner: org.apache.cassandra.dht.Murmur3Partitioner", "endpoint_snitch: SimpleSnitch",
+        "seed_provider:", "- class_name: org.apache.cassandra.locator.SimpleSeedProvider",
+        "  parameters:", f'  - seeds: "127.0.0.1:{storage}"', "listen_address: 127.0.0.1",
+        f"storage_port: {storage}", f"ssl_storage_port: {free_port()}", "rpc_address: 127.0.0.1",
+        f"native_transport_port: {port}", "auto_snapshot: false", *sync, ""]))
+    log = open(folder / "output.log", "wb")
+    java = ["java", f"@{servers / 'java.args'}", "-Xms2g", "-Xmx2g", f"-Djava.io.tmpdir={folder}/tmp",
+            f"-Dcassandra.storagedir={folder}", f"-Dcassandra.config=file://{conf}/cassandra.yaml",
+            "-cp", f"{conf}:{WORK}/cassandra/libs/*", "org.apache.cassandra.service.CassandraDaemon"]
+    process = None
+    try:
+        process = subprocess.Popen(java, stdout=log, stderr=log, cwd=folder)
+        wait_port(port, process, folder / "output.log", "Cassandra")
+        yield f"127.0.0.1:{port}", process.pid
+    finally:
+        if process:
+            stop(process)
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def human(value):
+    if value >= 1e6:
+        return f"{value / 1e6:.2f} M"
+    return f"{value / 1e3:.0f} k" if value >= 10_000 else f"{value:,.0f}"
+
+
+def machine():
+    cpu = "unknown CPU"
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.split(":", 1)[1].strip()
+            break
+    return (f"{os.cpu_count()} cores ({cpu}), Linux {platform.release()}, "
+            f"{datetime.date.today().isoformat()}")
+
+
+def write_between(name, text):
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    old = DOC.read_text() if DOC.exists() else "# Performance\n"
+    if begin not in old or end not in old:
+        old = f"{old.rstrip()}\n\n{begin}\n{end}\n"
+    head, rest = old.split(begin, 1)
+    _, tail = rest.split(end, 1)
+    DOC.parent.mkdir(exist_ok=True)
+    DOC.write_text(f"{head}{begin}\n{text.strip()}\n{end}{tail}")
+    print(f"written: {DOC.relative_to(ROOT)} ({name})")
+
+
+def build(arguments):
+    command = ["cargo", "build", "--release", "--locked", *arguments]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        sys.exit(f"`{' '.join(command)}` failed; see above")
