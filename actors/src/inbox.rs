@@ -330,8 +330,15 @@ impl<T> Drop for Taken<T> {
         let mut queue = self.shared.queue.lock();
         let mut waker = None;
         if !self.entries.is_empty() {
-            self.entries.append(&mut queue.entries);
-            mem::swap(&mut self.entries, &mut queue.entries);
+            // The shorter one is moved: a few that come back do not cost a walk over a long queue.
+            if self.entries.len() < queue.entries.len() {
+                while let Some(entry) = self.entries.pop_back() {
+                    queue.entries.push_front(entry);
+                }
+            } else {
+                self.entries.append(&mut queue.entries);
+                mem::swap(&mut self.entries, &mut queue.entries);
+            }
             if !queue.held {
                 waker = queue.consumer.take();
             }

@@ -10,6 +10,7 @@
 //! - [`settings`], [`metrics`], [`shared`]: bounds, counters, what the actors share.
 
 pub mod connection;
+mod every;
 pub mod inbox;
 pub mod listener;
 pub mod log;

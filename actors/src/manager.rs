@@ -12,6 +12,7 @@ use actix::{Actor, AsyncContext, Context, Handler, StreamHandler};
 use tokio::sync::oneshot;
 
 use crate::connection;
+use crate::every::every;
 use crate::inbox::Work;
 use crate::shard::Shard;
 use crate::shared::{ConnectionInfo, ManagerWork};
@@ -40,7 +41,7 @@ impl ConnectionManager {
         let manager = Self { shard: Rc::clone(shard), cell: Arc::clone(cell), ticks: 0 };
         Running::new(manager, |ctx| {
             ConnectionManager::add_stream(work, ctx);
-            ctx.run_interval(TICK, |manager, _| manager.tick());
+            every(ctx, TICK, |manager, _| manager.tick());
         })
     }
 

@@ -58,6 +58,12 @@ fn what_is_not_popped_goes_back_to_the_front() {
     assert_eq!(inbox.take(1).attempts(), 0, "no panic, no attempt");
     assert_eq!((inbox.len(), inbox.bytes()), (5, 5));
     assert_eq!(drain(&inbox, 10), [1, 2, 3, 4, 5]);
+    // In front of more than what comes back, too.
+    (0..50).for_each(|i| inbox.push(i, 1));
+    let mut taken = inbox.take(3);
+    assert_eq!(taken.pop(), Some(0));
+    drop(taken);
+    assert_eq!(drain(&inbox, 100), (1..50).collect::<Vec<_>>());
 }
 
 #[test]

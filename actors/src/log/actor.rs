@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 
 use super::state::{LogState, Outcome, Owed};
+use crate::every::every;
 use crate::inbox::Inbox;
 use crate::metrics::DropReason;
 use crate::ports::{LogRecord, MessageLog, Report, SessionStore, StoreError, StoreOp};
@@ -100,7 +101,9 @@ impl LogActor {
     /// Takes records up while there is room, hands them on, reads lanes that are behind.
     fn advance(&mut self, ctx: &mut Context<Self>) {
         let shared = Arc::clone(&self.parts.shared);
-        let mut taken = shared.log.take(APPEND_AT_ONCE);
+        // Without room nothing is taken only to be put back.
+        let room = self.has_room(&self.parts.state.lock());
+        let mut taken = shared.log.take(if room { APPEND_AT_ONCE } else { 0 });
         {
             let mut state = self.parts.state.lock();
             let mut lanes = None;
@@ -115,7 +118,7 @@ impl LogActor {
                 }
             }
         }
-        if taken.is_empty() {
+        if taken.is_empty() && room {
             shared.log.release();
         } else {
             // Without room the stream would offer the same records again and again.
@@ -380,7 +383,7 @@ impl Actor for LogActor {
         self.hand_on(ctx);
         self.advance(ctx);
         // Lanes fall behind without a message to this actor.
-        ctx.run_interval(Duration::from_millis(20), |actor, ctx| {
+        every(ctx, Duration::from_millis(20), |actor, ctx| {
             if actor.parts.shared.lanes.lock().any_behind() || actor.parts.state.lock().has_unsent()
             {
                 actor.advance(ctx);

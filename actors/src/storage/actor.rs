@@ -12,6 +12,7 @@ use actix::{
 use parking_lot::Mutex;
 
 use super::book::{Batch, Read, StorageBook};
+use crate::every::every;
 use crate::inbox::Work;
 use crate::ports::{SessionStore, StoreError, StoreOp};
 use crate::shared::{LogWork, ManagerWork, Shared, Token};
@@ -317,7 +318,7 @@ impl Actor for StorageActor {
         }
         self.drive(ctx);
         // Room in the outbox comes without a message to this actor when nothing else is written.
-        ctx.run_interval(Duration::from_millis(50), |actor, ctx| {
+        every(ctx, Duration::from_millis(50), |actor, ctx| {
             if actor.parts.book.lock().parked() > 0 {
                 actor.drive(ctx);
             }

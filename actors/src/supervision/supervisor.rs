@@ -21,6 +21,7 @@ use super::cell::{ActorCell, ActorState, Ping, on_ping};
 use super::child::{Child, Launch, Phase, Slot};
 use super::exit::ExitStatus;
 use super::keeper::keep;
+use crate::every::every;
 use crate::metrics::Metrics;
 use crate::settings::SupervisionSettings;
 
@@ -289,9 +290,7 @@ impl Actor for Supervisor {
             shared.changed.notified().await;
             Some((Changed, shared))
         }));
-        ctx.run_interval(self.handle.shared.interval(), |this, _| {
-            this.handle.shared.check_stalls()
-        });
+        every(ctx, self.handle.shared.interval(), |this, _| this.handle.shared.check_stalls());
         self.reconcile(ctx);
     }
 }
