@@ -76,8 +76,11 @@ pub enum StorageWork {
         tokens: Vec<Token>,
         /// Written only together with its other parts.
         transaction: Option<Transaction>,
+        /// The arbiter whose order it keeps: nothing it pushes later is done before. `None`: a part
+        /// of another arbiter's transaction, or not an arbiter's.
+        origin: Option<u16>,
     },
-    /// Reads a page of a session's queue; sees every write pushed before it.
+    /// Reads a page of a session's queue; sees every write that `shard` has pushed before it.
     ReadQueue {
         /// Where the answer goes.
         shard: u16,
@@ -206,7 +209,8 @@ pub struct Shared {
     pub log: Inbox<LogWork>,
     /// The outbox's lanes: what is written, handed to the log, acknowledged.
     pub lanes: Mutex<LaneBook>,
-    /// Bytes that StorageActor has taken up and holds back because the outbox is full.
+    /// Bytes that StorageActor has taken up and holds back: the outbox is full, or a transaction
+    /// waits for other arbiters.
     pub parked_bytes: AtomicUsize,
     /// Number for the next persistent session.
     pub next_session: AtomicU64,

@@ -307,7 +307,8 @@ impl LogActor {
             .into_iter()
             .map(|(lane, position)| StoreOp::MoveCursor { lane, position })
             .collect();
-        shared.storage.push(StorageWork::Write { ops, tokens: Vec::new(), transaction: None }, 64);
+        let (tokens, transaction, origin) = (Vec::new(), None, None);
+        shared.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, 64);
     }
 
     fn refused(&self, record: &LogRecord, why: &str) {

@@ -83,7 +83,10 @@ impl Shard {
         let outgoing = &mut *outgoing;
         let shared = &self.shared;
         let joined = outgoing.joined.iter().filter(|joined| **joined).count();
-        let transaction = outgoing.transaction.take().or_else(|| {
+        let other = outgoing.transaction.take();
+        // A part that another arbiter waits for does not wait for what we ask for ourselves.
+        let origin = other.is_none().then_some(self.index);
+        let transaction = other.or_else(|| {
             (joined > 0).then(|| Transaction {
                 id: shared.next_transaction.fetch_add(1, Ordering::Relaxed),
                 parts: u16::try_from(joined + 1).unwrap_or(u16::MAX),
@@ -93,7 +96,7 @@ impl Shard {
             let ops = std::mem::take(&mut outgoing.ops);
             let bytes = ops.iter().map(cost).sum::<usize>() + 64;
             let tokens = std::mem::take(&mut outgoing.tokens);
-            shared.storage.push(StorageWork::Write { ops, tokens, transaction }, bytes);
+            shared.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, bytes);
         }
         if !outgoing.log.is_empty() {
             shared.log.push_all(outgoing.log.drain(..).map(|work| {

@@ -396,3 +396,37 @@ fn a_message_of_the_nodes_own_is_never_stored() {
     assert!(store(&shard).0.is_empty());
     assert!(shard.shared.retained.read().get("$SYS/x").is_some());
 }
+
+/// Subscribes a persistent session of another arbiter.
+fn subscribe_elsewhere(shard: &Rc<Shard>, topic: &str) {
+    let elsewhere = crate::shared::Subscriber { shard: 1, persistent: true, slot: 0 };
+    let filter = TopicFilter::parse(topic, &wire::Limits::PROTOCOL).unwrap();
+    shard.shared.subscribe(&filter, elsewhere, QoS::AtLeastOnce);
+}
+
+/// Transaction and origin of each write handed to the store; nothing is answered.
+fn origins(shard: &Rc<Shard>) -> Vec<(Option<u64>, Option<u16>)> {
+    let mut origins = Vec::new();
+    let mut taken = shard.shared.storage.take(1000);
+    while let Some(work) = taken.pop() {
+        if let StorageWork::Write { transaction, origin, .. } = work {
+            origins.push((transaction.map(|transaction| transaction.id), origin));
+        }
+    }
+    origins
+}
+
+#[test]
+fn a_part_of_another_arbiters_transaction_has_no_origin() {
+    let shard = shard(2);
+    subscribe_elsewhere(&shard, "t");
+    let publisher = conn(&shard);
+    publish(&shard, &publisher, "t", b"x", false);
+    publish(&shard, &publisher, "own", b"x", true);
+    assert_eq!(origins(&shard), [(Some(1), Some(0)), (None, Some(0))]);
+    // What went to the other arbiter, as if it had come from there.
+    let mut taken = shard.shared.routers[1].take(10);
+    let Some(RouterWork::Deliver(batch)) = taken.front_mut() else { panic!() };
+    shard.route_remote(batch, || ());
+    assert_eq!(origins(&shard), [(Some(1), None)]);
+}

@@ -145,14 +145,18 @@ impl StorageActor {
         // What is gathered already counts, and what is taken up and held back.
         let before = shared.storage.bytes() + book.gathered_bytes();
         let mut taken = shared.storage.take(settings.batch_max_ops);
-        while !taken.is_empty()
-            && book.gathered() < settings.batch_max_ops
-            && before.saturating_sub(shared.storage.bytes()) < settings.batch_max_bytes
+        while book.gathered() < settings.batch_max_ops
+            && book.gathered_bytes() < settings.batch_max_bytes
         {
-            self.cell.fault_point();
             let full = shared.lanes.lock().is_full();
             let parked = book.parked();
-            if let Some(work) = taken.pop() {
+            // What stands in a line came before what is in the inbox.
+            if !book.advance(full) {
+                if before.saturating_sub(shared.storage.bytes()) >= settings.batch_max_bytes {
+                    break;
+                }
+                self.cell.fault_point();
+                let Some(work) = taken.pop() else { break };
                 book.take_up(work, full);
             }
             if book.parked() > parked {

@@ -1,24 +1,27 @@
 //! What StorageActor has taken up and not answered. It lives outside the actor, so that a rebuilt
 //! one writes again what its predecessor had under way: every operation is idempotent by key.
 //!
-//! Invariants: batches are formed in the order of the requests; a read of a session's queue is
-//! begun only when every write taken up before it is done, and when no write of that session is
-//! held back (a transaction that is not complete, an outbox that is full). So a reader never sees
+//! Invariants: what one arbiter asks for is done in its order, also where a transaction of its own
+//! waits for other arbiters' parts: its later writes and reads stand in line behind it. The parts
+//! themselves stand in no line, or two arbiters would wait for each other. A read of a session's
+//! queue is begun only when every write taken up before it is done, and when no write of that
+//! session is held back (it stands in a line, or the outbox is full). So a reader never sees
 //! a hole that is filled later. Batches are answered in their order; after a failure everything from
 //! the oldest batch on is written again, in order, before anything new. A request that is held back
-//! does not undo what was written meanwhile.
+//! does not undo what was written meanwhile (`held`).
 //! Bounds: one batch by `storage.batch_max_ops` and `storage.batch_max_bytes` (one request may go
-//! past them), batches under way by `storage.max_in_flight`; parked requests by the credits of
-//! those who wait for them ([`StorageBook::parked_bytes`] counts against them).
+//! past them), batches under way by `storage.max_in_flight`; requests that are held back by the
+//! credits of those who wait for them ([`StorageBook::parked_bytes`] counts against them).
 
-use std::collections::hash_map::Entry;
+mod held;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::ports::{SessionId, StoreOp};
-use crate::shard::op_cost;
 use crate::shared::{StorageWork, Token, Transaction};
+use held::{Held, cost};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -75,7 +78,7 @@ struct Request {
     tokens: Vec<Token>,
     /// Its place among all requests.
     number: u64,
-    /// Of what is gathered, and while it is parked.
+    /// Of what is gathered, and while it is held back.
     bytes: usize,
 }
 
@@ -93,14 +96,28 @@ impl Request {
     }
 }
 
-fn cost(ops: &[StoreOp]) -> usize {
-    ops.iter().map(op_cost).sum()
-}
-
 #[derive(Debug, Default)]
 struct Assembly {
-    parts: HashMap<usize, Request>,
-    arrived: u16,
+    parts: Vec<Request>,
+    /// How many make it up.
+    expected: usize,
+    /// The arbiter in whose line it stands.
+    origin: Option<u16>,
+}
+
+impl Assembly {
+    fn is_whole(&self) -> bool {
+        self.parts.len() >= self.expected
+    }
+}
+
+/// What stands in an arbiter's line.
+#[derive(Debug)]
+enum InLine {
+    /// Its parts are in `assembling`.
+    Transaction(u64),
+    Write(Request),
+    Read(Read),
 }
 
 /// See the module.
@@ -113,14 +130,13 @@ pub struct StorageBook {
     /// Pages that are being read, by the read's id.
     begun: HashMap<u64, Read>,
     assembling: HashMap<u64, Assembly>,
+    /// By arbiter: its oldest transaction that is not written, and what it asked for since. None:
+    /// no row.
+    lines: HashMap<u16, VecDeque<InLine>>,
+    /// Lines at whose front nothing is missing.
+    ready: VecDeque<u16>,
     parked: VecDeque<Request>,
-    parked_bytes: usize,
-    /// Queue entries of requests that are held back; true: the subscriber has it already.
-    held_entries: HashMap<(SessionId, u64), bool>,
-    /// How many entries of a session's queue are in requests that are held back; none: no row.
-    held_sessions: HashMap<SessionId, usize>,
-    /// Clients whose will was replaced while something was held back, by which request.
-    new_wills: HashMap<Arc<str>, u64>,
+    held: Held,
     next_request: u64,
     next: Request,
     next_batch: u64,
@@ -148,112 +164,125 @@ impl StorageBook {
         self.parked.len()
     }
 
-    /// Their bytes.
+    /// Bytes of all that is taken up and held back.
     pub fn parked_bytes(&self) -> usize {
-        self.parked_bytes
+        self.held.bytes()
     }
 
     /// Takes a request up. `outbox_full`: requests with an outbox entry are parked.
     pub fn take_up(&mut self, work: StorageWork, outbox_full: bool) {
         match work {
-            StorageWork::Write { ops, tokens, transaction } => {
+            StorageWork::Write { ops, tokens, transaction, origin } => {
                 self.next_request += 1;
-                let request = Request { ops, tokens, number: self.next_request, bytes: 0 };
-                self.look_ahead(&request);
-                if let Some(request) = self.assemble(request, transaction) {
+                let mut request = Request { ops, tokens, number: self.next_request, bytes: 0 };
+                if let Some(transaction) = transaction {
+                    self.assemble(request, transaction, origin, outbox_full);
+                } else if let Some(line) = origin.and_then(|origin| self.lines.get_mut(&origin)) {
+                    self.held.hold(&mut request);
+                    line.push_back(InLine::Write(request));
+                } else {
                     self.gather(request, outbox_full);
                 }
             }
             StorageWork::ReadQueue { shard, slot, stamp, session, from, limit } => {
                 self.next_read += 1;
-                // What is gathered becomes the next batch.
-                let after = self.next_batch + u64::from(self.has_next());
                 let id = self.next_read;
-                self.waiting.push(Read { shard, slot, stamp, session, from, limit, after, id });
+                let read = Read { shard, slot, stamp, session, from, limit, after: 0, id };
+                match self.lines.get_mut(&shard) {
+                    Some(line) => line.push_back(InLine::Read(read)),
+                    None => self.want(read),
+                }
             }
         }
     }
 
-    /// The whole transaction once its last part is here.
-    fn assemble(&mut self, request: Request, transaction: Option<Transaction>) -> Option<Request> {
-        let Some(Transaction { id, parts }) = transaction else { return Some(request) };
-        self.hold(&request);
+    /// A read waits for what was taken up before it.
+    fn want(&mut self, mut read: Read) {
+        // What is gathered becomes the next batch.
+        read.after = self.next_batch + u64::from(self.has_next());
+        self.waiting.push(read);
+    }
+
+    /// A part of a transaction; gathers it when it was the last and nothing is before it in its
+    /// line.
+    fn assemble(
+        &mut self,
+        mut request: Request,
+        Transaction { id, parts }: Transaction,
+        origin: Option<u16>,
+        outbox_full: bool,
+    ) {
+        self.held.hold(&mut request);
         let assembly = self.assembling.entry(id).or_default();
-        let at = assembly.parts.len();
-        assembly.parts.insert(at, request);
-        assembly.arrived += 1;
-        if assembly.arrived < parts {
-            return None;
+        assembly.expected = usize::from(parts);
+        assembly.parts.push(request);
+        if let Some(origin) = origin {
+            assembly.origin = Some(origin);
+            self.lines.entry(origin).or_default().push_back(InLine::Transaction(id));
         }
-        let mut assembly = self.assembling.remove(&id)?;
-        let number = assembly.parts.values().map(|part| part.number).min().unwrap_or(0);
-        let mut whole = Request { number, ..Request::default() };
-        for at in 0..usize::from(assembly.arrived) {
-            if let Some(mut part) = assembly.parts.remove(&at) {
-                whole.ops.append(&mut part.ops);
-                whole.tokens.append(&mut part.tokens);
+        if !assembly.is_whole() {
+            return;
+        }
+        let Some(origin) = assembly.origin else {
+            if let Some(whole) = self.whole(id) {
+                self.gather(whole, outbox_full);
             }
+            return;
+        };
+        let front = self.lines.get(&origin).and_then(VecDeque::front);
+        if matches!(front, Some(InLine::Transaction(front)) if *front == id) {
+            self.ready.push_back(origin);
+            self.advance(outbox_full);
         }
-        self.let_go(&mut whole);
+    }
+
+    /// A transaction of which every part is here.
+    fn whole(&mut self, id: u64) -> Option<Request> {
+        let mut parts = self.assembling.remove(&id)?.parts;
+        let number = parts.iter().map(|part| part.number).min().unwrap_or(0);
+        let mut whole = Request { number, ..Request::default() };
+        for part in &mut parts {
+            self.let_go(part);
+            whole.ops.append(&mut part.ops);
+            whole.tokens.append(&mut part.tokens);
+        }
         Some(whole)
     }
 
-    /// Something is held back while requests behind it are written.
-    fn holds_back(&self) -> bool {
-        !self.parked.is_empty() || !self.assembling.is_empty()
-    }
-
-    /// What this request does to those that are held back: it will be written before them.
-    fn look_ahead(&mut self, request: &Request) {
-        if !self.holds_back() {
-            return;
-        }
-        for op in &request.ops {
-            match op {
-                StoreOp::DeleteQueued { id, sequence } => {
-                    if let Some(gone) = self.held_entries.get_mut(&(*id, *sequence)) {
-                        *gone = true;
-                    }
+    /// One request leaves its line; false when there is none that may.
+    pub fn advance(&mut self, outbox_full: bool) -> bool {
+        let Some(origin) = self.ready.front().copied() else { return false };
+        match self.lines.get_mut(&origin).and_then(VecDeque::pop_front) {
+            Some(InLine::Transaction(id)) => {
+                if let Some(whole) = self.whole(id) {
+                    self.gather(whole, outbox_full);
                 }
-                StoreOp::PutWill { will } => {
-                    self.new_wills.insert(Arc::clone(&will.client_id), request.number);
-                }
-                _ => {}
             }
+            Some(InLine::Write(mut request)) => {
+                self.let_go(&mut request);
+                self.gather(request, outbox_full);
+            }
+            Some(InLine::Read(read)) => self.want(read),
+            None => {}
         }
+        match self.lines.get(&origin).and_then(VecDeque::front) {
+            None => {
+                self.lines.remove(&origin);
+                self.ready.pop_front();
+            }
+            Some(InLine::Transaction(id))
+                if !self.assembling.get(id).is_none_or(Assembly::is_whole) =>
+            {
+                self.ready.pop_front();
+            }
+            Some(_) => {}
+        }
+        true
     }
 
-    fn hold(&mut self, request: &Request) {
-        for op in &request.ops {
-            if let StoreOp::PutQueued { id, entry } = op {
-                self.held_entries.insert((*id, entry.sequence), false);
-                *self.held_sessions.entry(*id).or_default() += 1;
-            }
-        }
-    }
-
-    /// The request is held back no longer: without what is no longer true, and reads of the queues
-    /// that it adds to wait for it.
+    /// The request is held back no longer; reads of the queues that it adds to wait for it.
     fn let_go(&mut self, request: &mut Request) {
-        for session in request.queues() {
-            if let Entry::Occupied(mut held) = self.held_sessions.entry(session) {
-                *held.get_mut() -= 1;
-                if *held.get() == 0 {
-                    held.remove();
-                }
-            }
-        }
-        let (held, wills, number) = (&mut self.held_entries, &self.new_wills, request.number);
-        request.ops.retain(|op| match op {
-            StoreOp::PutQueued { id, entry } => held.remove(&(*id, entry.sequence)) != Some(true),
-            StoreOp::DeleteWill { client_id } => {
-                wills.get(client_id).is_none_or(|new| *new < number)
-            }
-            _ => true,
-        });
-        if !self.holds_back() {
-            self.new_wills.clear();
-        }
+        self.held.let_go(request);
         if self.waiting.is_empty() {
             return;
         }
@@ -267,6 +296,7 @@ impl StorageBook {
 
     /// Adds a request to the next batch.
     fn add(&mut self, mut request: Request) {
+        self.held.written_before(&request.ops, request.number);
         self.next.bytes += cost(&request.ops);
         self.next.ops.append(&mut request.ops);
         self.next.tokens.append(&mut request.tokens);
@@ -274,9 +304,7 @@ impl StorageBook {
 
     fn gather(&mut self, mut request: Request, outbox_full: bool) {
         if (outbox_full || !self.parked.is_empty()) && request.has_outbox() {
-            request.bytes = cost(&request.ops);
-            self.parked_bytes += request.bytes;
-            self.hold(&request);
+            self.held.hold(&mut request);
             self.parked.push_back(request);
             return;
         }
@@ -287,7 +315,6 @@ impl StorageBook {
     pub fn unpark(&mut self) -> bool {
         match self.parked.pop_front() {
             Some(mut request) => {
-                self.parked_bytes -= request.bytes;
                 self.let_go(&mut request);
                 self.add(request);
                 true
@@ -359,12 +386,12 @@ impl StorageBook {
         let oldest = self.in_flight.front().map_or(u64::MAX, |batch| batch.id);
         let next = self.next_batch + 1;
         let gathered = self.has_next();
-        let held = &self.held_sessions;
+        let held = &self.held;
         let ready: Vec<Read> = self
             .waiting
             .extract_if(.., |read| {
                 let written = read.after < oldest && !(gathered && read.after >= next);
-                written && !held.contains_key(&read.session)
+                written && !held.has_session(read.session)
             })
             .collect();
         self.begun.extend(ready.iter().map(|read| (read.id, read.clone())));
@@ -391,7 +418,9 @@ impl StorageBook {
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
             && !self.has_next()
-            && !self.holds_back()
+            && self.parked.is_empty()
+            && self.assembling.is_empty()
+            && self.lines.is_empty()
             && self.waiting.is_empty()
             && self.begun.is_empty()
     }

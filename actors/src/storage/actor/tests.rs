@@ -12,7 +12,7 @@ use super::*;
 use crate::ports::{
     Lanes, LogRecord, QueueEntry, SessionId, StoreFuture, StoredSession, StoredWill,
 };
-use crate::shared::StorageWork;
+use crate::shared::{StorageWork, Transaction};
 
 const FOR_EVER: Duration = Duration::from_secs(3600);
 
@@ -90,15 +90,22 @@ impl Node {
             store: Arc::clone(&store) as Arc<dyn SessionStore>,
             book: Arc::default(),
         };
+        let node = Self { parts, store };
+        node.build(company);
+        node
+    }
+
+    /// An actor that takes over what there is.
+    fn build(&self, company: Duration) {
+        let shared = Arc::clone(&self.parts.shared);
         let cell = ActorCell::new("storage", "StorageActor").shared();
         let retry = shared.settings.storage.retry_min;
-        let mut actor = StorageActor::new(&parts, &cell, retry);
+        let mut actor = StorageActor::new(&self.parts, &cell, retry);
         actor.company = company;
         StorageActor::create(|ctx| {
             StorageActor::add_stream(shared.storage.stream(), ctx);
             actor
         });
-        Self { parts, store }
     }
 
     /// One request of one small operation: 65 bytes.
@@ -116,7 +123,17 @@ impl Node {
         });
         let cost = message.cost();
         let op = StoreOp::PutRetained { message };
-        let work = StorageWork::Write { ops: vec![op], tokens: Vec::new(), transaction: None };
+        self.push_part(vec![op], None, Some(0), cost);
+    }
+
+    fn push_part(
+        &self,
+        ops: Vec<StoreOp>,
+        transaction: Option<Transaction>,
+        origin: Option<u16>,
+        cost: usize,
+    ) {
+        let work = StorageWork::Write { ops, tokens: Vec::new(), transaction, origin };
         self.parts.shared.storage.push(work, cost);
     }
 
@@ -318,6 +335,37 @@ fn a_batch_delay_lasts_until_the_batch_is_full() {
         let node = Node::start(1, Duration::from_millis(1), GATHER);
         node.push();
         node.batches(&[1]).await;
+    });
+}
+
+#[test]
+fn a_rebuilt_actor_finds_what_stands_behind_a_transaction() {
+    run(async {
+        let node = Node::start(16, Duration::ZERO, GATHER);
+        let both = Some(Transaction { id: 1, parts: 2 });
+        let read =
+            StorageWork::ReadQueue { shard: 0, slot: 0, stamp: 0, session: 1, from: 0, limit: 1 };
+        let op = || vec![StoreOp::DeleteQueued { id: 1, sequence: 1 }];
+        node.push_part(op(), both, Some(0), 64);
+        // More than one batch takes.
+        for _ in 0..100 {
+            node.push();
+        }
+        node.parts.shared.storage.push(read, 64);
+        until("all is taken up", || node.parts.shared.storage.is_empty()).await;
+        settle().await;
+        assert!(node.store.batches().is_empty() && !node.parts.book.lock().is_idle());
+        assert!(node.parts.shared.parked_bytes.load(Ordering::Relaxed) > 100 * 64);
+        node.build(GATHER);
+        settle().await;
+        assert!(node.store.batches().is_empty());
+        node.push_part(op(), both, None, 64);
+        node.batches(&[80, 22]).await;
+        node.answer();
+        node.answer();
+        node.idle().await;
+        assert_eq!(node.parts.shared.parked_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(node.parts.shared.managers[0].len(), 1, "the page");
     });
 }
 

@@ -38,7 +38,28 @@ fn outbox() -> StoreOp {
 }
 
 fn write(ops: Vec<StoreOp>, transaction: Option<Transaction>) -> StorageWork {
-    StorageWork::Write { ops, tokens: Vec::new(), transaction }
+    StorageWork::Write { ops, tokens: Vec::new(), transaction, origin: None }
+}
+
+/// By arbiter `origin`, for itself.
+fn own(origin: u16, ops: Vec<StoreOp>, transaction: Option<Transaction>) -> StorageWork {
+    StorageWork::Write { ops, tokens: Vec::new(), transaction, origin: Some(origin) }
+}
+
+/// Everything that may leave its line does.
+fn advance(book: &mut StorageBook) {
+    while book.advance(false) {}
+}
+
+/// What is gathered, written at once: sequences of the queue entries, in order.
+fn written(book: &mut StorageBook) -> Vec<u64> {
+    let Some(batch) = book.form(|_| ()) else { return Vec::new() };
+    done(book, batch.id);
+    let sequences = batch.ops.iter().filter_map(|op| match op {
+        StoreOp::PutQueued { entry, .. } => Some(entry.sequence),
+        _ => None,
+    });
+    sequences.collect()
 }
 
 fn read(session: SessionId) -> StorageWork {
@@ -232,4 +253,84 @@ fn gathered_bytes_are_those_of_the_next_batch() {
     assert!(book.gathered_bytes() > 2 * one);
     book.form(|_| ()).unwrap();
     assert_eq!(book.gathered_bytes(), 0);
+}
+
+#[test]
+fn nothing_of_its_arbiter_overtakes_a_transaction_that_waits_for_a_part() {
+    let mut book = StorageBook::default();
+    let (first, second) = (Transaction { id: 1, parts: 2 }, Transaction { id: 2, parts: 2 });
+    book.take_up(own(0, vec![queued(1, 1)], Some(first)), false);
+    book.take_up(own(0, vec![queued(1, 2)], None), false);
+    book.take_up(own(0, vec![queued(1, 3)], Some(second)), false);
+    book.take_up(own(0, vec![queued(1, 4)], None), false);
+    assert!(!book.advance(false) && !book.has_next(), "overtaken");
+    // Another arbiter is not held up.
+    book.take_up(own(1, vec![queued(2, 9)], None), false);
+    assert_eq!(written(&mut book), [9]);
+    // The second is whole before the first: it waits all the same.
+    book.take_up(write(vec![queued(3, 30)], Some(second)), false);
+    advance(&mut book);
+    assert!(!book.has_next());
+    book.take_up(write(vec![queued(3, 10)], Some(first)), false);
+    advance(&mut book);
+    assert_eq!(written(&mut book), [1, 10, 2, 3, 30, 4]);
+    assert_eq!(book.parked_bytes(), 0);
+    assert!(book.is_idle());
+}
+
+#[test]
+fn two_arbiters_with_a_part_in_each_others_transaction_do_not_wait_for_each_other() {
+    let mut book = StorageBook::default();
+    let (a, b) = (Transaction { id: 1, parts: 2 }, Transaction { id: 2, parts: 2 });
+    book.take_up(own(0, vec![queued(1, 1)], Some(a)), false);
+    book.take_up(own(1, vec![queued(2, 1)], Some(b)), false);
+    book.take_up(own(0, vec![queued(1, 2)], None), false);
+    book.take_up(own(1, vec![queued(2, 2)], None), false);
+    book.take_up(write(vec![queued(1, 3)], Some(b)), false);
+    book.take_up(write(vec![queued(2, 3)], Some(a)), false);
+    advance(&mut book);
+    assert_eq!(written(&mut book).len(), 6);
+    assert!(book.is_idle());
+}
+
+#[test]
+fn a_read_stands_in_line_behind_the_writes_of_its_arbiter() {
+    let mut book = StorageBook::default();
+    let both = Some(Transaction { id: 1, parts: 2 });
+    let gone = |sequence| StoreOp::DeleteQueued { id: 1, sequence };
+    book.take_up(own(0, vec![queued(7, 1)], both), false);
+    book.take_up(own(0, vec![gone(1)], None), false);
+    book.take_up(read(1), false);
+    assert!(book.ready_reads().is_empty(), "it would see what was delivered");
+    book.take_up(write(Vec::new(), both), false);
+    advance(&mut book);
+    assert!(book.ready_reads().is_empty(), "gathered");
+    written(&mut book);
+    assert_eq!(book.ready_reads().len(), 1);
+}
+
+#[test]
+fn what_stands_in_line_counts_as_held_back() {
+    let mut book = StorageBook::default();
+    let both = Some(Transaction { id: 1, parts: 2 });
+    book.take_up(own(0, vec![queued(1, 1)], both), false);
+    let one = book.parked_bytes();
+    assert!(one > 0, "a part of a transaction counts");
+    book.take_up(own(0, vec![queued(1, 2)], None), false);
+    assert_eq!(book.parked_bytes(), 2 * one);
+    // 1 drops the oldest of its queue in a part of another arbiter's: it is not put back.
+    let gone = StoreOp::DeleteQueued { id: 1, sequence: 2 };
+    book.take_up(own(1, vec![gone], None), false);
+    written(&mut book);
+    book.take_up(write(Vec::new(), both), false);
+    assert_eq!(written(&mut book), [1]);
+    advance(&mut book);
+    assert_eq!(written(&mut book), []);
+    // A full outbox parks what leaves its line.
+    book.take_up(own(0, vec![queued(1, 3)], both), false);
+    book.take_up(own(0, vec![outbox()], None), false);
+    book.take_up(write(Vec::new(), both), true);
+    while book.advance(true) {}
+    assert_eq!((written(&mut book), book.parked()), (vec![3], 1));
+    assert!(book.unpark() && book.parked_bytes() == 0);
 }
