@@ -22,7 +22,7 @@ impl Shard {
     }
 
     /// A page of a session's queue has been read.
-    pub fn queue_page(&self, slot: u32, stamp: u32, entries: Vec<QueueEntry>) {
+    pub fn queue_page(&self, slot: u32, stamp: u32, mut entries: Vec<QueueEntry>) {
         let conn = {
             let mut sessions = self.sessions.borrow_mut();
             let Some(session) = sessions.get(slot) else { return };
@@ -33,10 +33,11 @@ impl Shard {
                 return;
             }
             stored.reading = None;
+            // The page may show what was written after it was asked for, and not yet what was
+            // written before that: what came since is read next, in order.
+            entries.retain(|entry| entry.sequence < stored.read_until);
             match entries.last() {
-                Some(last) => {
-                    stored.read_from = last.sequence + 1;
-                }
+                Some(last) => stored.read_from = last.sequence + 1,
                 // Nothing below what there was when it was asked for; what came since is read next.
                 None => stored.read_from = stored.read_from.max(stored.read_until),
             }

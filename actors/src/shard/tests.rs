@@ -206,16 +206,48 @@ fn a_page_that_a_connection_before_asked_for_is_not_taken_for_the_new_ones() {
     let _second = connect(&shard, false, None);
     store(&shard);
     let stale = store(&shard).1[0];
+    publish(&shard, &conn(&shard), "t", b"x", false);
+    let entries = queued(&store(&shard).0);
     let third = connect(&shard, false, None);
     store(&shard);
     let fresh = store(&shard).1[0];
     assert_ne!(stale.1, fresh.1);
-    publish(&shard, &conn(&shard), "t", b"x", false);
-    let entries = queued(&store(&shard).0);
     shard.queue_page(stale.0, stale.1, entries.clone());
     assert!(!contains(&third, b"\x01tx"), "taken for the new one's");
     shard.queue_page(fresh.0, fresh.1, entries);
     assert!(third.out.borrow().ends_with(b"x"));
+}
+
+#[test]
+fn a_page_that_shows_more_than_was_asked_for_hides_nothing() {
+    let shard = shard(1);
+    let first = connect(&shard, false, None);
+    store(&shard);
+    subscribe(&shard, &first, "t", QoS::AtLeastOnce);
+    shard.detach(&first, CloseReason::Eof);
+    publish(&shard, &conn(&shard), "t", b"one", false);
+    let mut entries = queued(&store(&shard).0);
+    let second = connect(&shard, false, None);
+    store(&shard);
+    let (slot, stamp, _) = store(&shard).1[0];
+    publish(&shard, &conn(&shard), "t", b"two", false);
+    publish(&shard, &conn(&shard), "t", b"three", false);
+    let later = queued(&store(&shard).0);
+    // Two batches are under way and the store shows the second first.
+    entries.push(later[1].clone());
+    shard.queue_page(slot, stamp, entries);
+    assert!(contains(&second, b"one") && !contains(&second, b"three"));
+    let (slot, stamp, from) = store(&shard).1[0];
+    assert_eq!(from, later[0].sequence);
+    // Nothing of what was asked for, and something that came since.
+    publish(&shard, &conn(&shard), "t", b"four", false);
+    let since = queued(&store(&shard).0);
+    shard.queue_page(slot, stamp, since.clone());
+    assert!(!contains(&second, b"four"));
+    let (slot, stamp, from) = store(&shard).1[0];
+    assert_eq!(from, since[0].sequence, "its own page was empty below what it saw");
+    shard.queue_page(slot, stamp, since);
+    assert!(contains(&second, b"four"));
 }
 
 #[test]
