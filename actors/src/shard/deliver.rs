@@ -204,7 +204,11 @@ impl Shard {
             return;
         }
         conn.wants_pump.set(true);
-        if session.outbound.waiting() < settings.session.max_queued_in_memory {
+        // QoS 2 that is not stored does not wait in memory: a place in the window would send it on
+        // the strength of its packet id alone, which can be stored before the message is (the outbox
+        // is full). A page shows it only once it is stored.
+        let in_memory = session.outbound.waiting() < settings.session.max_queued_in_memory;
+        if in_memory && !view.held() {
             let sequence = stored.next_sequence;
             self.put_queued(stored, qos, retain, None, view);
             session.outbound.wait(Waiting { sequence, qos, retain, message: view.message() });

@@ -93,7 +93,11 @@ pub(crate) fn settings(workers: usize) -> Settings {
 }
 
 fn shard(workers: usize) -> Rc<Shard> {
-    Shard::new(0, crate::system::shared_for_tests(&Arc::new(settings(workers))))
+    shard_with(settings(workers))
+}
+
+fn shard_with(settings: Settings) -> Rc<Shard> {
+    Shard::new(0, crate::system::shared_for_tests(&Arc::new(settings)))
 }
 
 fn conn(shard: &Rc<Shard>) -> Rc<Conn> {
@@ -149,14 +153,19 @@ fn subscribe(shard: &Rc<Shard>, conn: &Rc<Conn>, filter: &str, qos: QoS) {
 }
 
 fn publish(shard: &Rc<Shard>, conn: &Rc<Conn>, topic: &str, payload: &[u8], retain: bool) {
-    let publish = Publish {
-        dup: false,
-        qos: QoS::AtLeastOnce,
-        retain,
-        topic,
-        packet_id: Some(PacketId::MIN),
-        payload,
-    };
+    publish_at(QoS::AtLeastOnce, shard, conn, topic, payload, retain);
+}
+
+fn publish_at(
+    qos: QoS,
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    topic: &str,
+    payload: &[u8],
+    retain: bool,
+) {
+    let publish =
+        Publish { dup: false, qos, retain, topic, packet_id: Some(PacketId::MIN), payload };
     shard.submit(conn, &publish, None);
     shard.route_all(|| ());
 }
@@ -461,4 +470,38 @@ fn a_part_of_another_arbiters_transaction_has_no_origin() {
     let Some(RouterWork::Deliver(batch)) = taken.front_mut() else { panic!() };
     shard.route_remote(batch, || ());
     assert_eq!(origins(&shard), [(Some(1), None)]);
+}
+
+#[test]
+fn a_qos_2_message_that_finds_no_window_comes_back_from_the_store() {
+    let mut settings = settings(1);
+    settings.session.max_inflight = 1;
+    let shard = shard_with(settings);
+    let subscriber = connect(&shard, false, None);
+    store(&shard);
+    subscribe(&shard, &subscriber, "t", QoS::ExactlyOnce);
+    let publisher = conn(&shard);
+    publish(&shard, &publisher, "t", b"one", false);
+    store(&shard);
+    // Its entry is handed to the store, which holds it back: nothing is answered.
+    publish_at(QoS::ExactlyOnce, &shard, &publisher, "t", b"two", false);
+    let mut taken = shard.shared.storage.take(10);
+    let Some(StorageWork::Write { ops, tokens, .. }) = taken.pop() else { panic!() };
+    assert!(taken.pop().is_none());
+    drop(taken);
+    let entries = queued(&ops);
+    assert_eq!(entries.len(), 1);
+    // The window is free: no packet id is given to what is not stored.
+    shard.delivered(&subscriber, PacketId::MIN, QoS::AtLeastOnce).unwrap();
+    shard.flush();
+    let (ops, reads) = store(&shard);
+    assert!(!ops.iter().any(|op| matches!(op, StoreOp::PutOutgoing { .. })), "{ops:?}");
+    assert!(!contains(&subscriber, b"two"));
+    let [(slot, stamp, from)] = reads[..] else { panic!("{reads:?}") };
+    assert_eq!(from, entries[0].sequence);
+    tokens.into_iter().for_each(|token| shard.complete(token));
+    shard.queue_page(slot, stamp, entries);
+    shard.flush();
+    store(&shard);
+    assert!(contains(&subscriber, b"two"));
 }
