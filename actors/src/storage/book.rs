@@ -24,7 +24,7 @@ use crate::shared::{StorageWork, Token, Transaction};
 use held::{Held, cost};
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;
 
 /// One atomic write.
@@ -391,7 +391,7 @@ impl StorageBook {
             .waiting
             .extract_if(.., |read| {
                 let written = read.after < oldest && !(gathered && read.after >= next);
-                written && !held.has_session(read.session)
+                written && !held.has_entries(read.session)
             })
             .collect();
         self.begun.extend(ready.iter().map(|read| (read.id, read.clone())));

@@ -5,14 +5,18 @@ use crate::ports::{LogRecord, OutboxPosition, QueueEntry, StoredWill};
 use bytes::Bytes;
 use hydrant_protocol::{Message, QoS};
 
-fn queued(session: SessionId, sequence: u64) -> StoreOp {
-    let message = Arc::new(Message {
-        topic: "t".into(),
+fn message(topic: &str) -> Arc<Message> {
+    Arc::new(Message {
+        topic: topic.into(),
         payload: Bytes::new(),
         qos: QoS::AtLeastOnce,
         retain: false,
         properties: None,
-    });
+    })
+}
+
+fn queued(session: SessionId, sequence: u64) -> StoreOp {
+    let message = message("t");
     let entry =
         QueueEntry { sequence, qos: QoS::AtLeastOnce, retain: false, message, outgoing: None };
     StoreOp::PutQueued { id: session, entry }
@@ -140,21 +144,90 @@ fn a_read_waits_for_what_was_held_back_when_it_was_asked_for() {
     assert_eq!(book.ready_reads().len(), 1);
 }
 
+fn will_of(client: &str) -> StoreOp {
+    StoreOp::PutWill { will: StoredWill { client_id: client.into(), message: message("w") } }
+}
+
+/// What leaves the parking place, without outbox entries.
+fn unparked(book: &mut StorageBook) -> Vec<StoreOp> {
+    while book.unpark() {}
+    let batch = book.form(|_| ()).unwrap();
+    let ops = batch.ops.iter().filter(|op| !matches!(op, StoreOp::PutOutbox { .. }));
+    ops.cloned().collect()
+}
+
+#[test]
+fn a_retained_message_that_was_held_back_does_not_replace_a_newer_one() {
+    let put = |topic| StoreOp::PutRetained { message: message(topic) };
+    let delete = |topic: &str| StoreOp::DeleteRetained { topic: topic.into() };
+    let mut book = StorageBook::default();
+    book.take_up(write(vec![outbox(), put("a"), delete("b"), put("c"), delete("d")], None), true);
+    book.take_up(write(vec![delete("a"), put("b"), put("e")], None), true);
+    // Newer still.
+    book.take_up(write(vec![outbox(), delete("b")], None), true);
+    book.form(|_| ()).unwrap();
+    let kept = unparked(&mut book);
+    let [StoreOp::PutRetained { message }, StoreOp::DeleteRetained { topic: d }, last] = &kept[..]
+    else {
+        panic!("{kept:?}")
+    };
+    assert_eq!((&*message.topic, &**d), ("c", "d"));
+    assert!(matches!(last, StoreOp::DeleteRetained { topic } if &**topic == "b"), "{kept:?}");
+}
+
+#[test]
+fn nothing_that_was_held_back_of_a_session_outlives_it() {
+    let receipt = |id| StoreOp::PutReceipt { id, packet_id: hydrant_protocol::PacketId::MIN };
+    let mut book = StorageBook::default();
+    book.take_up(write(vec![outbox(), queued(1, 1), queued(2, 1), receipt(1)], None), true);
+    let end = StoreOp::DeleteSession { id: 1, client_id: "c".into() };
+    book.take_up(write(vec![end], None), true);
+    book.form(|_| ()).unwrap();
+    let kept = unparked(&mut book);
+    assert!(matches!(kept[..], [StoreOp::PutQueued { id: 2, .. }]), "{kept:?}");
+}
+
+#[test]
+fn a_will_that_was_held_back_does_not_come_back() {
+    let mut book = StorageBook::default();
+    book.take_up(write(vec![outbox(), will_of("a")], None), true);
+    let end = StoreOp::DeleteWill { client_id: "a".into() };
+    book.take_up(write(vec![end], None), true);
+    book.form(|_| ()).unwrap();
+    assert_eq!(unparked(&mut book).len(), 0);
+}
+
+#[test]
+fn only_what_bears_on_something_held_back_is_noted() {
+    let mut book = StorageBook::default();
+    let put = |topic: &str| StoreOp::PutRetained { message: message(topic) };
+    book.take_up(write(vec![outbox(), will_of("a"), put("a"), queued(1, 1)], None), true);
+    book.take_up(write(vec![outbox(), will_of("b")], None), true);
+    let rows = book.held.rows();
+    for other in 0..100 {
+        let other = other.to_string();
+        book.take_up(write(vec![put(&other), will_of(&other), queued(2, 1)], None), true);
+        let end = StoreOp::DeleteSession { id: 3, client_id: "c".into() };
+        book.take_up(write(vec![put("a"), will_of("a"), end], None), true);
+    }
+    assert_eq!(book.held.rows(), rows);
+    assert!(book.unpark());
+    assert_eq!(book.held.rows(), 1, "what bore on the first only is gone");
+    assert!(book.unpark());
+    assert_eq!(book.held.rows(), 0);
+}
+
 #[test]
 fn what_was_held_back_does_not_undo_what_came_meanwhile() {
-    let will = |client: &str| {
-        let message = match queued(1, 1) {
-            StoreOp::PutQueued { entry, .. } => entry.message,
-            _ => unreachable!(),
-        };
-        StoreOp::PutWill { will: StoredWill { client_id: client.into(), message } }
-    };
     let no_will = |client: &str| StoreOp::DeleteWill { client_id: client.into() };
     let mut book = StorageBook::default();
     book.take_up(write(vec![outbox(), queued(1, 1), queued(1, 2), no_will("a")], None), true);
     assert!(book.parked_bytes() > 0);
     // Delivered before it was stored; and the client is back with another will, then gone again.
-    book.take_up(write(vec![StoreOp::DeleteQueued { id: 1, sequence: 1 }, will("a")], None), true);
+    book.take_up(
+        write(vec![StoreOp::DeleteQueued { id: 1, sequence: 1 }, will_of("a")], None),
+        true,
+    );
     book.take_up(write(vec![outbox(), no_will("a")], None), true);
     book.form(|_| ()).unwrap();
     assert!(book.unpark() && book.unpark());
