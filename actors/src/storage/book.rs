@@ -14,6 +14,7 @@
 //! credits of those who wait for them ([`StorageBook::parked_bytes`] counts against them).
 
 mod held;
+mod request;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use std::time::Instant;
 
 use crate::ports::{SessionId, StoreOp};
 use crate::shared::{StorageWork, Token, Transaction};
-use held::{Held, cost};
+use held::Held;
+use request::{Request, cost};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
@@ -70,30 +72,6 @@ pub struct Read {
     after: u64,
     /// Tells reads apart.
     pub id: u64,
-}
-
-#[derive(Debug, Default)]
-struct Request {
-    ops: Vec<StoreOp>,
-    tokens: Vec<Token>,
-    /// Its place among all requests.
-    number: u64,
-    /// Of what is gathered, and while it is held back.
-    bytes: usize,
-}
-
-impl Request {
-    fn has_outbox(&self) -> bool {
-        self.ops.iter().any(|op| matches!(op, StoreOp::PutOutbox { .. }))
-    }
-
-    /// The sessions to whose queues it adds, one for each entry.
-    fn queues(&self) -> impl Iterator<Item = SessionId> {
-        self.ops.iter().filter_map(|op| match op {
-            StoreOp::PutQueued { id, .. } => Some(*id),
-            _ => None,
-        })
-    }
 }
 
 #[derive(Debug, Default)]
@@ -304,8 +282,11 @@ impl StorageBook {
 
     fn gather(&mut self, mut request: Request, outbox_full: bool) {
         if (outbox_full || !self.parked.is_empty()) && request.has_outbox() {
+            let (ops, number) = (request.split_off(), request.number);
             self.held.hold(&mut request);
             self.parked.push_back(request);
+            // Held first: what ends a session ends what is parked of it.
+            self.add(Request { ops, number, ..Request::default() });
             return;
         }
         self.add(request);

@@ -11,9 +11,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Request;
+use super::request::{Request, cost};
 use crate::ports::{SessionId, StoreOp};
-use crate::shard::op_cost;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -47,10 +46,6 @@ struct Row {
     ops: usize,
     /// Number of the newest request with such an operation that was written meanwhile.
     newest: u64,
-}
-
-pub(super) fn cost(ops: &[StoreOp]) -> usize {
-    ops.iter().map(op_cost).sum()
 }
 
 /// What an operation bears on.

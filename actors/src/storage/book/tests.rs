@@ -188,6 +188,86 @@ fn nothing_that_was_held_back_of_a_session_outlives_it() {
 }
 
 #[test]
+fn a_full_outbox_holds_up_only_what_belongs_to_a_publish() {
+    use crate::ports::OutgoingStage::Publish;
+    let packet_id = hydrant_protocol::PacketId::MIN;
+    let other = hydrant_protocol::PacketId::MAX;
+    let outgoing = |sequence| StoreOp::PutOutgoing { id: 1, sequence, packet_id, stage: Publish };
+    let gone = |sequence| StoreOp::DeleteQueued { id: 1, sequence };
+    let filter = || "f".into();
+    let ops = vec![
+        gone(1),
+        StoreOp::PutSession { id: 1, client_id: "c".into(), epoch: 1, disconnected_ms: None },
+        outbox(),
+        queued(1, 3),
+        outgoing(2),
+        outgoing(3),
+        StoreOp::PutSubscription { id: 1, filter: filter(), qos: QoS::AtLeastOnce },
+        queued(1, 4),
+        gone(4),
+        StoreOp::DeleteSubscription { id: 1, filter: filter() },
+        StoreOp::PutReceipt { id: 1, packet_id },
+        StoreOp::DeleteReceipt { id: 1, packet_id },
+        StoreOp::DeleteReceipt { id: 1, packet_id: other },
+        gone(2),
+    ];
+    let token = Token { shard: 0, part: crate::shared::Part::Store, wait: 0, stamp: 0 };
+    let mut book = StorageBook::default();
+    let (tokens, transaction, origin) = (vec![token], None, Some(0));
+    book.take_up(StorageWork::Write { ops, tokens, transaction, origin }, true);
+    book.take_up(read(1), true);
+    let batch = book.form(|_| ()).unwrap();
+    use StoreOp::{
+        DeleteQueued, DeleteReceipt, DeleteSubscription, PutOutgoing, PutQueued, PutReceipt,
+        PutSession, PutSubscription,
+    };
+    assert!(
+        matches!(
+            batch.ops[..],
+            [
+                DeleteQueued { sequence: 1, .. },
+                PutSession { .. },
+                PutOutgoing { sequence: 2, .. },
+                PutSubscription { .. },
+                DeleteSubscription { .. },
+                DeleteReceipt { .. },
+                DeleteQueued { sequence: 2, .. }
+            ]
+        ),
+        "{batch:?}"
+    );
+    assert!(batch.tokens.is_empty(), "nobody is answered for half of it");
+    done(&mut book, batch.id);
+    assert!(book.ready_reads().is_empty(), "3 is parked");
+    let kept = unparked(&mut book);
+    assert!(
+        matches!(
+            &kept[..],
+            [
+                PutQueued { entry, .. },
+                PutOutgoing { sequence: 3, .. },
+                PutReceipt { .. },
+                DeleteReceipt { .. }
+            ] if entry.sequence == 3
+        ),
+        "{kept:?}"
+    );
+    assert_eq!(book.in_flight[0].tokens.len(), 1);
+    done(&mut book, 2);
+    assert_eq!(book.ready_reads().len(), 1);
+}
+
+#[test]
+fn a_session_that_ends_in_a_parked_request_leaves_nothing() {
+    let mut book = StorageBook::default();
+    let end = StoreOp::DeleteSession { id: 1, client_id: "c".into() };
+    book.take_up(write(vec![outbox(), queued(1, 1), queued(2, 1), end], None), true);
+    assert!(matches!(book.form(|_| ()).unwrap().ops[..], [StoreOp::DeleteSession { .. }]));
+    let kept = unparked(&mut book);
+    assert!(matches!(kept[..], [StoreOp::PutQueued { id: 2, .. }]), "{kept:?}");
+}
+
+#[test]
 fn a_will_that_was_held_back_does_not_come_back() {
     let mut book = StorageBook::default();
     book.take_up(write(vec![outbox(), will_of("a")], None), true);
