@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, AsyncContext, Context, Handler, StreamHandler};
+use actix::{Actor, Context, Handler, StreamHandler};
 use tokio::sync::oneshot;
 
 use crate::connection;
@@ -18,6 +18,10 @@ use crate::shard::Shard;
 use crate::shared::{ConnectionInfo, ManagerWork};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;
+
 /// How often clocks are looked at; keep-alive and time-outs are late by at most this.
 const TICK: Duration = Duration::from_millis(250);
 /// Session expiry is looked at every so many ticks.
@@ -26,6 +30,8 @@ const EXPIRY_TICKS: u64 = 40;
 const COUNTED_EACH_TICK: usize = 10_000;
 /// Work items handled before other actors of the arbiter get their turn.
 const AT_ONCE: usize = 256;
+/// A page of a queue that ended so many managers is given up, with its connection.
+const GIVEN_UP_AFTER: u32 = 2;
 
 /// See the module.
 pub struct ConnectionManager {
@@ -61,6 +67,57 @@ impl ConnectionManager {
         }
         self.shard.flush();
         self.shard.report_drained();
+    }
+
+    /// Works off what is in the inbox.
+    fn work(&self) {
+        let mut entered = self.cell.enter(0);
+        let shard = &self.shard;
+        let inbox = shard.shared.managers[usize::from(shard.index)].clone();
+        let mut taken = inbox.take(AT_ONCE);
+        loop {
+            self.cell.fault_point();
+            let given_up = taken.attempts() > GIVEN_UP_AFTER;
+            // What must not be lost is handled in place and popped afterwards. A panic repeats it:
+            // a token that was completed changes nothing the second time, and a page goes on
+            // behind the last entry that was taken back.
+            match taken.front_mut() {
+                None => break,
+                Some(ManagerWork::Completed(tokens)) => {
+                    while let Some(token) = tokens.front().copied() {
+                        shard.complete(token);
+                        tokens.pop_front();
+                        entered.add(1);
+                    }
+                }
+                Some(ManagerWork::Refused(token)) => shard.refuse(*token),
+                Some(ManagerWork::QueuePage { slot, stamp, .. }) if given_up => {
+                    shard.give_up_page(*slot, *stamp);
+                }
+                Some(ManagerWork::QueuePage { slot, stamp, entries }) => {
+                    shard.queue_page(*slot, *stamp, entries);
+                }
+                Some(_) => {}
+            }
+            entered.add(1);
+            match taken.pop() {
+                Some(ManagerWork::Accept(socket)) => self.accept(socket),
+                Some(ManagerWork::List { skip, limit, reply }) => {
+                    let _ = reply.send(self.list(skip, limit));
+                }
+                Some(ManagerWork::Fault { client_id, fault }) => self.fault(&client_id, fault),
+                Some(ManagerWork::Drain { done }) => self.drain(done),
+                Some(
+                    ManagerWork::Completed(_)
+                    | ManagerWork::Refused(_)
+                    | ManagerWork::QueuePage { .. },
+                )
+                | None => {}
+            }
+        }
+        drop(taken);
+        shard.flush();
+        shard.resume_paused();
     }
 
     fn accept(&self, socket: crate::shared::NewSocket) {
@@ -100,43 +157,7 @@ impl Actor for ConnectionManager {
 
 impl StreamHandler<Work> for ConnectionManager {
     fn handle(&mut self, _: Work, _: &mut Self::Context) {
-        let mut entered = self.cell.enter(0);
-        let shard = &self.shard;
-        let inbox = shard.shared.managers[usize::from(shard.index)].clone();
-        let mut taken = inbox.take(AT_ONCE);
-        loop {
-            self.cell.fault_point();
-            // Answers are completed one by one in place: what a panic interrupts is not lost, and
-            // a token that was completed changes nothing the second time.
-            match taken.front_mut() {
-                None => break,
-                Some(ManagerWork::Completed(tokens)) => {
-                    while let Some(token) = tokens.front().copied() {
-                        shard.complete(token);
-                        tokens.pop_front();
-                        entered.add(1);
-                    }
-                }
-                Some(_) => {}
-            }
-            entered.add(1);
-            match taken.pop() {
-                Some(ManagerWork::Accept(socket)) => self.accept(socket),
-                Some(ManagerWork::Refused(token)) => shard.refuse(token),
-                Some(ManagerWork::QueuePage { slot, stamp, entries }) => {
-                    shard.queue_page(slot, stamp, entries);
-                }
-                Some(ManagerWork::List { skip, limit, reply }) => {
-                    let _ = reply.send(self.list(skip, limit));
-                }
-                Some(ManagerWork::Fault { client_id, fault }) => self.fault(&client_id, fault),
-                Some(ManagerWork::Drain { done }) => self.drain(done),
-                Some(ManagerWork::Completed(_)) | None => {}
-            }
-        }
-        drop(taken);
-        shard.flush();
-        shard.resume_paused();
+        self.work();
     }
 }
 

@@ -248,14 +248,14 @@ impl Shard {
             self.outgoing.borrow_mut().ops.push(StoreOp::PutReceipt { id: session, packet_id: id });
             needs.store = true;
         }
-        let answer = conn.map(|conn| {
-            let index = index.unwrap_or_else(|| conn.owe(AckKind::Pubrec(id)));
-            (Rc::clone(conn), index)
-        });
         if needs.store || needs.log.is_some() {
+            let answer = conn.map(|conn| {
+                let index = index.unwrap_or_else(|| conn.owe(AckKind::Pubrec(id)));
+                (Rc::clone(conn), index)
+            });
             self.attach(needs, WaitKind::Exact { answer, exact: Box::new(exact) });
         } else {
-            self.exact_done(answer, &exact);
+            self.exact_done(conn, index, &exact);
         }
     }
 

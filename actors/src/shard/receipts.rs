@@ -8,6 +8,7 @@ use std::rc::Rc;
 use hydrant_protocol::PacketId;
 use hydrant_protocol::session::{Receipt, Release};
 
+use crate::metrics::CloseReason;
 use crate::ports::{SessionId, StoreOp};
 
 use super::conn::AckKind;
@@ -71,6 +72,22 @@ impl Shard {
             self.sessions.borrow_mut().get(slot).filter(|session| session.stamp == stamp)
         {
             session.inbound.release(id);
+        }
+    }
+
+    /// A publish is durable and nobody was told: its packet id is known, and who has sent it again
+    /// meanwhile and waits sends it once more.
+    pub(super) fn keep_receipt(&self, slot: u32, stamp: u32, id: PacketId) {
+        let current = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot).filter(|session| session.stamp == stamp) else {
+                return;
+            };
+            session.inbound.stored(id);
+            session.conn.clone().filter(|_| session.inbound.came_again(id))
+        };
+        if let Some(conn) = current {
+            self.close(&conn, CloseReason::Limit);
         }
     }
 

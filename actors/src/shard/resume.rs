@@ -2,13 +2,15 @@
 //! in flight is sent again under its packet id ([MQTT-4.4.0-1]).
 
 use std::rc::Rc;
+use std::sync::Arc;
 
-use hydrant_protocol::session::{Acknowledged, Waiting};
+use hydrant_protocol::session::{Acknowledged, Outbound, Waiting};
 use hydrant_protocol::{PacketId, QoS, Violation, wire};
 
+use crate::metrics::CloseReason;
 use crate::ports::{OutgoingStage, QueueEntry, StoreOp};
 
-use super::sessions::Session;
+use super::waits::Abandon;
 use super::{Conn, Shard, WaitKind};
 
 impl Shard {
@@ -21,8 +23,9 @@ impl Shard {
         self.pump(conn);
     }
 
-    /// A page of a session's queue has been read.
-    pub fn queue_page(&self, slot: u32, stamp: u32, mut entries: Vec<QueueEntry>) {
+    /// A page of a session's queue has been read. When this panics, a second call goes on behind
+    /// the last entry that was taken back.
+    pub fn queue_page(&self, slot: u32, stamp: u32, entries: &[QueueEntry]) {
         let conn = {
             let mut sessions = self.sessions.borrow_mut();
             let Some(session) = sessions.get(slot) else { return };
@@ -32,46 +35,64 @@ impl Shard {
                 // An answer to a connection that is gone; the one after it has asked for its own.
                 return;
             }
-            stored.reading = None;
             // The page may show what was written after it was asked for, and not yet what was
             // written before that: what came since is read next, in order.
-            entries.retain(|entry| entry.sequence < stored.read_until);
-            match entries.last() {
-                Some(last) => stored.read_from = last.sequence + 1,
-                // Nothing below what there was when it was asked for; what came since is read next.
-                None => stored.read_from = stored.read_from.max(stored.read_until),
+            let until = stored.read_until;
+            let seen = entries.partition_point(|entry| entry.sequence < until);
+            let entries = &entries[..seen];
+            if entries.is_empty() {
+                // Nothing below what there was when it was asked for.
+                stored.read_from = stored.read_from.max(until);
             }
+            let from = stored.read_from;
+            for entry in entries.iter().filter(|entry| entry.sequence >= from) {
+                self.take_back(&mut session.outbound, &conn, entry);
+                stored.read_from = entry.sequence + 1;
+            }
+            stored.reading = None;
             stored.spilled = stored.read_from < stored.next_sequence;
             // What is in flight stands before all that waits.
             let in_flight = entries.last().is_some_and(|last| last.outgoing.is_some());
             if !stored.spilled || !in_flight {
                 conn.replaying.set(false);
             }
-            for entry in entries {
-                self.take_back(session, &conn, entry);
-            }
             conn
         };
+        let abandon = Abandon::conn(self, &conn);
         self.pump(&conn);
+        abandon.keep();
     }
 
-    fn take_back(&self, session: &mut Session, conn: &Rc<Conn>, entry: QueueEntry) {
+    /// A page cannot be taken back: its connection ends, and the next one reads it anew.
+    pub fn give_up_page(&self, slot: u32, stamp: u32) {
+        let conn = {
+            let mut sessions = self.sessions.borrow_mut();
+            sessions.get(slot).and_then(|session| {
+                let reading = session.stored.as_ref()?.reading;
+                session.conn.clone().filter(|_| reading == Some(stamp))
+            })
+        };
+        if let Some(conn) = conn {
+            self.close(&conn, CloseReason::Limit);
+        }
+    }
+
+    fn take_back(&self, outbound: &mut Outbound, conn: &Rc<Conn>, entry: &QueueEntry) {
+        let message = &entry.message;
         let Some((packet_id, stage)) = entry.outgoing else {
-            session.outbound.wait(Waiting {
+            outbound.wait(Waiting {
                 sequence: entry.sequence,
                 qos: entry.qos,
                 retain: entry.retain,
-                message: entry.message,
+                message: Arc::clone(message),
             });
             return;
         };
-        let cost = u32::try_from(entry.message.cost()).unwrap_or(u32::MAX);
+        let cost = u32::try_from(message.cost()).unwrap_or(u32::MAX);
         let released = stage == OutgoingStage::Release;
-        session.outbound.restore(packet_id, entry.qos, released, entry.sequence, cost);
         if released {
             self.write(conn, |out| wire::put_pubrel(out, packet_id));
         } else {
-            let message = &entry.message;
             self.write(conn, |out| {
                 wire::put_publish(
                     out,
@@ -85,6 +106,8 @@ impl Shard {
             });
             self.count_publish_out(entry.qos, message.payload.len());
         }
+        // Last: what panics above has not happened.
+        outbound.restore(packet_id, entry.qos, released, entry.sequence, cost);
     }
 
     /// PUBACK or PUBCOMP: the message is delivered. One for which nothing is in flight changes

@@ -92,7 +92,7 @@ pub(crate) fn settings(workers: usize) -> Settings {
     }
 }
 
-fn shard(workers: usize) -> Rc<Shard> {
+pub(crate) fn shard(workers: usize) -> Rc<Shard> {
     shard_with(settings(workers))
 }
 
@@ -100,7 +100,7 @@ fn shard_with(settings: Settings) -> Rc<Shard> {
     Shard::new(0, crate::system::shared_for_tests(&Arc::new(settings)))
 }
 
-fn conn(shard: &Rc<Shard>) -> Rc<Conn> {
+pub(crate) fn conn(shard: &Rc<Shard>) -> Rc<Conn> {
     let mut conns = shard.conns.borrow_mut();
     let slot = conns.vacant_entry();
     let conn =
@@ -109,7 +109,16 @@ fn conn(shard: &Rc<Shard>) -> Rc<Conn> {
     conn
 }
 
-fn connect(shard: &Rc<Shard>, clean_session: bool, will: Option<&str>) -> Rc<Conn> {
+pub(crate) fn connect(shard: &Rc<Shard>, clean_session: bool, will: Option<&str>) -> Rc<Conn> {
+    connect_as("c", shard, clean_session, will)
+}
+
+fn connect_as(
+    client_id: &str,
+    shard: &Rc<Shard>,
+    clean_session: bool,
+    will: Option<&str>,
+) -> Rc<Conn> {
     let conn = conn(shard);
     let will = will.map(|payload| Will {
         topic: "will".into(),
@@ -117,7 +126,12 @@ fn connect(shard: &Rc<Shard>, clean_session: bool, will: Option<&str>) -> Rc<Con
         qos: QoS::AtLeastOnce,
         retain: false,
     });
-    let client_id = "c".into();
+    // One whose home is here.
+    let mut client_id = client_id.to_owned();
+    while shard.shared.home(&client_id) != shard.index {
+        client_id.push('x');
+    }
+    let client_id = client_id.into();
     let (username, password) = (None, None);
     let version = Version::V311;
     let packet =
@@ -128,7 +142,7 @@ fn connect(shard: &Rc<Shard>, clean_session: bool, will: Option<&str>) -> Rc<Con
 }
 
 /// Everything handed to the store so far: its operations, with all tokens answered; its reads.
-fn store(shard: &Rc<Shard>) -> (Vec<StoreOp>, Vec<(u32, u32, u64)>) {
+pub(crate) fn store(shard: &Rc<Shard>) -> (Vec<StoreOp>, Vec<(u32, u32, u64)>) {
     let (mut written, mut reads) = (Vec::new(), Vec::new());
     let mut taken = shard.shared.storage.take(1000);
     while let Some(work) = taken.pop() {
@@ -145,14 +159,20 @@ fn store(shard: &Rc<Shard>) -> (Vec<StoreOp>, Vec<(u32, u32, u64)>) {
     (written, reads)
 }
 
-fn subscribe(shard: &Rc<Shard>, conn: &Rc<Conn>, filter: &str, qos: QoS) {
+pub(crate) fn subscribe(shard: &Rc<Shard>, conn: &Rc<Conn>, filter: &str, qos: QoS) {
     let filter = TopicFilter::parse(filter, &wire::Limits::PROTOCOL).unwrap();
     shard.subscribe(conn, Subscribe { packet_id: PacketId::MIN, filters: vec![(filter, qos)] });
     shard.flush();
     store(shard);
 }
 
-fn publish(shard: &Rc<Shard>, conn: &Rc<Conn>, topic: &str, payload: &[u8], retain: bool) {
+pub(crate) fn publish(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    topic: &str,
+    payload: &[u8],
+    retain: bool,
+) {
     publish_at(QoS::AtLeastOnce, shard, conn, topic, payload, retain);
 }
 
@@ -170,7 +190,7 @@ fn publish_at(
     shard.route_all(|| ());
 }
 
-fn queued(ops: &[StoreOp]) -> Vec<QueueEntry> {
+pub(crate) fn queued(ops: &[StoreOp]) -> Vec<QueueEntry> {
     let entries = ops.iter().filter_map(|op| match op {
         StoreOp::PutQueued { entry, .. } => Some(entry.clone()),
         _ => None,
@@ -178,7 +198,7 @@ fn queued(ops: &[StoreOp]) -> Vec<QueueEntry> {
     entries.collect()
 }
 
-fn contains(conn: &Conn, text: &[u8]) -> bool {
+pub(crate) fn contains(conn: &Conn, text: &[u8]) -> bool {
     conn.out.borrow().windows(text.len()).any(|part| part == text)
 }
 
@@ -196,11 +216,11 @@ fn what_is_queued_while_an_empty_page_is_on_its_way_is_read_next() {
     publish(&shard, &conn(&shard), "t", b"meanwhile", false);
     let entries = queued(&store(&shard).0);
     assert_eq!(entries.len(), 1);
-    shard.queue_page(slot, stamp, Vec::new());
+    shard.queue_page(slot, stamp, &[]);
     let (_, reads) = store(&shard);
     let [(slot, stamp, from)] = reads[..] else { panic!("the entry is forgotten: {reads:?}") };
     assert!(from <= entries[0].sequence);
-    shard.queue_page(slot, stamp, entries);
+    shard.queue_page(slot, stamp, &entries);
     assert!(contains(&second, b"meanwhile"));
     assert!(store(&shard).1.is_empty(), "nothing is left to be read");
 }
@@ -221,9 +241,9 @@ fn a_page_that_a_connection_before_asked_for_is_not_taken_for_the_new_ones() {
     store(&shard);
     let fresh = store(&shard).1[0];
     assert_ne!(stale.1, fresh.1);
-    shard.queue_page(stale.0, stale.1, entries.clone());
+    shard.queue_page(stale.0, stale.1, &entries);
     assert!(!contains(&third, b"\x01tx"), "taken for the new one's");
-    shard.queue_page(fresh.0, fresh.1, entries);
+    shard.queue_page(fresh.0, fresh.1, &entries);
     assert!(third.out.borrow().ends_with(b"x"));
 }
 
@@ -244,18 +264,18 @@ fn a_page_that_shows_more_than_was_asked_for_hides_nothing() {
     let later = queued(&store(&shard).0);
     // Two batches are under way and the store shows the second first.
     entries.push(later[1].clone());
-    shard.queue_page(slot, stamp, entries);
+    shard.queue_page(slot, stamp, &entries);
     assert!(contains(&second, b"one") && !contains(&second, b"three"));
     let (slot, stamp, from) = store(&shard).1[0];
     assert_eq!(from, later[0].sequence);
     // Nothing of what was asked for, and something that came since.
     publish(&shard, &conn(&shard), "t", b"four", false);
     let since = queued(&store(&shard).0);
-    shard.queue_page(slot, stamp, since.clone());
+    shard.queue_page(slot, stamp, &since);
     assert!(!contains(&second, b"four"));
     let (slot, stamp, from) = store(&shard).1[0];
     assert_eq!(from, since[0].sequence, "its own page was empty below what it saw");
-    shard.queue_page(slot, stamp, since);
+    shard.queue_page(slot, stamp, &since);
     assert!(contains(&second, b"four"));
 }
 
@@ -279,7 +299,7 @@ fn pubrec_waits_until_what_was_in_flight_is_read_back() {
     shard.pause(&second);
     shard.resume_paused();
     assert_eq!(shard.paused_count(), 1);
-    shard.queue_page(slot, stamp, entries);
+    shard.queue_page(slot, stamp, &entries);
     shard.resume_paused();
     assert_eq!(shard.paused_count(), 0);
     assert!(shard.has_credit(&second));
@@ -500,8 +520,109 @@ fn a_qos_2_message_that_finds_no_window_comes_back_from_the_store() {
     let [(slot, stamp, from)] = reads[..] else { panic!("{reads:?}") };
     assert_eq!(from, entries[0].sequence);
     tokens.into_iter().for_each(|token| shard.complete(token));
-    shard.queue_page(slot, stamp, entries);
+    shard.queue_page(slot, stamp, &entries);
     shard.flush();
     store(&shard);
     assert!(contains(&subscriber, b"two"));
+}
+
+/// A subscriber that makes every route to it panic.
+fn subscribe_nowhere(shard: &Rc<Shard>, topic: &str, persistent: bool) -> TopicFilter {
+    let filter = TopicFilter::parse(topic, &wire::Limits::PROTOCOL).unwrap();
+    let nowhere = crate::shared::Subscriber { shard: 77, persistent, slot: 0 };
+    shard.shared.subscribe(&filter, nowhere, QoS::ExactlyOnce);
+    filter
+}
+
+fn panics(action: impl FnOnce()) -> bool {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(action)).is_err()
+}
+
+fn publish_exactly_once(shard: &Rc<Shard>, conn: &Rc<Conn>, topic: &str) {
+    let publish = Publish {
+        dup: false,
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        topic,
+        packet_id: Some(PacketId::MIN),
+        payload: b"x",
+    };
+    let receipt = shard.new_receipt(conn, PacketId::MIN);
+    assert!(receipt.is_some(), "known");
+    shard.submit(conn, &publish, receipt);
+}
+
+const PUBREC: &[u8] = b"\x50\x02\x00\x01";
+
+#[test]
+fn a_panic_behind_what_is_durable_ends_the_connection_and_keeps_the_receipt() {
+    let shard = shard(2);
+    let publisher = connect(&shard, false, None);
+    store(&shard);
+    publish_exactly_once(&shard, &publisher, "t");
+    shard.route_all(|| ());
+    subscribe_elsewhere(&shard, "t");
+    subscribe_nowhere(&shard, "t", false);
+    assert!(panics(|| drop(store(&shard))));
+    assert_eq!(publisher.closing.get(), Some(CloseReason::Limit));
+    assert_eq!(shard.waiting(), 0);
+    shard.flush();
+    assert!(shard.shared.routers[1].is_empty(), "half of it goes on");
+    shard.detach(&publisher, CloseReason::Limit);
+    let again = connect(&shard, false, None);
+    store(&shard);
+    // Its queue entries and its receipt are in the store: it is answered, not routed again.
+    assert_eq!(shard.new_receipt(&again, PacketId::MIN), None);
+    assert!(contains(&again, PUBREC));
+}
+
+#[test]
+fn a_panic_before_anything_is_stored_frees_the_receipt_and_takes_back_what_it_decided() {
+    let mut settings = settings(2);
+    settings.log.kind = LogKind::Embedded;
+    let shard = shard_with(settings);
+    let subscriber = connect_as("d", &shard, false, None);
+    store(&shard);
+    subscribe(&shard, &subscriber, "t", QoS::ExactlyOnce);
+    subscribe_nowhere(&shard, "t", true);
+    let publisher = connect(&shard, false, None);
+    store(&shard);
+    publish_exactly_once(&shard, &publisher, "t");
+    shard.route_all(|| ());
+    let mut taken = shard.shared.log.take(10);
+    let token = taken.pop().unwrap().token.unwrap();
+    drop(taken);
+    assert!(panics(|| shard.complete(token)));
+    assert_eq!(publisher.closing.get(), Some(CloseReason::Limit));
+    shard.flush();
+    assert!(queued(&store(&shard).0).is_empty(), "written without its receipt");
+    shard.detach(&publisher, CloseReason::Limit);
+    let again = connect(&shard, false, None);
+    store(&shard);
+    publish_exactly_once(&shard, &again, "t");
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_ends_its_connection() {
+    let shard = shard(1);
+    let conn = connect(&shard, false, None);
+    let held = conn.out.borrow_mut();
+    assert!(panics(|| drop(store(&shard))));
+    assert_eq!(conn.closing.get(), Some(CloseReason::Limit));
+    drop(held);
+}
+
+#[test]
+fn a_publish_that_is_routed_again_is_owed_one_pubrec() {
+    let shard = shard(1);
+    let publisher = connect(&shard, true, None);
+    let filter = subscribe_nowhere(&shard, "t", false);
+    publish_exactly_once(&shard, &publisher, "t");
+    assert!(panics(|| _ = shard.route_all(|| ())));
+    assert_eq!(publisher.acks_outstanding(), 0);
+    let nowhere = crate::shared::Subscriber { shard: 77, persistent: false, slot: 0 };
+    shard.shared.unsubscribe(&filter, nowhere);
+    shard.route_all(|| ());
+    assert_eq!(publisher.acks_outstanding(), 0);
+    assert!(contains(&publisher, PUBREC));
 }

@@ -1,6 +1,9 @@
 //! What goes on when store and log have answered: acknowledgements, and QoS 2 messages that may
 //! only then be sent.
 //!
+//! Invariant: a wait that was begun ends. When going on with it panics, what it has decided is taken
+//! back and its connection closes: its client asks again, and is not left without an answer.
+//!
 //! Bounds: a wait belongs to an answer a connection is owed (`limits.max_unacknowledged`), to a
 //! flight of a session's window (`session.max_inflight`), or to a Last Will.
 
@@ -14,6 +17,7 @@ use crate::metrics::CloseReason;
 use crate::shared::{Part, Token};
 
 use super::conn::AckKind;
+use super::outgoing::Undo;
 use super::{Conn, Shard};
 
 /// A QoS 2 message that was received and is forwarded only once it is durable.
@@ -111,6 +115,59 @@ impl WaitKind {
             _ => None,
         }
     }
+
+    /// The receipt of a publish.
+    fn receipt(&self) -> Option<(u32, u32, PacketId)> {
+        match self {
+            Self::Publish { receipt, .. } => *receipt,
+            Self::Logged { exact, .. } | Self::Exact { exact, .. } => exact.receipt_id(),
+            _ => None,
+        }
+    }
+}
+
+/// Closes a connection when it is dropped before [`Abandon::keep`]: what was begun for it came to
+/// no end.
+pub(super) struct Abandon<'a> {
+    shard: &'a Shard,
+    conn: Option<Rc<Conn>>,
+    receipt: Option<(u32, u32, PacketId)>,
+    /// All that a publish causes is durable: sent again it is known, not repeated.
+    durable: bool,
+}
+
+impl<'a> Abandon<'a> {
+    pub(super) fn conn(shard: &'a Shard, conn: &Rc<Conn>) -> Self {
+        Self { shard, conn: Some(Rc::clone(conn)), receipt: None, durable: false }
+    }
+
+    fn wait(shard: &'a Shard, kind: &WaitKind, durable: bool) -> Self {
+        let conn = match kind {
+            WaitKind::Answer { conn, .. }
+            | WaitKind::Outgoing { conn, .. }
+            | WaitKind::Release { conn, .. } => Some(conn),
+            _ => kind.publisher(),
+        };
+        Self { shard, conn: conn.cloned(), receipt: kind.receipt(), durable }
+    }
+
+    pub(super) fn keep(mut self) {
+        (self.conn, self.receipt) = (None, None);
+    }
+}
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        match self.receipt {
+            Some((slot, stamp, id)) if self.durable => self.shard.keep_receipt(slot, stamp, id),
+            // The id is free again: a resent PUBLISH is tried anew, not waited for.
+            Some((slot, stamp, id)) => self.shard.forget_receipt(slot, stamp, id),
+            None => {}
+        }
+        if let Some(conn) = &self.conn {
+            self.shard.close(conn, CloseReason::Limit);
+        }
+    }
 }
 
 const STORE: u8 = 1;
@@ -181,7 +238,13 @@ impl Shard {
             }
             waits.remove(token.wait as usize).finish()
         };
+        // A publish that only the log had to have is not stored yet.
+        let durable = !matches!(kind, WaitKind::Logged { .. });
+        let abandon = Abandon::wait(self, &kind, durable);
+        let undo = Undo::new(self);
         self.go_on(kind);
+        undo.keep();
+        abandon.keep();
     }
 
     /// The log refuses the record for good: no acknowledgement, and the publisher learns it by
@@ -196,21 +259,7 @@ impl Shard {
                 _ => return,
             }
         };
-        let (conn, receipt) = match kind {
-            WaitKind::Publish { conn, receipt, .. } => (Some(conn), receipt),
-            WaitKind::Logged { answer, exact } => (Some(answer.0), exact.receipt_id()),
-            WaitKind::Exact { answer, exact } => {
-                (answer.map(|answer| answer.0), exact.receipt_id())
-            }
-            _ => (None, None),
-        };
-        if let Some((slot, stamp, id)) = receipt {
-            // The id is free again: a resent PUBLISH is tried anew, not waited for.
-            self.forget_receipt(slot, stamp, id);
-        }
-        if let Some(conn) = conn {
-            self.close(&conn, CloseReason::Limit);
-        }
+        drop(Abandon::wait(self, &kind, false));
     }
 
     fn go_on(&self, kind: WaitKind) {
@@ -224,7 +273,10 @@ impl Shard {
                 self.send_acks(&conn);
             }
             WaitKind::Logged { answer, exact } => self.logged(answer, *exact),
-            WaitKind::Exact { answer, exact } => self.exact_done(answer, &exact),
+            WaitKind::Exact { answer, exact } => {
+                let (conn, index) = answer.unzip();
+                self.exact_done(conn.as_ref(), index, &exact);
+            }
             WaitKind::Answer { conn, index } => {
                 conn.ack_done(index);
                 self.send_acks(&conn);
@@ -253,14 +305,18 @@ impl Shard {
         }
     }
 
-    /// A QoS 2 message is durable: its live subscribers, then PUBREC.
-    pub(super) fn exact_done(&self, answer: Option<(Rc<Conn>, u32)>, exact: &Exact) {
+    /// A QoS 2 message is durable: its live subscribers, then PUBREC: the one that is owed, by its
+    /// index, or one that is owed only now, so that a panic before it leaves none behind.
+    pub(super) fn exact_done(&self, conn: Option<&Rc<Conn>>, index: Option<u32>, exact: &Exact) {
         self.count_ack(exact.level, exact.at);
         self.deliver_held(&exact.message);
-        let Some((conn, index)) = answer else { return };
-        self.receipt_done(exact.receipt, exact.packet_id, &conn);
-        conn.ack_done(index);
-        self.send_acks(&conn);
+        let Some(conn) = conn else { return };
+        self.receipt_done(exact.receipt, exact.packet_id, conn);
+        match index {
+            Some(index) => conn.ack_done(index),
+            None => conn.owe_done(AckKind::Pubrec(exact.packet_id)),
+        }
+        self.send_acks(conn);
     }
 
     fn count_ack(&self, level: u8, at: Instant) {

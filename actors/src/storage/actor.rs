@@ -293,18 +293,26 @@ fn assign_positions(shared: &Shared, ops: &mut [StoreOp]) {
 
 /// Durable outbox entries go to the log actor while it has room; else it reads them later.
 fn hand_to_log(shared: &Shared, ops: &[StoreOp]) {
+    /// Pushed also when something behind it panics: the lane says that it is handed over.
+    struct Handed<'a>(&'a Shared, Vec<(LogWork, usize)>);
+    impl Drop for Handed<'_> {
+        fn drop(&mut self) {
+            self.0.log.push_all(self.1.drain(..));
+        }
+    }
     let mut lanes = None;
-    let mut work = Vec::new();
+    // Dropped before the lanes' lock: two batches cannot overtake each other.
+    let mut handed = Handed(shared, Vec::new());
     for op in ops {
         if let StoreOp::PutOutbox { record, position } = op {
+            // Made first, so that nothing stands between the lane's word and the record.
+            let work = (LogWork { record: record.clone(), token: None }, record.cost());
             let lanes = lanes.get_or_insert_with(|| shared.lanes.lock());
             if lanes.durable(position.lane, position.position, shared.log.has_room()) {
-                work.push((LogWork { record: record.clone(), token: None }, record.cost()));
+                handed.1.push(work);
             }
         }
     }
-    // Pushed under the lanes' lock: two batches cannot overtake each other.
-    shared.log.push_all(work);
 }
 
 impl Actor for StorageActor {

@@ -27,7 +27,7 @@ use request::{Request, cost};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
-mod tests;
+pub(crate) mod tests;
 
 /// One atomic write.
 #[derive(Debug, Clone)]

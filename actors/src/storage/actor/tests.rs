@@ -339,6 +339,33 @@ fn a_batch_delay_lasts_until_the_batch_is_full() {
 }
 
 #[test]
+fn what_a_lane_says_was_handed_over_was_also_when_a_panic_came_behind_it() {
+    let shared = crate::system::shared_for_tests(&Arc::new(crate::shard::tests::settings(1)));
+    let ops = |lanes: &[u16]| -> Vec<StoreOp> {
+        let entries = lanes.iter().map(|lane| {
+            let mut op = crate::storage::book::tests::outbox();
+            if let StoreOp::PutOutbox { position, .. } = &mut op {
+                position.lane = *lane;
+            }
+            op
+        });
+        entries.collect()
+    };
+    let mut good = ops(&[0, 0]);
+    assign_positions(&shared, &mut good);
+    let mut broken = good.clone();
+    // A lane that is not there.
+    broken.extend(ops(&[9]));
+    let hand = std::panic::AssertUnwindSafe(|| hand_to_log(&shared, &broken));
+    assert!(std::panic::catch_unwind(hand).is_err());
+    assert_eq!(shared.log.len(), 2);
+    // The successor answers the batch again: none is handed over twice.
+    hand_to_log(&shared, &good);
+    assert_eq!(shared.log.len(), 2);
+    assert!(!shared.lanes.lock().any_behind());
+}
+
+#[test]
 fn a_rebuilt_actor_finds_what_stands_behind_a_transaction() {
     run(async {
         let node = Node::start(16, Duration::ZERO, GATHER);

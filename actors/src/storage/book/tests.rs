@@ -22,7 +22,7 @@ fn queued(session: SessionId, sequence: u64) -> StoreOp {
     StoreOp::PutQueued { id: session, entry }
 }
 
-fn outbox() -> StoreOp {
+pub(crate) fn outbox() -> StoreOp {
     let record = LogRecord {
         id: 0,
         topic: "t".into(),
