@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hydrant_protocol::{Message, PacketId, QoS};
 
 use crate::ports::StoreOp;
-use crate::shared::Transaction;
+use crate::shared::{Token, Transaction};
 
 use super::Conn;
 
@@ -151,6 +151,10 @@ pub struct RemoteBatch {
     pub transaction: Option<Transaction>,
     /// How far the receiver is, so that its restart does not repeat.
     pub done: usize,
+    /// What the publishes before `done` have caused there: its part, as far as it is made.
+    pub(super) ops: Vec<StoreOp>,
+    /// See `ops`.
+    pub(super) tokens: Vec<Token>,
 }
 
 impl RemoteBatch {

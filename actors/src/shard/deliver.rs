@@ -298,6 +298,11 @@ impl Shard {
             && stored.spilled
             && stored.reading.is_none()
         {
+            if self.remote_half_done.get() {
+                // A router died: a page would not show what its successor has yet to hand over,
+                // and reading would go on behind it. The successor has this called again.
+                return;
+            }
             // What is decided and not flushed stands before the read in the store's inbox.
             self.flush();
             let stamp = self.stamp();

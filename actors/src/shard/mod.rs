@@ -97,6 +97,9 @@ pub struct Shard {
     checked_ms: Cell<u64>,
     /// A TopicRouter of another arbiter has no room for more publishes.
     remote_full: Cell<bool>,
+    /// A batch from another arbiter is begun and its part not handed to the store: queue entries
+    /// that are numbered and stand nowhere else.
+    remote_half_done: Cell<bool>,
 }
 
 impl Shard {
@@ -135,6 +138,7 @@ impl Shard {
             routed_total: Cell::new(0),
             checked_ms: Cell::new(0),
             remote_full: Cell::new(false),
+            remote_half_done: Cell::new(false),
             shared,
         })
     }

@@ -357,8 +357,10 @@ impl Shard {
 
     /// Publishes of another arbiter for the subscribers here.
     pub fn route_remote(&self, batch: &mut RemoteBatch, before_each: impl Fn()) -> u64 {
-        // Their queue entries are one part of a transaction: nothing else is written with them.
+        // Their queue entries are one part of a transaction: nothing else is written with them, and
+        // what is made of it stays with the batch until it is whole, also when this panics.
         self.flush();
+        let interrupted = self.remote_half_done.replace(true);
         let first = batch.done;
         while let Some((entry, topic, payload)) = batch.get(batch.done) {
             before_each();
@@ -370,11 +372,30 @@ impl Shard {
                 self.deliver(*slot, *granted, entry.phase, &mut view);
             }
             undo.keep();
+            let mut outgoing = self.outgoing.borrow_mut();
+            batch.ops.append(&mut outgoing.ops);
+            batch.tokens.append(&mut outgoing.tokens);
             batch.done += 1;
         }
-        self.outgoing.borrow_mut().transaction = batch.transaction.take();
+        let mut outgoing = self.outgoing.borrow_mut();
+        outgoing.ops.append(&mut batch.ops);
+        outgoing.tokens.append(&mut batch.tokens);
+        outgoing.transaction = batch.transaction.take();
+        drop(outgoing);
         self.flush();
+        self.remote_half_done.set(false);
+        if interrupted {
+            self.pump_all();
+        }
         (batch.done - first) as u64
+    }
+
+    /// Every connection looks again at what waits for it.
+    fn pump_all(&self) {
+        for (_, conn) in self.conns.borrow().iter() {
+            conn.wants_pump.set(true);
+            conn.wake();
+        }
     }
 }
 

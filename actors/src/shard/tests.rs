@@ -12,14 +12,15 @@ use hydrant_protocol::topic::TopicFilter;
 use hydrant_protocol::wire::{self, Connect, Publish, Subscribe, Version, Will};
 use hydrant_protocol::{Message, PacketId, QoS};
 
-use super::{Conn, Shard};
+use super::batch::Phase;
+use super::{Conn, RemoteBatch, Shard};
 use crate::metrics::CloseReason;
 use crate::ports::{QueueEntry, StoreOp};
 use crate::settings::{
     Limits, LogKind, LogSettings, Overflow, SessionSettings, Settings, StorageSettings,
     SupervisionSettings,
 };
-use crate::shared::{RouterWork, StorageWork};
+use crate::shared::{RouterWork, StorageWork, Transaction};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -524,6 +525,43 @@ fn a_qos_2_message_that_finds_no_window_comes_back_from_the_store() {
     shard.flush();
     store(&shard);
     assert!(contains(&subscriber, b"two"));
+}
+
+#[test]
+fn a_router_that_dies_in_a_batch_leaves_its_part_whole() {
+    let shard = shard(2);
+    let subscriber = connect(&shard, false, None);
+    store(&shard);
+    subscribe(&shard, &subscriber, "+", QoS::AtLeastOnce);
+    shard.detach(&subscriber, CloseReason::Eof);
+    store(&shard);
+    let mut batch = RemoteBatch::default();
+    for topic in ["a", "b", "c"] {
+        batch.push(topic, b"x", QoS::AtLeastOnce, true, Phase::All);
+    }
+    batch.transaction = Some(Transaction { id: 9, parts: 2 });
+    let left = std::cell::Cell::new(2);
+    let fault = || {
+        assert_ne!(left.replace(left.get() - 1), 0, "injected");
+    };
+    assert!(panics(|| _ = shard.route_remote(&mut batch, fault)));
+    assert_eq!(batch.done, 2);
+    // Something else is written, and a connection wants the queue, before its successor comes.
+    let again = connect(&shard, false, None);
+    let (ops, reads) = store(&shard);
+    assert!(queued(&ops).is_empty(), "without the rest of the transaction: {ops:?}");
+    assert!(again.open.get() && reads.is_empty());
+    assert!(store(&shard).1.is_empty(), "it would be read past them");
+    shard.route_remote(&mut batch, || ());
+    let mut taken = shard.shared.storage.take(10);
+    let Some(StorageWork::Write { ops, transaction, .. }) = taken.pop() else { panic!() };
+    assert!(taken.pop().is_none());
+    drop(taken);
+    assert_eq!(queued(&ops).len(), 3);
+    assert_eq!(transaction.map(|transaction| transaction.id), Some(9));
+    assert!(again.wants_pump.get(), "nobody reads the queue");
+    shard.pump(&again);
+    assert_eq!(store(&shard).1.len(), 1);
 }
 
 /// A subscriber that makes every route to it panic.
