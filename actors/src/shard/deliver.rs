@@ -258,8 +258,8 @@ impl Shard {
     }
 
     /// `overflow = "drop_old"` of an offline session. Where acknowledgements came out of order
-    /// before it went offline, an entry may be gone already: then nothing is removed and the queue
-    /// is over its bound by that one. Its size is not in memory: the average stands for it.
+    /// before it went offline, an entry between others may be gone already: then nothing is removed
+    /// and the queue is over its bound by that one. Its size is not in memory: the average stands for it.
     fn drop_oldest(&self, stored: &mut Stored) {
         let sequence = stored.oldest;
         stored.oldest += 1;

@@ -220,6 +220,12 @@ impl Shard {
                 Some(stored) => {
                     let now = unix_ms();
                     stored.disconnected_ms = Some(now);
+                    // Acknowledgements may have come in any order: below this, nothing is left.
+                    let unread =
+                        if stored.spilled { stored.read_from } else { stored.next_sequence };
+                    let known = session.outbound.lowest_sequence();
+                    let lowest = known.map_or(unread, |known| known.min(unread));
+                    stored.oldest = stored.oldest.max(lowest);
                     stored.spilled = true;
                     stored.reading = None;
                     stored.read_from = 0;

@@ -564,6 +564,44 @@ fn a_router_that_dies_in_a_batch_leaves_its_part_whole() {
     assert_eq!(store(&shard).1.len(), 1);
 }
 
+#[test]
+fn dropping_the_oldest_begins_at_what_is_left_after_acknowledgements_out_of_order() {
+    let shard = shard(1);
+    let first = connect(&shard, false, None);
+    store(&shard);
+    subscribe(&shard, &first, "t", QoS::AtLeastOnce);
+    let publisher = conn(&shard);
+    let dropped = |shard: &Rc<Shard>| -> Vec<u64> {
+        let ops = store(shard).0;
+        let gone = ops.iter().filter_map(|op| match op {
+            StoreOp::DeleteQueued { sequence, .. } => Some(*sequence),
+            _ => None,
+        });
+        gone.collect()
+    };
+    // 1 to 4 in flight, acknowledged as 2, 1, 3: 4 is left.
+    for _ in 0..4 {
+        publish(&shard, &publisher, "t", b"x", false);
+    }
+    for id in [2, 1, 3] {
+        shard.delivered(&first, PacketId::new(id).unwrap(), QoS::AtLeastOnce).unwrap();
+    }
+    shard.flush();
+    assert_eq!(dropped(&shard), [2, 1, 3]);
+    shard.detach(&first, CloseReason::Eof);
+    // 5 to 7 fill it, 8 takes the place of 4.
+    for _ in 0..4 {
+        publish(&shard, &publisher, "t", b"x", false);
+    }
+    assert_eq!(dropped(&shard), [4]);
+    // Nothing was read back: what is left begins at 5 all the same.
+    let second = connect(&shard, false, None);
+    store(&shard);
+    shard.detach(&second, CloseReason::Eof);
+    publish(&shard, &publisher, "t", b"x", false);
+    assert_eq!(dropped(&shard), [5]);
+}
+
 /// A subscriber that makes every route to it panic.
 fn subscribe_nowhere(shard: &Rc<Shard>, topic: &str, persistent: bool) -> TopicFilter {
     let filter = TopicFilter::parse(topic, &wire::Limits::PROTOCOL).unwrap();

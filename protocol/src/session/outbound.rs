@@ -81,6 +81,12 @@ impl Outbound {
         self.waiting_bytes
     }
 
+    /// The lowest of the session's numbers in flight and waiting.
+    pub fn lowest_sequence(&self) -> Option<u64> {
+        let flights = self.flights.iter().map(|flight| flight.sequence);
+        flights.chain(self.waiting.iter().map(|waiting| waiting.sequence)).min()
+    }
+
     /// True when a new message may be sent at once: the window has room and nothing waits.
     pub fn can_send(&self, window: u16) -> bool {
         self.waiting.is_empty() && self.flights.len() < usize::from(window)
@@ -307,6 +313,19 @@ mod tests {
         assert_eq!(out.next_waiting(2).map(|w| w.sequence), Some(3));
         assert_eq!(out.waiting(), 2);
         assert!(out.waiting_bytes() > 0);
+    }
+
+    #[test]
+    fn the_lowest_sequence_is_looked_for_in_flight_and_waiting() {
+        let mut out = Outbound::default();
+        assert_eq!(out.lowest_sequence(), None);
+        out.wait(message(7));
+        assert_eq!(out.lowest_sequence(), Some(7));
+        let first = out.send(QoS::AtLeastOnce, 5, 1);
+        out.send(QoS::AtLeastOnce, 6, 1);
+        assert_eq!(out.lowest_sequence(), Some(5));
+        out.puback(first);
+        assert_eq!(out.lowest_sequence(), Some(6));
     }
 
     #[test]
