@@ -12,15 +12,17 @@ use hydrant_protocol::topic::TopicFilter;
 use hydrant_protocol::wire::{self, Connect, Publish, Subscribe, Version, Will};
 use hydrant_protocol::{Message, PacketId, QoS};
 
-use super::batch::Phase;
-use super::{Conn, RemoteBatch, Shard};
+use super::{Conn, Shard};
 use crate::metrics::CloseReason;
 use crate::ports::{QueueEntry, StoreOp};
 use crate::settings::{
     Limits, LogKind, LogSettings, Overflow, SessionSettings, Settings, StorageSettings,
     SupervisionSettings,
 };
-use crate::shared::{RouterWork, StorageWork, Transaction};
+use crate::shared::{RouterWork, StorageWork};
+
+mod pages;
+mod panics;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -201,83 +203,6 @@ pub(crate) fn queued(ops: &[StoreOp]) -> Vec<QueueEntry> {
 
 pub(crate) fn contains(conn: &Conn, text: &[u8]) -> bool {
     conn.out.borrow().windows(text.len()).any(|part| part == text)
-}
-
-#[test]
-fn what_is_queued_while_an_empty_page_is_on_its_way_is_read_next() {
-    let shard = shard(1);
-    let first = connect(&shard, false, None);
-    store(&shard);
-    subscribe(&shard, &first, "t", QoS::AtLeastOnce);
-    shard.detach(&first, CloseReason::Eof);
-    let second = connect(&shard, false, None);
-    store(&shard);
-    let (_, reads) = store(&shard);
-    let [(slot, stamp, 0)] = reads[..] else { panic!("{reads:?}") };
-    publish(&shard, &conn(&shard), "t", b"meanwhile", false);
-    let entries = queued(&store(&shard).0);
-    assert_eq!(entries.len(), 1);
-    shard.queue_page(slot, stamp, &[]);
-    let (_, reads) = store(&shard);
-    let [(slot, stamp, from)] = reads[..] else { panic!("the entry is forgotten: {reads:?}") };
-    assert!(from <= entries[0].sequence);
-    shard.queue_page(slot, stamp, &entries);
-    assert!(contains(&second, b"meanwhile"));
-    assert!(store(&shard).1.is_empty(), "nothing is left to be read");
-}
-
-#[test]
-fn a_page_that_a_connection_before_asked_for_is_not_taken_for_the_new_ones() {
-    let shard = shard(1);
-    let first = connect(&shard, false, None);
-    store(&shard);
-    subscribe(&shard, &first, "t", QoS::AtLeastOnce);
-    shard.detach(&first, CloseReason::Eof);
-    let _second = connect(&shard, false, None);
-    store(&shard);
-    let stale = store(&shard).1[0];
-    publish(&shard, &conn(&shard), "t", b"x", false);
-    let entries = queued(&store(&shard).0);
-    let third = connect(&shard, false, None);
-    store(&shard);
-    let fresh = store(&shard).1[0];
-    assert_ne!(stale.1, fresh.1);
-    shard.queue_page(stale.0, stale.1, &entries);
-    assert!(!contains(&third, b"\x01tx"), "taken for the new one's");
-    shard.queue_page(fresh.0, fresh.1, &entries);
-    assert!(third.out.borrow().ends_with(b"x"));
-}
-
-#[test]
-fn a_page_that_shows_more_than_was_asked_for_hides_nothing() {
-    let shard = shard(1);
-    let first = connect(&shard, false, None);
-    store(&shard);
-    subscribe(&shard, &first, "t", QoS::AtLeastOnce);
-    shard.detach(&first, CloseReason::Eof);
-    publish(&shard, &conn(&shard), "t", b"one", false);
-    let mut entries = queued(&store(&shard).0);
-    let second = connect(&shard, false, None);
-    store(&shard);
-    let (slot, stamp, _) = store(&shard).1[0];
-    publish(&shard, &conn(&shard), "t", b"two", false);
-    publish(&shard, &conn(&shard), "t", b"three", false);
-    let later = queued(&store(&shard).0);
-    // Two batches are under way and the store shows the second first.
-    entries.push(later[1].clone());
-    shard.queue_page(slot, stamp, &entries);
-    assert!(contains(&second, b"one") && !contains(&second, b"three"));
-    let (slot, stamp, from) = store(&shard).1[0];
-    assert_eq!(from, later[0].sequence);
-    // Nothing of what was asked for, and something that came since.
-    publish(&shard, &conn(&shard), "t", b"four", false);
-    let since = queued(&store(&shard).0);
-    shard.queue_page(slot, stamp, &since);
-    assert!(!contains(&second, b"four"));
-    let (slot, stamp, from) = store(&shard).1[0];
-    assert_eq!(from, since[0].sequence, "its own page was empty below what it saw");
-    shard.queue_page(slot, stamp, &since);
-    assert!(contains(&second, b"four"));
 }
 
 #[test]
@@ -494,77 +419,6 @@ fn a_part_of_another_arbiters_transaction_has_no_origin() {
 }
 
 #[test]
-fn a_qos_2_message_that_finds_no_window_comes_back_from_the_store() {
-    let mut settings = settings(1);
-    settings.session.max_inflight = 1;
-    let shard = shard_with(settings);
-    let subscriber = connect(&shard, false, None);
-    store(&shard);
-    subscribe(&shard, &subscriber, "t", QoS::ExactlyOnce);
-    let publisher = conn(&shard);
-    publish(&shard, &publisher, "t", b"one", false);
-    store(&shard);
-    // Its entry is handed to the store, which holds it back: nothing is answered.
-    publish_at(QoS::ExactlyOnce, &shard, &publisher, "t", b"two", false);
-    let mut taken = shard.shared.storage.take(10);
-    let Some(StorageWork::Write { ops, tokens, .. }) = taken.pop() else { panic!() };
-    assert!(taken.pop().is_none());
-    drop(taken);
-    let entries = queued(&ops);
-    assert_eq!(entries.len(), 1);
-    // The window is free: no packet id is given to what is not stored.
-    shard.delivered(&subscriber, PacketId::MIN, QoS::AtLeastOnce).unwrap();
-    shard.flush();
-    let (ops, reads) = store(&shard);
-    assert!(!ops.iter().any(|op| matches!(op, StoreOp::PutOutgoing { .. })), "{ops:?}");
-    assert!(!contains(&subscriber, b"two"));
-    let [(slot, stamp, from)] = reads[..] else { panic!("{reads:?}") };
-    assert_eq!(from, entries[0].sequence);
-    tokens.into_iter().for_each(|token| shard.complete(token));
-    shard.queue_page(slot, stamp, &entries);
-    shard.flush();
-    store(&shard);
-    assert!(contains(&subscriber, b"two"));
-}
-
-#[test]
-fn a_router_that_dies_in_a_batch_leaves_its_part_whole() {
-    let shard = shard(2);
-    let subscriber = connect(&shard, false, None);
-    store(&shard);
-    subscribe(&shard, &subscriber, "+", QoS::AtLeastOnce);
-    shard.detach(&subscriber, CloseReason::Eof);
-    store(&shard);
-    let mut batch = RemoteBatch::default();
-    for topic in ["a", "b", "c"] {
-        batch.push(topic, b"x", QoS::AtLeastOnce, true, Phase::All);
-    }
-    batch.transaction = Some(Transaction { id: 9, parts: 2 });
-    let left = std::cell::Cell::new(2);
-    let fault = || {
-        assert_ne!(left.replace(left.get() - 1), 0, "injected");
-    };
-    assert!(panics(|| _ = shard.route_remote(&mut batch, fault)));
-    assert_eq!(batch.done, 2);
-    // Something else is written, and a connection wants the queue, before its successor comes.
-    let again = connect(&shard, false, None);
-    let (ops, reads) = store(&shard);
-    assert!(queued(&ops).is_empty(), "without the rest of the transaction: {ops:?}");
-    assert!(again.open.get() && reads.is_empty());
-    assert!(store(&shard).1.is_empty(), "it would be read past them");
-    shard.route_remote(&mut batch, || ());
-    let mut taken = shard.shared.storage.take(10);
-    let Some(StorageWork::Write { ops, transaction, .. }) = taken.pop() else { panic!() };
-    assert!(taken.pop().is_none());
-    drop(taken);
-    assert_eq!(queued(&ops).len(), 3);
-    assert_eq!(transaction.map(|transaction| transaction.id), Some(9));
-    assert!(again.wants_pump.get(), "nobody reads the queue");
-    shard.pump(&again);
-    assert_eq!(store(&shard).1.len(), 1);
-}
-
-#[test]
 fn dropping_the_oldest_begins_at_what_is_left_after_acknowledgements_out_of_order() {
     let shard = shard(1);
     let first = connect(&shard, false, None);
@@ -600,105 +454,4 @@ fn dropping_the_oldest_begins_at_what_is_left_after_acknowledgements_out_of_orde
     shard.detach(&second, CloseReason::Eof);
     publish(&shard, &publisher, "t", b"x", false);
     assert_eq!(dropped(&shard), [5]);
-}
-
-/// A subscriber that makes every route to it panic.
-fn subscribe_nowhere(shard: &Rc<Shard>, topic: &str, persistent: bool) -> TopicFilter {
-    let filter = TopicFilter::parse(topic, &wire::Limits::PROTOCOL).unwrap();
-    let nowhere = crate::shared::Subscriber { shard: 77, persistent, slot: 0 };
-    shard.shared.subscribe(&filter, nowhere, QoS::ExactlyOnce);
-    filter
-}
-
-fn panics(action: impl FnOnce()) -> bool {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(action)).is_err()
-}
-
-fn publish_exactly_once(shard: &Rc<Shard>, conn: &Rc<Conn>, topic: &str) {
-    let publish = Publish {
-        dup: false,
-        qos: QoS::ExactlyOnce,
-        retain: false,
-        topic,
-        packet_id: Some(PacketId::MIN),
-        payload: b"x",
-    };
-    let receipt = shard.new_receipt(conn, PacketId::MIN);
-    assert!(receipt.is_some(), "known");
-    shard.submit(conn, &publish, receipt);
-}
-
-const PUBREC: &[u8] = b"\x50\x02\x00\x01";
-
-#[test]
-fn a_panic_behind_what_is_durable_ends_the_connection_and_keeps_the_receipt() {
-    let shard = shard(2);
-    let publisher = connect(&shard, false, None);
-    store(&shard);
-    publish_exactly_once(&shard, &publisher, "t");
-    shard.route_all(|| ());
-    subscribe_elsewhere(&shard, "t");
-    subscribe_nowhere(&shard, "t", false);
-    assert!(panics(|| drop(store(&shard))));
-    assert_eq!(publisher.closing.get(), Some(CloseReason::Limit));
-    assert_eq!(shard.waiting(), 0);
-    shard.flush();
-    assert!(shard.shared.routers[1].is_empty(), "half of it goes on");
-    shard.detach(&publisher, CloseReason::Limit);
-    let again = connect(&shard, false, None);
-    store(&shard);
-    // Its queue entries and its receipt are in the store: it is answered, not routed again.
-    assert_eq!(shard.new_receipt(&again, PacketId::MIN), None);
-    assert!(contains(&again, PUBREC));
-}
-
-#[test]
-fn a_panic_before_anything_is_stored_frees_the_receipt_and_takes_back_what_it_decided() {
-    let mut settings = settings(2);
-    settings.log.kind = LogKind::Embedded;
-    let shard = shard_with(settings);
-    let subscriber = connect_as("d", &shard, false, None);
-    store(&shard);
-    subscribe(&shard, &subscriber, "t", QoS::ExactlyOnce);
-    subscribe_nowhere(&shard, "t", true);
-    let publisher = connect(&shard, false, None);
-    store(&shard);
-    publish_exactly_once(&shard, &publisher, "t");
-    shard.route_all(|| ());
-    let mut taken = shard.shared.log.take(10);
-    let token = taken.pop().unwrap().token.unwrap();
-    drop(taken);
-    assert!(panics(|| shard.complete(token)));
-    assert_eq!(publisher.closing.get(), Some(CloseReason::Limit));
-    shard.flush();
-    assert!(queued(&store(&shard).0).is_empty(), "written without its receipt");
-    shard.detach(&publisher, CloseReason::Limit);
-    let again = connect(&shard, false, None);
-    store(&shard);
-    publish_exactly_once(&shard, &again, "t");
-}
-
-#[test]
-fn an_answer_that_cannot_be_written_ends_its_connection() {
-    let shard = shard(1);
-    let conn = connect(&shard, false, None);
-    let held = conn.out.borrow_mut();
-    assert!(panics(|| drop(store(&shard))));
-    assert_eq!(conn.closing.get(), Some(CloseReason::Limit));
-    drop(held);
-}
-
-#[test]
-fn a_publish_that_is_routed_again_is_owed_one_pubrec() {
-    let shard = shard(1);
-    let publisher = connect(&shard, true, None);
-    let filter = subscribe_nowhere(&shard, "t", false);
-    publish_exactly_once(&shard, &publisher, "t");
-    assert!(panics(|| _ = shard.route_all(|| ())));
-    assert_eq!(publisher.acks_outstanding(), 0);
-    let nowhere = crate::shared::Subscriber { shard: 77, persistent: false, slot: 0 };
-    shard.shared.unsubscribe(&filter, nowhere);
-    shard.route_all(|| ());
-    assert_eq!(publisher.acks_outstanding(), 0);
-    assert!(contains(&publisher, PUBREC));
 }
