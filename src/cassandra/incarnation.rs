@@ -141,11 +141,7 @@ impl Incarnation {
         let error = match self.try_claim(db).await {
             Ok(Ok(claimed)) => return Ok(claimed),
             Ok(Err(in_use)) => in_use,
-            Err(error) => CassandraError(format!(
-                "what earlier incarnations left in Cassandra cannot be claimed: {}; see that a \
-                 majority of the replicas is up, and start again",
-                reason(error)
-            )),
+            Err(error) => cannot_claim(error),
         };
         self.release(db).await;
         Err(error)
@@ -171,20 +167,52 @@ impl Incarnation {
         self.take_chain(db, &all, heads).await.map(Ok)
     }
 
+    /// [`Self::claim`] and [`Self::claim_dead`], for a broker that has the keyspace for itself: every
+    /// session in it is this node's, so nobody else may write there.
+    ///
+    /// # Errors
+    /// As [`Self::claim`]; another broker, with another node id, is running on this keyspace.
+    pub async fn claim_alone(&self, db: &Db) -> Result<Vec<Predecessor>, CassandraError> {
+        let mut claimed = self.claim(db).await?;
+        let error = match self.claim_dead(db).await {
+            Ok((dead, None)) => {
+                claimed.extend(dead);
+                // Those that are ours already are found again.
+                claimed.sort_unstable_by_key(|predecessor| predecessor.number);
+                claimed.dedup();
+                return Ok(claimed);
+            }
+            Ok((_, Some(alive))) => CassandraError(format!(
+                "keyspace {} is in use by the running node \"{alive}\": give each node its own \
+                 (cassandra.keyspace), or stop that one",
+                db.keyspace()
+            )),
+            Err(error) => cannot_claim(error),
+        };
+        self.release(db).await;
+        Err(error)
+    }
+
     /// The same for dead incarnations of every other node id: watches for one lease. Who renews
-    /// meanwhile is left alone.
+    /// meanwhile is left alone; the node id of one of these, where there is one.
     ///
     /// Among them may be some with a higher number than ours: our stamps do not overwrite or
     /// delete what they wrote.
     ///
     /// # Errors
     /// Cassandra does not answer.
-    pub async fn claim_dead(&self, db: &Db) -> Result<Vec<Predecessor>, StoreError> {
+    pub async fn claim_dead(
+        &self,
+        db: &Db,
+    ) -> Result<(Vec<Predecessor>, Option<String>), StoreError> {
         let all = self.all(db).await?;
         let others = all.values().filter(|found| found.node_id != self.node_id).cloned();
         let sealed = self.seal_dead(db, others.collect()).await?;
+        let alive = sealed.iter().find(|(sealed, _)| !sealed);
+        let alive = alive.map(|(_, found)| found.node_id.clone());
         let dead = sealed.into_iter().filter(|(sealed, _)| *sealed);
-        self.take_chain(db, &all, dead.map(|(_, found)| found.number).collect()).await
+        let dead = dead.map(|(_, found)| found.number).collect();
+        Ok((self.take_chain(db, &all, dead).await?, alive))
     }
 
     /// Every incarnation that has a row, but this.
@@ -421,6 +449,14 @@ impl Incarnation {
         let index = || Bound { statement: S::IndexDelete, values: vec![long(predecessor)] };
         patiently(|| db.write(index())).await
     }
+}
+
+fn cannot_claim(error: StoreError) -> CassandraError {
+    CassandraError(format!(
+        "what earlier incarnations left in Cassandra cannot be claimed: {}; see that a majority of \
+         the replicas is up, and start again",
+        reason(error)
+    ))
 }
 
 /// Boot time in nanoseconds; the end of a lease whose last renewal was sent at `sent`.

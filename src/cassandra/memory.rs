@@ -2,19 +2,27 @@
 //! entries, the lanes of the outbox and whose they are.
 //!
 //! Bounds: an entry a session with something in flight, received or partly delivered
-//! (`session.max_sessions`); an entry a lane; an entry a will that a dead incarnation left.
+//! (`session.max_sessions`); an entry a lane; an entry a will that a dead incarnation left; the
+//! buckets that [`SETTLED`] plans completed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ahash::AHashMap;
 use hydrant_actors::ports::{SessionId, StoreError};
 
+use super::order::Order;
 use super::plan::Plan;
 use super::queue::BucketState;
 
-/// Bits of a stamp below the incarnation's number: 6.8e10 statements an incarnation.
-const COUNTER_BITS: u32 = 36;
+/// Bits of a stamp below the incarnation's number. Half of what they count is given out: 8.8e12
+/// stamps, 100 days of a million a second.
+const COUNTER_BITS: u32 = 44;
+/// Bits of an incarnation's number: half a million starts in a keyspace. A stamp is positive.
+pub(super) const NUMBER_BITS: u32 = 63 - COUNTER_BITS;
+/// After so many plans nothing of a plan is written again: more than `storage.max_in_flight` can be,
+/// twice.
+const SETTLED: u64 = 4096;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -22,12 +30,21 @@ pub(super) struct Memory {
     /// This incarnation.
     pub(super) number: u64,
     counter: u64,
+    /// Those that are durable.
     pub(super) receipts: AHashMap<SessionId, BTreeSet<u16>>,
     pub(super) queues: AHashMap<SessionId, Queue>,
     lanes: BTreeMap<u16, Lane>,
     /// Wills of dead incarnations: client id, their numbers.
     pub(super) wills: AHashMap<Arc<str>, Vec<u64>>,
-    journal: Slots,
+    pub(super) order: Order,
+    /// The slot of the journal whose entry may be half done.
+    pub(super) held_slot: i32,
+    /// Plans made.
+    plans: u64,
+    /// Complete buckets, and the plan that last found them so.
+    complete: AHashMap<(SessionId, u64), u64>,
+    /// The same in their order; a bucket may stand here more than once.
+    settling: VecDeque<(u64, SessionId, u64)>,
 }
 
 /// One session's queue.
@@ -35,6 +52,8 @@ pub(super) struct Memory {
 pub(super) struct Queue {
     /// The bucket that was last put into the directory.
     pub(super) marked: Option<u64>,
+    /// The highest bucket of a plan; from `marked` on they may be written.
+    pub(super) planned: Option<u64>,
     /// Buckets in which something is delivered or in flight.
     pub(super) buckets: BTreeMap<u64, BucketState>,
 }
@@ -52,6 +71,8 @@ pub(super) struct Extent {
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     pub(super) cursor: u64,
+    /// The cursor that is known to be written: what is below may be dropped.
+    pub(super) durable: u64,
     pub(super) end: u64,
     /// Of what stands between the two, about.
     pub(super) bytes: u64,
@@ -62,19 +83,6 @@ pub(super) struct Lane {
     /// By position; the last is this incarnation's.
     pub(super) extents: Vec<Extent>,
 }
-
-/// Places in the journal.
-#[derive(Debug, Default)]
-struct Slots {
-    free: Vec<i32>,
-    /// Of writes that failed; free once everything that was written again is written.
-    stale: Vec<i32>,
-    used: i32,
-    under_way: usize,
-}
-
-/// Places in an incarnation's journal; each holds one write's statements.
-pub(super) const JOURNAL_SLOTS: i32 = 128;
 
 impl Memory {
     pub(super) fn new(number: u64) -> Self {
@@ -111,43 +119,53 @@ impl Memory {
         self.lanes.insert(number, lane);
     }
 
-    /// A write begins, with a place in the journal where it is atomic.
+    /// A plan begins. Buckets that are complete are forgotten once no batch that touches them can
+    /// be planned again.
     ///
     /// # Errors
-    /// There is none.
-    pub(super) fn begins(&mut self, atomic: bool) -> Result<Option<i32>, StoreError> {
-        let slots = &mut self.journal;
-        let free = if atomic { slots.free.pop() } else { None };
-        let slot = match free {
-            Some(slot) => Some(slot),
-            None if !atomic => None,
-            None if slots.used < JOURNAL_SLOTS => {
-                slots.used += 1;
-                Some(slots.used - 1)
+    /// There are no stamps left.
+    pub(super) fn begins(&mut self) -> Result<(), StoreError> {
+        if self.counter >> (COUNTER_BITS - 1) != 0 {
+            let why = "this start of the node has used up its stamps: start it again";
+            return Err(StoreError::Unusable(why.to_owned()));
+        }
+        self.plans += 1;
+        while let Some((plan, id, bucket)) = self.settling.front().copied()
+            && plan + SETTLED < self.plans
+        {
+            self.settling.pop_front();
+            if self.complete.get(&(id, bucket)) == Some(&plan) {
+                self.complete.remove(&(id, bucket));
+                if let Some(queue) = self.queues.get_mut(&id) {
+                    queue.buckets.remove(&bucket);
+                }
             }
-            None => {
-                let why = "every place in the journal belongs to a write that failed";
-                return Err(StoreError::Unavailable(why.to_owned()));
-            }
-        };
-        slots.under_way += 1;
-        Ok(slot)
+        }
+        Ok(())
     }
 
-    /// A write is over.
-    pub(super) fn ends(&mut self, slot: Option<i32>, succeeded: bool) {
-        let slots = &mut self.journal;
-        slots.under_way -= 1;
-        match (slot, succeeded) {
-            (Some(slot), true) => slots.free.push(slot),
-            // Its statements may be half done: whoever comes after us has to find them, until
-            // StorageActor has written all of them again.
-            (Some(slot), false) => slots.stale.push(slot),
-            _ => {}
+    /// Every entry of a bucket is delivered, by the present plan.
+    pub(super) fn completed(&mut self, id: SessionId, bucket: u64) {
+        self.complete.insert((id, bucket), self.plans);
+        self.settling.push_back((self.plans, id, bucket));
+    }
+
+    /// It is not, after all: an entry of it is written again.
+    pub(super) fn reopened(&mut self, id: SessionId, bucket: u64) {
+        self.complete.remove(&(id, bucket));
+    }
+
+    /// A session's receipts with changes that are not durable yet.
+    pub(super) fn receipts_with(&self, id: SessionId, changes: &[(u16, bool)]) -> BTreeSet<u16> {
+        let mut receipts = self.receipts.get(&id).cloned().unwrap_or_default();
+        for (packet_id, held) in changes {
+            if *held {
+                receipts.insert(*packet_id);
+            } else {
+                receipts.remove(packet_id);
+            }
         }
-        if succeeded && slots.under_way == 0 {
-            slots.free.append(&mut slots.stale);
-        }
+        receipts
     }
 
     /// A plan is durable: what later plans may take for granted.
@@ -159,6 +177,21 @@ impl Memory {
         for (lane, bucket) in &plan.dropped {
             let lane = self.lane(*lane);
             lane.dropped = lane.dropped.max(*bucket);
+        }
+        for (lane, position) in &plan.cursors {
+            let lane = self.lane(*lane);
+            lane.durable = lane.durable.max(*position);
+        }
+        for (id, receipts) in &plan.receipts {
+            let held = self.receipts_with(*id, &receipts.changes);
+            if held.is_empty() {
+                self.receipts.remove(id);
+            } else {
+                self.receipts.insert(*id, held);
+            }
+        }
+        for (_, id) in &plan.ended {
+            self.receipts.remove(id);
         }
         for (id, bucket) in &plan.queue_marks {
             if let Some(queue) = self.queues.get_mut(id) {

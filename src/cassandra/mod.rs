@@ -8,6 +8,7 @@ pub mod incarnation;
 mod journal;
 mod memory;
 pub mod options;
+mod order;
 mod plan;
 mod queue;
 mod read;

@@ -88,11 +88,46 @@ pub(super) struct Plan {
     pub(super) single: Vec<Bound>,
     /// Of one partition each.
     pub(super) batches: Vec<Vec<Bound>>,
+    /// After these, one after another: what a session gets in more than one row, so that none of
+    /// them is ever there without those before it.
+    pub(super) then: Vec<Vec<Bound>>,
+    /// After all of these: removes what leads to what they remove, so that nothing is left that
+    /// nobody can find.
+    pub(super) last: Vec<Vec<Bound>>,
+    /// What changes in the receipts of sessions; see [`receipts`].
+    pub(super) receipts: BTreeMap<SessionId, Receipts>,
+    /// To whose queues it adds.
+    pub(super) sessions: BTreeSet<SessionId>,
+    /// Cursors that will be written.
+    pub(super) cursors: Vec<(u16, u64)>,
     /// Buckets that will be in their directory: for [`Memory::succeeded`].
     pub(super) outbox_marks: Vec<(u16, u64)>,
     pub(super) queue_marks: Vec<(SessionId, u64)>,
     /// Buckets below are dropped.
     pub(super) dropped: Vec<(u16, u64)>,
+}
+
+/// Changes of one session's receipts, in order: packet id, and whether it is held.
+#[derive(Debug, Default)]
+pub(super) struct Receipts {
+    pub(super) changes: Vec<(u16, bool)>,
+    /// Above every statement of earlier plans.
+    stamp: u64,
+}
+
+/// The statements that write receipts: made when every plan before this one is durable, because
+/// they hold all of a session's, and what is not durable yet must not stand in them.
+pub(super) fn receipts(memory: &Memory, plan: &mut Plan) {
+    let mut shards: BTreeMap<i32, Vec<Bound>> = BTreeMap::new();
+    for (id, receipts) in &plan.receipts {
+        let held = encode_receipts(&memory.receipts_with(*id, &receipts.changes));
+        let shard = session_shard(*id);
+        let values = vec![long(receipts.stamp), blob(held), int(shard), long(*id)];
+        shards.entry(shard).or_default().push(Bound { statement: S::PutReceipts, values });
+    }
+    for (_, group) in shards {
+        plan.batches.extend(cut(group));
+    }
 }
 
 #[derive(Debug)]
@@ -119,9 +154,14 @@ struct Planner<'a> {
     lanes: BTreeMap<u16, OutboxRun>,
     moved: BTreeMap<u16, u64>,
     touched: BTreeSet<(SessionId, u64)>,
-    receipts: BTreeSet<SessionId>,
+    /// The end of a will, and a message: written whole or not at all.
+    will_ends: bool,
+    messages: bool,
+    /// Rows of a session's queue so far.
+    rows: AHashMap<SessionId, usize>,
     /// By table (its first statement) and partition.
     groups: BTreeMap<(S, i32), Vec<Bound>>,
+    last: BTreeMap<(S, i32), Vec<Bound>>,
 }
 
 /// Plans the operations; `memory` is as after them.
@@ -129,6 +169,7 @@ struct Planner<'a> {
 /// # Errors
 /// A value that cannot be encoded.
 pub(super) fn plan(memory: &mut Memory, ops: &[StoreOp]) -> Result<Plan, StoreError> {
+    memory.begins()?;
     let mut planner = Planner {
         memory,
         plan: Plan::default(),
@@ -136,8 +177,11 @@ pub(super) fn plan(memory: &mut Memory, ops: &[StoreOp]) -> Result<Plan, StoreEr
         lanes: BTreeMap::new(),
         moved: BTreeMap::new(),
         touched: BTreeSet::new(),
-        receipts: BTreeSet::new(),
+        will_ends: false,
+        messages: false,
+        rows: AHashMap::new(),
         groups: BTreeMap::new(),
+        last: BTreeMap::new(),
     };
     for op in ops {
         planner.op(op).map_err(damaged)?;
@@ -148,6 +192,14 @@ pub(super) fn plan(memory: &mut Memory, ops: &[StoreOp]) -> Result<Plan, StoreEr
 
 impl Planner<'_> {
     fn op(&mut self, op: &StoreOp) -> Result<(), RowError> {
+        match op {
+            StoreOp::DeleteWill { .. } => self.will_ends = true,
+            StoreOp::PutQueued { .. }
+            | StoreOp::PutOutbox { .. }
+            | StoreOp::PutRetained { .. }
+            | StoreOp::DeleteRetained { .. } => self.messages = true,
+            _ => {}
+        }
         match op {
             StoreOp::PutSession { id, client_id, epoch, disconnected_ms } => {
                 self.put_session(*id, client_id, *epoch, *disconnected_ms);
@@ -208,7 +260,10 @@ impl Planner<'_> {
     }
 
     fn group(&mut self, table: S, shard: i32, statement: S, values: Vec<Value>) {
-        self.groups.entry((table, shard)).or_default().push(Bound { statement, values });
+        let last =
+            matches!(statement, S::DeleteSession | S::DeleteQueueBucket | S::DeleteQueueBuckets);
+        let groups = if last { &mut self.last } else { &mut self.groups };
+        groups.entry((table, shard)).or_default().push(Bound { statement, values });
     }
 
     fn single(&mut self, statement: S, values: Vec<Value>) {
@@ -252,9 +307,11 @@ impl Planner<'_> {
             .map(|(_, bucket)| *bucket)
             .collect();
         written.extend(self.queues.remove(&id).map(|run| run.bucket));
-        written.extend(self.memory.queues.remove(&id).and_then(|queue| queue.marked));
-        self.memory.receipts.remove(&id);
-        self.receipts.remove(&id);
+        if let Some(queue) = self.memory.queues.remove(&id) {
+            let first = queue.marked.or(queue.planned);
+            written.extend(first.into_iter().flat_map(|b| b..=queue.planned.unwrap_or(b).max(b)));
+        }
+        self.plan.receipts.remove(&id);
         self.touched.retain(|(of, _)| *of != id);
         let stamp = self.memory.stamp();
         for bucket in written {
@@ -273,13 +330,7 @@ impl Planner<'_> {
     }
 
     fn receipt(&mut self, id: SessionId, packet_id: PacketId, held: bool) {
-        let receipts = self.memory.receipts.entry(id).or_default();
-        if held {
-            receipts.insert(packet_id.get());
-        } else {
-            receipts.remove(&packet_id.get());
-        }
-        self.receipts.insert(id);
+        self.plan.receipts.entry(id).or_default().changes.push((packet_id.get(), held));
     }
 
     fn put_will(&mut self, client_id: &Arc<str>, will: Vec<u8>) {
@@ -335,6 +386,7 @@ impl Planner<'_> {
             && state.get(offset) != EntryState::Waiting
         {
             state.set(offset, EntryState::Waiting);
+            self.memory.reopened(id, bucket);
             self.touched.insert((id, bucket));
         }
         if let Some((packet_id, stage)) = entry.outgoing {
@@ -351,6 +403,8 @@ impl Planner<'_> {
             self.group(S::PutQueueBucket, shard, S::PutQueueBucket, values);
             self.plan.queue_marks.push((id, run.bucket));
         }
+        let queue = self.memory.queues.entry(id).or_default();
+        queue.planned = queue.planned.max(Some(run.bucket));
         // The stamp is in the key: a sequence that is written again in another run replaces nothing.
         let stamp = self.memory.stamp();
         let values = vec![
@@ -362,7 +416,18 @@ impl Planner<'_> {
             blob(run.costs),
             long(stamp),
         ];
-        self.single(S::PutQueue, values);
+        self.plan.sessions.insert(id);
+        let rows = self.rows.entry(id).or_default();
+        *rows += 1;
+        match rows.checked_sub(2) {
+            None => self.single(S::PutQueue, values),
+            Some(stage) => {
+                if self.plan.then.len() <= stage {
+                    self.plan.then.resize_with(stage + 1, Vec::new);
+                }
+                self.plan.then[stage].push(Bound { statement: S::PutQueue, values });
+            }
+        }
     }
 
     fn set(&mut self, id: SessionId, sequence: u64, to: EntryState) {
@@ -444,10 +509,13 @@ impl Planner<'_> {
         lane.cursor = position;
         // Stamped with the position itself: it can never move back.
         let values = vec![long(me), int(number.into()), long(position), long(position)];
-        let (from, until) = (lane.dropped, position / OUTBOX_BUCKET);
-        let dropped: Vec<Bound> = passed(lane, number, from, until, stamp).collect();
+        // Only below a cursor that is written: none is ever behind a bucket that is gone.
+        let (from, until) = (lane.dropped, lane.durable.min(position) / OUTBOX_BUCKET);
+        let (dropped, directories) = passed(lane, number, (from, until), stamp);
         self.single(S::MoveCursor, values);
+        self.plan.cursors.push((number, position));
         self.plan.single.extend(dropped);
+        self.plan.last.extend(directories.into_iter().map(|bound| vec![bound]));
         if until > from {
             self.plan.dropped.push((number, until));
         }
@@ -466,11 +534,20 @@ impl Planner<'_> {
         for (id, bucket) in std::mem::take(&mut self.touched) {
             self.end_bucket(id, bucket);
         }
-        for id in std::mem::take(&mut self.receipts) {
-            self.end_receipts(id);
+        for receipts in self.plan.receipts.values_mut() {
+            receipts.stamp = self.memory.stamp();
         }
         for (_, group) in std::mem::take(&mut self.groups) {
-            self.cut(group);
+            self.plan.batches.extend(cut(group));
+        }
+        for (_, group) in std::mem::take(&mut self.last) {
+            self.plan.last.extend(cut(group));
+        }
+        self.plan.atomic |= self.will_ends && self.messages;
+        if self.plan.atomic {
+            // Whole in any case.
+            let then = std::mem::take(&mut self.plan.then);
+            self.plan.single.extend(then.into_iter().flatten());
         }
     }
 
@@ -479,7 +556,7 @@ impl Planner<'_> {
         let Some(queue) = self.memory.queues.get_mut(&id) else { return };
         let Some(state) = queue.buckets.get(&bucket) else { return };
         if state.is_complete() {
-            queue.buckets.remove(&bucket);
+            self.memory.completed(id, bucket);
             let stamp = self.memory.stamp();
             self.single(S::DeleteQueue, vec![long(stamp), long(id), long(bucket)]);
             let values = vec![long(stamp), int(shard), long(id), long(bucket)];
@@ -490,70 +567,47 @@ impl Planner<'_> {
         let values = vec![int(shard), long(id), long(bucket), blob(state), self.stamp()];
         self.group(S::PutQueueBucket, shard, S::PutQueueState, values);
     }
+}
 
-    fn end_receipts(&mut self, id: SessionId) {
-        let shard = session_shard(id);
-        let receipts = self.memory.receipts.get(&id).map(encode_receipts).unwrap_or_default();
-        if receipts.is_empty() {
-            self.memory.receipts.remove(&id);
+/// Statements of one partition, in batches.
+fn cut(group: Vec<Bound>) -> Vec<Vec<Bound>> {
+    let mut batches = Vec::new();
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    for bound in group {
+        let size = size(&bound);
+        if !batch.is_empty() && (batch.len() >= BATCH_STATEMENTS || bytes + size > BATCH_BYTES) {
+            batches.push(std::mem::take(&mut batch));
+            bytes = 0;
         }
-        let values = vec![self.stamp(), blob(receipts), int(shard), long(id)];
-        self.group(S::PutSession, shard, S::PutReceipts, values);
+        bytes += size;
+        batch.push(bound);
     }
-
-    fn cut(&mut self, group: Vec<Bound>) {
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for bound in group {
-            let size = size(&bound);
-            if !batch.is_empty() && (batch.len() >= BATCH_STATEMENTS || bytes + size > BATCH_BYTES)
-            {
-                self.plan.batches.push(std::mem::take(&mut batch));
-                bytes = 0;
-            }
-            bytes += size;
-            batch.push(bound);
-        }
-        if batch.len() == 1 {
-            self.plan.single.append(&mut batch);
-        } else {
-            self.plan.batches.push(batch);
-        }
-    }
+    batches.push(batch);
+    batches
 }
 
 /// Deletes of the buckets `from..until` of a lane, in the partitions of every incarnation that wrote
-/// there; and of what was dropped before from their directories.
+/// there; and then from their directories.
 fn passed(
     lane: &Lane,
     number: u16,
-    from: u64,
-    until: u64,
+    (from, until): (u64, u64),
     stamp: u64,
-) -> impl Iterator<Item = Bound> {
-    lane.extents
-        .iter()
-        .filter(move |_| until > from)
-        .flat_map(move |extent| {
-            let first = from.max(extent.start / OUTBOX_BUCKET);
-            let end = until.min(extent.end.div_ceil(OUTBOX_BUCKET));
-            let partitions = (first..end).map(move |bucket| Bound {
-                statement: S::DeleteOutbox,
-                values: vec![
-                    long(stamp),
-                    long(extent.incarnation),
-                    int(number.into()),
-                    long(bucket),
-                ],
-            });
-            let directory = Bound {
-                statement: S::DeleteOutboxBuckets,
-                values: vec![long(stamp), long(extent.incarnation), int(number.into()), long(from)],
-            };
-            partitions.chain((from > 0).then_some(directory))
-        })
-        .collect::<Vec<_>>()
-        .into_iter()
+) -> (Vec<Bound>, Vec<Bound>) {
+    let (mut partitions, mut directories) = (Vec::new(), Vec::new());
+    for extent in lane.extents.iter().filter(|_| until > from) {
+        let key = || vec![long(stamp), long(extent.incarnation), int(number.into())];
+        let first = from.max(extent.start / OUTBOX_BUCKET);
+        let end = until.min(extent.end.div_ceil(OUTBOX_BUCKET));
+        for bucket in first..end {
+            let values = [key(), vec![long(bucket)]].concat();
+            partitions.push(Bound { statement: S::DeleteOutbox, values });
+        }
+        let values = [key(), vec![long(until)]].concat();
+        directories.push(Bound { statement: S::DeleteOutboxBuckets, values });
+    }
+    (partitions, directories)
 }
 
 fn size(bound: &Bound) -> usize {

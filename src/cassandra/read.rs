@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cdrs_tokio::types::value::Value;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hydrant_actors::ports::{
@@ -351,13 +350,19 @@ pub(super) async fn outbox(
     Ok(records)
 }
 
-/// What an incarnation's journal holds, place by place.
+/// The rows of one slot of an incarnation's journal, in order.
 pub(super) async fn journal(
     db: &Db,
     incarnation: u64,
-    slots: i32,
-) -> Result<Vec<Bytes>, StoreError> {
-    let values = |slot| vec![long(incarnation), int(slot)];
-    let rows = all_shards(db, Statement::Journal, slots, values).await?;
-    rows.iter().map(|row| Ok(row.blob("statements")?.into())).collect()
+    slot: i32,
+) -> Result<Vec<Vec<u8>>, StoreError> {
+    let values = vec![long(incarnation), int(slot)];
+    let mut pages = db.pages(Bound { statement: Statement::Journal, values }, FIRST_PAGE);
+    let mut rows = Vec::new();
+    while let Some(page) = pages.next().await? {
+        for row in page {
+            rows.push(row.blob("statements")?);
+        }
+    }
+    Ok(rows)
 }

@@ -4,7 +4,7 @@
 //! Order: seal, then the journal, then everything else is read; so nothing that is read here is
 //! still being changed by the dead.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hydrant_actors::ports::{StoreError, StoredWill};
@@ -12,7 +12,7 @@ use hydrant_actors::ports::{StoreError, StoredWill};
 use super::db::{Bound, Db};
 use super::incarnation::{Incarnation, Predecessor};
 use super::journal;
-use super::memory::{Extent, JOURNAL_SLOTS, Lane, Memory};
+use super::memory::{Extent, Lane, Memory};
 use super::plan::{OUTBOX_BUCKET, WILL_SHARDS, int, long};
 use super::read::{self, PARALLEL};
 use super::statements::Statement;
@@ -30,7 +30,7 @@ pub(super) async fn recover(
 ) -> Result<(Memory, Vec<StoredWill>), StoreError> {
     let mut memory = Memory::new(me.number);
     for predecessor in dead {
-        redo(db, predecessor.number).await?;
+        redo(db, &mut memory, predecessor.number).await?;
     }
     let mut wills = BTreeMap::new();
     for predecessor in dead {
@@ -40,15 +40,16 @@ pub(super) async fn recover(
             wills.insert(will.client_id.clone(), will);
         }
     }
-    let mut lanes: BTreeMap<u16, Lane> = BTreeMap::new();
-    let mut drained = Vec::new();
-    for predecessor in dead {
-        if !lanes_of(db, &mut lanes, predecessor).await? {
-            drained.push(predecessor.number);
-        }
-    }
-    for (number, mut lane) in lanes {
-        lane.dropped = lane.cursor / OUTBOX_BUCKET;
+    let numbers: Vec<u64> = dead.iter().map(|predecessor| predecessor.number).collect();
+    let stamp = memory.stamp();
+    let lanes = lanes(db, &numbers, stamp).await?;
+    let holds = |number: &u64| {
+        lanes.values().any(|lane| {
+            lane.extents.iter().any(|e| e.incarnation == *number && e.end > lane.cursor)
+        })
+    };
+    let drained: Vec<u64> = numbers.iter().copied().filter(|number| !holds(number)).collect();
+    for (number, lane) in lanes {
         memory.found(number, lane);
     }
     load_sessions(db, &mut memory).await?;
@@ -61,95 +62,129 @@ pub(super) async fn recover(
     Ok((memory, wills.into_values().collect()))
 }
 
-/// Everything that an incarnation had in its journal, again.
-async fn redo(db: &Db, number: u64) -> Result<(), StoreError> {
-    for packed in read::journal(db, number, JOURNAL_SLOTS).await? {
-        let bounds = journal::unpack(&packed).map_err(damaged)?;
+/// What an incarnation had in its journal, again; and never a second time, because the tombstones
+/// of what came after it do not last for ever.
+async fn redo(db: &Db, memory: &mut Memory, number: u64) -> Result<(), StoreError> {
+    let mut entries = Vec::new();
+    for slot in 0..journal::SLOTS {
+        let rows = read::journal(db, number, slot).await?;
+        entries.extend(journal::unpack(&rows).map_err(damaged)?);
+    }
+    entries.sort_unstable_by_key(|(entry, _)| *entry);
+    for (_, bounds) in entries {
         let writes = bounds.into_iter().map(|bound| db.write(bound));
         stream::iter(writes).buffer_unordered(PARALLEL).try_collect::<()>().await?;
     }
-    Ok(())
+    let stamp = memory.stamp();
+    let delete = |slot| (Statement::DeleteJournal, vec![long(stamp), long(number), int(slot)]);
+    write_all(db, (0..journal::SLOTS).map(delete).collect()).await
 }
 
-/// Adds an incarnation's positions to the lanes. True: some are not acknowledged yet.
-async fn lanes_of(
+/// The lanes as these incarnations, oldest first, have left them.
+async fn lanes(db: &Db, numbers: &[u64], stamp: u64) -> Result<BTreeMap<u16, Lane>, StoreError> {
+    let mut lanes: BTreeMap<u16, Lane> = BTreeMap::new();
+    let mut wrote = Vec::new();
+    for number in numbers {
+        // Whoever of them moved it last: a lane goes on where the one before stood.
+        for (lane_number, cursor) in read::cursors(db, *number).await? {
+            let lane = lanes.entry(lane_number).or_default();
+            lane.cursor = lane.cursor.max(cursor);
+            wrote.push((*number, lane_number));
+        }
+    }
+    for lane in lanes.values_mut() {
+        (lane.durable, lane.end) = (lane.cursor, lane.cursor);
+        lane.dropped = lane.cursor / OUTBOX_BUCKET;
+    }
+    for place in wrote {
+        let Some(lane) = lanes.get_mut(&place.1) else { continue };
+        let buckets = read::outbox_buckets(db, place.0, place.1).await?;
+        let kept = buckets.partition_point(|bucket| *bucket < lane.dropped);
+        let (passed, kept) = buckets.split_at(kept);
+        drop_buckets(db, place, passed, stamp).await?;
+        if let Some(found) = extent(db, place, lane.end, kept).await? {
+            append(lane, place.0, &found);
+        }
+    }
+    Ok(lanes)
+}
+
+/// What an incarnation wrote goes behind what those before it wrote. Where they reach beyond its
+/// beginning, it is by writes that nobody was told of and that came late: this one began where it
+/// saw their end.
+fn append(lane: &mut Lane, incarnation: u64, found: &Found) {
+    for before in &mut lane.extents {
+        before.end = before.end.min(found.start);
+    }
+    lane.extents.retain(|extent| extent.start < extent.end);
+    lane.extents.push(Extent { incarnation, start: found.start, end: found.end });
+    lane.end = found.end;
+    let missing = found.end.saturating_sub(lane.cursor.max(found.start));
+    let part = u128::from(found.bytes) * u128::from(missing)
+        / u128::from((found.end - found.start).max(1));
+    lane.bytes += u64::try_from(part).unwrap_or(found.bytes);
+}
+
+/// Buckets that the cursor has passed and that nobody has dropped yet.
+async fn drop_buckets(
     db: &Db,
-    lanes: &mut BTreeMap<u16, Lane>,
-    predecessor: &Predecessor,
-) -> Result<bool, StoreError> {
-    let number = predecessor.number;
-    let cursors = read::cursors(db, number).await?;
-    for (lane, cursor) in &cursors {
-        let lane = lanes.entry(*lane).or_default();
-        lane.cursor = lane.cursor.max(*cursor);
-        lane.end = lane.end.max(*cursor);
-    }
-    let mut more = false;
-    for lane_number in cursors.into_keys().collect::<BTreeSet<_>>() {
-        let buckets = read::outbox_buckets(db, number, lane_number).await?;
-        if buckets.is_empty() {
-            continue;
-        }
-        let lane = lanes.entry(lane_number).or_default();
-        let Some(found) = extent(db, (number, lane_number), lane.end, &buckets).await? else {
-            continue;
-        };
-        // A cursor that was lost with a bucket that was dropped before it was written.
-        if found.start > lane.end {
-            lane.cursor = lane.cursor.max(found.start);
-        }
-        lane.extents.push(Extent { incarnation: number, start: found.start, end: found.end });
-        lane.end = lane.end.max(found.end);
-        lane.cursor = lane.cursor.max(lane.extents[0].start).min(lane.end);
-        if found.end > lane.cursor {
-            more = true;
-            let missing = found.end - lane.cursor.max(found.start);
-            lane.bytes += found.bytes * missing / (found.end - found.start).max(1);
-        }
-    }
-    Ok(more)
+    (number, lane): (u64, u16),
+    buckets: &[u64],
+    stamp: u64,
+) -> Result<(), StoreError> {
+    let Some(last) = buckets.last() else { return Ok(()) };
+    let key = || vec![long(stamp), long(number), int(lane.into())];
+    let delete = |bucket: &u64| (Statement::DeleteOutbox, [key(), vec![long(*bucket)]].concat());
+    write_all(db, buckets.iter().map(delete).collect()).await?;
+    // Only now: a bucket that is not in the directory is found by nobody.
+    let values = [key(), vec![long(last + 1)]].concat();
+    write_all(db, vec![(Statement::DeleteOutboxBuckets, values)]).await
 }
 
+#[derive(Debug)]
 struct Found {
     start: u64,
     end: u64,
     bytes: u64,
 }
 
-/// From where to where an incarnation's positions of a lane reach without a hole. What stands
-/// behind a hole was never acknowledged: StorageActor answers batches in their order.
+/// From where to where an incarnation's positions of a lane reach without a hole. It began at
+/// `expected` or before. What stands behind a hole was never acknowledged, because StorageActor
+/// answers batches in their order.
 async fn extent(
     db: &Db,
     place: (u64, u16),
-    end_before: u64,
+    expected: u64,
     buckets: &[u64],
 ) -> Result<Option<Found>, StoreError> {
     let gap = buckets.windows(2).position(|pair| pair[1] != pair[0] + 1);
     let whole = &buckets[..gap.map_or(buckets.len(), |at| at + 1)];
     let sure = whole.len().saturating_sub(UNSURE_BUCKETS);
-    let mut reads = Vec::new();
-    for (at, bucket) in whole.iter().enumerate() {
-        if at == 0 || at >= sure {
-            reads.push(read::outbox_counts(db, place, *bucket));
-        }
-    }
+    let reads = whole.iter().enumerate().filter(|(at, _)| *at == 0 || *at >= sure);
+    let reads: Vec<_> = reads.map(|(_, bucket)| read::outbox_counts(db, place, *bucket)).collect();
     let counts: Vec<Vec<(u64, u64, u64)>> =
         stream::iter(reads).buffered(PARALLEL).try_collect().await?;
-    let Some(start) = counts.iter().flatten().map(|(position, ..)| *position).next() else {
-        return Ok(None);
-    };
-    // The first bucket may be half full of what the incarnation before wrote.
-    let start = start.max(if start <= end_before { end_before.min(start) } else { start });
-    let mut end = if sure > 1 { whole[sure] * OUTBOX_BUCKET } else { start };
+    let sure = if sure > 0 { Some(whole[sure] * OUTBOX_BUCKET) } else { None };
+    Ok(reach(&counts.concat(), expected, sure))
+}
+
+/// Rows are position, count and bytes, in order; up to `sure`, where there is such a position,
+/// there is no hole.
+fn reach(rows: &[(u64, u64, u64)], expected: u64, sure: Option<u64>) -> Option<Found> {
+    let start = rows.first().map(|(position, ..)| *position)?;
+    if start > expected {
+        return None;
+    }
+    let mut end = sure.unwrap_or(start).max(start);
     let (mut bytes, mut counted) = (0, 0);
-    for (position, count, cost) in counts.into_iter().flatten() {
+    for (position, count, cost) in rows {
         (bytes, counted) = (bytes + cost, counted + count);
-        if position <= end {
+        if *position <= end {
             end = end.max(position + count);
         }
     }
-    let bytes = bytes * (end - start) / counted.max(1);
-    Ok(Some(Found { start, end, bytes }))
+    let bytes = u128::from(bytes) * u128::from(end - start) / u128::from(counted.max(1));
+    Some(Found { start, end, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) })
 }
 
 /// Receipts and the state of queues, so that they are overwritten with what they were.
@@ -185,26 +220,14 @@ async fn forget(
     }
     write_all(db, statements).await?;
     let stamp = memory.stamp();
-    let mut statements = vec![(Statement::DeleteCursors, vec![long(stamp), long(number)])];
-    for shard in 0..WILL_SHARDS {
-        statements.push((Statement::DeleteWills, vec![long(stamp), long(number), int(shard)]));
+    for lane in read::cursors(db, number).await?.into_keys() {
+        let buckets = read::outbox_buckets(db, number, lane).await?;
+        drop_buckets(db, (number, lane), &buckets, stamp).await?;
     }
-    for slot in 0..JOURNAL_SLOTS {
-        statements.push((Statement::DeleteJournal, vec![long(stamp), long(number), int(slot)]));
-    }
-    for (lane, found) in memory.lanes() {
-        let ours = found.extents.iter().filter(|extent| extent.incarnation == number);
-        for extent in ours {
-            for bucket in extent.start / OUTBOX_BUCKET..extent.end.div_ceil(OUTBOX_BUCKET) {
-                let values = vec![long(stamp), long(number), int((*lane).into()), long(bucket)];
-                statements.push((Statement::DeleteOutbox, values));
-            }
-            let values =
-                vec![long(stamp), long(number), int((*lane).into()), long(i64::MAX as u64)];
-            statements.push((Statement::DeleteOutboxBuckets, values));
-        }
-    }
-    write_all(db, statements).await?;
+    let wills = |shard| (Statement::DeleteWills, vec![long(stamp), long(number), int(shard)]);
+    write_all(db, (0..WILL_SHARDS).map(wills).collect()).await?;
+    // By them the lanes are found, so they go last.
+    write_all(db, vec![(Statement::DeleteCursors, vec![long(stamp), long(number)])]).await?;
     me.forget(db, number).await
 }
 
@@ -215,4 +238,50 @@ async fn write_all(
     let writes =
         statements.into_iter().map(|(statement, values)| db.write(Bound { statement, values }));
     stream::iter(writes).buffer_unordered(PARALLEL).try_collect::<()>().await
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn reached(rows: &[(u64, u64)], expected: u64, sure: Option<u64>) -> Option<(u64, u64)> {
+        let rows: Vec<_> = rows.iter().map(|(at, count)| (*at, *count, 10 * count)).collect();
+        reach(&rows, expected, sure).map(|found| (found.start, found.end))
+    }
+
+    #[test]
+    fn an_incarnation_reaches_to_its_first_hole() {
+        assert_eq!(reached(&[(5, 3), (8, 2)], 5, None), Some((5, 10)));
+        assert_eq!(reached(&[(5, 3), (9, 2)], 5, None), Some((5, 8)));
+        assert_eq!(reached(&[(5, 10), (7, 2)], 9, None), Some((5, 15)), "written again");
+        assert_eq!(reached(&[], 5, None), None);
+        // Whole buckets between the first and the last ones were not looked at.
+        assert_eq!(reached(&[(5, 3), (512, 2)], 5, Some(512)), Some((5, 514)));
+        assert_eq!(reached(&[(5, 3)], 5, Some(512)), Some((5, 512)));
+    }
+
+    /// A hole at its very beginning: nothing of it was acknowledged, and what those before it left
+    /// has still to be sent.
+    #[test]
+    fn what_begins_behind_the_end_of_those_before_is_not_there() {
+        assert_eq!(reached(&[(310, 10)], 300, None), None);
+        let mut lane = Lane { cursor: 100, end: 100, ..Lane::default() };
+        append(&mut lane, 1, &Found { start: 90, end: 300, bytes: 2100 });
+        assert_eq!((lane.cursor, lane.end, lane.bytes), (100, 300, 2000));
+    }
+
+    /// What the dead one before had under way came late: it hides nothing of its successor's.
+    #[test]
+    fn who_came_later_saw_where_the_one_before_ended() {
+        let mut lane = Lane { cursor: 100, end: 100, ..Lane::default() };
+        append(&mut lane, 1, &Found { start: 100, end: 320, bytes: 0 });
+        append(&mut lane, 2, &Found { start: 300, end: 310, bytes: 0 });
+        let extents: Vec<_> =
+            lane.extents.iter().map(|e| (e.incarnation, e.start, e.end)).collect();
+        assert_eq!(extents, [(1, 100, 300), (2, 300, 310)]);
+        assert_eq!(lane.end, 310);
+        append(&mut lane, 3, &Found { start: 100, end: 150, bytes: 0 });
+        assert_eq!((lane.extents.len(), lane.end), (1, 150));
+    }
 }

@@ -146,7 +146,7 @@ impl Statement {
             ),
             (
                 S::PutJournal,
-                "INSERT INTO journal (incarnation, slot, statements) VALUES (?, ?, ?) USING TIMESTAMP ?",
+                "INSERT INTO journal (incarnation, slot, part, statements) VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
             ),
             (
                 S::RaiseEpoch,
@@ -184,7 +184,7 @@ impl Statement {
                 "SELECT position, records FROM outbox WHERE incarnation = ? AND lane = ? AND bucket = ?",
             ),
             (S::Cursors, "SELECT lane, position FROM outbox_cursor WHERE incarnation = ?"),
-            (S::Journal, "SELECT statements FROM journal WHERE incarnation = ? AND slot = ?"),
+            (S::Journal, "SELECT part, statements FROM journal WHERE incarnation = ? AND slot = ?"),
             (S::CounterRead, "SELECT value FROM counter WHERE name = ?"),
             (S::CounterFirst, "INSERT INTO counter (name, value) VALUES (?, ?) IF NOT EXISTS"),
             (S::CounterNext, "UPDATE counter SET value = ? WHERE name = ? IF value = ?"),
@@ -261,5 +261,5 @@ pub const TABLES: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS outbox (incarnation bigint, lane int, bucket bigint, position bigint, count int, bytes bigint, records blob, PRIMARY KEY ((incarnation, lane, bucket), position)) WITH gc_grace_seconds = 86400",
     "CREATE TABLE IF NOT EXISTS outbox_bucket (incarnation bigint, lane int, bucket bigint, PRIMARY KEY ((incarnation, lane), bucket)) WITH gc_grace_seconds = 86400",
     "CREATE TABLE IF NOT EXISTS outbox_cursor (incarnation bigint, lane int, position bigint, PRIMARY KEY (incarnation, lane))",
-    "CREATE TABLE IF NOT EXISTS journal (incarnation bigint, slot int, statements blob, PRIMARY KEY ((incarnation, slot)))",
+    "CREATE TABLE IF NOT EXISTS journal (incarnation bigint, slot int, part int, statements blob, PRIMARY KEY ((incarnation, slot), part))",
 ];

@@ -25,7 +25,8 @@ use super::db::{Applied, Bound, CassandraError, Db};
 use super::incarnation::Incarnation;
 use super::memory::Memory;
 use super::options::CassandraOptions;
-use super::plan::{Epoch, Plan, blob, int, long, plan, text};
+use super::order::Place;
+use super::plan::{self, Epoch, Plan, blob, int, long, plan, text};
 use super::queue::{BUCKET, EntryState, place};
 use super::read::{self, OutboxPage, PARALLEL};
 use super::statements::Statement as S;
@@ -132,7 +133,7 @@ impl Inner {
         let incarnation =
             Incarnation::begin(&db, node_id, instance, options.outbox_lanes, options.lease).await?;
         incarnation.spawn_renewal(db.clone());
-        let dead = incarnation.claim(&db).await?;
+        let dead = incarnation.claim_alone(&db).await?;
         let (memory, wills) = match recover::recover(&db, &incarnation, &dead).await {
             Ok(recovered) => recovered,
             Err(error) => {
@@ -144,8 +145,8 @@ impl Inner {
         Ok(Self { db, incarnation, memory: Mutex::new(memory), wills })
     }
 
-    /// Does what a plan says.
-    async fn write(&self, plan: &mut Plan, slot: Option<i32>) -> Result<(), StoreError> {
+    /// Does what a plan says, once those are done that it follows.
+    async fn write(&self, plan: &mut Plan, place: &mut Place) -> Result<(), StoreError> {
         for (id, stamp) in std::mem::take(&mut plan.deleted) {
             for bucket in read::buckets_of(&self.db, id, 0).await?.into_keys() {
                 let values = vec![long(stamp), long(id), long(bucket)];
@@ -153,12 +154,13 @@ impl Inner {
             }
         }
         try_join_all(plan.epochs.iter().map(|epoch| self.raise(epoch))).await?;
-        if let Some(slot) = slot {
-            let statements = journal::pack(plan).map_err(damaged)?;
-            let stamp = self.memory.lock().stamp();
-            let values =
-                vec![long(self.incarnation.number), int(slot), blob(statements), long(stamp)];
-            self.db.write(Bound { statement: S::PutJournal, values }).await?;
+        if !place.comes().await {
+            let why = "a write that this one has to follow was not done";
+            return Err(StoreError::Unavailable(why.to_owned()));
+        }
+        plan::receipts(&self.memory.lock(), plan);
+        if plan.atomic {
+            self.journal(plan).await?;
         }
         let writes = FuturesUnordered::new();
         for bound in std::mem::take(&mut plan.single) {
@@ -168,11 +170,48 @@ impl Inner {
             writes.push(self.request(batch));
         }
         writes.try_collect::<()>().await?;
+        for stage in std::mem::take(&mut plan.then) {
+            try_join_all(stage.into_iter().map(|bound| self.db.write(bound))).await?;
+        }
+        let last = std::mem::take(&mut plan.last);
+        try_join_all(last.into_iter().map(|batch| self.request(batch))).await?;
         for (client_id, id) in &plan.ended {
             let values = vec![text(client_id), long(*id)];
             self.db.conditional(Bound { statement: S::DropEpoch, values }).await?;
         }
         self.check()
+    }
+
+    /// Puts a plan into the journal; it may be begun then. Its turn has come.
+    async fn journal(&self, plan: &Plan) -> Result<(), StoreError> {
+        let (slot, stamp) = {
+            let mut memory = self.memory.lock();
+            ((memory.held_slot + 1) % journal::SLOTS, memory.stamp())
+        };
+        let rows = journal::pack(plan, stamp).map_err(damaged)?;
+        let put = |(part, row): (i32, Vec<u8>)| {
+            let key = [long(self.incarnation.number), int(slot), int(part)];
+            let values = [&key[..], &[blob(row), long(stamp)]].concat();
+            self.db.write(Bound { statement: S::PutJournal, values })
+        };
+        let mut rows = (0..).zip(rows);
+        let first = rows.next();
+        stream::iter(rows).map(put).buffer_unordered(PARALLEL).try_collect::<()>().await?;
+        // With it the entry is whole.
+        if let Some(first) = first {
+            put(first).await?;
+        }
+        self.memory.lock().held_slot = slot;
+        Ok(())
+    }
+
+    /// Everything that went by way of the journal is done, and nothing else is under way.
+    async fn clear_journal(&self, stamp: u64) {
+        for slot in 0..journal::SLOTS {
+            let values = vec![long(stamp), long(self.incarnation.number), int(slot)];
+            // The next one clears it, or the successor.
+            let _ = self.db.write(Bound { statement: S::DeleteJournal, values }).await;
+        }
     }
 
     async fn request(&self, mut bounds: Vec<Bound>) -> Result<(), StoreError> {
@@ -309,22 +348,29 @@ impl SessionStore for CassandraStore {
     fn write(&self, ops: Arc<Vec<StoreOp>>) -> StoreFuture<()> {
         let planned = {
             let mut memory = self.inner.memory.lock();
-            plan(&mut memory, &ops).and_then(|plan| {
-                let slot = memory.begins(plan.atomic)?;
-                Ok((plan, slot))
+            plan(&mut memory, &ops).map(|plan| {
+                let in_turn = plan.atomic || !plan.receipts.is_empty();
+                let sessions = plan.sessions.iter().copied().collect();
+                let place = memory.order.begins(in_turn, sessions);
+                (plan, place)
             })
         };
-        let (mut plan, slot) = match planned {
+        let (mut plan, mut place) = match planned {
             Ok(planned) => planned,
             Err(error) => return Box::pin(async move { Err(error) }),
         };
         let inner = Arc::clone(&self.inner);
         self.run(async move {
-            let result = inner.write(&mut plan, slot).await;
+            let result = inner.write(&mut plan, &mut place).await;
             let mut memory = inner.memory.lock();
-            memory.ends(slot, result.is_ok());
             if result.is_ok() {
                 memory.succeeded(&plan);
+            }
+            let last = memory.order.ends(place, result.is_ok());
+            if last && plan.atomic && result.is_ok() {
+                let stamp = memory.stamp();
+                let inner = Arc::clone(&inner);
+                tokio::spawn(async move { inner.clear_journal(stamp).await });
             }
             result
         })

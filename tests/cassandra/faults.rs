@@ -67,26 +67,58 @@ fn a_killed_node_goes_on_where_it_was() {
         .set("log.kind", "kafka")
         .set("kafka.bootstrap_servers", kafka.address())
         .start();
-    let subscriber = Subscriber::start(node.mqtt, "killed", 1);
-    let load = Load::start_stubborn(node.mqtt, "killed", 4);
-    for _ in 0..3 {
-        load.goes_on(1000);
+    let flows = [("once", 1), ("exactly", 2)].map(|(kind, qos)| {
+        let subscriber = Subscriber::start(node.mqtt, kind, qos);
+        (Load::start_stubborn(node.mqtt, kind, 3, qos), subscriber, qos)
+    });
+    for _ in 0..4 {
+        flows.iter().for_each(|(load, ..)| load.goes_on(700));
         node.kill9();
         node = node.restart();
-        load.move_to(node.mqtt);
-        subscriber.move_to(node.mqtt);
+        for (load, subscriber, _) in &flows {
+            load.move_to(node.mqtt);
+            subscriber.move_to(node.mqtt);
+        }
     }
-    load.goes_on(1000);
-    let topic = load.topic();
-    let sent = load.finish();
-    subscriber.finish(&sent);
+    flows.iter().for_each(|(load, ..)| load.goes_on(700));
+    let mut expected = Vec::new();
+    for (load, subscriber, qos) in flows {
+        let topic = load.topic();
+        let sent = load.finish();
+        let repeated = subscriber.finish(&sent);
+        assert!(qos < 2 || repeated == 0, "{repeated} messages came twice at QoS 2");
+        expected.push((topic, sent));
+    }
     eventually(PATIENCE, "the outbox is empty", || node.metric("hydrant_outbox_records") == 0.0);
-    let mut seen = Seen::default();
-    for record in kafka.read_all(&topic) {
-        let key = String::from_utf8(record.key.clone().expect("a key")).expect("text");
-        seen.take(&key, record.text().parse().expect("a sequence"));
+    for (topic, sent) in expected {
+        let mut seen = Seen::default();
+        for record in kafka.read_all(&topic) {
+            let key = String::from_utf8(record.key.clone().expect("a key")).expect("text");
+            seen.take(&key, record.text().parse().expect("a sequence"));
+        }
+        seen.check(&sent);
     }
-    seen.check(&sent);
+}
+
+/// Every batch holds receipts, and is refused again and again.
+#[test]
+fn an_outage_of_many_retries_leaves_qos2_whole() {
+    let mut cassandra = Cassandra::start();
+    let node = node(&cassandra.address())
+        .set("storage.retry_max", "20ms")
+        .set("cassandra.request_timeout", "500ms")
+        .set("storage.batch_max_ops", 8)
+        .start();
+    let subscriber = Subscriber::start(node.mqtt, "retried", 2);
+    let load = Load::start(node.mqtt, "retried", 6, 2);
+    load.goes_on(500);
+    cassandra.kill9();
+    let retries = || node.metric("hydrant_storage_retries_total");
+    eventually(PATIENCE, "more attempts than there ever were places", || retries() > 300.0);
+    cassandra.restart();
+    load.goes_on(500);
+    let sent = load.finish();
+    assert_eq!(subscriber.finish(&sent), 0);
 }
 
 #[test]

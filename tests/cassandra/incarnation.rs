@@ -179,13 +179,21 @@ async fn dead_ones_of_other_nodes_are_claimed_and_living_left_alone() {
     let rival = begin(&db, "w", "four", SECOND * 2).await;
     rival.spawn_renewal(db.clone());
     let claims = [&me, &rival].map(|one| one.claim_dead(&db));
-    let claimed = join_all(claims).await.into_iter().map(|claimed| numbers(&claimed.unwrap()));
+    let claimed = join_all(claims).await.into_iter().map(|claimed| {
+        let (dead, alive) = claimed.unwrap();
+        assert!(alive.is_some());
+        numbers(&dead)
+    });
     let mut claimed: Vec<u64> = claimed.flatten().collect();
     claimed.sort_unstable();
     // One of the two has both.
     assert_eq!(claimed, [drained.number, dead.number]);
     assert!(me.may_acknowledge() && rival.may_acknowledge());
     assert!(alive.may_acknowledge());
+    // Who wants the keyspace for itself is told who has it.
+    let single = begin(&db, "v", "five", SECOND * 2).await;
+    let why = single.claim_alone(&db).await.unwrap_err().to_string();
+    assert!(why.contains("is in use by the running node \"") && !single.may_acknowledge(), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

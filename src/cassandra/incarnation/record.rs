@@ -11,13 +11,14 @@ use hydrant_actors::ports::StoreError;
 use tokio::time::sleep;
 
 use crate::cassandra::db::{Applied, Bound, Db, Row};
+use crate::cassandra::memory::NUMBER_BITS;
 use crate::cassandra::plan::{long, text};
 use crate::cassandra::statements::Statement as S;
 
 /// The row of the table `counter` that numbers are taken from.
 const COUNTER: &str = "incarnation";
-/// Numbers are below it: a stamp has 27 bits for them (see `memory`).
-const NUMBERS: u64 = 1 << 27;
+/// Numbers are below it: what a stamp has bits for.
+const NUMBERS: u64 = 1 << NUMBER_BITS;
 /// `renewal` of an incarnation that ended cleanly.
 pub(super) const RELEASED: i64 = -1;
 /// How often a request that Cassandra did not answer is made again.
