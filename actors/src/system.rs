@@ -23,7 +23,10 @@ use crate::listener::Listener;
 use crate::log::{self as log_actor, LaneBook, LogActor, LogParts};
 use crate::manager::ConnectionManager;
 use crate::metrics::Metrics;
-use crate::ports::{Lanes, MessageLog, SessionStore, StoreError, StoredSession, StoredWill};
+use crate::ports::{
+    Lanes, MessageLog, SessionStore, StoreError, StoredSession, StoredWill, UNFINISHED,
+    UNFINISHED_WHY,
+};
 use crate::router::TopicRouter;
 use crate::settings::Settings;
 use crate::shard::{Origin, Shard};
@@ -72,12 +75,11 @@ async fn read(store: &Arc<dyn SessionStore>) -> Result<Found, StoreError> {
     for message in store.retained().await? {
         retained.insert(message);
     }
-    Ok(Found {
-        sessions: store.sessions().await?,
-        wills: store.wills().await?,
-        retained,
-        lanes: store.lanes().await?,
-    })
+    let sessions = store.sessions().await?;
+    if sessions.iter().any(|session| &*session.client_id == UNFINISHED) {
+        return Err(StoreError::Unusable(UNFINISHED_WHY.to_owned()));
+    }
+    Ok(Found { sessions, wills: store.wills().await?, retained, lanes: store.lanes().await? })
 }
 
 /// Why a tree did not start.

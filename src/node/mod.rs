@@ -95,6 +95,9 @@ fn advice(error: &std::io::Error) -> &'static str {
     }
 }
 
+/// How long a lease may take to be given back, behind `node.shutdown_deadline`.
+const RELEASE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Runs a node until a signal ends it.
 ///
 /// # Errors
@@ -141,13 +144,18 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         return Err(error);
     }
     log::info!("node {} stops: no new connections, finishing what is in flight", settings.node_id);
+    let stopped = async {
+        let whole = system.stop(settings.shutdown_deadline).await;
+        admin.shutdown();
+        // A Cassandra that does not answer holds nobody up: the successor waits for the lease.
+        let _ = tokio::time::timeout(RELEASE, opened.release()).await;
+        whole
+    };
     let whole = tokio::select! {
-        whole = system.stop(settings.shutdown_deadline) => whole,
+        whole = stopped => whole,
         _ = signals.terminate.recv() => at_once(),
         _ = signals.interrupt.recv() => at_once(),
     };
-    admin.shutdown();
-    opened.release().await;
     if !whole {
         // Nothing that was acknowledged is lost by this: no reason to exit non-zero.
         log::warn!(

@@ -5,12 +5,14 @@
 //! outbox a page ([`PAGE`], [`PAGE_BYTES`]).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::BufWriter;
+use std::io::{BufWriter, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
-use hydrant_actors::ports::{OutgoingStage, SessionStore, StoreError, StoredSession};
+use hydrant_actors::ports::{
+    OutgoingStage, SessionStore, StoreError, StoredSession, UNFINISHED, UNFINISHED_WHY,
+};
 use hydrant_protocol::Message;
 
 use super::TransferError;
@@ -37,15 +39,21 @@ pub(super) async fn export(
     if file.exists() {
         return Err(TransferError::Exists(file.to_owned()));
     }
+    // A name of its own: two exports to one place do not meet before one of them is whole.
     let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
+    name.push(format!(".{}.part", std::process::id()));
     let part = file.with_file_name(name);
     let result = write(store, node_id, &part, progress).await.and_then(|counts| {
-        fs::rename(&part, file).map_err(|error| TransferError::file(&part, error.into()))?;
+        // Unlike a rename, it replaces nothing.
+        fs::hard_link(&part, file).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => TransferError::Exists(file.to_owned()),
+            _ => TransferError::file(file, error.into()),
+        })?;
         Ok(counts)
     });
     match result {
         Ok(counts) => {
+            fs::remove_file(&part).map_err(|error| TransferError::file(&part, error.into()))?;
             let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
             let folder = File::open(folder.unwrap_or(Path::new(".")));
             let synced = folder.and_then(|folder| folder.sync_all());
@@ -68,7 +76,7 @@ async fn write(
 ) -> Result<Counts, TransferError> {
     let failed = |error: FormatError| TransferError::file(part, error);
     // Messages and client ids are nobody else's business.
-    let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(part);
+    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(part);
     let out = out.map_err(|error| failed(error.into()))?;
     let mut writer = ItemWriter::new(BufWriter::new(out)).map_err(failed)?;
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -96,6 +104,9 @@ pub(super) async fn walk(
     sessions.sort_unstable_by_key(|session| session.id);
     let mut lanes = store.lanes().await?;
     lanes.sort_unstable_by_key(|lane| lane.lane);
+    if sessions.iter().any(|session| &*session.client_id == UNFINISHED) {
+        return Err(StoreError::Unusable(UNFINISHED_WHY.to_owned()).into());
+    }
     let total: u64 = sessions.iter().map(|s| 1 + s.subscriptions.len() as u64 + s.queued).sum();
     let total = total + lanes.iter().map(|lane| lane.end - lane.cursor).sum::<u64>();
     let mut sink = |item: &Item<'_>| {

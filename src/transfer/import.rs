@@ -2,7 +2,8 @@
 //!
 //! Invariants: the file is read twice: the first time everything in it is checked, so that a file
 //! that is damaged or does not fit changes nothing; the second time it is written. Sessions keep
-//! their ids; outbox records go behind the ends of the store's lanes.
+//! their ids; outbox records go behind the ends of the store's lanes. A store that was written in part
+//! is marked ([`UNFINISHED`]), so that no node starts on it.
 //! Bounds: one batch in memory, of [`BATCH_OPS`] operations and [`BATCH_BYTES`], or one operation.
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use hydrant_actors::ports::{
     OutboxPosition, OutgoingStage, QueueEntry, SessionId, SessionStore, StoreError, StoreOp,
-    StoredWill,
+    StoredWill, UNFINISHED,
 };
 use hydrant_protocol::{Message, PacketId, QoS};
 
@@ -29,6 +30,8 @@ const BATCH_OPS: usize = 1000;
 const BATCH_BYTES: usize = 1 << 20;
 /// What an operation is counted with beside its payload.
 const OP_COST: usize = 100;
+/// The session that stands in a store while an import is not finished. No node gives such a number.
+const MARK: SessionId = i64::MAX as SessionId;
 /// How often a batch is written that the store does not take.
 const ATTEMPTS: u32 = 10;
 /// Before the second attempt; more before each later one.
@@ -58,6 +61,15 @@ pub(super) async fn import(
     }
     let (mut items, total) = reader(file)?;
     let (mut counts, mut batch) = (Counts::default(), Batch::default());
+    let (id, client_id): (SessionId, Arc<str>) = (MARK, UNFINISHED.into());
+    let mark = StoreOp::PutSession {
+        id,
+        client_id: Arc::clone(&client_id),
+        epoch: 0,
+        disconnected_ms: Some(0),
+    };
+    batch.put(store, (mark, OP_COST)).await?;
+    batch.write(store).await?;
     while let Some(item) = items.next().map_err(failed)? {
         counts.count(&item);
         for op in content.ops(&item).map_err(failed)? {
@@ -65,6 +77,8 @@ pub(super) async fn import(
         }
         progress.at(&counts, items.position, total);
     }
+    batch.write(store).await?;
+    batch.put(store, (StoreOp::DeleteSession { id, client_id }, OP_COST)).await?;
     batch.write(store).await?;
     Ok(counts)
 }

@@ -120,7 +120,9 @@ fn what_was_exported_is_imported() {
         outbox: 1_103,
     };
     assert_eq!(counts, expected);
-    assert!(!folder.path().join("f.part").exists());
+    let names: Vec<_> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| name == "f" || name == "one"), "{names:?}");
     // Where an outbox was used and is drained, its positions go on.
     let two = store(&folder.path().join("two"));
     let position = |position| OutboxPosition { lane: 0, position };
@@ -226,6 +228,18 @@ fn a_message_that_the_store_cannot_take_is_refused_before_anything_is_written() 
     assert!(why.to_string().contains("the message of 2005 bytes to \"large\""), "{why}");
     assert!(content(&two).is_empty());
     wait(import::import(&*two, &file, Some(2_005), &mut progress)).unwrap();
+}
+
+#[test]
+fn a_store_in_which_an_import_was_cut_short_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = store(&folder.path().join("one"));
+    fill(&one);
+    let client_id = hydrant_actors::ports::UNFINISHED.into();
+    let mark = StoreOp::PutSession { id: 1 << 40, client_id, epoch: 0, disconnected_ms: Some(0) };
+    write(&one, vec![mark]);
+    let why = to_file(&one, &folder.path().join("f")).unwrap_err().to_string();
+    assert!(why.contains("an import into it was not finished: empty it"), "{why}");
 }
 
 fn config(data: &Path) -> crate::config::Config {

@@ -2,6 +2,10 @@
 //! with a non-zero exit.
 
 use std::net::TcpListener;
+use std::sync::Arc;
+
+use hydrant::embedded::{EmbeddedStore, StoreOptions, suite};
+use hydrant_actors::ports::{SessionStore, StoreOp, UNFINISHED};
 
 use crate::support::Node;
 use crate::support::node::run_broker;
@@ -160,4 +164,17 @@ fn the_shipped_configuration_file_holds_the_defaults() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
     let with = run_broker(&["config", "default"]);
     assert_eq!(String::from_utf8_lossy(&with.stdout), std::fs::read_to_string(file).unwrap());
+}
+
+#[test]
+fn a_store_with_an_unfinished_import_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let store = EmbeddedStore::open(&store, "n1", StoreOptions::default()).unwrap();
+    let client_id = UNFINISHED.into();
+    let mark = StoreOp::PutSession { id: 1, client_id, epoch: 0, disconnected_ms: Some(0) };
+    suite::write(&(store as Arc<dyn SessionStore>), vec![mark]);
+    let (code, said) = Node::builder().id("n1").data_dir(folder.path()).fails();
+    assert_eq!(code, Some(1));
+    assert!(said.contains("an import into it was not finished: empty it"), "{said}");
 }

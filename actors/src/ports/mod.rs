@@ -7,5 +7,5 @@ mod store;
 pub use log::{LogError, LogRecord, MessageLog, OutboxPosition, Report};
 pub use store::{
     LaneState, Lanes, OutgoingStage, QueueEntry, SessionId, SessionStore, StoreError, StoreFuture,
-    StoreOp, StoredSession, StoredSubscription, StoredWill,
+    StoreOp, StoredSession, StoredSubscription, StoredWill, UNFINISHED, UNFINISHED_WHY,
 };

@@ -11,6 +11,13 @@ use super::log::{LogRecord, OutboxPosition};
 /// A persistent session's number, never used twice within a store.
 pub type SessionId = u64;
 
+/// Client id of the session that stands in a store while an import into it is not finished: one
+/// that no client can have ([MQTT-1.5.3-2]).
+pub const UNFINISHED: &str = "\0import";
+
+/// Why nothing is done with such a store, and what to do.
+pub const UNFINISHED_WHY: &str = "an import into it was not finished: empty it (drop the keyspace, or remove store/ in the data directory) and import again";
+
 /// What a store operation returns.
 pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'static>>;
 
