@@ -92,6 +92,8 @@ pub enum StorageWork {
         session: SessionId,
         /// First sequence wanted.
         from: u64,
+        /// One past the last that is wanted: the entries below are pushed before this.
+        until: u64,
         /// Entries at most.
         limit: usize,
     },

@@ -4,7 +4,7 @@
 //! Invariants: no incarnation is begun and nothing of a node's is read or written, so a node may
 //! run meanwhile. The probe stands where no node looks: in a shard of `retained` that there is not,
 //! and under a client id that MQTT does not allow.
-//! Bounds: [`MAX_NODES`] are asked, one after another.
+//! Bounds: `MAX_NODES` are asked, one after another.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;

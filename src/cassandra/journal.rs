@@ -3,10 +3,10 @@
 //! incarnation does the statements again. Their stamps are in them, so doing again what was done,
 //! or what later writes have replaced, changes nothing.
 //!
-//! Such writes are done one after another ([`super::order`]), each after the success of the
-//! one before, so there are two slots: the one whose entry may be half done is left alone until its
-//! write has succeeded, also when that is tried again by way of the other. Entries are removed when
-//! nothing follows them, because the tombstones of what they wrote do not last for ever.
+//! Such writes are done one after another ([`super::order`]). One that fails when it stands here
+//! may be half done: it is done again from here before another is begun, so two slots are enough and
+//! none is written over while its entry is needed. Entries are removed when nothing follows them,
+//! because the tombstones of what they wrote do not last for ever.
 //!
 //! Bounds: a row has [`PART`] bytes; an entry as many rows as its write needs, the first written
 //! last.

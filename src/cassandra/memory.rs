@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use hydrant_actors::ports::{SessionId, StoreError};
+use hydrant_actors::ports::{SessionId, StoreError, StoreOp};
 
 use super::order::Order;
 use super::plan::Plan;
@@ -37,8 +37,14 @@ pub(super) struct Memory {
     /// Wills of dead incarnations: client id, their numbers.
     pub(super) wills: AHashMap<Arc<str>, Vec<u64>>,
     pub(super) order: Order,
-    /// The slot of the journal whose entry may be half done.
-    pub(super) held_slot: i32,
+    /// Writes that failed, and that nothing may overtake until they are planned again.
+    failed: Vec<Arc<Vec<StoreOp>>>,
+    /// The slot of the journal that was used last.
+    pub(super) last_slot: i32,
+    /// A write that failed when it stood in the journal: done before another of its kind is begun.
+    pub(super) half_done: Option<Plan>,
+    /// The journal holds something.
+    pub(super) journal_used: bool,
     /// Plans made.
     plans: u64,
     /// Complete buckets, and the plan that last found them so.
@@ -52,7 +58,8 @@ pub(super) struct Memory {
 pub(super) struct Queue {
     /// The bucket that was last put into the directory.
     pub(super) marked: Option<u64>,
-    /// The highest bucket of a plan; from `marked` on they may be written.
+    /// The first bucket of a plan since the start, and the highest: they may be written.
+    pub(super) lowest: Option<u64>,
     pub(super) planned: Option<u64>,
     /// Buckets in which something is delivered or in flight.
     pub(super) buckets: BTreeMap<u64, BucketState>,
@@ -117,6 +124,33 @@ impl Memory {
         let (incarnation, start) = (self.number, lane.end);
         lane.extents.push(Extent { incarnation, start, end: u64::MAX });
         self.lanes.insert(number, lane);
+    }
+
+    /// A batch is handed over. StorageActor hears of a failure later than this: what it has handed
+    /// over meanwhile is refused, so that it comes again behind what failed.
+    ///
+    /// # Errors
+    /// A batch before it has failed and is not planned again yet.
+    pub(super) fn admit(&mut self, ops: &Arc<Vec<StoreOp>>) -> Result<(), StoreError> {
+        if self.failed.is_empty() {
+            return Ok(());
+        }
+        if self.failed.iter().any(|failed| Arc::ptr_eq(failed, ops)) {
+            // The oldest that is not durable; all behind it follow.
+            self.failed.clear();
+            return Ok(());
+        }
+        self.failed.push(Arc::clone(ops));
+        let why = "a write before this one has failed";
+        Err(StoreError::Unavailable(why.to_owned()))
+    }
+
+    /// It was not done, or nobody knows.
+    pub(super) fn failed(&mut self, ops: Arc<Vec<StoreOp>>, plan: Plan) {
+        self.failed.push(ops);
+        if plan.journaled.is_some() {
+            self.half_done = Some(plan);
+        }
     }
 
     /// A plan begins. Buckets that are complete are forgotten once no batch that touches them can
@@ -198,5 +232,62 @@ impl Memory {
                 queue.marked = queue.marked.max(Some(*bucket));
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn batch() -> Arc<Vec<StoreOp>> {
+        Arc::new(Vec::new())
+    }
+
+    /// StorageActor has handed C over before it heard that A failed.
+    #[test]
+    fn after_a_failure_nothing_is_planned_before_what_failed() {
+        let mut memory = Memory::new(1);
+        let (a, b, c) = (batch(), batch(), batch());
+        memory.admit(&a).unwrap();
+        memory.admit(&b).unwrap();
+        memory.failed(Arc::clone(&a), Plan::default());
+        assert!(memory.admit(&c).is_err());
+        // All again, from the oldest on.
+        for again in [&a, &b, &c] {
+            memory.admit(again).unwrap();
+        }
+        // A rebuilt actor begins with one that has not failed.
+        memory.failed(Arc::clone(&c), Plan::default());
+        assert!(memory.admit(&b).is_err());
+        memory.admit(&b).unwrap();
+        memory.admit(&c).unwrap();
+    }
+
+    #[test]
+    fn what_failed_in_the_journal_is_kept_until_it_is_done() {
+        let mut memory = Memory::new(1);
+        memory.failed(batch(), Plan::default());
+        assert!(memory.half_done.is_none());
+        memory.failed(batch(), Plan { journaled: Some(1), ..Plan::default() });
+        assert!(memory.half_done.is_some());
+    }
+
+    #[test]
+    fn a_complete_bucket_is_known_until_no_plan_of_it_can_come_again() {
+        let mut memory = Memory::new(1);
+        memory.queues.entry(7).or_default().buckets.insert(0, BucketState::new(0));
+        memory.begins().unwrap();
+        memory.completed(7, 0);
+        memory.begins().unwrap();
+        memory.completed(7, 0);
+        for _ in 0..SETTLED {
+            memory.begins().unwrap();
+            assert!(memory.queues[&7].buckets.contains_key(&0));
+        }
+        memory.begins().unwrap();
+        assert!(memory.queues[&7].buckets.is_empty() && memory.complete.is_empty());
+        memory.counter = 1 << (COUNTER_BITS - 1);
+        assert!(memory.begins().unwrap_err().to_string().contains("start it again"));
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Order {
 /// The place of one write.
 #[derive(Debug)]
 pub(super) struct Place {
+    /// It waits for the one before of its kind.
+    pub(super) in_turn: bool,
     number: u64,
     follows: Vec<Over>,
     sessions: Vec<SessionId>,
@@ -57,7 +59,7 @@ impl Order {
         let follows = follows.collect();
         let ((done, over), alive) = (oneshot::channel(), Arc::new(()));
         self.under_way.insert(number, (over.shared(), Arc::downgrade(&alive)));
-        Place { number, follows, sessions, done, _alive: alive }
+        Place { in_turn, number, follows, sessions, done, _alive: alive }
     }
 
     /// A write is over. True: it was one that comes in turn, and none is behind it.

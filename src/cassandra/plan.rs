@@ -84,6 +84,8 @@ pub(super) struct Plan {
     pub(super) ended: Vec<(Arc<str>, SessionId)>,
     /// All or nothing, also when this node dies in between.
     pub(super) atomic: bool,
+    /// The slot of the journal in which it stands whole.
+    pub(super) journaled: Option<i32>,
     /// One statement each.
     pub(super) single: Vec<Bound>,
     /// Of one partition each.
@@ -308,7 +310,7 @@ impl Planner<'_> {
             .collect();
         written.extend(self.queues.remove(&id).map(|run| run.bucket));
         if let Some(queue) = self.memory.queues.remove(&id) {
-            let first = queue.marked.or(queue.planned);
+            let first = queue.marked.or(queue.lowest);
             written.extend(first.into_iter().flat_map(|b| b..=queue.planned.unwrap_or(b).max(b)));
         }
         self.plan.receipts.remove(&id);
@@ -405,6 +407,7 @@ impl Planner<'_> {
         }
         let queue = self.memory.queues.entry(id).or_default();
         queue.planned = queue.planned.max(Some(run.bucket));
+        queue.lowest.get_or_insert(run.bucket);
         // The stamp is in the key: a sequence that is written again in another run replaces nothing.
         let stamp = self.memory.stamp();
         let values = vec![
@@ -604,7 +607,8 @@ fn passed(
             let values = [key(), vec![long(bucket)]].concat();
             partitions.push(Bound { statement: S::DeleteOutbox, values });
         }
-        let values = [key(), vec![long(until)]].concat();
+        // What stands behind a hole is in no extent: the next start finds it by the directory.
+        let values = [key(), vec![long(end)]].concat();
         directories.push(Bound { statement: S::DeleteOutboxBuckets, values });
     }
     (partitions, directories)

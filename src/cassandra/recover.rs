@@ -30,7 +30,13 @@ pub(super) async fn recover(
 ) -> Result<(Memory, Vec<StoredWill>), StoreError> {
     let mut memory = Memory::new(me.number);
     for predecessor in dead {
-        redo(db, &mut memory, predecessor.number).await?;
+        let slots: Vec<i32> = (0..journal::SLOTS).collect();
+        redo(db, predecessor.number, &slots).await?;
+        // Never a second time: the tombstones of what came after it do not last for ever.
+        let stamp = memory.stamp();
+        let key = |slot| vec![long(stamp), long(predecessor.number), int(slot)];
+        let clear = slots.into_iter().map(|slot| (Statement::DeleteJournal, key(slot)));
+        write_all(db, clear.collect()).await?;
     }
     let mut wills = BTreeMap::new();
     for predecessor in dead {
@@ -62,12 +68,11 @@ pub(super) async fn recover(
     Ok((memory, wills.into_values().collect()))
 }
 
-/// What an incarnation had in its journal, again; and never a second time, because the tombstones
-/// of what came after it do not last for ever.
-async fn redo(db: &Db, memory: &mut Memory, number: u64) -> Result<(), StoreError> {
+/// What stands whole in these slots of an incarnation's journal, again.
+pub(super) async fn redo(db: &Db, number: u64, slots: &[i32]) -> Result<(), StoreError> {
     let mut entries = Vec::new();
-    for slot in 0..journal::SLOTS {
-        let rows = read::journal(db, number, slot).await?;
+    for slot in slots {
+        let rows = read::journal(db, number, *slot).await?;
         entries.extend(journal::unpack(&rows).map_err(damaged)?);
     }
     entries.sort_unstable_by_key(|(entry, _)| *entry);
@@ -75,9 +80,7 @@ async fn redo(db: &Db, memory: &mut Memory, number: u64) -> Result<(), StoreErro
         let writes = bounds.into_iter().map(|bound| db.write(bound));
         stream::iter(writes).buffer_unordered(PARALLEL).try_collect::<()>().await?;
     }
-    let stamp = memory.stamp();
-    let delete = |slot| (Statement::DeleteJournal, vec![long(stamp), long(number), int(slot)]);
-    write_all(db, (0..journal::SLOTS).map(delete).collect()).await
+    Ok(())
 }
 
 /// The lanes as these incarnations, oldest first, have left them.
@@ -102,7 +105,7 @@ async fn lanes(db: &Db, numbers: &[u64], stamp: u64) -> Result<BTreeMap<u16, Lan
         let kept = buckets.partition_point(|bucket| *bucket < lane.dropped);
         let (passed, kept) = buckets.split_at(kept);
         drop_buckets(db, place, passed, stamp).await?;
-        if let Some(found) = extent(db, place, lane.end, kept).await? {
+        if let Some(found) = extent(db, place, lane.end.max(lane.cursor), kept).await? {
             append(lane, place.0, &found);
         }
     }
@@ -118,7 +121,8 @@ fn append(lane: &mut Lane, incarnation: u64, found: &Found) {
     }
     lane.extents.retain(|extent| extent.start < extent.end);
     lane.extents.push(Extent { incarnation, start: found.start, end: found.end });
-    lane.end = found.end;
+    // What is missing below the cursor is acknowledged.
+    lane.end = found.end.max(lane.cursor);
     let missing = found.end.saturating_sub(lane.cursor.max(found.start));
     let part = u128::from(found.bytes) * u128::from(missing)
         / u128::from((found.end - found.start).max(1));
@@ -281,6 +285,12 @@ mod tests {
             lane.extents.iter().map(|e| (e.incarnation, e.start, e.end)).collect();
         assert_eq!(extents, [(1, 100, 300), (2, 300, 310)]);
         assert_eq!(lane.end, 310);
+        // One that was drained, and whose successor is forgotten: the cursor is the end.
+        let mut behind = Lane { cursor: 1000, end: 1000, ..Lane::default() };
+        append(&mut behind, 1, &Found { start: 768, end: 900, bytes: 100 });
+        assert_eq!((behind.end, behind.bytes), (1000, 0));
+        append(&mut behind, 3, &Found { start: 1000, end: 1050, bytes: 50 });
+        assert_eq!((behind.end, behind.bytes), (1050, 50));
         append(&mut lane, 3, &Found { start: 100, end: 150, bytes: 0 });
         assert_eq!((lane.extents.len(), lane.end), (1, 150));
     }

@@ -10,7 +10,7 @@
 //! Invariants: nothing is changed in a keyspace whose version is newer or whose replication is not
 //! what was asked for. Every statement may be repeated. Only names stand in the text of statements:
 //! the keyspace's, which configuration checks, and the data centre's, which is checked here.
-//! Bounds: [`PATIENCE`] for the lock, [`ATTEMPTS`] of one change, [`AGREEMENT`] until all nodes
+//! Bounds: `PATIENCE` for the lock, `ATTEMPTS` of one change, `AGREEMENT` until all nodes
 //! have a change.
 
 mod layout;

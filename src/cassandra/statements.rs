@@ -1,7 +1,7 @@
 //! Every CQL statement, prepared once; values are always bound, never spliced into the text.
 //!
 //! `USING TIMESTAMP ?` is never a clock: it is the incarnation's number above a counter
-//! ([`super::stamp`]), so that of two writes to one cell the later owner's wins, whatever any
+//! (see `memory`), so that of two writes to one cell the later owner's wins, whatever any
 //! clock says. Tables whose rows are written conditionally are written in no other way.
 
 /// A prepared statement. Its number is what the journal stores: append, never reorder.

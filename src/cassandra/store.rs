@@ -158,9 +158,12 @@ impl Inner {
             let why = "a write that this one has to follow was not done";
             return Err(StoreError::Unavailable(why.to_owned()));
         }
+        if place.in_turn {
+            self.finish_half_done().await?;
+        }
         plan::receipts(&self.memory.lock(), plan);
         if plan.atomic {
-            self.journal(plan).await?;
+            plan.journaled = Some(self.journal(plan).await?);
         }
         let writes = FuturesUnordered::new();
         for bound in std::mem::take(&mut plan.single) {
@@ -182,11 +185,27 @@ impl Inner {
         self.check()
     }
 
-    /// Puts a plan into the journal; it may be begun then. Its turn has come.
-    async fn journal(&self, plan: &Plan) -> Result<(), StoreError> {
+    /// What stands in the journal and failed after that is done first: its receipts belong into
+    /// what is written next, and its slot is not needed any more.
+    async fn finish_half_done(&self) -> Result<(), StoreError> {
+        let Some(half) = self.memory.lock().half_done.take() else { return Ok(()) };
+        let slot = half.journaled.unwrap_or_default();
+        let redone = recover::redo(&self.db, self.incarnation.number, &[slot]).await;
+        let mut memory = self.memory.lock();
+        match redone {
+            Ok(()) => memory.succeeded(&half),
+            Err(_) => memory.half_done = Some(half),
+        }
+        redone
+    }
+
+    /// Puts a plan into the journal; it may be begun then. Its turn has come. The slot.
+    async fn journal(&self, plan: &Plan) -> Result<i32, StoreError> {
         let (slot, stamp) = {
             let mut memory = self.memory.lock();
-            ((memory.held_slot + 1) % journal::SLOTS, memory.stamp())
+            memory.last_slot = (memory.last_slot + 1) % journal::SLOTS;
+            memory.journal_used = true;
+            (memory.last_slot, memory.stamp())
         };
         let rows = journal::pack(plan, stamp).map_err(damaged)?;
         let put = |(part, row): (i32, Vec<u8>)| {
@@ -201,16 +220,17 @@ impl Inner {
         if let Some(first) = first {
             put(first).await?;
         }
-        self.memory.lock().held_slot = slot;
-        Ok(())
+        Ok(slot)
     }
 
     /// Everything that went by way of the journal is done, and nothing else is under way.
     async fn clear_journal(&self, stamp: u64) {
         for slot in 0..journal::SLOTS {
             let values = vec![long(stamp), long(self.incarnation.number), int(slot)];
-            // The next one clears it, or the successor.
-            let _ = self.db.write(Bound { statement: S::DeleteJournal, values }).await;
+            let cleared = self.db.write(Bound { statement: S::DeleteJournal, values }).await;
+            if cleared.is_err() {
+                self.memory.lock().journal_used = true;
+            }
         }
     }
 
@@ -348,8 +368,9 @@ impl SessionStore for CassandraStore {
     fn write(&self, ops: Arc<Vec<StoreOp>>) -> StoreFuture<()> {
         let planned = {
             let mut memory = self.inner.memory.lock();
-            plan(&mut memory, &ops).map(|plan| {
-                let in_turn = plan.atomic || !plan.receipts.is_empty();
+            memory.admit(&ops).and_then(|()| plan(&mut memory, &ops)).map(|plan| {
+                // The end of a session is also that of its receipts.
+                let in_turn = plan.atomic || !plan.receipts.is_empty() || !plan.ended.is_empty();
                 let sessions = plan.sessions.iter().copied().collect();
                 let place = memory.order.begins(in_turn, sessions);
                 (plan, place)
@@ -363,11 +384,14 @@ impl SessionStore for CassandraStore {
         self.run(async move {
             let result = inner.write(&mut plan, &mut place).await;
             let mut memory = inner.memory.lock();
-            if result.is_ok() {
-                memory.succeeded(&plan);
-            }
+            // What failed is known before anybody can be planned without it.
             let last = memory.order.ends(place, result.is_ok());
-            if last && plan.atomic && result.is_ok() {
+            match &result {
+                Ok(()) => memory.succeeded(&plan),
+                Err(_) => memory.failed(ops, plan),
+            }
+            if last && result.is_ok() && memory.half_done.is_none() && memory.journal_used {
+                memory.journal_used = false;
                 let stamp = memory.stamp();
                 let inner = Arc::clone(&inner);
                 tokio::spawn(async move { inner.clear_journal(stamp).await });

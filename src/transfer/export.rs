@@ -41,7 +41,7 @@ pub(super) async fn export(
     }
     // A name of its own: two exports to one place do not meet before one of them is whole.
     let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
+    name.push(format!(".{:08x}.part", rand::random::<u32>()));
     let part = file.with_file_name(name);
     let result = write(store, node_id, &part, progress).await.and_then(|counts| {
         // Unlike a rename, it replaces nothing.

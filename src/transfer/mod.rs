@@ -1,7 +1,7 @@
 //! `broker storage`: looks over the configured session store, moves what it holds to a file and
 //! back, from the embedded store to Cassandra or the other way.
 //!
-//! Written against [`SessionStore`], so it knows neither store. The node does not run meanwhile:
+//! Written against [`hydrant_actors::ports::SessionStore`], so it knows neither store. The node does not run meanwhile:
 //! the lock of its data directory is taken, and Cassandra knows of an incarnation like any other.
 //!
 //! - `format`: the file.

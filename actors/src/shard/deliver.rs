@@ -204,11 +204,11 @@ impl Shard {
             return;
         }
         conn.wants_pump.set(true);
-        // QoS 2 that is not stored does not wait in memory: a place in the window would send it on
+        // QoS 2, and what is not stored, does not wait in memory: a place in the window would send it on
         // the strength of its packet id alone, which can be stored before the message is (the outbox
         // is full). A page shows it only once it is stored.
         let in_memory = session.outbound.waiting() < settings.session.max_queued_in_memory;
-        if in_memory && !view.held() {
+        if in_memory && qos != QoS::ExactlyOnce && !view.held() {
             let sequence = stored.next_sequence;
             self.put_queued(stored, qos, retain, None, view);
             session.outbound.wait(Waiting { sequence, qos, retain, message: view.message() });
@@ -315,6 +315,7 @@ impl Shard {
                     stamp,
                     session: stored.id,
                     from: stored.read_from,
+                    until: stored.read_until,
                     limit: settings.session.max_queued_in_memory,
                 },
                 64,

@@ -16,7 +16,7 @@
 mod held;
 mod request;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -66,6 +66,8 @@ pub struct Read {
     pub session: SessionId,
     /// First sequence.
     pub from: u64,
+    /// One past the last that is wanted.
+    until: u64,
     /// Entries at most.
     pub limit: usize,
     /// Every batch up to this one is done before the read begins.
@@ -162,10 +164,10 @@ impl StorageBook {
                     self.gather(request, outbox_full);
                 }
             }
-            StorageWork::ReadQueue { shard, slot, stamp, session, from, limit } => {
+            StorageWork::ReadQueue { shard, slot, stamp, session, from, until, limit } => {
                 self.next_read += 1;
                 let id = self.next_read;
-                let read = Read { shard, slot, stamp, session, from, limit, after: 0, id };
+                let read = Read { shard, slot, stamp, session, from, until, limit, after: 0, id };
                 match self.lines.get_mut(&shard) {
                     Some(line) => line.push_back(InLine::Read(read)),
                     None => self.want(read),
@@ -178,6 +180,8 @@ impl StorageBook {
     fn want(&mut self, mut read: Read) {
         // What is gathered becomes the next batch.
         read.after = self.next_batch + u64::from(self.has_next());
+        // Who asks again has a new connection; the answer to the one before would be thrown away.
+        self.waiting.retain(|older| older.session != read.session);
         self.waiting.push(read);
     }
 
@@ -264,9 +268,17 @@ impl StorageBook {
         if self.waiting.is_empty() {
             return;
         }
-        let added: HashSet<SessionId> = request.queues().collect();
+        // By session, the lowest; what a read does not want does not hold it up.
+        let mut added: HashMap<SessionId, u64> = HashMap::new();
+        for (session, sequence) in request.queued() {
+            let lowest = added.entry(session).or_insert(sequence);
+            *lowest = sequence.min(*lowest);
+        }
+        if added.is_empty() {
+            return;
+        }
         for read in &mut self.waiting {
-            if added.contains(&read.session) {
+            if added.get(&read.session).is_some_and(|sequence| *sequence < read.until) {
                 read.after = self.next_batch + 1;
             }
         }
@@ -372,7 +384,7 @@ impl StorageBook {
             .waiting
             .extract_if(.., |read| {
                 let written = read.after < oldest && !(gathered && read.after >= next);
-                written && !held.has_entries(read.session)
+                written && !held.has_entries(read.session, read.until)
             })
             .collect();
         self.begun.extend(ready.iter().map(|read| (read.id, read.clone())));

@@ -370,8 +370,15 @@ fn a_rebuilt_actor_finds_what_stands_behind_a_transaction() {
     run(async {
         let node = Node::start(16, Duration::ZERO, GATHER);
         let both = Some(Transaction { id: 1, parts: 2 });
-        let read =
-            StorageWork::ReadQueue { shard: 0, slot: 0, stamp: 0, session: 1, from: 0, limit: 1 };
+        let read = StorageWork::ReadQueue {
+            shard: 0,
+            slot: 0,
+            stamp: 0,
+            session: 1,
+            from: 0,
+            until: 10,
+            limit: 1,
+        };
         let op = || vec![StoreOp::DeleteQueued { id: 1, sequence: 1 }];
         node.push_part(op(), both, Some(0), 64);
         // More than one batch takes.

@@ -8,19 +8,21 @@
 //! Bounds: at most one row for each operation that is held back, whose bytes count
 //! ([`Held::bytes`]); what is written meanwhile and bears on none of them is not noted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use hydrant_protocol::PacketId;
+
 use super::request::{Request, cost};
-use crate::ports::{SessionId, StoreOp};
+use crate::ports::{OutgoingStage, SessionId, StoreOp};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     requests: usize,
     bytes: usize,
-    /// Queue entries; true: the subscriber has it already.
-    entries: HashMap<(SessionId, u64), bool>,
+    /// Queue entries.
+    entries: BTreeMap<(SessionId, u64), Entry>,
     sessions: HashMap<SessionId, Session>,
     /// By topic.
     retained: HashMap<Arc<str>, Row>,
@@ -28,13 +30,20 @@ pub(super) struct Held {
     wills: HashMap<Arc<str>, Row>,
 }
 
+/// What was written meanwhile about an entry that is held back.
+#[derive(Debug, Default)]
+struct Entry {
+    /// The subscriber has it already.
+    gone: bool,
+    /// It is in flight.
+    outgoing: Option<(PacketId, OutgoingStage)>,
+}
+
 /// What is held back of one session.
 #[derive(Debug, Default)]
 struct Session {
     /// Operations.
     ops: usize,
-    /// Those that add an entry to its queue.
-    entries: usize,
     /// It was removed meanwhile. Its number is not given again, so all that is held is older.
     ended: bool,
 }
@@ -94,9 +103,9 @@ impl Held {
         self.bytes
     }
 
-    /// Entries of this session's queue are held back.
-    pub(super) fn has_entries(&self, id: SessionId) -> bool {
-        self.sessions.get(&id).is_some_and(|session| session.entries > 0)
+    /// Entries of this session's queue with a sequence below `until` are held back.
+    pub(super) fn has_entries(&self, id: SessionId, until: u64) -> bool {
+        self.entries.range((id, 0)..(id, until)).next().is_some()
     }
 
     /// Rows of all kinds.
@@ -116,8 +125,7 @@ impl Held {
                     let session = self.sessions.entry(id).or_default();
                     session.ops += 1;
                     if let StoreOp::PutQueued { entry, .. } = op {
-                        session.entries += 1;
-                        self.entries.insert((id, entry.sequence), false);
+                        self.entries.insert((id, entry.sequence), Entry::default());
                     }
                 }
                 Subject::Retained(topic) => {
@@ -136,7 +144,7 @@ impl Held {
         self.bytes -= request.bytes;
         self.requests -= 1;
         let number = request.number;
-        request.ops.retain(|op| match subject(op) {
+        request.ops.retain_mut(|op| match subject(op) {
             Subject::Session(id) => self.let_go_of_session(id, op),
             Subject::Retained(topic) => leave(&mut self.retained, topic) < number,
             Subject::Will(client) => leave(&mut self.wills, client) < number,
@@ -144,15 +152,17 @@ impl Held {
         });
     }
 
-    fn let_go_of_session(&mut self, id: SessionId, op: &StoreOp) -> bool {
+    fn let_go_of_session(&mut self, id: SessionId, op: &mut StoreOp) -> bool {
         let mut untrue = false;
-        if let StoreOp::PutQueued { entry, .. } = op {
-            untrue = self.entries.remove(&(id, entry.sequence)) == Some(true);
+        if let StoreOp::PutQueued { entry, .. } = op
+            && let Some(held) = self.entries.remove(&(id, entry.sequence))
+        {
+            untrue = held.gone;
+            entry.outgoing = held.outgoing.or(entry.outgoing);
         }
         if let Some(session) = self.sessions.get_mut(&id) {
             untrue |= session.ended;
             session.ops -= 1;
-            session.entries -= usize::from(matches!(op, StoreOp::PutQueued { .. }));
             if session.ops == 0 {
                 self.sessions.remove(&id);
             }
@@ -169,8 +179,13 @@ impl Held {
         for op in ops {
             match op {
                 StoreOp::DeleteQueued { id, sequence } => {
-                    if let Some(gone) = self.entries.get_mut(&(*id, *sequence)) {
-                        *gone = true;
+                    if let Some(entry) = self.entries.get_mut(&(*id, *sequence)) {
+                        entry.gone = true;
+                    }
+                }
+                StoreOp::PutOutgoing { id, sequence, packet_id, stage } => {
+                    if let Some(entry) = self.entries.get_mut(&(*id, *sequence)) {
+                        entry.outgoing = Some((*packet_id, *stage));
                     }
                 }
                 StoreOp::DeleteSession { id, .. } => {

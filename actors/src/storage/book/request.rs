@@ -25,10 +25,10 @@ impl Request {
         self.ops.iter().any(|op| matches!(op, StoreOp::PutOutbox { .. }))
     }
 
-    /// The sessions to whose queues it adds, one for each entry.
-    pub(super) fn queues(&self) -> impl Iterator<Item = SessionId> {
+    /// The queue entries that it adds: session and sequence.
+    pub(super) fn queued(&self) -> impl Iterator<Item = (SessionId, u64)> {
         self.ops.iter().filter_map(|op| match op {
-            StoreOp::PutQueued { id, .. } => Some(*id),
+            StoreOp::PutQueued { id, entry } => Some((*id, entry.sequence)),
             _ => None,
         })
     }

@@ -1,9 +1,9 @@
 //! What is held back, in which order, and what a read sees.
 
 use super::*;
-use crate::ports::{LogRecord, OutboxPosition, QueueEntry, StoredWill};
+use crate::ports::{LogRecord, OutboxPosition, OutgoingStage, QueueEntry, StoredWill};
 use bytes::Bytes;
-use hydrant_protocol::{Message, QoS};
+use hydrant_protocol::{Message, PacketId, QoS};
 
 fn message(topic: &str) -> Arc<Message> {
     Arc::new(Message {
@@ -67,7 +67,7 @@ fn written(book: &mut StorageBook) -> Vec<u64> {
 }
 
 fn read(session: SessionId) -> StorageWork {
-    StorageWork::ReadQueue { shard: 0, slot: 0, stamp: 0, session, from: 0, limit: 10 }
+    StorageWork::ReadQueue { shard: 0, slot: 0, stamp: 0, session, from: 0, until: 100, limit: 10 }
 }
 
 fn done(book: &mut StorageBook, id: u64) {
@@ -486,4 +486,40 @@ fn what_stands_in_line_counts_as_held_back() {
     while book.advance(true) {}
     assert_eq!((written(&mut book), book.parked()), (vec![3], 1));
     assert!(book.unpark() && book.parked_bytes() == 0);
+}
+
+/// Entries that come after a read was asked for are none of its business.
+#[test]
+fn a_read_begins_although_the_queue_goes_on_growing() {
+    let mut book = StorageBook::default();
+    book.take_up(write(vec![queued(1, 1)], None), false);
+    let mut before = book.form(|_| ()).unwrap();
+    book.take_up(read(1), false);
+    for sequence in 100..103 {
+        let both = Some(Transaction { id: sequence, parts: 2 });
+        book.take_up(own(1, vec![], both), false);
+        book.take_up(write(vec![queued(1, sequence)], both), false);
+        let next = book.form(|_| ()).unwrap();
+        done(&mut book, before.id);
+        let ready = book.ready_reads();
+        assert_eq!(ready.len(), usize::from(sequence == 100), "{sequence}");
+        before = next;
+    }
+}
+
+#[test]
+fn what_was_sent_before_it_was_stored_keeps_its_packet_id() {
+    let mut book = StorageBook::default();
+    book.take_up(write(vec![outbox(), queued(1, 5)], None), true);
+    let (packet_id, stage) = (PacketId::new(7).unwrap(), OutgoingStage::Publish);
+    let sent = StoreOp::PutOutgoing { id: 1, sequence: 5, packet_id, stage };
+    book.take_up(write(vec![sent], None), true);
+    book.form(|_| ()).unwrap();
+    assert!(book.unpark());
+    let batch = book.form(|_| ()).unwrap();
+    let outgoing = batch.ops.iter().find_map(|op| match op {
+        StoreOp::PutQueued { entry, .. } => entry.outgoing,
+        _ => None,
+    });
+    assert_eq!(outgoing, Some((packet_id, stage)));
 }
