@@ -49,6 +49,8 @@ pub struct Cassandra {
     ip: Ipv4Addr,
     port: u16,
     password_auth: bool,
+    /// MiB of heap: three nodes share the machine, and a lone one has the tables of all tests.
+    heap: u32,
     _turn: Option<Turn>,
 }
 
@@ -83,6 +85,7 @@ impl Cassandra {
     /// Node `number` of `nodes`, on 127.0.0.`number`; the first is the seed.
     fn configure(number: u8, nodes: u8, port: u16, storage: u16, options: &Options) -> Self {
         let server = Server::new("cassandra");
+        let heap = if nodes == 1 { 1280 } else { 512 };
         let ip = Ipv4Addr::new(127, 0, 0, number);
         // Equal shares of the ring, which Murmur3Partitioner makes of all i64.
         let token =
@@ -131,7 +134,7 @@ impl Cassandra {
         }
         std::fs::write(conf.join("cassandra.yaml"), yaml).expect("cassandra.yaml");
         std::fs::write(conf.join("logback.xml"), LOGBACK).expect("logback.xml");
-        Self { server, ip, port, password_auth: options.password_auth, _turn: None }
+        Self { server, ip, port, password_auth: options.password_auth, heap, _turn: None }
     }
 
     /// `host:port` for clients.
@@ -165,7 +168,7 @@ impl Cassandra {
     fn launch(&mut self) {
         let folder = self.server.folder().to_path_buf();
         let conf = folder.join("conf");
-        let java = java_options(&folder);
+        let java = java_options(&folder, self.heap);
         let java: Vec<&str> = java.iter().map(String::as_str).collect();
         let main = "org.apache.cassandra.service.CassandraDaemon";
         self.server.run(&java, Some(&conf), &[main]);
@@ -246,13 +249,13 @@ fn make_certificate(conf: &Path, ip: Ipv4Addr) -> String {
     store
 }
 
-fn java_options(folder: &Path) -> Vec<String> {
+fn java_options(folder: &Path, heap: u32) -> Vec<String> {
     let folder = folder.display();
     vec![
         format!("@{JAVA_ARGS}"),
-        "-Xms512m".to_owned(),
-        "-Xmx512m".to_owned(),
-        "-XX:MaxDirectMemorySize=256m".to_owned(),
+        format!("-Xms{heap}m"),
+        format!("-Xmx{heap}m"),
+        format!("-XX:MaxDirectMemorySize={}m", heap / 2),
         format!("-Djava.io.tmpdir={folder}/tmp"),
         format!("-Dcassandra.storagedir={folder}"),
         format!("-Dcassandra.config=file://{folder}/conf/cassandra.yaml"),
