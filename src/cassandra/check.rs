@@ -14,12 +14,12 @@ use std::time::{Instant, SystemTime};
 use hydrant_actors::ports::StoreError;
 use serde::Deserialize;
 
-use super::db::{self, Applied, Bound, Db, Row};
+use super::db::{self, Bound, Db, Row};
 use super::options::{CassandraOptions, Level};
 use super::plan::{blob, int, long, text};
 use super::schema::{self, Replication};
 use super::statements::{Statement as S, TABLES};
-use super::transport::{Limits, Manager, Transport};
+use super::transport::{Manager, Transport};
 
 /// Nodes whose clock and commit log are looked at.
 const MAX_NODES: usize = 64;
@@ -276,11 +276,8 @@ async fn probe(db: &Db) -> Result<(), String> {
     first.map_err(step("a conditional write"))?;
     let values = vec![text(PROBE_CLIENT), long(0)];
     let dropped = db.conditional(Bound { statement: S::DropEpoch, values }).await;
-    match dropped.map_err(step("a conditional delete"))? {
-        Applied::Yes => Ok(()),
-        // Another check at the same time.
-        Applied::No(_) => Ok(()),
-    }
+    // Applied or not: another check may run at the same time.
+    dropped.map_err(step("a conditional delete")).map(drop)
 }
 
 async fn read_back(db: &Db, topic: &str) -> Result<bool, StoreError> {
@@ -291,22 +288,11 @@ async fn read_back(db: &Db, topic: &str) -> Result<bool, StoreError> {
 
 /// Every node that can be found: clock and commit log.
 async fn nodes(options: &CassandraOptions, found: &mut dyn FnMut(Finding)) {
-    let mut waiting = VecDeque::new();
-    let mut names = std::collections::HashMap::new();
-    for point in &options.contact_points {
-        let host = point.rsplit_once(':').map_or(point.as_str(), |(host, _)| host);
-        for address in tokio::net::lookup_host(point).await.into_iter().flatten() {
-            names.insert(address, host.trim_matches(['[', ']']).to_owned());
-            waiting.push_back(address);
-        }
-    }
-    let limits = Limits { silence: options.request_timeout };
-    let manager =
-        Manager::new(options.credentials.clone(), options.tls_ca.as_deref(), names, limits);
-    let manager = match manager {
-        Ok(manager) => manager,
+    let (manager, addresses, _) = match db::resolve(options).await {
+        Ok(resolved) => resolved,
         Err(error) => return found(Finding::new(Grade::Fail, "nodes", error)),
     };
+    let mut waiting = VecDeque::from(addresses);
     let mut known: BTreeSet<SocketAddr> = waiting.iter().copied().collect();
     let mut asked = 0;
     while let Some(address) = waiting.pop_front() {

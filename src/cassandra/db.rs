@@ -464,25 +464,9 @@ async fn reach(
     options: &CassandraOptions,
     deadline: Instant,
 ) -> Result<(Manager, Vec<SocketAddr>), CassandraError> {
-    let limits = Limits { silence: options.request_timeout };
     loop {
-        let (mut names, mut addresses) = (HashMap::new(), Vec::new());
-        let mut last = "no contact point has an address".to_owned();
-        for point in &options.contact_points {
-            let host = point.rsplit_once(':').map_or(point.as_str(), |(host, _)| host);
-            match tokio::net::lookup_host(point).await {
-                Ok(found) => {
-                    for address in found {
-                        names.insert(address, host.trim_matches(['[', ']']).to_owned());
-                        addresses.push(address);
-                    }
-                }
-                Err(error) => last = format!("{point} has no address: {error}"),
-            }
-        }
-        let manager =
-            Manager::new(options.credentials.clone(), options.tls_ca.as_deref(), names, limits)
-                .map_err(CassandraError)?;
+        let (manager, addresses, why) = resolve(options).await.map_err(CassandraError)?;
+        let mut last = why.unwrap_or_else(|| "no contact point has an address".to_owned());
         for address in &addresses {
             match manager.connect(None, None, *address).await {
                 Ok(_) => return Ok((manager, addresses)),
@@ -509,6 +493,31 @@ async fn reach(
         log::warn!("no Cassandra answers yet, trying again: {last}");
         tokio::time::sleep(RECONNECT).await;
     }
+}
+
+/// How connections are made, the addresses of the contact points, and why one of these has none.
+///
+/// # Errors
+/// One sentence about the file of `cassandra.tls_ca`.
+pub(super) async fn resolve(
+    options: &CassandraOptions,
+) -> Result<(Manager, Vec<SocketAddr>, Option<String>), String> {
+    let (mut names, mut addresses, mut why) = (HashMap::new(), Vec::new(), None);
+    for point in &options.contact_points {
+        let host = point.rsplit_once(':').map_or(point.as_str(), |(host, _)| host);
+        match tokio::net::lookup_host(point).await {
+            Ok(found) => {
+                for address in found {
+                    names.insert(address, host.trim_matches(['[', ']']).to_owned());
+                    addresses.push(address);
+                }
+            }
+            Err(error) => why = Some(format!("{point} has no address: {error}")),
+        }
+    }
+    let limits = Limits { silence: options.request_timeout };
+    let (credentials, tls_ca) = (options.credentials.clone(), options.tls_ca.as_deref());
+    Ok((Manager::new(credentials, tls_ca, names, limits)?, addresses, why))
 }
 
 fn unreachable(options: &CassandraOptions, why: &dyn std::fmt::Display) -> String {

@@ -105,7 +105,7 @@ async fn lanes(db: &Db, numbers: &[u64], stamp: u64) -> Result<BTreeMap<u16, Lan
         let kept = buckets.partition_point(|bucket| *bucket < lane.dropped);
         let (passed, kept) = buckets.split_at(kept);
         drop_buckets(db, place, passed, stamp).await?;
-        if let Some(found) = extent(db, place, lane.end.max(lane.cursor), kept).await? {
+        if let Some(found) = extent(db, place, lane.end, kept).await? {
             append(lane, place.0, &found);
         }
     }

@@ -220,22 +220,6 @@ impl Statement {
         ]
     };
 
-    /// Written with a condition: never speculated, never repeated blindly.
-    pub const fn is_conditional(self) -> bool {
-        matches!(
-            self,
-            Self::RaiseEpoch
-                | Self::FirstEpoch
-                | Self::DropEpoch
-                | Self::CounterFirst
-                | Self::CounterNext
-                | Self::IncarnationFirst
-                | Self::IncarnationRenew
-                | Self::IncarnationSeal
-                | Self::IncarnationDelete
-        )
-    }
-
     /// Reads of tables that are written conditionally: serial.
     pub const fn is_serial_read(self) -> bool {
         matches!(self, Self::CounterRead | Self::IncarnationRead)

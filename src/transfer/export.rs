@@ -36,9 +36,6 @@ pub(super) async fn export(
     file: &Path,
     progress: &mut Progress<'_>,
 ) -> Result<Counts, TransferError> {
-    if file.exists() {
-        return Err(TransferError::Exists(file.to_owned()));
-    }
     // A name of its own: two exports to one place do not meet before one of them is whole.
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:08x}.part", rand::random::<u32>()));
