@@ -2,9 +2,11 @@
 //! Kafka, fjall or Cassandra.
 
 mod log;
+mod membership;
 mod store;
 
 pub use log::{LogError, LogRecord, MessageLog, OutboxPosition, Report};
+pub use membership::{Membership, MembershipFuture};
 pub use store::{
     LaneState, Lanes, OutgoingStage, QueueEntry, SessionId, SessionStore, StoreError, StoreFuture,
     StoreOp, StoredSession, StoredSubscription, StoredWill, UNFINISHED, UNFINISHED_WHY,
