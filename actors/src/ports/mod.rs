@@ -3,10 +3,12 @@
 
 mod log;
 mod membership;
+mod shared_store;
 mod store;
 
 pub use log::{LogError, LogRecord, MessageLog, OutboxPosition, Report};
 pub use membership::{Membership, MembershipFuture};
+pub use shared_store::{Estate, Holder, Sealing, SharedStore};
 pub use store::{
     LaneState, Lanes, OutgoingStage, QueueEntry, SessionId, SessionStore, StoreError, StoreFuture,
     StoreOp, StoredSession, StoredSubscription, StoredWill, UNFINISHED, UNFINISHED_WHY,

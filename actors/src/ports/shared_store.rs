@@ -1,0 +1,65 @@
+//! What a cluster needs of a session store that its nodes share: whose a session is, and how it
+//! changes hands.
+//!
+//! A session is *held* by one incarnation, which alone writes it. It changes hands in one of two
+//! ways: its holder gives it up and another takes it, or its holder is sealed and the one who sealed
+//! it takes all that it held.
+
+use std::sync::Arc;
+
+use super::store::{Lanes, SessionId, SessionStore, StoreFuture, StoredSession, StoredWill};
+
+/// Who holds a persistent session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// The session.
+    pub id: SessionId,
+    /// The incarnation that writes it.
+    pub incarnation: u64,
+}
+
+/// What a sealed incarnation held, now ours.
+#[derive(Debug, Clone, Default)]
+pub struct Estate {
+    /// Its sessions, as after [`SharedStore::take`]: already this incarnation's.
+    pub sessions: Vec<StoredSession>,
+    /// Wills of connections that it did not see end.
+    pub wills: Vec<StoredWill>,
+    /// Its outbox and what it had left to drain of others, under lane numbers that this store uses
+    /// for nothing else; `read_outbox` and `MoveCursor` take them from now on.
+    pub lanes: Lanes,
+}
+
+/// How an attempt to seal an incarnation ended.
+#[derive(Debug, Clone)]
+pub enum Sealing {
+    /// It is over and nobody else has what it held.
+    Ours(Box<Estate>),
+    /// Another incarnation has sealed it (or it was sealed before and is drained).
+    Others(u64),
+    /// It renews its lease.
+    Alive,
+}
+
+/// See the module.
+pub trait SharedStore: SessionStore {
+    /// This start's number. Greater than that of every start before it.
+    fn incarnation(&self) -> u64;
+    /// False once the lease is over by the boot-time clock, until it is renewed: another may have
+    /// taken over what this node held, so nothing may leave it. Cheap: asked before every read of
+    /// a socket.
+    fn holds_lease(&self) -> bool;
+    /// Who holds a client's session; `None`: it has none. Sees every change of hands that ended
+    /// before the call.
+    fn locate(&self, client_id: Arc<str>) -> StoreFuture<Option<Holder>>;
+    /// Takes a session from `from`, whose holder has given it up or is sealed by this incarnation.
+    /// `None`: it is not as in `from` (any more), nothing was changed. From its success on no write of
+    /// the earlier holder has an effect, whatever comes late.
+    fn take(&self, client_id: Arc<str>, from: Holder) -> StoreFuture<Option<StoredSession>>;
+    /// Forgets a session that another will take: nothing is written for it from here any more.
+    /// Called when every write of it has ended, successfully.
+    fn give_up(&self, id: SessionId);
+    /// Watches an incarnation until its lease is over, seals it and takes all that it held. At
+    /// most a little longer than its lease when it is dead; at once when it ended cleanly.
+    fn seal(&self, incarnation: u64) -> StoreFuture<Sealing>;
+}
