@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::Xxh3;
+
 /// What a node says of how busy it is. For people and load balancers; nothing is decided by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {
@@ -45,6 +47,17 @@ pub struct View {
 }
 
 impl View {
+    /// The same on every node that sees the same members in the same incarnations.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = Xxh3::new();
+        for member in self.members.iter() {
+            hasher.update(member.node_id.as_bytes());
+            hasher.update(&[0]);
+            hasher.update(&member.incarnation.to_be_bytes());
+        }
+        hasher.digest()
+    }
+
     /// The member with this node id.
     pub fn member(&self, node_id: &str) -> Option<&Member> {
         self.members.iter().find(|member| *member.node_id == *node_id)

@@ -1,0 +1,652 @@
+//! Which node holds which client's session: one session a client in the whole cluster
+//! ([MQTT-3.1.4-2]).
+//!
+//! Every client id has an owner by the [`Ring`]. A node asks it before it lets a client in
+//! ([`Directory::claim`]); the owner has the holder give the session up first, one change of hands
+//! after another. What an owner knows is told to it by the holders and stands nowhere else: when
+//! the members change, every node tells the new owners what it holds, then says so to everybody,
+//! and an owner grants nothing before all members have said it under the view that it has itself.
+//!
+//! Invariants: an owner has at most one change of hands under way a client. A grant is given only
+//! when nobody else holds the session, or when its holder is lost and everything that it held is
+//! another's.
+//! Bounds: an entry a session of the cluster, at its owner and at its holder; claims by the
+//! connections that wait for them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use ahash::AHashMap;
+
+use super::member::View;
+use super::message::{Control, Handed};
+use super::ring::{Key, Ring};
+
+/// Client ids in one [`Control::Held`].
+const AT_ONCE: usize = 512;
+/// As a hint: the store was asked and knows no holder.
+pub const NOBODY: u64 = 0;
+/// Lost incarnations that are remembered: a claim with a hint to one is seconds behind at most.
+const REMEMBERED: usize = 1024;
+
+/// One start of a node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Holder {
+    /// Its node id.
+    pub node: Arc<str>,
+    /// The number of its start.
+    pub incarnation: u64,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// This goes to that node.
+    Send(Arc<str>, Control),
+    /// A claim of this node is granted; it takes the persistent session that another gave up.
+    Grant {
+        /// The number it was made with.
+        request: u64,
+        /// See [`Control::Granted`].
+        from: Option<Handed>,
+    },
+    /// This node gives a session up and answers with [`Directory::released`].
+    Release {
+        /// Who asks.
+        owner: Arc<str>,
+        /// Its ticket.
+        ticket: u64,
+        /// Client id.
+        client: Arc<str>,
+        /// The node that gets it.
+        to: Arc<str>,
+    },
+}
+
+#[derive(Debug)]
+struct Claim {
+    client: Arc<str>,
+    clean: bool,
+    hint: Option<u64>,
+    /// The owner it was sent to; `None`: to be sent again.
+    sent: Option<Holder>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    node: Arc<str>,
+    request: u64,
+    clean: bool,
+}
+
+#[derive(Debug)]
+struct Owned {
+    holder: Holder,
+    clean: bool,
+    /// The ticket of the change of hands under way, and who wait for it.
+    moving: Option<Box<(u64, VecDeque<Waiter>)>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Directory {
+    me: Holder,
+    view: View,
+    digest: u64,
+    ring: Ring,
+    /// Sessions of this node; true: it ends with its connection.
+    held: AHashMap<Arc<str>, bool>,
+    owned: AHashMap<Arc<str>, Owned>,
+    claims: BTreeMap<u64, Claim>,
+    next_request: u64,
+    next_ticket: u64,
+    /// The digest under which each member has told what it holds.
+    synced: AHashMap<Arc<str>, u64>,
+    /// Claims that came before this node may grant.
+    early: Vec<(Arc<str>, Control)>,
+    /// Lost incarnations whose sessions have a new holder, the last [`REMEMBERED`].
+    inherited: VecDeque<u64>,
+    actions: VecDeque<Action>,
+}
+
+impl Directory {
+    /// Of this node, before it has joined.
+    pub fn new(node: Arc<str>, incarnation: u64) -> Self {
+        Self {
+            me: Holder { node, incarnation },
+            view: View::default(),
+            digest: 0,
+            ring: Ring::default(),
+            held: AHashMap::new(),
+            owned: AHashMap::new(),
+            claims: BTreeMap::new(),
+            next_request: 1,
+            next_ticket: 1,
+            synced: AHashMap::new(),
+            early: Vec::new(),
+            inherited: VecDeque::new(),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// What is to be done next, in order.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The members it goes by.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The ring of these members.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// Sessions that this node holds, sessions that it owns, claims of its own under way.
+    pub fn sizes(&self) -> (usize, usize, usize) {
+        (self.held.len(), self.owned.len(), self.claims.len())
+    }
+
+    /// Whether every member has told what it holds: claims are granted.
+    pub fn is_synced(&self) -> bool {
+        self.missing().is_none()
+    }
+
+    /// A member that has not told what it holds.
+    pub fn missing(&self) -> Option<&Arc<str>> {
+        self.view
+            .members
+            .iter()
+            .map(|member| &member.node_id)
+            .find(|node| **node != self.me.node && self.synced.get(*node) != Some(&self.digest))
+    }
+
+    fn owner_in(ring: &Ring, view: &View, client: &str) -> Option<Holder> {
+        let node = ring.owner(Key::Client(client))?;
+        let incarnation = view.member(node)?.incarnation;
+        Some(Holder { node: Arc::clone(node), incarnation })
+    }
+
+    fn owner(&self, client: &str) -> Option<Holder> {
+        Self::owner_in(&self.ring, &self.view, client)
+    }
+
+    fn owns(&self, client: &str) -> bool {
+        self.ring.owns(&self.me.node, Key::Client(client))
+    }
+
+    /// The members have changed: who owns what now is told what this node holds.
+    pub fn members_changed(&mut self, view: View) {
+        let digest = view.digest();
+        if digest == self.digest {
+            self.view = view;
+            return;
+        }
+        let ring = Ring::new(view.members.iter().map(|member| Arc::clone(&member.node_id)));
+        let mut told: AHashMap<Arc<str>, Vec<(Arc<str>, bool)>> = AHashMap::new();
+        for (client, clean) in &self.held {
+            let owner = Self::owner_in(&ring, &view, client);
+            if let Some(owner) = owner
+                && self.owner(client).as_ref() != Some(&owner)
+            {
+                told.entry(owner.node).or_default().push((Arc::clone(client), *clean));
+            }
+        }
+        (self.view, self.ring, self.digest) = (view, ring, digest);
+        // Who waits at an owner that is none any more asks the new one.
+        let (me, ring) = (&self.me, &self.ring);
+        let mut waiting = Vec::new();
+        self.owned.retain(|client, owned| {
+            let keep = ring.owns(&me.node, Key::Client(client));
+            if !keep && let Some(moving) = owned.moving.take() {
+                waiting.extend(moving.1);
+            }
+            keep
+        });
+        for waiter in waiting {
+            self.answer(&waiter.node, Control::NotOwner { request: waiter.request });
+        }
+        for (node, mut clients) in told {
+            while !clients.is_empty() {
+                let rest = clients.split_off(clients.len().min(AT_ONCE));
+                self.tell(&node, Control::Held { clients: std::mem::replace(&mut clients, rest) });
+            }
+        }
+        let others: Vec<Arc<str>> = self.others();
+        for node in others {
+            self.actions.push_back(Action::Send(node, Control::Synced { view: digest }));
+        }
+        let claims: Vec<u64> = self.claims.keys().copied().collect();
+        for request in claims {
+            self.send_claim(request);
+        }
+        self.retry_clean();
+        self.grant_early();
+    }
+
+    fn others(&self) -> Vec<Arc<str>> {
+        let all = self.view.members.iter().map(|member| Arc::clone(&member.node_id));
+        all.filter(|node| *node != self.me.node).collect()
+    }
+
+    /// The link to a member lost what was said on it (it started anew): it is told again.
+    pub fn link_renewed(&mut self, node: &str) {
+        self.synced.remove(node);
+        let Some(node) = self.others().into_iter().find(|other| **other == *node) else { return };
+        let mut clients: Vec<(Arc<str>, bool)> = self
+            .held
+            .iter()
+            .filter(|(client, _)| self.ring.owns(&node, Key::Client(client)))
+            .map(|(client, clean)| (Arc::clone(client), *clean))
+            .collect();
+        while !clients.is_empty() {
+            let rest = clients.split_off(clients.len().min(AT_ONCE));
+            self.tell(&node, Control::Held { clients: std::mem::replace(&mut clients, rest) });
+        }
+        let synced = Control::Synced { view: self.digest };
+        self.actions.push_back(Action::Send(Arc::clone(&node), synced));
+        let again: Vec<u64> = self
+            .claims
+            .iter()
+            .filter(|(_, claim)| claim.sent.as_ref().is_some_and(|sent| sent.node == node))
+            .map(|(request, _)| *request)
+            .collect();
+        for request in again {
+            if let Some(claim) = self.claims.get_mut(&request) {
+                claim.sent = None;
+            }
+            self.send_claim(request);
+        }
+    }
+
+    /// A client wants to connect here: [`Action::Grant`] follows with the number that is returned.
+    /// `hint`: the incarnation that the store names as the holder of its session, where that was asked.
+    pub fn claim(&mut self, client: &Arc<str>, clean: bool, hint: Option<u64>) -> u64 {
+        let request = self.next_request;
+        self.next_request += 1;
+        let claim = Claim { client: Arc::clone(client), clean, hint, sent: None };
+        self.claims.insert(request, claim);
+        self.send_claim(request);
+        request
+    }
+
+    /// Makes a claim that is not granted yet again, now that the store was asked: what its owner
+    /// waits for may have been said by a node that was lost since.
+    pub fn claim_again(&mut self, request: u64, holder: Option<u64>) {
+        if let Some(claim) = self.claims.get_mut(&request) {
+            (claim.hint, claim.sent) = (holder.or(Some(NOBODY)), None);
+            self.send_claim(request);
+        }
+    }
+
+    /// Whether a claim is neither granted nor given up.
+    pub fn is_claimed(&self, request: u64) -> bool {
+        self.claims.contains_key(&request)
+    }
+
+    fn send_claim(&mut self, request: u64) {
+        let Some(claim) = self.claims.get(&request) else { return };
+        let owner = self.owner(&claim.client);
+        if owner.is_none() || owner == claim.sent {
+            return;
+        }
+        let message = Control::Claim {
+            request,
+            client: Arc::clone(&claim.client),
+            clean: claim.clean,
+            hint: claim.hint,
+        };
+        if let Some(claim) = self.claims.get_mut(&request) {
+            claim.sent.clone_from(&owner);
+        }
+        if let Some(owner) = owner {
+            self.tell(&owner.node, message);
+        }
+    }
+
+    /// This node holds the session from the start: found in the store, or inherited.
+    pub fn holds(&mut self, client: &Arc<str>, clean: bool) {
+        self.held.insert(Arc::clone(client), clean);
+        if let Some(owner) = self.owner(client) {
+            self.tell(&owner.node, Control::Held { clients: vec![(Arc::clone(client), clean)] });
+        }
+    }
+
+    /// A session of this node has ended, or its claim came to nothing.
+    pub fn gone(&mut self, client: &Arc<str>) {
+        if self.held.remove(client).is_some()
+            && let Some(owner) = self.owner(client)
+        {
+            self.tell(&owner.node, Control::Gone { client: Arc::clone(client) });
+        }
+    }
+
+    /// Whether this node holds it.
+    pub fn is_held(&self, client: &str) -> bool {
+        self.held.contains_key(client)
+    }
+
+    /// The answer to [`Action::Release`].
+    pub fn released(
+        &mut self,
+        owner: &Arc<str>,
+        ticket: u64,
+        client: &Arc<str>,
+        handed: Option<Handed>,
+    ) {
+        self.held.remove(client);
+        self.tell(owner, Control::Released { ticket, client: Arc::clone(client), handed });
+    }
+
+    /// To a node, this one included.
+    fn tell(&mut self, node: &Arc<str>, message: Control) {
+        if *node == self.me.node {
+            let me = self.me.clone();
+            self.receive(&me, message);
+        } else {
+            self.actions.push_back(Action::Send(Arc::clone(node), message));
+        }
+    }
+
+    fn answer(&mut self, node: &Arc<str>, message: Control) {
+        self.tell(node, message);
+    }
+
+    /// A control message of another node; those that are not about sessions are ignored.
+    pub fn receive(&mut self, from: &Holder, message: Control) {
+        match message {
+            Control::Held { clients } => {
+                for (client, clean) in clients {
+                    self.held_by(from, &client, clean);
+                }
+            }
+            Control::Synced { view } => {
+                self.synced.insert(Arc::clone(&from.node), view);
+                self.grant_early();
+                // It may be the owner now that it was not when it was asked.
+                let refused = self.claims.iter().filter(|(_, claim)| claim.sent.is_none());
+                let refused: Vec<u64> = refused.map(|(request, _)| *request).collect();
+                refused.into_iter().for_each(|request| self.send_claim(request));
+            }
+            Control::Claim { request, ref client, clean, hint } => {
+                if !self.owns(client) {
+                    self.answer(&from.node, Control::NotOwner { request });
+                } else if !self.is_synced() {
+                    self.early.push((Arc::clone(&from.node), message));
+                } else {
+                    let waiter = Waiter { node: Arc::clone(&from.node), request, clean };
+                    self.claimed(&Arc::clone(client), waiter, hint);
+                }
+            }
+            Control::Granted { request, from: handed } => {
+                // Not of an owner that was asked under an earlier view: the present one knows nothing
+                // of it.
+                let asked = self.claims.get(&request).and_then(|claim| claim.sent.as_ref());
+                if asked == Some(from)
+                    && let Some(claim) = self.claims.remove(&request)
+                {
+                    self.held.insert(claim.client, claim.clean);
+                    self.actions.push_back(Action::Grant { request, from: handed });
+                }
+            }
+            Control::NotOwner { request } => {
+                // One of the two views is the older one: it is sent again when either changes.
+                let moved = self.claims.get_mut(&request).is_some_and(|claim| {
+                    claim.sent.take().is_some_and(|sent| sent.node != from.node)
+                });
+                if moved {
+                    self.send_claim(request);
+                }
+            }
+            Control::Release { ticket, client, to } => {
+                // Nor does this node give up what it has told another owner of.
+                if self.owner(&client).as_ref() != Some(from) {
+                    return;
+                }
+                let owner = Arc::clone(&from.node);
+                self.actions.push_back(Action::Release { owner, ticket, client, to });
+            }
+            Control::Released { ticket, client, handed } => self.moved(ticket, &client, handed),
+            Control::Gone { client } => self.ended(from, &client),
+            Control::Inherited { incarnation } => self.inherited(incarnation),
+            _ => {}
+        }
+    }
+
+    fn grant_early(&mut self) {
+        if self.early.is_empty() || !self.is_synced() {
+            return;
+        }
+        for (node, message) in std::mem::take(&mut self.early) {
+            // Who has left has no use for an answer.
+            if let Some(incarnation) = self.view.member(&node).map(|member| member.incarnation) {
+                self.receive(&Holder { node, incarnation }, message);
+            }
+        }
+    }
+
+    fn node(&self, node: &Arc<str>) -> Option<Holder> {
+        let incarnation = self.view.member(node)?.incarnation;
+        Some(Holder { node: Arc::clone(node), incarnation })
+    }
+
+    fn is_member(&self, holder: &Holder) -> bool {
+        self.view.member(&holder.node).is_some_and(|m| m.incarnation == holder.incarnation)
+    }
+
+    /// A claim at its owner.
+    fn claimed(&mut self, client: &Arc<str>, waiter: Waiter, hint: Option<u64>) {
+        let Some(claimant) = self.node(&waiter.node) else { return };
+        let hinted = || {
+            // Of one that has an heir, the store says otherwise by now: it is asked again.
+            let hint = hint.filter(|hint| ![NOBODY, claimant.incarnation].contains(hint))?;
+            if self.inherited.contains(&hint) {
+                return None;
+            }
+            let members = &self.view.members;
+            let node = members.iter().find(|member| member.incarnation == hint);
+            // Not a member: lost, and waited for until somebody has inherited it.
+            let node = node.map_or_else(|| Arc::from(""), |node| Arc::clone(&node.node_id));
+            Some(Holder { node, incarnation: hint })
+        };
+        // The store knows better than we do: it was granted to the claimant as nobody's.
+        let nobodys = self
+            .owned
+            .get(client)
+            .is_none_or(|owned| owned.moving.is_none() && owned.holder == claimant);
+        let lost = self.owned.get(client).is_some_and(|owned| !self.is_member(&owned.holder));
+        if lost && hint == Some(NOBODY) {
+            // Whoever inherited what it held found nothing of it.
+            if let Some(owned) = self.owned.get_mut(client) {
+                owned.clean = true;
+            }
+        }
+        if (nobodys || lost)
+            && let Some(holder) = hinted()
+        {
+            let moving = self.owned.get_mut(client).and_then(|owned| owned.moving.take());
+            self.owned.insert(Arc::clone(client), Owned { holder, clean: false, moving });
+        }
+        match self.owned.get_mut(client) {
+            None => self.grant(client, &claimant, &waiter, None),
+            Some(owned) if owned.moving.is_none() && owned.holder == claimant => {
+                self.grant(client, &claimant, &waiter, None);
+            }
+            Some(owned) => match &mut owned.moving {
+                Some(moving) => {
+                    let same = |known: &Waiter| {
+                        known.node == waiter.node && known.request == waiter.request
+                    };
+                    if !moving.1.iter().any(same) {
+                        moving.1.push_back(waiter);
+                    }
+                    if lost {
+                        self.go_on(client);
+                    }
+                }
+                None => {
+                    owned.moving = Some(Box::new((0, VecDeque::from([waiter]))));
+                    self.go_on(client);
+                }
+            },
+        }
+    }
+
+    fn grant(
+        &mut self,
+        client: &Arc<str>,
+        claimant: &Holder,
+        waiter: &Waiter,
+        from: Option<Handed>,
+    ) {
+        let owned = self.owned.entry(Arc::clone(client)).or_insert_with(|| Owned {
+            holder: claimant.clone(),
+            clean: waiter.clean,
+            moving: None,
+        });
+        owned.holder = claimant.clone();
+        owned.clean = waiter.clean;
+        self.answer(&waiter.node, Control::Granted { request: waiter.request, from });
+    }
+
+    /// Has the present holder give up what others wait for, or grants what nobody holds.
+    fn go_on(&mut self, client: &Arc<str>) {
+        loop {
+            let Some(owned) = self.owned.get(client) else { return };
+            let Some(moving) = &owned.moving else { return };
+            let Some(first) = moving.1.front() else {
+                if let Some(owned) = self.owned.get_mut(client) {
+                    owned.moving = None;
+                }
+                return;
+            };
+            let Some(claimant) = self.node(&Arc::clone(&first.node)) else {
+                // Who has left has no use for it.
+                self.next_waiter(client);
+                continue;
+            };
+            let free = owned.clean && !self.is_member(&owned.holder);
+            if owned.holder == claimant || free {
+                let Some(waiter) = self.next_waiter(client) else { return };
+                self.grant(client, &claimant, &waiter, None);
+                continue;
+            }
+            if !self.is_member(&owned.holder) {
+                // Lost: until somebody has inherited it.
+                return;
+            }
+            let (holder, to) = (owned.holder.node.clone(), claimant.node);
+            let ticket = self.next_ticket;
+            self.next_ticket += 1;
+            if let Some(moving) = self.owned.get_mut(client).and_then(|owned| owned.moving.as_mut())
+            {
+                moving.0 = ticket;
+            }
+            let client = Arc::clone(client);
+            return self.tell(&holder, Control::Release { ticket, client, to });
+        }
+    }
+
+    fn next_waiter(&mut self, client: &str) -> Option<Waiter> {
+        self.owned.get_mut(client)?.moving.as_mut()?.1.pop_front()
+    }
+
+    fn moved(&mut self, ticket: u64, client: &Arc<str>, handed: Option<Handed>) {
+        let under_way = |owned: &Owned| owned.moving.as_ref().is_some_and(|m| m.0 == ticket);
+        if !self.owned.get(client).is_some_and(under_way) {
+            return;
+        }
+        while let Some(waiter) = self.next_waiter(client) {
+            if let Some(claimant) = self.node(&waiter.node) {
+                self.grant(client, &claimant, &waiter, handed);
+                return self.go_on(client);
+            }
+        }
+        // Nobody is left who wants it, and its holder has given it up: who comes next finds it in
+        // the store.
+        self.owned.remove(client);
+    }
+
+    fn held_by(&mut self, from: &Holder, client: &Arc<str>, clean: bool) {
+        if !self.owns(client) {
+            return;
+        }
+        let taken = self.owned.get(client).is_some_and(|owned| {
+            owned.holder != *from && owned.moving.is_none() && self.is_member(&owned.holder)
+        });
+        match self.owned.get_mut(client) {
+            Some(owned) if taken => {
+                // It has connected elsewhere while nobody knew of this session: that one is the
+                // later one.
+                let (client, to) = (Arc::clone(client), Arc::clone(&owned.holder.node));
+                self.tell(&Arc::clone(&from.node), Control::Release { ticket: 0, client, to });
+            }
+            Some(owned) => {
+                owned.holder = from.clone();
+                owned.clean = clean;
+                self.go_on(client);
+            }
+            None => {
+                let owned = Owned { holder: from.clone(), clean, moving: None };
+                self.owned.insert(Arc::clone(client), owned);
+            }
+        }
+    }
+
+    fn ended(&mut self, from: &Holder, client: &Arc<str>) {
+        let Some(owned) = self.owned.get_mut(client) else { return };
+        if owned.holder != *from {
+            return;
+        }
+        match owned.moving.take() {
+            None => drop(self.owned.remove(client)),
+            Some(moving) => {
+                // Those who wait for it need not wait: nobody holds it.
+                self.owned.remove(client);
+                for waiter in moving.1 {
+                    self.claimed(client, waiter, None);
+                }
+            }
+        }
+    }
+
+    /// Everything that a lost incarnation held is another's, who has said so before this: what is
+    /// left with it here was clean sessions.
+    pub fn inherited(&mut self, incarnation: u64) {
+        if self.inherited.len() >= REMEMBERED {
+            self.inherited.pop_front();
+        }
+        self.inherited.push_back(incarnation);
+        let left: Vec<Arc<str>> = self
+            .owned
+            .iter()
+            .filter(|(_, owned)| owned.holder.incarnation == incarnation)
+            .map(|(client, _)| Arc::clone(client))
+            .collect();
+        for client in left {
+            let waiting = self.owned.remove(&client).and_then(|owned| owned.moving);
+            for waiter in waiting.into_iter().flat_map(|moving| moving.1) {
+                self.claimed(&client, waiter, None);
+            }
+        }
+    }
+
+    /// Clean sessions of nodes that have left: nobody has to be asked.
+    fn retry_clean(&mut self) {
+        let stuck: Vec<Arc<str>> = self
+            .owned
+            .iter()
+            .filter(|(_, owned)| owned.moving.is_some() && !self.is_member(&owned.holder))
+            .map(|(client, _)| Arc::clone(client))
+            .collect();
+        for client in stuck {
+            self.go_on(&client);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "directory/tests.rs"]
+mod tests;

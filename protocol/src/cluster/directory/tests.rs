@@ -1,0 +1,325 @@
+#![allow(clippy::unwrap_used, clippy::type_complexity)]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::cluster::{Load, Member};
+
+fn member(node: &str, incarnation: u64) -> Member {
+    Member {
+        node_id: node.into(),
+        incarnation,
+        peer: String::new(),
+        mqtt: Vec::new(),
+        version: String::new(),
+        protocol: (1, 1),
+        load: Load::default(),
+        draining: false,
+    }
+}
+
+/// Some nodes, and what is on its way between them: in order from one to another.
+struct Cluster {
+    nodes: BTreeMap<Arc<str>, Directory>,
+    links: BTreeMap<(Arc<str>, Arc<str>), VecDeque<Control>>,
+    /// What each node really holds; true: clean.
+    sessions: HashMap<Arc<str>, BTreeMap<Arc<str>, bool>>,
+    /// Client id, CleanSession, and what the store said.
+    claims: HashMap<(Arc<str>, u64), (Arc<str>, bool, Option<u64>)>,
+    /// The incarnation that holds a persistent session, by the store.
+    store: HashMap<Arc<str>, u64>,
+    /// The sessions of lost incarnations.
+    lost: BTreeMap<u64, Vec<Arc<str>>>,
+    granted: u64,
+}
+
+impl Cluster {
+    fn new(nodes: &[&str]) -> Self {
+        let mut cluster = Self {
+            nodes: BTreeMap::new(),
+            links: BTreeMap::new(),
+            sessions: HashMap::new(),
+            claims: HashMap::new(),
+            store: HashMap::new(),
+            lost: BTreeMap::new(),
+            granted: 0,
+        };
+        for (incarnation, node) in (1..).zip(nodes) {
+            let node: Arc<str> = (*node).into();
+            cluster.nodes.insert(Arc::clone(&node), Directory::new(Arc::clone(&node), incarnation));
+            cluster.sessions.insert(node, BTreeMap::new());
+        }
+        cluster
+    }
+
+    fn view(&self) -> View {
+        let members = self.nodes.values().map(|n| member(&n.me.node, n.me.incarnation)).collect();
+        View { generation: 0, members, current: true }
+    }
+
+    fn see(&mut self, node: &str) {
+        let view = self.view();
+        if let Some(directory) = self.nodes.get_mut(node) {
+            directory.members_changed(view);
+        }
+        self.act(node);
+    }
+
+    fn see_all(&mut self) {
+        let nodes: Vec<Arc<str>> = self.nodes.keys().cloned().collect();
+        nodes.iter().for_each(|node| self.see(node));
+    }
+
+    fn claim(&mut self, node: &str, client: &str, clean: bool) {
+        let client: Arc<str> = client.into();
+        let Some(directory) = self.nodes.get_mut(node) else { return };
+        let request = directory.claim(&client, clean, None);
+        self.claims.insert((node.into(), request), (client, clean, None));
+        self.act(node);
+    }
+
+    fn act(&mut self, node: &str) {
+        let node: Arc<str> = node.into();
+        while let Some(action) = self.nodes.get_mut(&node).and_then(Directory::poll_action) {
+            match action {
+                Action::Send(to, message) => {
+                    self.links.entry((Arc::clone(&node), to)).or_default().push_back(message);
+                }
+                Action::Grant { request, .. } => {
+                    let (client, clean, asked) = self.claims[&(Arc::clone(&node), request)].clone();
+                    // What the node does with a grant: the store may know of another holder.
+                    let Some(directory) = self.nodes.get_mut(&node) else { continue };
+                    let me = directory.me.incarnation;
+                    let other = self.store.get(&client).copied().filter(|other| *other != me);
+                    if let Some(other) = other.filter(|other| asked != Some(*other)) {
+                        let request = directory.claim(&client, clean, Some(other));
+                        self.claims
+                            .insert((Arc::clone(&node), request), (client, clean, Some(other)));
+                        continue;
+                    }
+                    self.store.remove(&client);
+                    if !clean {
+                        self.store.insert(Arc::clone(&client), me);
+                    }
+                    self.granted += 1;
+                    for (other, sessions) in &self.sessions {
+                        // A clean one of a lost node may be in two places until that one ends.
+                        let elsewhere = *other != node && self.nodes.contains_key(other);
+                        assert!(
+                            !elsewhere || !sessions.contains_key(&client),
+                            "{client} is at {other} and granted to {node}"
+                        );
+                    }
+                    if let Some(sessions) = self.sessions.get_mut(&node) {
+                        sessions.insert(client, clean);
+                    }
+                }
+                Action::Release { owner, ticket, client, .. } => {
+                    if let Some(sessions) = self.sessions.get_mut(&node) {
+                        sessions.remove(&client);
+                    }
+                    if let Some(directory) = self.nodes.get_mut(&node) {
+                        directory.released(&owner, ticket, &client, None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Delivers the oldest message of one link; false: none has any.
+    fn deliver(&mut self, which: usize) -> bool {
+        let busy: Vec<_> = self
+            .links
+            .iter()
+            .filter(|(_, link)| !link.is_empty())
+            .map(|(at, _)| at.clone())
+            .collect();
+        if busy.is_empty() {
+            return false;
+        }
+        let (from, to) = busy[which % busy.len()].clone();
+        let message = self.links.get_mut(&(from.clone(), to.clone())).and_then(VecDeque::pop_front);
+        let holder = self.nodes.get(&from).map(|directory| directory.me.clone());
+        if let (Some(message), Some(holder), Some(directory)) =
+            (message, holder, self.nodes.get_mut(&to))
+        {
+            directory.receive(&holder, message);
+            self.act(&to);
+        }
+        true
+    }
+
+    fn settle(&mut self) {
+        while self.deliver(0) {}
+    }
+
+    /// The node is gone with what was on its way to and from it.
+    fn lose(&mut self, node: &str) {
+        let Some(directory) = self.nodes.remove(node) else { return };
+        self.links.retain(|(from, to), _| **from != *node && **to != *node);
+        self.sessions.remove(node);
+        // By the store: also what it gave up and nobody has taken.
+        let incarnation = directory.me.incarnation;
+        let stored = self.store.iter().filter(|(_, holder)| **holder == incarnation);
+        let stored = stored.map(|(client, _)| Arc::clone(client));
+        self.lost.insert(incarnation, stored.collect());
+    }
+
+    fn inherit(&mut self) {
+        let Some(heir) = self.nodes.keys().next().cloned() else { return };
+        while let Some((incarnation, clients)) = self.lost.pop_first() {
+            let others: Vec<Arc<str>> =
+                self.nodes.keys().filter(|n| **n != heir).cloned().collect();
+            for client in &clients {
+                // Taken meanwhile by who found it in the store.
+                if self.store.get(client) != Some(&incarnation) {
+                    continue;
+                }
+                if let Some(directory) = self.nodes.get_mut(&heir) {
+                    directory.holds(client, false);
+                }
+                if let Some(sessions) = self.sessions.get_mut(&heir) {
+                    sessions.insert(Arc::clone(client), false);
+                }
+                let incarnation = self.nodes.get(&heir).map_or(0, |heir| heir.me.incarnation);
+                self.store.insert(Arc::clone(client), incarnation);
+                self.act(&heir);
+            }
+            for other in others {
+                let link = self.links.entry((heir.clone(), other)).or_default();
+                link.push_back(Control::Inherited { incarnation });
+            }
+            if let Some(directory) = self.nodes.get_mut(&heir) {
+                directory.inherited(incarnation);
+            }
+            self.act(&heir);
+        }
+    }
+
+    /// Who waits long asks the store.
+    fn ask_the_store(&mut self) {
+        for node in self.nodes.keys().cloned().collect::<Vec<_>>() {
+            let waiting: Vec<(u64, Arc<str>)> = self.nodes[&node]
+                .claims
+                .iter()
+                .map(|(request, claim)| (*request, Arc::clone(&claim.client)))
+                .collect();
+            for (request, client) in waiting {
+                let hint = self.store.get(&client).copied();
+                if let Some(claim) = self.claims.get_mut(&(Arc::clone(&node), request)) {
+                    claim.2 = hint;
+                }
+                self.nodes.get_mut(&node).unwrap().claim_again(request, hint);
+                self.act(&node);
+            }
+        }
+        self.settle();
+    }
+
+    fn holders(&self, client: &str) -> Vec<Arc<str>> {
+        let holding = self.sessions.iter().filter(|(_, all)| all.contains_key(client));
+        holding.map(|(node, _)| Arc::clone(node)).collect()
+    }
+}
+
+#[test]
+fn a_client_that_connects_elsewhere_takes_its_session_along() {
+    let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
+    cluster.see_all();
+    cluster.settle();
+    for node in ["n1", "n2", "n3", "n1"] {
+        cluster.claim(node, "device-1", false);
+        cluster.settle();
+        assert_eq!(cluster.holders("device-1"), [node.into()]);
+    }
+}
+
+#[test]
+fn nothing_is_granted_before_every_member_has_told_what_it_holds() {
+    let mut cluster = Cluster::new(&["n1", "n2"]);
+    cluster.see("n1");
+    for n in 0..20 {
+        cluster.claim("n1", &format!("device-{n}"), true);
+    }
+    cluster.settle();
+    assert_eq!(cluster.granted, 0);
+    cluster.see("n2");
+    cluster.settle();
+    assert_eq!(cluster.granted, 20);
+}
+
+#[test]
+fn a_lost_session_waits_for_its_heir_and_a_clean_one_does_not() {
+    let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
+    cluster.see_all();
+    for n in 0..20 {
+        cluster.claim("n3", &format!("device-{n}"), n % 2 == 0);
+    }
+    cluster.settle();
+    cluster.lose("n3");
+    cluster.see_all();
+    cluster.settle();
+    cluster.granted = 0;
+    for n in 0..20 {
+        cluster.claim("n1", &format!("device-{n}"), n % 2 == 0);
+    }
+    cluster.settle();
+    assert_eq!(cluster.granted, 10);
+    cluster.inherit();
+    cluster.settle();
+    assert_eq!(cluster.granted, 20);
+}
+
+#[test]
+fn what_the_store_says_counts_where_the_owner_knows_nothing() {
+    let mut cluster = Cluster::new(&["n1", "n2"]);
+    cluster.see_all();
+    cluster.settle();
+    let client: Arc<str> = "device-1".into();
+    let sessions = cluster.sessions.get_mut("n2").unwrap();
+    sessions.insert(Arc::clone(&client), false);
+    let request = cluster.nodes.get_mut("n1").unwrap().claim(&client, false, Some(2));
+    cluster.claims.insert(("n1".into(), request), (client, false, Some(2)));
+    cluster.act("n1");
+    cluster.settle();
+    assert_eq!(cluster.holders("device-1"), ["n1".into()]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Whatever the order: no session is at two nodes, and in the end every claim is granted.
+    #[test]
+    fn one_session_in_the_whole_cluster(steps in proptest::collection::vec((0..12_u8, 0..1000_usize), 1..200)) {
+        let mut cluster = Cluster::new(&["n1", "n2", "n3", "n4"]);
+        cluster.see_all();
+        cluster.settle();
+        let mut made = 0;
+        for (step, which) in steps {
+            let nodes: Vec<Arc<str>> = cluster.nodes.keys().cloned().collect();
+            let node = Arc::clone(&nodes[which % nodes.len()]);
+            match step {
+                0..=3 => {
+                    cluster.claim(&node, &format!("c{}", which % 7), false);
+                    made += 1;
+                }
+                4 if nodes.len() > 2 && cluster.lost.is_empty() => {
+                    cluster.lose(&node);
+                    let rest: BTreeSet<_> = cluster.nodes.keys().cloned().collect();
+                    rest.iter().for_each(|node| cluster.see(node));
+                }
+                5 => cluster.inherit(),
+                _ => drop(cluster.deliver(which)),
+            }
+        }
+        cluster.see_all();
+        cluster.settle();
+        cluster.inherit();
+        cluster.settle();
+        (0..3).for_each(|_| cluster.ask_the_store());
+        let waiting: usize = cluster.nodes.values().map(|node| node.sizes().2).sum();
+        prop_assert_eq!(waiting, 0, "of {} claims, {} granted", made, cluster.granted);
+    }
+}
