@@ -85,8 +85,9 @@ impl Hello {
         Ok(hello)
     }
 
-    /// Strings longer than 255 bytes are cut there.
-    pub(super) fn put(&self, out: &mut Vec<u8>) {
+    /// Appends the hello as a frame: for an acceptor that has no link to who dials, so that the
+    /// other end can say why it is refused. Strings longer than 255 bytes are cut there.
+    pub fn put(&self, out: &mut Vec<u8>) {
         let mut body = Vec::with_capacity(128);
         body.extend_from_slice(MAGIC);
         body.extend_from_slice(&self.versions.0.to_be_bytes());

@@ -99,6 +99,38 @@ impl Link {
         self.connection = Some(Connection::new(now, role));
     }
 
+    /// Whether the hello is of this link's peer: for an acceptor, before [`Link::connected`] puts a
+    /// new connection in the place of one that may be good.
+    ///
+    /// # Errors
+    /// [`LinkError::WrongCluster`], [`LinkError::OwnNodeId`], [`LinkError::WrongNodeId`],
+    /// [`LinkError::OlderIncarnation`].
+    pub fn check(&self, hello: &Hello) -> Result<(), LinkError> {
+        if hello.cluster != *self.me.cluster {
+            return Err(LinkError::WrongCluster {
+                ours: Arc::clone(&self.me.cluster),
+                theirs: hello.cluster.clone(),
+            });
+        }
+        if hello.node_id == *self.me.node_id {
+            return Err(LinkError::OwnNodeId(Arc::clone(&self.me.node_id)));
+        }
+        if hello.node_id != *self.peer {
+            return Err(LinkError::WrongNodeId {
+                expected: Arc::clone(&self.peer),
+                theirs: hello.node_id.clone(),
+            });
+        }
+        match self.peer_incarnation {
+            Some(known) if hello.incarnation < known => Err(LinkError::OlderIncarnation {
+                node_id: Arc::clone(&self.peer),
+                known,
+                theirs: hello.incarnation,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// The TCP connection has ended, for whatever reason.
     pub fn disconnected(&mut self, now: u64) {
         self.observe(now);
@@ -233,7 +265,8 @@ impl Link {
         }
     }
 
-    /// What peers that were restarted did not acknowledge, in the order of sending.
+    /// What peers that were restarted did not acknowledge, in the order of sending; to be taken at
+    /// [`Event::PeerRestarted`], until then it is kept.
     pub fn take_unacknowledged(&mut self) -> Vec<Unacknowledged> {
         std::mem::take(&mut self.lost)
     }
@@ -320,7 +353,7 @@ impl Link {
 
     fn handle_hello(&mut self, body: &[u8]) -> Result<(), LinkError> {
         let hello = Hello::parse(body)?;
-        self.check_identity(&hello)?;
+        self.check(&hello)?;
         let Some(version) = hello::negotiate(VERSIONS, hello.versions) else {
             return Err(LinkError::NoCommonVersion { ours: VERSIONS, theirs: hello.versions });
         };
@@ -357,32 +390,6 @@ impl Link {
         self.events.push_back(Event::Up { incarnation: hello.incarnation, version });
         self.relieve();
         Ok(())
-    }
-
-    fn check_identity(&self, hello: &Hello) -> Result<(), LinkError> {
-        if hello.cluster != *self.me.cluster {
-            return Err(LinkError::WrongCluster {
-                ours: Arc::clone(&self.me.cluster),
-                theirs: hello.cluster.clone(),
-            });
-        }
-        if hello.node_id == *self.me.node_id {
-            return Err(LinkError::OwnNodeId(Arc::clone(&self.me.node_id)));
-        }
-        if hello.node_id != *self.peer {
-            return Err(LinkError::WrongNodeId {
-                expected: Arc::clone(&self.peer),
-                theirs: hello.node_id.clone(),
-            });
-        }
-        match self.peer_incarnation {
-            Some(known) if hello.incarnation < known => Err(LinkError::OlderIncarnation {
-                node_id: Arc::clone(&self.peer),
-                known,
-                theirs: hello.incarnation,
-            }),
-            _ => Ok(()),
-        }
     }
 
     fn relieve(&mut self) {

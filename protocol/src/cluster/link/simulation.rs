@@ -230,7 +230,10 @@ impl World {
                 if !bytes.is_empty() {
                     node.link.receive(self.now, &bytes).unwrap();
                 }
-                node.link.disconnected(self.now);
+                // Or it learns of the end only from the next connection.
+                if !self.random.one_in(4) {
+                    node.link.disconnected(self.now);
+                }
             }
             node.pipe.clear();
             node.open = false;
@@ -267,7 +270,8 @@ impl World {
     /// Nothing is on its way, and nothing waits.
     fn is_quiet(&self) -> bool {
         self.nodes.iter().all(|node| {
-            node.link.is_up()
+            node.open
+                && node.link.is_up()
                 && node.link.unacknowledged() == (0, 0)
                 && node.held.is_empty()
                 && !node.waits

@@ -81,8 +81,10 @@ fn a_dialler_that_is_refused_gets_the_hello_too() {
 #[test]
 fn an_incarnation_before_a_known_one_is_refused() {
     let mut link = up();
+    let error = link.check(&hello("b", 4)).unwrap_err();
+    assert!(link.is_up());
     link.connected(0, Role::Acceptor);
-    let error = link.receive(0, &bytes(&hello("b", 4))).unwrap_err();
+    assert_eq!(link.receive(0, &bytes(&hello("b", 4))), Err(error.clone()));
     assert_eq!(error, LinkError::OlderIncarnation { node_id: "b".into(), known: 5, theirs: 4 });
     // The older one hears it as well.
     let answer = transmit(&mut link, 0);
