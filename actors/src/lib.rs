@@ -9,7 +9,8 @@
 //! - [`ports`]: what the tree needs from outside, as traits; `src/` implements them.
 //! - [`settings`], [`metrics`], [`shared`]: bounds, counters, what the actors share.
 
-pub mod connection;
+pub mod cluster;
+mod connection;
 mod every;
 pub mod inbox;
 pub mod listener;

@@ -107,6 +107,15 @@ impl ConnectionManager {
                 }
                 Some(ManagerWork::Fault { client_id, fault }) => self.fault(&client_id, fault),
                 Some(ManagerWork::Drain { done }) => self.drain(done),
+                Some(ManagerWork::Granted { conn, client, taken }) => {
+                    shard.granted(conn, &client, taken.as_deref());
+                }
+                Some(ManagerWork::Release { owner, ticket, client }) => {
+                    shard.give_up_session(&owner, ticket, &client);
+                }
+                Some(ManagerWork::Inherit { sessions, wills, incarnation, done }) => {
+                    shard.inherit(&sessions, &wills, incarnation, done);
+                }
                 Some(
                     ManagerWork::Completed(_)
                     | ManagerWork::Refused(_)

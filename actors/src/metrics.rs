@@ -123,6 +123,8 @@ labelled! {
         SessionExpired = "session_expired",
         /// A publish made the router panic twice; its publisher was disconnected.
         Poisoned = "poisoned",
+        /// For subscribers on a node that takes too little; nobody waits for it.
+        PeerSlow = "peer_slow",
         /// A clean session ended with messages waiting.
         SessionEnded = "clean_session_ended",
     }

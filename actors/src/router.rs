@@ -53,11 +53,18 @@ impl StreamHandler<Work> for TopicRouter {
         let inbox = &shard.shared.routers[usize::from(shard.index)];
         let mut taken = inbox.take(64);
         let poisoned = taken.attempts() > u32::from(POISONED_AFTER);
-        if poisoned && let Some(RouterWork::Deliver(batch)) = taken.front_mut() {
-            shard.skip_poisoned_remote(batch);
+        if poisoned {
+            match taken.front_mut() {
+                Some(RouterWork::Deliver(batch)) => shard.skip_poisoned_remote(batch),
+                Some(RouterWork::FromPeer(batch)) => shard.skip_poisoned_peer(batch),
+                None => {}
+            }
         }
-        while let Some(RouterWork::Deliver(batch)) = taken.front_mut() {
-            entered.add(shard.route_remote(batch, || self.cell.fault_point()));
+        while let Some(work) = taken.front_mut() {
+            entered.add(match work {
+                RouterWork::Deliver(batch) => shard.route_remote(batch, || self.cell.fault_point()),
+                RouterWork::FromPeer(batch) => shard.route_peer(batch, || self.cell.fault_point()),
+            });
             taken.pop();
         }
         drop(taken);

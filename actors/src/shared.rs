@@ -14,10 +14,11 @@ use hydrant_protocol::topic::{Retained, SubscriptionTable};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
+use crate::cluster::{Cluster, FromPeer};
 use crate::inbox::Inbox;
 use crate::log::LaneBook;
 use crate::metrics::Metrics;
-use crate::ports::{LogRecord, QueueEntry, SessionId, StoreOp};
+use crate::ports::{LogRecord, QueueEntry, SessionId, StoreOp, StoredSession, StoredWill};
 use crate::settings::Settings;
 use crate::shard::RemoteBatch;
 /// What a test can make a connection actor do: the same as any other actor.
@@ -41,6 +42,8 @@ pub enum Part {
     Store,
     /// The log has acknowledged it.
     Log,
+    /// Another node has, one of those it waits for.
+    Peer,
 }
 
 /// Points at a wait of one arbiter: something that goes on when store or log have answered.
@@ -174,6 +177,35 @@ pub enum ManagerWork {
         /// How.
         fault: ConnectionFault,
     },
+    /// A client may be let in: no other node has its session any more.
+    Granted {
+        /// Its connection and the stamp of the claim.
+        conn: (usize, u32),
+        /// Client id.
+        client: Arc<str>,
+        /// Its persistent session, taken over from another node.
+        taken: Option<Box<StoredSession>>,
+    },
+    /// Another node lets a client of ours in: its connection ends and its session is given up.
+    Release {
+        /// Who asks, and its ticket.
+        owner: Arc<str>,
+        /// See `owner`.
+        ticket: u64,
+        /// Client id.
+        client: Arc<str>,
+    },
+    /// What a lost node held and is ours now.
+    Inherit {
+        /// Sessions whose home is this arbiter.
+        sessions: Vec<StoredSession>,
+        /// Wills whose connections the lost node did not see end.
+        wills: Vec<StoredWill>,
+        /// The lost incarnation.
+        incarnation: u64,
+        /// Told when their subscriptions are in force.
+        done: oneshot::Sender<()>,
+    },
     /// Stop reading, finish what is in flight, close. Answered when no connection is left.
     Drain {
         /// Sent when the last connection is gone.
@@ -186,6 +218,8 @@ pub enum ManagerWork {
 pub enum RouterWork {
     /// Publishes whose subscribers are here.
     Deliver(RemoteBatch),
+    /// The same from another node.
+    FromPeer(FromPeer),
 }
 
 /// See the module.
@@ -226,6 +260,8 @@ pub struct Shared {
     pub connections_peak: AtomicUsize,
     /// The node shuts down: no new connections, no new sessions.
     pub stopping: AtomicBool,
+    /// This node's part in a cluster.
+    pub cluster: Option<Arc<Cluster>>,
     /// Why the node is not ready, by the part that says so.
     pub not_ready: Mutex<HashMap<&'static str, String>>,
 }
@@ -253,7 +289,15 @@ impl Shared {
         subscriber: Subscriber,
         qos: QoS,
     ) -> bool {
-        let new = self.subscriptions.write().subscribe(filter, subscriber, qos);
+        let mut table = self.subscriptions.write();
+        let before = self.cluster.as_ref().and_then(|_| table.granted(filter, subscriber));
+        let new = table.subscribe(filter, subscriber, qos);
+        if let Some(cluster) = &self.cluster {
+            // Under the table's lock: changes are announced in the order in which they were made.
+            let persistent = subscriber.persistent;
+            cluster.subscription_changed(filter.arc(), persistent, before, Some(qos));
+        }
+        drop(table);
         self.generation.fetch_add(1, Ordering::Release);
         if new {
             self.metrics.subscriptions.inc();
@@ -267,12 +311,24 @@ impl Shared {
         filter: &hydrant_protocol::topic::TopicFilter,
         subscriber: Subscriber,
     ) -> bool {
-        let removed = self.subscriptions.write().unsubscribe(filter, subscriber);
+        let mut table = self.subscriptions.write();
+        let before = self.cluster.as_ref().and_then(|_| table.granted(filter, subscriber));
+        let removed = table.unsubscribe(filter, subscriber);
+        if let Some(cluster) = &self.cluster {
+            cluster.subscription_changed(filter.arc(), subscriber.persistent, before, None);
+        }
+        drop(table);
         if removed {
             self.generation.fetch_add(1, Ordering::Release);
             self.metrics.subscriptions.sub(1);
         }
         removed
+    }
+
+    /// False while the lease in a shared store is over: nothing is read from a client, and nothing
+    /// is sent to one.
+    pub fn may_act(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|cluster| cluster.may_act())
     }
 
     /// A part of the node is not ready, and why; `None` when it is again.

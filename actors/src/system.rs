@@ -14,28 +14,37 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_rt::{Arbiter, ArbiterHandle};
+use hydrant_protocol::cluster::{Load, Member, View};
 use hydrant_protocol::topic::{Retained, SubscriptionTable};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
+use crate::cluster::{
+    Cluster, ClusterParts, DiscoveryActor, PeerWork, PeersActor, describe as describe_peers,
+};
 use crate::inbox::Inbox;
 use crate::listener::Listener;
 use crate::log::{self as log_actor, LaneBook, LogActor, LogParts};
 use crate::manager::ConnectionManager;
 use crate::metrics::Metrics;
 use crate::ports::{
-    Lanes, MessageLog, SessionStore, StoreError, StoredSession, StoredWill, UNFINISHED,
+    Lanes, Membership, MessageLog, SessionStore, StoreError, StoredSession, StoredWill, UNFINISHED,
     UNFINISHED_WHY,
 };
 use crate::router::TopicRouter;
 use crate::settings::Settings;
-use crate::shard::{Origin, Shard};
+use crate::shard::{ANY_ESTATE, Origin, Shard};
 use crate::shared::{ConnectionInfo, ManagerWork, Shared, StorageWork};
 use crate::storage::{self, StorageActor, StorageBook, StorageParts};
 use crate::supervision::{
     ActorCell, Child, Fault, Registry, Supervisor, SupervisorHandle, Watchdog,
 };
 use crate::sys::Sys;
+
+/// Sessions that one incarnation of a node in a cluster can make: 2 to the power of this.
+const SESSION_BITS: u32 = 40;
+/// Longest wait for ZooKeeper at shutdown; the others learn of it by the session's end then.
+const LEAVE: Duration = Duration::from_secs(2);
 
 thread_local! {
     static SHARD: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
@@ -58,6 +67,8 @@ pub struct Parts {
     pub listener: (Arc<TcpListener>, String),
     /// TCP_NODELAY on accepted sockets.
     pub nodelay: bool,
+    /// Other nodes; `None`: this one is alone.
+    pub cluster: Option<ClusterParts>,
     /// Called once when the tree cannot be kept up; the node exits non-zero with the sentence.
     pub on_failure: Arc<dyn Fn(String) + Send + Sync>,
 }
@@ -91,6 +102,9 @@ pub enum StartError {
     /// The operating system gives no thread.
     #[error("no thread can be started: {0}")]
     Thread(io::Error),
+    /// The node cannot join the cluster.
+    #[error("{0}")]
+    Cluster(String),
 }
 
 /// A running tree.
@@ -104,6 +118,9 @@ pub struct ActorSystem {
     log: LogParts,
     arbiters: Vec<Arbiter>,
     watchdog: Option<Watchdog>,
+    membership: Option<Arc<dyn Membership>>,
+    /// The members as this node sees them; in a cluster.
+    pub views: Option<watch::Receiver<View>>,
 }
 
 impl ActorSystem {
@@ -114,7 +131,11 @@ impl ActorSystem {
     pub async fn start(parts: Parts) -> Result<Self, StartError> {
         let found = read(&parts.store).await?;
         let settings = Arc::clone(&parts.settings);
-        let shared = make_shared(&settings, &found);
+        let cluster = parts.cluster.as_ref().map(|cluster| {
+            let store = Arc::clone(&cluster.store);
+            Cluster::new(&settings.node_id, store, cluster.settings.clone())
+        });
+        let shared = make_shared(&settings, &found, cluster);
         let registry = Registry::new(Arc::clone(&settings.node_id));
         let failure = Arc::clone(&parts.on_failure);
         let watchdog = Watchdog::start(
@@ -146,8 +167,10 @@ impl ActorSystem {
             log,
             arbiters: Vec::new(),
             watchdog: Some(watchdog),
+            membership: None,
+            views: None,
         };
-        system.start_children(parts.listener, parts.nodelay, found).await;
+        system.start_children(parts.listener, parts.nodelay, found, parts.cluster).await?;
         Ok(system)
     }
 
@@ -156,7 +179,8 @@ impl ActorSystem {
         listener: (Arc<TcpListener>, String),
         nodelay: bool,
         found: Found,
-    ) {
+        cluster: Option<ClusterParts>,
+    ) -> Result<(), StartError> {
         let main = Arbiter::current();
         self.watch("main", &main);
         let services = self.arbiter("services");
@@ -178,6 +202,7 @@ impl ActorSystem {
             cell.with_depth(move || log_actor::depth(&depth))
                 .with_detail(move || log_actor::describe(&detail))
         });
+        let peering = cluster.as_ref().map(|_| self.cluster_cells());
         self.restore(&workers, found).await;
         let parts = self.storage.clone();
         self.child(storing, &services, move |cell| StorageActor::build(&parts, cell));
@@ -191,6 +216,9 @@ impl ActorSystem {
                 with_shard(|shard| ConnectionManager::build(shard, cell))
             });
         }
+        if let (Some(parts), Some(cells)) = (cluster, peering) {
+            self.join(parts, cells).await?;
+        }
         self.child(listening, &main, move |cell| {
             match Listener::build(&shared, &socket, nodelay, cell) {
                 Ok(running) => running,
@@ -200,6 +228,71 @@ impl ActorSystem {
             }
         });
         self.start_sys();
+        Ok(())
+    }
+
+    fn cluster_cells(&self) -> (Arc<ActorCell>, Arc<ActorCell>) {
+        let shared = Arc::clone(&self.shared);
+        let discovery = self.cell("discovery", "DiscoveryActor", |cell| cell);
+        let (depth, detail) = (Arc::clone(&shared), shared);
+        let peers = self.cell("peers", "PeersActor", |cell| {
+            cell.with_depth(move || depth.cluster.as_ref().map_or(0, |c| c.work.len())).with_detail(
+                move || detail.cluster.as_ref().map_or_else(String::new, |c| describe_peers(c)),
+            )
+        });
+        (discovery, peers)
+    }
+
+    /// Joins the cluster; returns when every member has told what it wants and holds, so that no
+    /// client of this node finds less than there is.
+    async fn join(
+        &mut self,
+        parts: ClusterParts,
+        (discovery, peers): (Arc<ActorCell>, Arc<ActorCell>),
+    ) -> Result<(), StartError> {
+        let Some(cluster) = self.shared.cluster.clone() else { return Ok(()) };
+        let arbiter = self.arbiter("peers");
+        let (shared, known) = (Arc::clone(&self.shared), Arc::clone(&cluster));
+        let (done, prepared) = oneshot::channel();
+        let listener = parts.listener.try_clone().map_err(|error| {
+            StartError::Cluster(format!("the peer port cannot be watched: {error}"))
+        })?;
+        arbiter.spawn_fn(move || {
+            PeersActor::prepare(&known, &shared, listener);
+            let _ = done.send(());
+        });
+        let _ = prepared.await;
+        self.child(peers, &arbiter, PeersActor::build);
+        let (protocol_low, protocol_high) = hydrant_protocol::cluster::link::VERSIONS;
+        let me = Member {
+            node_id: Arc::clone(&cluster.node_id),
+            incarnation: cluster.incarnation,
+            peer: parts.settings.peer.clone(),
+            mqtt: parts.settings.mqtt.clone(),
+            version: parts.settings.version.clone(),
+            protocol: (protocol_low, protocol_high),
+            load: Load::default(),
+            draining: false,
+        };
+        let views = parts.membership.join(me).await.map_err(StartError::Cluster)?;
+        self.views = Some(views.clone());
+        self.membership = Some(Arc::clone(&parts.membership));
+        let (shared, known) = (Arc::clone(&self.shared), Arc::clone(&cluster));
+        let membership = parts.membership;
+        self.child(discovery, &arbiter, move |cell| {
+            DiscoveryActor::build(&shared, &known, &membership, &views, cell)
+        });
+        let until = Instant::now() + parts.settings.repair;
+        while !cluster.synced.load(Ordering::SeqCst) {
+            if Instant::now() > until {
+                ::log::warn!(
+                    "some members of the cluster have not answered yet: clients are let in, those of sessions that they hold wait"
+                );
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
     }
 
     fn cell(
@@ -256,6 +349,8 @@ impl ActorSystem {
 
     /// Makes the shards and gives each the sessions and wills whose home it is.
     async fn restore(&self, workers: &[ArbiterHandle], found: Found) {
+        let held: Vec<Arc<str>> =
+            found.sessions.iter().map(|session| Arc::clone(&session.client_id)).collect();
         let mut sessions: HashMap<u16, Vec<StoredSession>> = HashMap::new();
         for session in found.sessions {
             sessions.entry(self.shared.home(&session.client_id)).or_default().push(session);
@@ -265,6 +360,9 @@ impl ActorSystem {
             wills.entry(self.shared.home(&will.client_id)).or_default().push(will);
         }
         let mut restored = Vec::new();
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.work.push(PeerWork::Holds(held), 1024);
+        }
         for (index, worker) in (0_u16..).zip(workers) {
             let shared = Arc::clone(&self.shared);
             let sessions = sessions.remove(&index).unwrap_or_default();
@@ -273,7 +371,7 @@ impl ActorSystem {
             worker.spawn_fn(move || {
                 let shard = Shard::new(index, shared);
                 for session in &sessions {
-                    shard.restore_session(session);
+                    shard.restore_session(session, ANY_ESTATE);
                 }
                 for will in &wills {
                     shard.restore_will(will);
@@ -383,6 +481,10 @@ impl ActorSystem {
         } else {
             self.say_what_stays();
         }
+        if let Some(membership) = &self.membership {
+            // What is left to do others do now.
+            let _ = tokio::time::timeout(LEAVE, membership.leave()).await;
+        }
         self.supervisor.finish();
         drop(self.watchdog.take());
         for arbiter in &self.arbiters {
@@ -437,16 +539,24 @@ fn with_shard<T>(build: impl FnOnce(&Rc<Shard>) -> T) -> T {
 #[cfg(test)]
 pub(crate) fn shared_for_tests(settings: &Arc<Settings>) -> Arc<Shared> {
     let (sessions, wills, retained, lanes) = (Vec::new(), Vec::new(), Retained::new(), Vec::new());
-    make_shared(settings, &Found { sessions, wills, retained, lanes })
+    make_shared(settings, &Found { sessions, wills, retained, lanes }, None)
 }
 
-fn make_shared(settings: &Arc<Settings>, found: &Found) -> Arc<Shared> {
+fn make_shared(
+    settings: &Arc<Settings>,
+    found: &Found,
+    cluster: Option<Arc<Cluster>>,
+) -> Arc<Shared> {
     let workers = settings.workers.max(1);
     let limits = &settings.limits;
     // By the clock as well: the number of a session that was removed is not given again while the
     // store still clears up behind it.
     let highest = found.sessions.iter().map(|session| session.id).max().unwrap_or(0);
-    let next_session = (highest + 1).max(crate::shard::unix_ms() << 20);
+    let next_session = match &cluster {
+        // Two nodes may start in one millisecond; of incarnations each has its own.
+        Some(cluster) => (cluster.incarnation << SESSION_BITS) + 1,
+        None => (highest + 1).max(crate::shard::unix_ms() << 20),
+    };
     let mut retained = Retained::new();
     for message in found.retained.iter() {
         retained.insert(Arc::clone(message));
@@ -480,6 +590,7 @@ fn make_shared(settings: &Arc<Settings>, found: &Found) -> Arc<Shared> {
         connections: AtomicUsize::new(0),
         connections_peak: AtomicUsize::new(0),
         stopping: AtomicBool::new(false),
+        cluster,
         not_ready: Mutex::new(HashMap::new()),
     })
 }

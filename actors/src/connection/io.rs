@@ -60,6 +60,10 @@ impl ConnectionIo {
     /// Writes what waits. Ready when the buffer is empty.
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(stream) = self.stream.as_mut() else { return Poll::Ready(Ok(())) };
+        if !self.shard.shared.may_act() {
+            // Another may have what this node held: nothing leaves it. The clocks look again.
+            return Poll::Pending;
+        }
         let mut out = self.conn.out.borrow_mut();
         while self.written < out.len() {
             match Pin::new(&mut *stream).poll_write(cx, &out[self.written..]) {

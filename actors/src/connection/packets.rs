@@ -79,6 +79,11 @@ fn packets(shard: &Rc<Shard>, conn: &Rc<Conn>, input: &[u8]) -> usize {
                     // The other arbiter decodes this packet again.
                     return used;
                 }
+                if conn.claiming.get().is_some() {
+                    // So does this one, once its client may be let in.
+                    conn.set_undecoded(true);
+                    return used;
+                }
                 used += len;
                 count += 1;
             }

@@ -36,6 +36,20 @@ struct Lane {
     bytes: u64,
 }
 
+impl Lane {
+    fn found(found: &LaneState) -> Self {
+        Self {
+            cursor: LaneCursor::new(found.cursor),
+            next: found.cursor,
+            durable: found.end.max(found.cursor),
+            assigned: found.end.max(found.cursor),
+            behind: found.cursor < found.end,
+            handed: 0,
+            bytes: found.bytes,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct LaneBook {
@@ -60,18 +74,7 @@ impl LaneBook {
         for lane in found {
             by_number[usize::from(lane.lane)] = *lane;
         }
-        let lanes: Vec<Lane> = by_number
-            .iter()
-            .map(|found| Lane {
-                cursor: LaneCursor::new(found.cursor),
-                next: found.cursor,
-                durable: found.end.max(found.cursor),
-                assigned: found.end.max(found.cursor),
-                behind: found.cursor < found.end,
-                handed: 0,
-                bytes: found.bytes,
-            })
-            .collect();
+        let lanes: Vec<Lane> = by_number.iter().map(Lane::found).collect();
         Self {
             own,
             draining: lanes.iter().skip(usize::from(own)).filter(|lane| lane.behind).count(),
@@ -79,6 +82,22 @@ impl LaneBook {
             bytes: lanes.iter().map(|lane| lane.bytes).sum(),
             lanes,
             max_bytes,
+        }
+    }
+
+    /// Adopts lanes of a lost node, whose numbers no lane has. A device that came from it goes on
+    /// behind what it had published there.
+    pub fn inherit(&mut self, found: &[LaneState]) {
+        for state in found {
+            let at = usize::from(state.lane);
+            if self.lanes.len() <= at {
+                self.lanes.resize_with(at + 1, || Lane::found(&LaneState::default()));
+            }
+            let lane = Lane::found(state);
+            self.draining += usize::from(lane.behind);
+            self.records += lane.assigned - lane.cursor.position();
+            self.bytes += lane.bytes;
+            self.lanes[at] = lane;
         }
     }
 

@@ -69,6 +69,10 @@ pub struct Conn {
     pub closing: Cell<Option<CloseReason>>,
     /// The socket moves to this arbiter.
     pub handoff: Cell<Option<u16>>,
+    /// Whether its client may be let in is being asked in the cluster, by the stamp of the claim.
+    pub claiming: Cell<Option<u32>>,
+    /// It may.
+    pub claimed: Cell<bool>,
     /// The node shuts down: no more reading, close when everything is answered.
     pub draining: Cell<bool>,
     /// Not reading for want of credit.
@@ -128,6 +132,8 @@ impl Conn {
             open: Cell::new(false),
             closing: Cell::new(None),
             handoff: Cell::new(None),
+            claiming: Cell::new(None),
+            claimed: Cell::new(false),
             draining: Cell::new(false),
             paused: Cell::new(false),
             v31: Cell::new(false),

@@ -47,6 +47,13 @@ impl Shard {
             conn.wake();
             return;
         }
+        if self.shared.cluster.is_some() && !empty && !conn.claimed.get() {
+            return self.claim(conn, &client_id, connect.clean_session);
+        }
+        if conn.claimed.replace(false) {
+            self.arriving.borrow_mut().remove(&client_id);
+        }
+        self.reconnecting.set(true);
         let known = self.sessions.borrow().by_client.get(&client_id).copied();
         if let Some(slot) = known {
             self.take_over(slot);
@@ -63,8 +70,11 @@ impl Shard {
             && self.shared.persistent_sessions.load(Ordering::Relaxed)
                 >= self.shared.settings.session.max_sessions
         {
+            self.reconnecting.set(false);
+            self.session_ended(&client_id);
             return self.refuse_connect(conn, SERVER_UNAVAILABLE);
         }
+        self.reconnecting.set(false);
         let known = self.attach_session(conn, &client_id, connect.clean_session);
         conn.v31.set(connect.version == Version::V31);
         // CONNACK has no such flag in MQTT 3.1: the byte is reserved (its section 3.2).
@@ -86,7 +96,7 @@ impl Shard {
     }
 
     /// [MQTT-3.1.4-2]: the connection that a client has is closed.
-    fn take_over(&self, slot: u32) {
+    pub(super) fn take_over(&self, slot: u32) {
         let old = self.sessions.borrow_mut().get(slot).and_then(|session| session.conn.clone());
         if let Some(old) = old {
             self.close(&old, CloseReason::Takeover);
@@ -111,6 +121,7 @@ impl Shard {
                     read_from: 0,
                     reading: None,
                     read_until: 0,
+                    estate: 0,
                     disconnected_ms: None,
                 })
             });
@@ -173,7 +184,8 @@ impl Shard {
 
     /// A session found in the store at start: offline, its subscriptions in force. The wills that
     /// the node did not see end fire by [`Self::restore_will`].
-    pub fn restore_session(&self, found: &StoredSession) {
+    /// `estate`: the lost incarnation that held it, [`ANY_ESTATE`](super::sessions::ANY_ESTATE) at start.
+    pub fn restore_session(&self, found: &StoredSession, estate: u64) {
         let filters: Vec<(TopicFilter, hydrant_protocol::QoS)> = found
             .subscriptions
             .iter()
@@ -203,6 +215,7 @@ impl Shard {
                 read_from: 0,
                 reading: None,
                 read_until: 0,
+                estate,
                 // The node died with the connection: its absence begins now.
                 disconnected_ms: Some(found.disconnected_ms.unwrap_or_else(unix_ms)),
             })),

@@ -14,7 +14,7 @@ use crate::settings::Overflow;
 use crate::shared::StorageWork;
 
 use super::batch::Phase;
-use super::sessions::{Session, Stored};
+use super::sessions::{ANY_ESTATE, Session, Stored};
 use super::{Conn, Shard, WaitKind};
 
 /// A message as the router sees it: borrowed, and made an owned one only when somebody keeps it.
@@ -27,13 +27,16 @@ pub struct View<'a> {
     /// Set when `topic` is held somewhere already.
     pub shared_topic: Option<&'a Arc<str>>,
     pub owned: Option<Arc<Message>>,
+    /// Not 0: only for sessions that this lost incarnation held.
+    pub estate: u64,
     /// The packet as a QoS 0 subscriber gets it, encoded once for all of them.
     pub frame: Vec<u8>,
 }
 
 impl<'a> View<'a> {
     pub fn new(topic: &'a str, payload: &'a [u8], qos: QoS, durable: bool) -> Self {
-        Self { topic, payload, qos, durable, shared_topic: None, owned: None, frame: Vec::new() }
+        let (shared_topic, owned, frame) = (None, None, Vec::new());
+        Self { topic, payload, qos, durable, shared_topic, owned, estate: 0, frame }
     }
 
     /// QoS 2 that is delivered only once stored.
@@ -72,6 +75,14 @@ impl Shard {
         let qos = granted.min(view.qos);
         let mut sessions = self.sessions.borrow_mut();
         let Some(session) = sessions.get(slot) else { return };
+        if view.estate != 0
+            && !session
+                .stored
+                .as_ref()
+                .is_some_and(|stored| stored.estate == view.estate || stored.estate == ANY_ESTATE)
+        {
+            return;
+        }
         if qos == QoS::AtMostOnce {
             if phase != Phase::Queues {
                 self.deliver_qos0(session, view);

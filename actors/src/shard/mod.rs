@@ -9,6 +9,7 @@
 //! flushed, also when that handler panics.
 
 mod batch;
+mod cluster;
 mod conn;
 mod connect;
 mod deliver;
@@ -33,6 +34,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use ahash::AHashMap;
 use hydrant_protocol::wire;
 use slab::Slab;
 use tokio::sync::oneshot;
@@ -40,7 +42,7 @@ use tokio::sync::oneshot;
 pub use batch::{Origin, PublishBatch, RemoteBatch};
 pub use conn::{Ack, AckKind, Conn};
 pub(crate) use outgoing::cost as op_cost;
-pub use sessions::{Session, unix_ms};
+pub use sessions::{ANY_ESTATE, Session, unix_ms};
 pub use waits::WaitKind;
 
 use crate::metrics::ShardMetrics;
@@ -100,6 +102,12 @@ pub struct Shard {
     /// A batch from another arbiter is begun and its part not handed to the store: queue entries
     /// that are numbered and stand nowhere else.
     remote_half_done: Cell<bool>,
+    /// Connections that were let in and whose CONNECT is not looked at again yet.
+    arriving: RefCell<AHashMap<Arc<str>, Rc<Conn>>>,
+    /// A session ends because its client is back or elsewhere: nobody is told.
+    reconnecting: Cell<bool>,
+    /// The lease ran when the clocks were looked at last.
+    acted: Cell<bool>,
 }
 
 impl Shard {
@@ -139,6 +147,9 @@ impl Shard {
             checked_ms: Cell::new(0),
             remote_full: Cell::new(false),
             remote_half_done: Cell::new(false),
+            arriving: RefCell::default(),
+            reconnecting: Cell::new(false),
+            acted: Cell::new(true),
             shared,
         })
     }
@@ -195,6 +206,9 @@ impl Shard {
         // Deliveries end at max_output_bytes; past twice that it is answers which the client does
         // not read.
         if conn.out.borrow().len() >= 2 * limits.max_output_bytes || self.remote_full.get() {
+            return false;
+        }
+        if conn.claiming.get().is_some() || !self.shared.may_act() {
             return false;
         }
         if self.batch.borrow().bytes() >= limits.max_router_bytes {
@@ -408,6 +422,8 @@ impl Shard {
         let stall = ms(self.shared.settings.supervision.stall_timeout);
         let conns: Vec<Rc<Conn>> =
             self.conns.borrow().iter().map(|(_, conn)| Rc::clone(conn)).collect();
+        let acts = self.shared.may_act();
+        let again = acts && !self.acted.replace(acts);
         // After this thread itself stood still nobody's silence means anything: one more turn.
         let stood_still = now.saturating_sub(self.checked_ms.replace(now)) > STOOD_STILL_MS;
         for conn in conns {
@@ -416,6 +432,10 @@ impl Shard {
             }
             if stood_still {
                 continue;
+            }
+            if again && !conn.out.borrow().is_empty() {
+                // The lease is back, and with it what is on its way to clients.
+                conn.wake();
             }
             if self.draining.get() {
                 // What it waits for may have been routed without an answer to it.
@@ -431,7 +451,7 @@ impl Shard {
                 // It was woken to end; one that does not is killed a stall later.
                 continue;
             }
-            if conn.session.get().is_none() {
+            if conn.session.get().is_none() && conn.claiming.get().is_none() {
                 if now.saturating_sub(conn.accepted_ms) > ms(limits.connect_timeout) {
                     self.close(&conn, CloseReason::ConnectTimeout);
                 }

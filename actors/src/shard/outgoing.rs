@@ -6,8 +6,10 @@
 
 use std::sync::atomic::Ordering;
 
+use hydrant_protocol::cluster::message::{self, Control};
 use smallvec::SmallVec;
 
+use crate::cluster::{NodeIndex, PeerWork};
 use crate::ports::StoreOp;
 use crate::shared::{LogWork, RouterWork, StorageWork, Token, Transaction};
 
@@ -21,9 +23,47 @@ pub struct Outgoing {
     pub remote: Vec<RemoteBatch>,
     /// Arbiters whose queue entries are to be written together with `ops`.
     pub joined: SmallVec<[bool; 8]>,
+    /// Publishes for other nodes, by their index.
+    pub peers: Vec<PeerBatch>,
+    /// For every other node.
+    pub broadcast: Vec<Control>,
     /// Set while the queue entries of another arbiter's batch are made.
     pub transaction: Option<Transaction>,
 }
+
+/// Publishes for another node, written as they are sent.
+#[derive(Debug, Default)]
+pub struct PeerBatch {
+    body: Vec<u8>,
+    count: u32,
+    /// Answered when what they had to have stored there is stored.
+    pub tokens: Vec<Token>,
+    queues: bool,
+}
+
+impl PeerBatch {
+    /// Adds a publish; `queues`: it is for queues there.
+    pub fn push(&mut self, lane: u16, publish: &message::Publish<'_>, queues: bool) {
+        if self.body.is_empty() {
+            message::begin(&mut self.body, 0, lane, 0);
+        }
+        message::append(&mut self.body, publish);
+        self.count += 1;
+        self.queues |= queues;
+    }
+
+    fn mark(&self) -> PeerMark {
+        (self.body.len(), self.count, self.tokens.len(), self.queues)
+    }
+
+    fn rollback(&mut self, (bytes, count, tokens, queues): PeerMark) {
+        self.body.truncate(bytes);
+        self.tokens.truncate(tokens);
+        (self.count, self.queues) = (count, queues);
+    }
+}
+
+type PeerMark = (usize, u32, usize, bool);
 
 /// Where [`Outgoing`] stood before a publish.
 #[derive(Debug, Clone)]
@@ -32,6 +72,8 @@ pub struct Mark {
     tokens: usize,
     log: usize,
     remote: SmallVec<[(usize, usize); 8]>,
+    peers: SmallVec<[PeerMark; 4]>,
+    broadcast: usize,
 }
 
 impl Outgoing {
@@ -42,8 +84,19 @@ impl Outgoing {
             log: Vec::new(),
             remote: (0..shards).map(|_| RemoteBatch::default()).collect(),
             joined: std::iter::repeat_n(false, shards).collect(),
+            peers: Vec::new(),
+            broadcast: Vec::new(),
             transaction: None,
         }
+    }
+
+    /// The batch for a node.
+    pub fn peer(&mut self, node: NodeIndex) -> &mut PeerBatch {
+        let at = usize::from(node);
+        if self.peers.len() <= at {
+            self.peers.resize_with(at + 1, PeerBatch::default);
+        }
+        &mut self.peers[at]
     }
 
     pub fn mark(&self) -> Mark {
@@ -52,6 +105,8 @@ impl Outgoing {
             tokens: self.tokens.len(),
             log: self.log.len(),
             remote: self.remote.iter().map(RemoteBatch::mark).collect(),
+            peers: self.peers.iter().map(PeerBatch::mark).collect(),
+            broadcast: self.broadcast.len(),
         }
     }
 
@@ -62,6 +117,11 @@ impl Outgoing {
         for (batch, (entries, bytes)) in self.remote.iter_mut().zip(&mark.remote) {
             batch.truncate(*entries, *bytes);
         }
+        let empty = (0, 0, 0, false);
+        for (at, batch) in self.peers.iter_mut().enumerate() {
+            batch.rollback(mark.peers.get(at).copied().unwrap_or(empty));
+        }
+        self.broadcast.truncate(mark.broadcast);
     }
 }
 
@@ -115,6 +175,19 @@ impl Shard {
             shared.routers[shard].push(RouterWork::Deliver(batch), bytes);
             if !shared.routers[shard].has_room() {
                 self.remote_is_full();
+            }
+        }
+        if let Some(cluster) = &shared.cluster {
+            for message in outgoing.broadcast.drain(..) {
+                cluster.work.push(PeerWork::Broadcast(message), 1024);
+            }
+            for (node, batch) in (0..).zip(&mut outgoing.peers) {
+                if batch.count > 0 {
+                    let PeerBatch { body, count, tokens, queues } = std::mem::take(batch);
+                    let bytes = body.len();
+                    let work = PeerWork::Publishes { node, body, count, tokens, queues };
+                    cluster.work.push(work, bytes);
+                }
             }
         }
     }

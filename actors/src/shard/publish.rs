@@ -14,6 +14,8 @@ use crate::metrics::{CloseReason, DropReason};
 use crate::ports::StoreOp;
 use crate::shared::Part;
 
+use smallvec::SmallVec;
+
 use super::batch::{Entry, InternalPublish, Origin, Phase, RemoteBatch};
 use super::conn::AckKind;
 use super::deliver::View;
@@ -22,6 +24,7 @@ use super::routes::Route;
 use super::sessions::unix_ms;
 use super::waits::Exact;
 use super::{Conn, Shard, WaitKind};
+use crate::cluster::NodeIndex;
 
 /// Topics below which only the node publishes.
 pub(super) const SYS_PREFIX: &str = "$SYS/";
@@ -29,12 +32,20 @@ pub(super) const SYS_PREFIX: &str = "$SYS/";
 const KEEP_ARENA: usize = 1024 * 1024;
 
 /// What of a publish is not over when it has been routed.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Needs {
     /// The session store.
     pub store: bool,
     /// The log, by the index of its record in [`super::outgoing::Outgoing`].
     pub log: Option<usize>,
+    /// Other nodes.
+    pub peers: SmallVec<[NodeIndex; 2]>,
+}
+
+impl Needs {
+    fn nothing(&self) -> bool {
+        !self.store && self.log.is_none() && self.peers.is_empty()
+    }
 }
 
 impl Shard {
@@ -173,6 +184,7 @@ impl Shard {
         let mut needs = Needs::default();
         if !log_first {
             needs = self.fan_out(&route, &mut view, durable);
+            self.fan_out_to_nodes(&route, &view, durable, &mut needs);
             if entry.retain {
                 needs.store |= self.retain(&mut view, durable);
             }
@@ -203,7 +215,7 @@ impl Shard {
             }
             return;
         }
-        if !needs.store && needs.log.is_none() {
+        if needs.nothing() {
             self.receipt_done(entry.receipt, id, conn);
             self.metrics.acks[route.level as usize].inc();
             self.answer(conn, publish_answer(view.qos, id));
@@ -227,6 +239,7 @@ impl Shard {
         let mut view = View::new(&message.topic, &message.payload, message.qos, true);
         view.owned = Some(Arc::clone(&message));
         let mut needs = self.fan_out(&route, &mut view, true);
+        self.fan_out_to_nodes(&route, &view, true, &mut needs);
         if exact.retain {
             needs.store |= self.retain(&mut view, true);
         }
@@ -248,7 +261,7 @@ impl Shard {
             self.outgoing.borrow_mut().ops.push(StoreOp::PutReceipt { id: session, packet_id: id });
             needs.store = true;
         }
-        if needs.store || needs.log.is_some() {
+        if !needs.nothing() {
             let answer = conn.map(|conn| {
                 let index = index.unwrap_or_else(|| conn.owe(AckKind::Pubrec(id)));
                 (Rc::clone(conn), index)
@@ -266,7 +279,7 @@ impl Shard {
         {
             conn.log_waits.set(conn.log_waits.get() + 1);
         }
-        let wait = self.wait(needs.store, needs.log.is_some(), kind);
+        let wait = self.wait(needs.store, needs.log.is_some(), needs.peers.len(), kind);
         let mut outgoing = self.outgoing.borrow_mut();
         if needs.store {
             outgoing.tokens.push(self.token(Part::Store, wait));
@@ -275,6 +288,9 @@ impl Shard {
             && let Some(work) = outgoing.log.get_mut(at)
         {
             work.token = Some(self.token(Part::Log, wait));
+        }
+        for node in needs.peers {
+            outgoing.peer(node).tokens.push(self.token(Part::Peer, wait));
         }
     }
 
@@ -285,6 +301,9 @@ impl Shard {
         let mut view = View::new(&message.topic, &message.payload, message.qos, durable);
         view.shared_topic = Some(&message.topic);
         let mut needs = self.fan_out(&route, &mut view, durable);
+        if !own {
+            self.fan_out_to_nodes(&route, &view, durable, &mut needs);
+        }
         if message.retain {
             needs.store |= self.retain(&mut view, durable);
         }
@@ -312,11 +331,12 @@ impl Shard {
     }
 
     /// Subscribers here and on other arbiters. True in `store`: queue entries are being written.
-    fn fan_out(&self, route: &Route, view: &mut View<'_>, durable: bool) -> Needs {
+    pub(super) fn fan_out(&self, route: &Route, view: &mut View<'_>, durable: bool) -> Needs {
         let held = view.held();
         let phase = if held { Phase::Queues } else { Phase::All };
         let queues = view.qos != QoS::AtMostOnce;
-        let mut needs = Needs { store: durable && queues && route.local_queues, log: None };
+        let mut needs =
+            Needs { store: durable && queues && route.local_queues, ..Needs::default() };
         if !held || route.local_queues {
             for (slot, granted) in &route.local {
                 self.deliver(*slot, *granted, phase, view);
@@ -345,8 +365,14 @@ impl Shard {
         let route = self.route(&message.topic);
         let mut view = View::new(&message.topic, &message.payload, message.qos, true);
         view.owned = Some(Arc::clone(message));
+        self.deliver_live(&route, &mut view);
+        self.deliver_live_to_nodes(&route, &view);
+    }
+
+    /// The live subscribers of this node.
+    pub(super) fn deliver_live(&self, route: &Route, view: &mut View<'_>) {
         for (slot, granted) in &route.local {
-            self.deliver(*slot, *granted, Phase::Live, &mut view);
+            self.deliver(*slot, *granted, Phase::Live, view);
         }
         let mut outgoing = self.outgoing.borrow_mut();
         for (shard, _) in &route.remote {

@@ -14,6 +14,7 @@ use hydrant_protocol::topic::fold_overlaps;
 use hydrant_protocol::{AckLevel, QoS};
 use smallvec::SmallVec;
 
+use crate::cluster::NodeIndex;
 use crate::settings::LogKind;
 use crate::shared::Subscriber;
 
@@ -29,6 +30,8 @@ pub struct Route {
     pub local_queues: bool,
     /// Other arbiters with subscribers; true: persistent ones that take QoS 1-2 among them.
     pub remote: SmallVec<[(u16, bool); 4]>,
+    /// Other nodes with subscribers; true: persistent ones that take QoS 1-2 among them.
+    pub nodes: SmallVec<[(NodeIndex, bool); 2]>,
     /// Kafka topic and key; `None` when nothing goes to the log.
     pub mapped: Option<Mapped>,
     pub level: AckLevel,
@@ -40,6 +43,7 @@ pub struct Routes {
     /// The topic of the last publish: publishers send in bursts.
     last: Option<Rc<Route>>,
     matches: Vec<(Subscriber, QoS)>,
+    wanted: Vec<(NodeIndex, QoS)>,
 }
 
 impl Shard {
@@ -65,8 +69,17 @@ impl Shard {
         matches.clear();
         self.shared.subscriptions.read().matches(topic, &mut matches);
         fold_overlaps(&mut matches);
+        let mut wanted = std::mem::take(&mut routes.wanted);
+        wanted.clear();
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.remote.read().matches(topic, &mut wanted);
+            fold_overlaps(&mut wanted);
+        }
         // Made under a generation read before the table: a change in between makes it stale.
-        let route = Rc::new(self.make_route(topic, generation, known.as_deref(), &matches));
+        let mut route = self.make_route(topic, generation, known.as_deref(), &matches);
+        route.nodes = wanted.iter().map(|(node, qos)| (*node, *qos != QoS::AtMostOnce)).collect();
+        routes.wanted = wanted;
+        let route = Rc::new(route);
         matches.shrink_to(1024);
         routes.matches = matches;
         if routes.by_topic.len() >= self.shared.settings.limits.route_cache_entries {
@@ -114,6 +127,7 @@ impl Shard {
             local: local.into_boxed_slice(),
             local_queues,
             remote,
+            nodes: SmallVec::new(),
             mapped,
             level,
         }

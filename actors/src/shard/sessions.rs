@@ -18,6 +18,9 @@ use crate::shared::Subscriber;
 
 use super::{Conn, Shard};
 
+/// [`Stored::estate`] of a session that was this node's in its earlier starts.
+pub const ANY_ESTATE: u64 = u64::MAX;
+
 /// What a persistent session has beside a clean one.
 #[derive(Debug)]
 pub struct Stored {
@@ -39,6 +42,8 @@ pub struct Stored {
     pub reading: Option<u32>,
     /// One past the last sequence that its request sees.
     pub read_until: u64,
+    /// The lost incarnation that it was inherited from; [`ANY_ESTATE`]: found at start.
+    pub estate: u64,
     /// When its connection ended, Unix milliseconds.
     pub disconnected_ms: Option<u64>,
 }
@@ -148,6 +153,7 @@ impl Shard {
         for filter in &session.filters {
             self.shared.unsubscribe(filter, subscriber);
         }
+        self.session_ended(&session.client_id);
         let lost = session.outbound.waiting() as u64;
         match &session.stored {
             Some(stored) => {
@@ -200,7 +206,7 @@ impl Shard {
         // The first reason counts: a DISCONNECT that a takeover follows discards the will all the same.
         let reason = conn.closing.get().unwrap_or(reason);
         conn.closing.set(Some(reason));
-        let Some(slot) = conn.session.take() else { return };
+        let Some(slot) = conn.session.take() else { return self.never_arrived(conn) };
         conn.open.set(false);
         let will = conn.will.take();
         let client_id = conn.client_id.borrow().clone();

@@ -46,7 +46,7 @@ impl Shard {
                 granted.push((filter, qos));
             }
         }
-        self.answer_stored(conn, AckKind::Suback(subscribe.packet_id, codes, granted), must_wait);
+        self.answer_known(conn, AckKind::Suback(subscribe.packet_id, codes, granted), must_wait);
     }
 
     /// UNSUBSCRIBE: UNSUBACK in any case ([MQTT-3.10.4-2]).
@@ -72,7 +72,7 @@ impl Shard {
                 }
             }
         }
-        self.answer_stored(conn, AckKind::Unsuback(unsubscribe.packet_id), must_wait);
+        self.answer_known(conn, AckKind::Unsuback(unsubscribe.packet_id), must_wait);
     }
 
     pub(super) fn answer_stored(&self, conn: &Rc<Conn>, kind: AckKind, must_wait: bool) {
@@ -112,6 +112,9 @@ impl Shard {
             if !own {
                 self.outgoing.borrow_mut().ops.push(StoreOp::PutRetained { message });
             }
+        }
+        if !own {
+            self.retained_elsewhere(view, full, super::unix_ms() * 1_000_000);
         }
         self.shared.metrics.retained.set(retained.len() as u64);
         self.shared.metrics.retained_bytes.set(retained.bytes() as u64);

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use hydrant_protocol::{Message, PacketId, QoS, wire};
 
+use crate::cluster::NodeIndex;
 use crate::metrics::CloseReason;
 use crate::shared::{Part, Token};
 
@@ -97,6 +98,26 @@ pub enum WaitKind {
         /// The message.
         message: Arc<Message>,
     },
+    /// What a batch of another node had to have stored.
+    Peer {
+        /// The node and its incarnation.
+        node: NodeIndex,
+        /// See `node`.
+        incarnation: u64,
+        /// The batch.
+        batch: u64,
+    },
+    /// A session is given up once everything of it is stored.
+    HandOver {
+        /// Its slot and stamp.
+        slot: u32,
+        /// See `slot`.
+        stamp: u32,
+        /// Who asked, and its ticket.
+        owner: Arc<str>,
+        /// See `owner`.
+        ticket: u64,
+    },
     /// A PUBREL whose stage had to be durable first.
     Release {
         /// The connection it is for.
@@ -170,14 +191,18 @@ impl Drop for Abandon<'_> {
     }
 }
 
-const STORE: u8 = 1;
-const LOG: u8 = 2;
+const STORE: u16 = 1;
+const LOG: u16 = 2;
+/// Each other node it waits for counts so much.
+const PEER: u16 = 4;
+/// Other nodes that one wait can count.
+pub(super) const MOST_PEERS: usize = 16_000;
 
 #[derive(Debug)]
 pub(super) struct Wait {
     stamp: u32,
-    /// Halves that are not over.
-    parts: u8,
+    /// What is not over.
+    parts: u16,
     /// The log is one of them, or was.
     log: bool,
     kind: WaitKind,
@@ -196,10 +221,13 @@ impl Wait {
 }
 
 impl Shard {
-    /// Makes a wait; the tokens are for [`Part::Store`] and [`Part::Log`], as asked.
-    pub(super) fn wait(&self, store: bool, log: bool, kind: WaitKind) -> (u32, u32) {
+    /// Makes a wait; the tokens are for [`Part::Store`], [`Part::Log`] and so many [`Part::Peer`], as
+    /// asked, at most [`MOST_PEERS`].
+    pub(super) fn wait(&self, store: bool, log: bool, peers: usize, kind: WaitKind) -> (u32, u32) {
         let stamp = self.stamp();
-        let parts = if store { STORE } else { 0 } | if log { LOG } else { 0 };
+        #[allow(clippy::cast_possible_truncation)]
+        let peers = peers.min(MOST_PEERS) as u16 * PEER;
+        let parts = if store { STORE } else { 0 } | if log { LOG } else { 0 } | peers;
         let wait = self.waits.borrow_mut().insert(Wait { stamp, parts, log, kind });
         #[allow(clippy::cast_possible_truncation)]
         (wait as u32, stamp)
@@ -211,7 +239,7 @@ impl Shard {
 
     /// A wait for the store, whose token goes with the operations of this handler.
     pub(super) fn wait_for_store(&self, kind: WaitKind) {
-        let wait = self.wait(true, false, kind);
+        let wait = self.wait(true, false, 0, kind);
         let token = self.token(Part::Store, wait);
         self.outgoing.borrow_mut().tokens.push(token);
     }
@@ -229,10 +257,11 @@ impl Shard {
             if wait.stamp != token.stamp {
                 return;
             }
-            wait.parts &= match token.part {
-                Part::Store => !STORE,
-                Part::Log => !LOG,
-            };
+            match token.part {
+                Part::Store => wait.parts &= !STORE,
+                Part::Log => wait.parts &= !LOG,
+                Part::Peer => wait.parts = wait.parts.saturating_sub(PEER),
+            }
             if wait.parts != 0 {
                 return;
             }
@@ -296,6 +325,12 @@ impl Shard {
                     });
                     self.count_publish_out(qos, message.payload.len());
                 }
+            }
+            WaitKind::Peer { node, incarnation, batch } => {
+                self.peer_stored(node, incarnation, batch);
+            }
+            WaitKind::HandOver { slot, stamp, owner, ticket } => {
+                self.hand_over(slot, stamp, &owner, ticket);
             }
             WaitKind::Release { conn, packet_id } => {
                 if conn.closing.get().is_none() {

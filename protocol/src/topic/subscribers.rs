@@ -65,6 +65,13 @@ impl<S: Copy + Eq + Hash> Subscribers<S> {
         }
     }
 
+    pub fn get(&self, subscriber: S) -> Option<QoS> {
+        match self {
+            Self::Few(list) => list.iter().find(|(s, _)| *s == subscriber).map(|(_, qos)| *qos),
+            Self::Many(map) => map.get(&subscriber).copied(),
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Few(list) => list.is_empty(),

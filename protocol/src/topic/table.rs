@@ -56,6 +56,16 @@ impl<S: Copy + Eq + Hash> SubscriptionTable<S> {
         new
     }
 
+    /// The QoS of a subscription.
+    pub fn granted(&self, filter: &TopicFilter, subscriber: S) -> Option<QoS> {
+        let subscribers = if filter.has_wildcard() {
+            self.wildcard.subscribers_of(self.wildcard.find(filter.as_str())?)
+        } else {
+            self.exact.get(filter.as_str())?
+        };
+        subscribers.get(subscriber)
+    }
+
     /// Removes a subscription. True when there was one.
     pub fn unsubscribe(&mut self, filter: &TopicFilter, subscriber: S) -> bool {
         let removed = if filter.has_wildcard() {

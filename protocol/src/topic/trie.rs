@@ -102,6 +102,11 @@ impl<S: Copy + Eq + Hash> Trie<S> {
         Some(node)
     }
 
+    /// Who is subscribed at a node.
+    pub fn subscribers_of(&self, node: NodeId) -> &Subscribers<S> {
+        &self.nodes[node as usize].subscribers
+    }
+
     /// The node of a filter, made with those above it where missing.
     pub fn make(&mut self, filter: &str) -> NodeId {
         let mut node = ROOT;

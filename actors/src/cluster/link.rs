@@ -1,0 +1,142 @@
+//! What PeersActor keeps of one other node: the link, what the node wants, and what was sent and is
+//! not stored there yet.
+//!
+//! Bounds: `cluster.max_link_bytes` for what nobody waits for; what somebody waits for, by the
+//! windows of the publishers.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use bytes::Bytes;
+use hydrant_protocol::cluster::link::{Class, Config, Identity, Link};
+use hydrant_protocol::cluster::message::{self, Control, Interest};
+use tokio::sync::Notify;
+
+use super::{Node, NodeIndex};
+use crate::shared::Token;
+
+/// Control messages in one frame.
+const AT_ONCE: usize = 256;
+
+/// A batch whose end somebody waits for.
+#[derive(Debug)]
+pub(super) struct Pending {
+    /// Kept when it is for queues: they outlive the node.
+    pub body: Option<Bytes>,
+    /// Answered when it is stored there.
+    pub tokens: Vec<Token>,
+    /// The incarnation it was meant for; 0: the first that comes.
+    pub incarnation: u64,
+}
+
+/// See the module.
+pub(super) struct PeerLink {
+    pub index: NodeIndex,
+    pub node: Arc<Node>,
+    /// Where it listens, and its incarnation, while it is a member.
+    pub member: Option<(String, u64)>,
+    pub link: Link,
+    /// The TCP connection it runs over, counted.
+    pub connection: u64,
+    /// There is something to send.
+    pub notify: Rc<Notify>,
+    /// A task dials it.
+    pub dialled: bool,
+    /// The incarnation that knows what this node wants.
+    pub greeted: u64,
+    /// The last change of interest it confirmed.
+    pub confirmed: u64,
+    /// What it wants.
+    pub wanted: AHashMap<Arc<str>, Interest>,
+    /// What it wants now, while it says so from the beginning.
+    pub anew: Option<AHashMap<Arc<str>, Interest>>,
+    /// The incarnation that has said all it wants.
+    pub whole: u64,
+    /// By number.
+    pub pending: BTreeMap<u64, Pending>,
+    controls: Vec<Control>,
+}
+
+impl PeerLink {
+    pub fn new(index: NodeIndex, node: Arc<Node>, me: Identity) -> Self {
+        let peer = Arc::clone(&node.id);
+        Self {
+            index,
+            node,
+            member: None,
+            link: Link::new(Config::default(), me, peer),
+            connection: 0,
+            notify: Rc::new(Notify::new()),
+            dialled: false,
+            greeted: 0,
+            confirmed: 0,
+            wanted: AHashMap::new(),
+            anew: None,
+            whole: 0,
+            pending: BTreeMap::new(),
+            controls: Vec::new(),
+        }
+    }
+
+    /// Queues a control message; [`PeerLink::flush`] sends it with others in one frame.
+    pub fn tell(&mut self, message: Control) {
+        self.controls.push(message);
+        if self.controls.len() >= AT_ONCE {
+            self.flush();
+        }
+    }
+
+    /// Sends the control messages that were queued.
+    pub fn flush(&mut self) {
+        if self.controls.is_empty() {
+            return;
+        }
+        let body = message::encode(&mem::take(&mut self.controls));
+        if let Err(error) = self.link.send(Class::Control, message::CONTROL, body) {
+            log::error!(target: "hydrant::peers", "{}: {error}", self.node.id);
+        }
+        self.notify.notify_one();
+    }
+
+    /// Sends a batch of publishes, behind all that was told before.
+    pub fn send(&mut self, body: Bytes) {
+        self.flush();
+        if let Err(error) = self.link.send(Class::Data, message::PUBLISHES, body) {
+            log::error!(target: "hydrant::peers", "{}: {error}", self.node.id);
+        }
+        self.notify.notify_one();
+    }
+
+    /// What this node wants, to a node that knows nothing of it.
+    pub fn greet(&mut self, incarnation: u64, whole: Vec<(Arc<str>, Interest)>, announced: u64) {
+        self.greeted = incarnation;
+        self.tell(Control::InterestAnew);
+        for changes in whole.chunks(AT_ONCE) {
+            self.tell(Control::Interest { request: 0, changes: changes.to_vec() });
+            self.flush();
+        }
+        self.tell(Control::InterestWhole);
+        self.tell(Control::Interest { request: announced, changes: Vec::new() });
+        self.flush();
+    }
+
+    /// The tokens of what nobody needs to wait for while the node cannot be reached.
+    pub fn give_up_live(&mut self) -> Vec<Token> {
+        let mut tokens = Vec::new();
+        self.pending.retain(|_, pending| {
+            if pending.body.is_none() {
+                tokens.append(&mut pending.tokens);
+            }
+            pending.body.is_some()
+        });
+        tokens
+    }
+
+    /// Whether it is a member and this is its incarnation.
+    pub fn is_member(&self) -> bool {
+        self.member.is_some()
+    }
+}

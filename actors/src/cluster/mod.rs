@@ -1,0 +1,271 @@
+//! This node's part in a cluster: what the other nodes want of its publishes, what it wants of
+//! theirs, and the work that arbiters give PeersActor.
+//!
+//! Like [`Shared`](crate::shared::Shared) it outlives every actor. Locks are held for one operation.
+//!
+//! Bounds: a filter of any node once (in [`Cluster::remote`] and [`interest::LocalInterest`]), a
+//! link by `cluster.max_link_bytes`.
+
+mod discovery;
+mod inbound;
+pub(crate) mod inherit;
+mod interest;
+mod io;
+mod link;
+mod peers;
+mod sessions;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hydrant_protocol::QoS;
+use hydrant_protocol::cluster::View;
+use hydrant_protocol::cluster::message::{Control, Handed, Interest};
+use hydrant_protocol::topic::SubscriptionTable;
+use parking_lot::{Mutex, RwLock};
+
+use crate::inbox::Inbox;
+use crate::ports::{Membership, Sealing, SharedStore, StoredSession};
+use crate::shared::Token;
+
+pub use discovery::DiscoveryActor;
+pub use inbound::FromPeer;
+pub use interest::LocalInterest;
+pub use peers::PeersActor;
+pub(crate) use peers::describe;
+
+/// Index of a node in [`Cluster::nodes`].
+pub type NodeIndex = u16;
+
+/// What a cluster needs from outside.
+pub struct ClusterParts {
+    /// Who else there is.
+    pub membership: Arc<dyn Membership>,
+    /// The store that all nodes share.
+    pub store: Arc<dyn SharedStore>,
+    /// The bound socket for the other nodes, non-blocking.
+    pub listener: Arc<TcpListener>,
+    /// Choices and bounds.
+    pub settings: ClusterSettings,
+}
+
+/// Choices and bounds of a cluster.
+#[derive(Debug, Clone)]
+pub struct ClusterSettings {
+    /// `cluster.id`: what nodes of one cluster have in common.
+    pub id: Arc<str>,
+    /// `cluster.advertise`: host and port at which the others reach this node.
+    pub peer: String,
+    /// `cluster.advertise_mqtt`: the same for clients.
+    pub mqtt: Vec<String>,
+    /// The broker's version, for people.
+    pub version: String,
+    /// `cluster.max_link_bytes`: bytes on their way to one other node; past it what nobody waits
+    /// for is dropped.
+    pub max_link_bytes: usize,
+    /// How long the loss of a node may take to be repaired: ZooKeeper's session time-out, the lease in
+    /// the store and a second. What waits longer is said so in the log.
+    pub repair: Duration,
+}
+
+/// See the module.
+pub struct Cluster {
+    /// `node.id`.
+    pub node_id: Arc<str>,
+    /// The number of this start.
+    pub incarnation: u64,
+    /// Choices and bounds.
+    pub settings: ClusterSettings,
+    /// The store that all nodes share.
+    pub store: Arc<dyn SharedStore>,
+    /// What other nodes want. A QoS of 0 stands for [`Interest::Live`], one of 1 for
+    /// [`Interest::Queues`].
+    pub remote: RwLock<SubscriptionTable<NodeIndex>>,
+    /// What this node wants.
+    pub interest: Mutex<LocalInterest>,
+    /// The nodes that ever were members, by their index.
+    pub nodes: RwLock<Vec<Arc<Node>>>,
+    /// PeersActor's inbox.
+    pub work: Inbox<PeerWork>,
+    /// Every member has told what it wants and holds: clients may come.
+    pub synced: AtomicBool,
+    /// Changes of interest announced, and confirmed by every member.
+    pub announced: AtomicU64,
+    /// See `announced`.
+    pub confirmed: AtomicU64,
+}
+
+/// Another node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its node id.
+    pub id: Arc<str>,
+    /// The link to it is up.
+    pub up: AtomicBool,
+}
+
+/// Work for PeersActor.
+#[derive(Debug)]
+pub enum PeerWork {
+    /// A batch of publishes for a node.
+    Publishes {
+        /// Whose subscribers they are for.
+        node: NodeIndex,
+        /// A batch as in `hydrant_protocol::cluster::message`, its number not set.
+        body: Vec<u8>,
+        /// Publishes in it.
+        count: u32,
+        /// Answered when what they had to have stored there is stored.
+        tokens: Vec<Token>,
+        /// Some of them are for queues there: they outlive the node.
+        queues: bool,
+    },
+    /// What stands in [`Cluster::interest`] is to be announced; the token is answered when all that was
+    /// announced up to here is confirmed.
+    Interest(Option<Token>),
+    /// For every other node.
+    Broadcast(Control),
+    /// A batch of another node has been routed; it may send as much again.
+    Consumed {
+        /// The node.
+        node: NodeIndex,
+        /// Its incarnation.
+        incarnation: u64,
+        /// Bytes of the frame.
+        bytes: u64,
+    },
+    /// What a batch of another node had to have stored is stored.
+    Stored {
+        /// The node.
+        node: NodeIndex,
+        /// Its incarnation.
+        incarnation: u64,
+        /// The batch.
+        batch: u64,
+    },
+    /// A client wants to connect; [`crate::shared::ManagerWork::Granted`] is the answer.
+    Claim {
+        /// Index of the arbiter.
+        shard: u16,
+        /// The connection there, and the stamp of the claim.
+        conn: (usize, u32),
+        /// Client id.
+        client: Arc<str>,
+        /// CleanSession.
+        clean: bool,
+        /// This node has a session of it already.
+        known: bool,
+    },
+    /// A session of this node has ended.
+    Gone(Arc<str>),
+    /// Sessions that were found in the store at start.
+    Holds(Vec<Arc<str>>),
+    /// The members have changed.
+    View(View),
+    /// A session is given up; everything of it is stored.
+    Released {
+        /// Who asked.
+        owner: Arc<str>,
+        /// Its ticket.
+        ticket: u64,
+        /// Client id.
+        client: Arc<str>,
+        /// The persistent session.
+        handed: Option<Handed>,
+    },
+    /// The store has answered who holds a client's session, or has taken it.
+    Looked {
+        /// Number of the claim.
+        request: u64,
+        /// The holder's incarnation, where it is another.
+        holder: Option<u64>,
+        /// The session, now this node's.
+        taken: Option<Box<StoredSession>>,
+    },
+    /// An attempt to seal a lost incarnation has ended.
+    Sealed {
+        /// The incarnation.
+        incarnation: u64,
+        /// How; `None`: the store does not answer, it is tried again.
+        sealing: Option<Sealing>,
+    },
+    /// Every arbiter has taken over its part of what a lost incarnation held.
+    Inherited {
+        /// The incarnation.
+        incarnation: u64,
+        /// Client ids of the sessions.
+        clients: Vec<Arc<str>>,
+    },
+}
+
+/// Cost of a small piece of work.
+pub const SMALL: usize = 64;
+
+impl Cluster {
+    /// Of a node that has not joined yet.
+    pub fn new(
+        node_id: &Arc<str>,
+        store: Arc<dyn SharedStore>,
+        settings: ClusterSettings,
+    ) -> Arc<Self> {
+        let max = settings.max_link_bytes;
+        Arc::new(Self {
+            node_id: Arc::clone(node_id),
+            incarnation: store.incarnation(),
+            settings,
+            store,
+            remote: RwLock::new(SubscriptionTable::new()),
+            interest: Mutex::new(LocalInterest::default()),
+            nodes: RwLock::default(),
+            work: Inbox::new(usize::MAX, max),
+            synced: AtomicBool::new(false),
+            announced: AtomicU64::new(0),
+            confirmed: AtomicU64::new(0),
+        })
+    }
+
+    /// The lease in the store runs: what leaves this node counts.
+    pub fn may_act(&self) -> bool {
+        self.store.holds_lease()
+    }
+
+    /// True while a change of interest is not confirmed by every member.
+    pub fn is_unsettled(&self) -> bool {
+        self.announced.load(Ordering::SeqCst) != self.confirmed.load(Ordering::SeqCst)
+    }
+
+    /// The link to a node is up.
+    pub fn is_up(&self, node: NodeIndex) -> bool {
+        let nodes = self.nodes.read();
+        nodes.get(usize::from(node)).is_some_and(|node| node.up.load(Ordering::Relaxed))
+    }
+
+    /// A subscription of this node is new, changed or gone: its QoS before and after.
+    pub fn subscription_changed(
+        &self,
+        filter: &Arc<str>,
+        persistent: bool,
+        before: Option<QoS>,
+        after: Option<QoS>,
+    ) {
+        let level = |qos: Option<QoS>| match qos {
+            None => Interest::None,
+            Some(QoS::AtMostOnce) => Interest::Live,
+            Some(_) if persistent => Interest::Queues,
+            Some(_) => Interest::Live,
+        };
+        let mut interest = self.interest.lock();
+        if interest.change(filter, level(before), level(after)) {
+            self.announced.fetch_add(1, Ordering::SeqCst);
+            self.work.push(PeerWork::Interest(None), SMALL);
+        }
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("node_id", &self.node_id).finish_non_exhaustive()
+    }
+}
