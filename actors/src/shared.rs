@@ -235,6 +235,8 @@ pub struct Shared {
     pub generation: AtomicU64,
     /// Retained messages.
     pub retained: RwLock<Retained>,
+    /// The highest version of a retained message that this node has given or seen.
+    pub retained_clock: AtomicU64,
     /// Inboxes of the ConnectionManagers.
     pub managers: Vec<Inbox<ManagerWork>>,
     /// Inboxes of the TopicRouters.
@@ -329,6 +331,14 @@ impl Shared {
     /// is sent to one.
     pub fn may_act(&self) -> bool {
         self.cluster.as_ref().is_none_or(|cluster| cluster.may_act())
+    }
+
+    /// The version of a change of a retained message: by the clock, and above every one before.
+    pub fn retained_version(&self) -> u64 {
+        let now = crate::shard::unix_ns();
+        let next = |last: u64| Some(now.max(last.saturating_add(1)));
+        let last = self.retained_clock.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        now.max(last.unwrap_or_else(|last| last).saturating_add(1))
     }
 
     /// A part of the node is not ready, and why; `None` when it is again.

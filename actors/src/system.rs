@@ -78,19 +78,23 @@ struct Found {
     sessions: Vec<StoredSession>,
     wills: Vec<StoredWill>,
     retained: Retained,
+    /// The highest version among them.
+    retained_clock: u64,
     lanes: Lanes,
 }
 
 async fn read(store: &Arc<dyn SessionStore>) -> Result<Found, StoreError> {
-    let mut retained = Retained::new();
-    for message in store.retained().await? {
+    let (mut retained, mut retained_clock) = (Retained::new(), 0);
+    for (message, version) in store.retained().await? {
         retained.insert(message);
+        retained_clock = version.max(retained_clock);
     }
     let sessions = store.sessions().await?;
     if sessions.iter().any(|session| &*session.client_id == UNFINISHED) {
         return Err(StoreError::Unusable(UNFINISHED_WHY.to_owned()));
     }
-    Ok(Found { sessions, wills: store.wills().await?, retained, lanes: store.lanes().await? })
+    let (wills, lanes) = (store.wills().await?, store.lanes().await?);
+    Ok(Found { sessions, wills, retained, retained_clock, lanes })
 }
 
 /// Why a tree did not start.
@@ -539,7 +543,8 @@ fn with_shard<T>(build: impl FnOnce(&Rc<Shard>) -> T) -> T {
 #[cfg(test)]
 pub(crate) fn shared_for_tests(settings: &Arc<Settings>) -> Arc<Shared> {
     let (sessions, wills, retained, lanes) = (Vec::new(), Vec::new(), Retained::new(), Vec::new());
-    make_shared(settings, &Found { sessions, wills, retained, lanes }, None)
+    let found = Found { sessions, wills, retained, retained_clock: 0, lanes };
+    make_shared(settings, &found, None)
 }
 
 fn make_shared(
@@ -578,6 +583,7 @@ fn make_shared(
         subscriptions: RwLock::new(SubscriptionTable::new()),
         generation: AtomicU64::new(0),
         retained: RwLock::new(retained),
+        retained_clock: AtomicU64::new(found.retained_clock),
         managers: (0..workers).map(|_| Inbox::new(limits.max_connections, usize::MAX)).collect(),
         routers: (0..workers).map(|_| Inbox::new(usize::MAX, limits.max_router_bytes)).collect(),
         storage: Inbox::<StorageWork>::new(usize::MAX, settings.storage.max_pending_bytes),

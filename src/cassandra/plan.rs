@@ -229,15 +229,16 @@ impl Planner<'_> {
                 self.receipt(*id, *packet_id, true);
             }
             StoreOp::DeleteReceipt { id, packet_id } => self.receipt(*id, *packet_id, false),
-            StoreOp::PutRetained { message } => {
+            // Stamped with the version: every node of a cluster writes here.
+            StoreOp::PutRetained { message, version } => {
                 let shard = name_shard(&message.topic, SHARDS);
                 let bytes = encode_message(message, message.qos, message.retain)?;
-                let values = vec![int(shard), text(&message.topic), blob(bytes), self.stamp()];
+                let values = vec![int(shard), text(&message.topic), blob(bytes), long(*version)];
                 self.group(S::PutRetained, shard, S::PutRetained, values);
             }
-            StoreOp::DeleteRetained { topic } => {
+            StoreOp::DeleteRetained { topic, version } => {
                 let shard = name_shard(topic, SHARDS);
-                let values = vec![self.stamp(), int(shard), text(topic)];
+                let values = vec![long(*version), int(shard), text(topic)];
                 self.group(S::PutRetained, shard, S::DeleteRetained, values);
             }
             StoreOp::PutWill { will } => {

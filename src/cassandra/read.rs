@@ -235,10 +235,15 @@ pub(super) async fn queue_bucket(
     }
 }
 
-/// Every retained message.
-pub(super) async fn retained(db: &Db) -> Result<Vec<Arc<Message>>, StoreError> {
+/// Every retained message and its version.
+pub(super) async fn retained(db: &Db) -> Result<Vec<(Arc<Message>, u64)>, StoreError> {
     let rows = all_shards(db, Statement::Retained, SHARDS, |shard| vec![int(shard)]).await?;
-    rows.iter().map(|row| Ok(decode_message(&row.blob("message")?).map_err(damaged)?.0)).collect()
+    rows.iter()
+        .map(|row| {
+            let message = decode_message(&row.blob("message")?).map_err(damaged)?.0;
+            Ok((message, row.u64("version")?))
+        })
+        .collect()
 }
 
 /// The wills that an incarnation left and nobody discharged.

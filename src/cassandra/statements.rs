@@ -169,7 +169,10 @@ impl Statement {
             ),
             (S::QueueSizes, "SELECT sequence, stamp, costs FROM queue WHERE id = ? AND bucket = ?"),
             (S::Queue, "SELECT sequence, stamp, messages FROM queue WHERE id = ? AND bucket = ?"),
-            (S::Retained, "SELECT message FROM retained WHERE shard = ?"),
+            (
+                S::Retained,
+                "SELECT message, WRITETIME(message) AS version FROM retained WHERE shard = ?",
+            ),
             (S::Wills, "SELECT client_id, will FROM will WHERE incarnation = ? AND shard = ?"),
             (
                 S::OutboxBuckets,

@@ -405,7 +405,7 @@ impl SessionStore for CassandraStore {
         self.run(async move { inner.sessions().await })
     }
 
-    fn retained(&self) -> StoreFuture<Vec<Arc<Message>>> {
+    fn retained(&self) -> StoreFuture<Vec<(Arc<Message>, u64)>> {
         let inner = Arc::clone(&self.inner);
         self.run(async move { read::retained(&inner.db).await })
     }

@@ -398,7 +398,7 @@ impl SessionStore for EmbeddedStore {
         self.read(Engine::sessions)
     }
 
-    fn retained(&self) -> StoreFuture<Vec<Arc<Message>>> {
+    fn retained(&self) -> StoreFuture<Vec<(Arc<Message>, u64)>> {
         self.read(Engine::retained)
     }
 

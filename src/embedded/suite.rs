@@ -51,6 +51,10 @@ pub fn write(store: &Arc<dyn SessionStore>, ops: Vec<StoreOp>) {
     wait(store.write(Arc::new(ops)));
 }
 
+fn messages(store: &Arc<dyn SessionStore>) -> Vec<Arc<Message>> {
+    wait(store.retained()).into_iter().map(|(message, _)| message).collect()
+}
+
 /// A message with every MQTT 5 property.
 pub fn message(topic: &str, payload: &str, retain: bool) -> Arc<Message> {
     Arc::new(Message {
@@ -278,12 +282,12 @@ fn retained_and_wills(open: &Open<'_>) {
     write(
         &store,
         vec![
-            StoreOp::PutRetained { message: message("b", "old", true) },
-            StoreOp::PutRetained { message: message("b", "new", true) },
-            StoreOp::PutRetained { message: message("a/b", "x", true) },
-            StoreOp::PutRetained { message: message("gone", "x", true) },
-            StoreOp::DeleteRetained { topic: "gone".into() },
-            StoreOp::DeleteRetained { topic: "never".into() },
+            StoreOp::PutRetained { message: message("b", "old", true), version: 1 },
+            StoreOp::PutRetained { message: message("b", "new", true), version: 2 },
+            StoreOp::PutRetained { message: message("a/b", "x", true), version: 3 },
+            StoreOp::PutRetained { message: message("gone", "x", true), version: 4 },
+            StoreOp::DeleteRetained { topic: "gone".into(), version: 5 },
+            StoreOp::DeleteRetained { topic: "never".into(), version: 6 },
             StoreOp::PutWill { will: will("one", "first") },
             StoreOp::PutWill { will: will("one", "second") },
             StoreOp::PutWill { will: will("", "no name") },
@@ -293,7 +297,7 @@ fn retained_and_wills(open: &Open<'_>) {
     );
     drop(store);
     let store = open();
-    let mut retained = wait(store.retained());
+    let mut retained = messages(&store);
     retained.sort_by(|a, b| a.topic.cmp(&b.topic));
     assert_eq!(retained, [message("a/b", "x", true), message("b", "new", true)]);
     let mut wills = wait(store.wills());
@@ -398,9 +402,9 @@ fn every_op_twice(open: &Open<'_>) {
         StoreOp::PutReceipt { id: 1, packet_id: packet(4) },
         StoreOp::PutReceipt { id: 1, packet_id: packet(5) },
         StoreOp::DeleteReceipt { id: 1, packet_id: packet(5) },
-        StoreOp::PutRetained { message: message("r", "x", true) },
-        StoreOp::PutRetained { message: message("s", "x", true) },
-        StoreOp::DeleteRetained { topic: "s".into() },
+        StoreOp::PutRetained { message: message("r", "x", true), version: 7 },
+        StoreOp::PutRetained { message: message("s", "x", true), version: 8 },
+        StoreOp::DeleteRetained { topic: "s".into(), version: 9 },
         StoreOp::PutWill { will: will.clone() },
         StoreOp::DeleteWill { client_id: "other".into() },
         StoreOp::DeleteSession { id: 2, client_id: "client2".into() },
@@ -435,7 +439,7 @@ fn order_of_writes(open: &Open<'_>) {
     for round in 0..200u64 {
         let retained = message("r", &round.to_string(), true);
         pending.push(store.write(Arc::new(vec![
-            StoreOp::PutRetained { message: retained },
+            StoreOp::PutRetained { message: retained, version: round },
             StoreOp::PutQueued { id: 1, entry: entry(round + 1) },
         ])));
         pending.push(store.write(Arc::new(vec![StoreOp::DeleteQueued { id: 1, sequence: round }])));
@@ -443,7 +447,7 @@ fn order_of_writes(open: &Open<'_>) {
     for future in pending {
         wait(future);
     }
-    assert_eq!(wait(store.retained())[0].payload, "199");
+    assert_eq!(messages(&store)[0].payload, "199");
     assert_eq!(wait(store.read_queue(1, 0, 99, 99_999)), [entry(200)]);
 }
 
@@ -463,7 +467,10 @@ fn concurrent_access(open: &Open<'_>) {
                     let mut ops = put_outbox(writer, round..round + 1);
                     ops.push(StoreOp::PutQueued { id, entry: entry(round + 1) });
                     let topic: Arc<str> = format!("r/{writer}").into();
-                    ops.push(StoreOp::PutRetained { message: message(&topic, "x", true) });
+                    ops.push(StoreOp::PutRetained {
+                        message: message(&topic, "x", true),
+                        version: 11,
+                    });
                     write(store, ops);
                     if round % 10 == 9 {
                         let page = wait(store.read_queue(id, read + 1, 10, 1 << 20));
@@ -506,7 +513,10 @@ fn large_and_many(open: &Open<'_>) {
         let ops = (first..(first + 2_500).min(10_001)).map(|sequence| of(sequence, "small"));
         write(&store, ops.collect());
     }
-    write(&store, vec![StoreOp::PutRetained { message: message("large", &large, true) }]);
+    write(
+        &store,
+        vec![StoreOp::PutRetained { message: message("large", &large, true), version: 12 }],
+    );
     for _ in 0..2 {
         let session = wait(store.sessions()).remove(0);
         assert_eq!((session.queued, session.last_sequence), (10_000, 10_000));
@@ -517,7 +527,7 @@ fn large_and_many(open: &Open<'_>) {
         let page = wait(store.read_queue(1, 9_990, 1_000, usize::MAX));
         assert_eq!((page.len(), page[10].sequence), (11, 10_000));
         assert_eq!(wait(store.read_queue(1, 1, 1, usize::MAX))[0].message.payload, large);
-        assert_eq!(wait(store.retained())[0].payload, large);
+        assert_eq!(messages(&store)[0].payload, large);
         drop(store);
         store = open();
     }

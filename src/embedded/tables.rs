@@ -199,12 +199,12 @@ impl Engine {
             StoreOp::DeleteReceipt { id, packet_id } => {
                 rows.push(Row::remove(&self.receipts, receipt_key(*id, *packet_id)));
             }
-            StoreOp::PutRetained { message } => {
+            StoreOp::PutRetained { message, .. } => {
                 let value =
                     rows::encode_message(message, message.qos, message.retain).map_err(damaged)?;
                 rows.push(Row::put(&self.retained, message.topic.as_bytes().into(), value.into()));
             }
-            StoreOp::DeleteRetained { topic } => {
+            StoreOp::DeleteRetained { topic, .. } => {
                 rows.push(Row::remove(&self.retained, topic.as_bytes().into()));
             }
             StoreOp::PutWill { will: StoredWill { client_id, message } } => {
@@ -359,10 +359,11 @@ impl Engine {
         Ok(found)
     }
 
-    pub(super) fn retained(&self) -> Result<Vec<Arc<Message>>, StoreError> {
+    /// No other node writes here, so the order of the writes decides: there are no versions.
+    pub(super) fn retained(&self) -> Result<Vec<(Arc<Message>, u64)>, StoreError> {
         let value = |guard: fjall::Guard| {
             let value = guard.value().map_err(store_error)?;
-            Ok(rows::decode_message(&value).map_err(damaged)?.0)
+            Ok((rows::decode_message(&value).map_err(damaged)?.0, 0))
         };
         self.retained.iter().map(value).collect()
     }

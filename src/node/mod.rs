@@ -81,6 +81,7 @@ impl From<StartError> for NodeError {
         match error {
             StartError::Store(error) => Self::Store(error),
             StartError::Thread(error) => Self::Thread(error),
+            StartError::Cluster(why) => Self::Failed(why),
         }
     }
 }
@@ -118,6 +119,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         log,
         listener: (Arc::new(listener), format!("tcp/{address}")),
         nodelay: config.listener.nodelay,
+        cluster: None,
         on_failure: Arc::new(move |why| {
             let _ = failed.send(why);
         }),

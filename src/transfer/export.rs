@@ -119,8 +119,8 @@ pub(super) async fn walk(
     }
     drop(sessions);
     let mut retained = store.retained().await?;
-    retained.sort_unstable_by(|one, other| one.topic.cmp(&other.topic));
-    for message in retained {
+    retained.sort_unstable_by(|(one, _), (other, _)| one.topic.cmp(&other.topic));
+    for (message, _) in retained {
         let message = encoded(&message)?;
         sink(&Item::Retained { message: serde_bytes::Bytes::new(&message) })?;
     }

@@ -17,6 +17,7 @@ use hydrant_actors::ports::{
     OutboxPosition, OutgoingStage, QueueEntry, SessionId, SessionStore, StoreError, StoreOp,
     StoredWill, UNFINISHED,
 };
+use hydrant_actors::shard::unix_ns;
 use hydrant_protocol::{Message, PacketId, QoS};
 
 use super::TransferError;
@@ -154,7 +155,8 @@ impl Content {
             Item::Retained { message } => {
                 let (message, ..) = self.message(message)?;
                 let cost = OP_COST + message.cost();
-                vec![(StoreOp::PutRetained { message }, cost)]
+                // Each topic comes once, into a store that holds none.
+                vec![(StoreOp::PutRetained { message, version: unix_ns() }, cost)]
             }
             Item::Will { client_id, message } => {
                 let (message, ..) = self.message(message)?;

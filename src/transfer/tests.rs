@@ -62,7 +62,7 @@ fn fill(store: &Arc<dyn SessionStore>) {
     }
     ops.push(StoreOp::DeleteQueued { id: 700, sequence: 30 });
     for topic in ["r/1", "r/2"] {
-        ops.push(StoreOp::PutRetained { message: message(topic, "retained", true) });
+        ops.push(StoreOp::PutRetained { message: message(topic, "retained", true), version: 1 });
     }
     let will = StoredWill { client_id: "client9".into(), message: message("w", "gone", false) };
     ops.push(StoreOp::PutWill { will });
@@ -89,7 +89,7 @@ fn content(store: &Arc<dyn SessionStore>) -> Vec<String> {
             all.extend(queue.iter().map(|entry| format!("{entry:?}")));
         }
         let mut rest: Vec<String> =
-            store.retained().await.unwrap().iter().map(|m| format!("{m:?}")).collect();
+            store.retained().await.unwrap().iter().map(|(m, _)| format!("{m:?}")).collect();
         rest.extend(store.wills().await.unwrap().iter().map(|will| format!("{will:?}")));
         rest.sort();
         all.extend(rest);
@@ -154,7 +154,10 @@ fn a_store_with_anything_in_it_is_not_imported_into() {
     let will = StoredWill { client_id: "c".into(), message: message("w", "", false) };
     let position = OutboxPosition { lane: 3, position: 0 };
     for (name, op) in [
-        ("retained messages", StoreOp::PutRetained { message: message("t", "x", true) }),
+        (
+            "retained messages",
+            StoreOp::PutRetained { message: message("t", "x", true), version: 1 },
+        ),
         ("wills", StoreOp::PutWill { will }),
         ("outbox records", StoreOp::PutOutbox { record: record("t", 0), position }),
     ] {
@@ -219,7 +222,7 @@ fn a_message_that_the_store_cannot_take_is_refused_before_anything_is_written() 
     let one = store(&folder.path().join("one"));
     fill(&one);
     let message = message("large", &"x".repeat(2_000), true);
-    write(&one, vec![StoreOp::PutRetained { message }]);
+    write(&one, vec![StoreOp::PutRetained { message, version: 1 }]);
     to_file(&one, &file).unwrap();
     let two = store(&folder.path().join("two"));
     let mut out = Vec::new();

@@ -89,7 +89,7 @@ fn fill(store: &Arc<dyn SessionStore>) {
     ops.push(StoreOp::DeleteQueued { id: 9, sequence: 600 });
     for topic in 0..300 {
         let message = message(&format!("retained/{topic}"), "kept", true);
-        ops.push(StoreOp::PutRetained { message });
+        ops.push(StoreOp::PutRetained { message, version: 1 });
     }
     for id in [9, 10] {
         let message = message("w", "gone", false);

@@ -13,6 +13,7 @@ mod interest;
 mod io;
 mod link;
 mod peers;
+mod retained;
 mod sessions;
 
 use std::net::TcpListener;
@@ -35,6 +36,7 @@ pub use inbound::FromPeer;
 pub use interest::LocalInterest;
 pub use peers::PeersActor;
 pub(crate) use peers::describe;
+pub use retained::RetainedVersions;
 
 /// Index of a node in [`Cluster::nodes`].
 pub type NodeIndex = u16;
@@ -85,6 +87,9 @@ pub struct Cluster {
     pub remote: RwLock<SubscriptionTable<NodeIndex>>,
     /// What this node wants.
     pub interest: Mutex<LocalInterest>,
+    /// Which of two changes of a topic's retained message counts; taken under the lock of
+    /// [`Shared::retained`](crate::shared::Shared::retained).
+    pub retained: Mutex<RetainedVersions>,
     /// The nodes that ever were members, by their index.
     pub nodes: RwLock<Vec<Arc<Node>>>,
     /// PeersActor's inbox.
@@ -218,6 +223,7 @@ impl Cluster {
             store,
             remote: RwLock::new(SubscriptionTable::new()),
             interest: Mutex::new(LocalInterest::default()),
+            retained: Mutex::default(),
             nodes: RwLock::default(),
             work: Inbox::new(usize::MAX, max),
             synced: AtomicBool::new(false),

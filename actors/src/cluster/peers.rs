@@ -704,13 +704,17 @@ impl Peers {
         self.wants(node, &all);
     }
 
-    fn retained(&mut self, topic: &Arc<str>, payload: Bytes, qos: u8, _version: u64) {
+    fn retained(&mut self, topic: &Arc<str>, payload: Bytes, qos: u8, version: u64) {
         let qos = match qos {
             0 => QoS::AtMostOnce,
             1 => QoS::AtLeastOnce,
             _ => QoS::ExactlyOnce,
         };
         let mut retained = self.shared.retained.write();
+        self.shared.retained_clock.fetch_max(version, Ordering::Relaxed);
+        if !self.cluster.retained.lock().is_newest(topic, version) {
+            return;
+        }
         if payload.is_empty() {
             retained.remove(topic);
         } else {

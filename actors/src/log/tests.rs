@@ -83,7 +83,7 @@ impl SessionStore for NoStore {
     fn sessions(&self) -> StoreFuture<Vec<StoredSession>> {
         Box::pin(ready(Ok(Vec::new())))
     }
-    fn retained(&self) -> StoreFuture<Vec<Arc<Message>>> {
+    fn retained(&self) -> StoreFuture<Vec<(Arc<Message>, u64)>> {
         Box::pin(ready(Ok(Vec::new())))
     }
     fn wills(&self) -> StoreFuture<Vec<StoredWill>> {

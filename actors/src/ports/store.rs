@@ -121,10 +121,12 @@ pub enum StoreOp {
     PutReceipt { id: SessionId, packet_id: PacketId },
     /// It is released.
     DeleteReceipt { id: SessionId, packet_id: PacketId },
-    /// Sets a topic's retained message.
-    PutRetained { message: Arc<Message> },
+    /// Sets a topic's retained message. Of two changes of a topic the one with the higher version
+    /// counts, whoever writes it and whatever order they come in: nanoseconds since the Unix epoch,
+    /// at least one above every version that this node has seen.
+    PutRetained { message: Arc<Message>, version: u64 },
     /// Removes it.
-    DeleteRetained { topic: Arc<str> },
+    DeleteRetained { topic: Arc<str>, version: u64 },
     /// Keeps a will until it is fired or discarded.
     PutWill { will: StoredWill },
     /// It fired or was discarded.
@@ -162,8 +164,9 @@ pub trait SessionStore: Send + Sync + 'static {
     fn write(&self, ops: Arc<Vec<StoreOp>>) -> StoreFuture<()>;
     /// Every persistent session, at start.
     fn sessions(&self) -> StoreFuture<Vec<StoredSession>>;
-    /// Every retained message, at start.
-    fn retained(&self) -> StoreFuture<Vec<Arc<Message>>>;
+    /// Every retained message with its version, at start; zero from a store that no other node
+    /// writes to.
+    fn retained(&self) -> StoreFuture<Vec<(Arc<Message>, u64)>>;
     /// Every will whose connection the node did not see end, at start.
     fn wills(&self) -> StoreFuture<Vec<StoredWill>>;
     /// Up to `limit` entries of a queue with `sequence >= from`, in order, at most about

@@ -72,9 +72,8 @@ impl Shard {
 
     /// A retained message, or its end, for every other node.
     pub(super) fn retained_elsewhere(&self, view: &View<'_>, removed: bool, version: u64) {
-        if self.shared.cluster.is_none() {
-            return;
-        }
+        let Some(cluster) = &self.shared.cluster else { return };
+        cluster.retained.lock().is_newest(view.topic, version);
         let payload = if removed { &[] } else { view.payload };
         self.outgoing.borrow_mut().broadcast.push(Control::Retained {
             topic: Arc::from(view.topic),

@@ -42,7 +42,7 @@ use tokio::sync::oneshot;
 pub use batch::{Origin, PublishBatch, RemoteBatch};
 pub use conn::{Ack, AckKind, Conn};
 pub(crate) use outgoing::cost as op_cost;
-pub use sessions::{ANY_ESTATE, Session, unix_ms};
+pub use sessions::{ANY_ESTATE, Session, unix_ms, unix_ns};
 pub use waits::WaitKind;
 
 use crate::metrics::ShardMetrics;

@@ -129,7 +129,7 @@ impl Outgoing {
 pub fn cost(op: &StoreOp) -> usize {
     match op {
         StoreOp::PutQueued { entry, .. } => entry.message.cost(),
-        StoreOp::PutRetained { message } => message.cost(),
+        StoreOp::PutRetained { message, .. } => message.cost(),
         StoreOp::PutOutbox { record, .. } => record.cost(),
         _ => 64,
     }

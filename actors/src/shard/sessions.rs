@@ -96,6 +96,12 @@ pub fn unix_ms() -> u64 {
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Nanoseconds since the Unix epoch.
+pub fn unix_ns() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
 impl Shard {
     /// Sessions of this arbiter, connected or not.
     pub fn session_count(&self) -> usize {

@@ -101,20 +101,21 @@ impl Shard {
                 return false;
             }
         }
+        let version = self.shared.retained_version();
         if full || view.payload.is_empty() {
             // [MQTT-3.3.1-7], [MQTT-3.3.1-10], [MQTT-3.3.1-11]
             retained.remove(view.topic);
-            let op = StoreOp::DeleteRetained { topic: Arc::from(view.topic) };
+            let op = StoreOp::DeleteRetained { topic: Arc::from(view.topic), version };
             self.outgoing.borrow_mut().ops.push(op);
         } else {
             let message = view.message();
             retained.insert(Arc::clone(&message));
             if !own {
-                self.outgoing.borrow_mut().ops.push(StoreOp::PutRetained { message });
+                self.outgoing.borrow_mut().ops.push(StoreOp::PutRetained { message, version });
             }
         }
         if !own {
-            self.retained_elsewhere(view, full, super::unix_ms() * 1_000_000);
+            self.retained_elsewhere(view, full, version);
         }
         self.shared.metrics.retained.set(retained.len() as u64);
         self.shared.metrics.retained_bytes.set(retained.bytes() as u64);

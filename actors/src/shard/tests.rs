@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
@@ -348,9 +349,20 @@ fn a_retained_message_without_room_replaces_none_by_an_old_one() {
     drop(retained);
     let ops = store(&shard).0;
     assert!(
-        matches!(ops.last(), Some(StoreOp::DeleteRetained { topic }) if &**topic == "a"),
+        matches!(ops.last(), Some(StoreOp::DeleteRetained { topic, .. }) if &**topic == "a"),
         "{ops:?}"
     );
+}
+
+#[test]
+fn versions_of_retained_messages_rise_whatever_the_clock_says() {
+    let shared = &shard(1).shared;
+    let first = shared.retained_version();
+    assert!(first.abs_diff(super::unix_ns()) < 60_000_000_000);
+    // Another node's clock goes before.
+    shared.retained_clock.store(first + (1 << 50), Ordering::Relaxed);
+    assert_eq!(shared.retained_version(), first + (1 << 50) + 1);
+    assert_eq!(shared.retained_version(), first + (1 << 50) + 2);
 }
 
 #[test]

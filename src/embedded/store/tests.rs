@@ -97,7 +97,10 @@ fn refuses_at_open_what_it_must() {
     let store = open(&path);
     suite::write(
         &(store.clone() as Arc<dyn SessionStore>),
-        vec![StoreOp::PutRetained { message: suite::message("topic", &"x".repeat(5000), true) }],
+        vec![StoreOp::PutRetained {
+            message: suite::message("topic", &"x".repeat(5000), true),
+            version: 1,
+        }],
     );
     let error = |result: Result<Arc<EmbeddedStore>, OpenError>| result.err().unwrap();
     assert!(matches!(
@@ -134,7 +137,7 @@ fn refuses_at_open_what_it_must() {
 
     // A bit flipped with valid batches behind it is damage.
     let store: Arc<dyn SessionStore> = open(&path);
-    suite::write(&store, vec![StoreOp::DeleteRetained { topic: "other".into() }]);
+    suite::write(&store, vec![StoreOp::DeleteRetained { topic: "other".into(), version: 1 }]);
     drop(store);
     flip_bit(&path);
     let damaged = error(EmbeddedStore::open(&path, "n1", options(64)));
@@ -157,15 +160,15 @@ fn a_last_batch_torn_by_a_power_cut_is_cut_off() {
     let store: Arc<dyn SessionStore> = open(dir.path());
     for topic in ["kept", "torn"] {
         let message = suite::message(topic, &"x".repeat(5000), true);
-        suite::write(&store, vec![StoreOp::PutRetained { message }]);
+        suite::write(&store, vec![StoreOp::PutRetained { message, version: 1 }]);
     }
     drop(store);
     flip_bit(dir.path());
     for _ in 0..2 {
         let store: Arc<dyn SessionStore> = open(dir.path());
         let found = suite::wait(store.retained());
-        assert_eq!(found.iter().map(|m| &*m.topic).collect::<Vec<_>>(), ["kept"]);
-        suite::write(&store, vec![StoreOp::DeleteRetained { topic: "never".into() }]);
+        assert_eq!(found.iter().map(|(m, _)| &*m.topic).collect::<Vec<_>>(), ["kept"]);
+        suite::write(&store, vec![StoreOp::DeleteRetained { topic: "never".into(), version: 1 }]);
     }
 }
 
@@ -187,8 +190,9 @@ fn a_first_start_that_died_is_no_damage() {
 fn what_follows_a_failure_fails_until_the_failure_is_seen() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let retained =
-        || Arc::new(vec![StoreOp::PutRetained { message: suite::message("t", "p", true) }]);
+    let retained = || {
+        Arc::new(vec![StoreOp::PutRetained { message: suite::message("t", "p", true), version: 1 }])
+    };
     let block =
         |future| tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future);
     store.shared.gate.failed(1);

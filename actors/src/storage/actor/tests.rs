@@ -48,7 +48,7 @@ impl SessionStore for Played {
     fn sessions(&self) -> StoreFuture<Vec<StoredSession>> {
         Box::pin(ready(Ok(Vec::new())))
     }
-    fn retained(&self) -> StoreFuture<Vec<Arc<Message>>> {
+    fn retained(&self) -> StoreFuture<Vec<(Arc<Message>, u64)>> {
         Box::pin(ready(Ok(Vec::new())))
     }
     fn wills(&self) -> StoreFuture<Vec<StoredWill>> {
@@ -122,7 +122,7 @@ impl Node {
             properties: None,
         });
         let cost = message.cost();
-        let op = StoreOp::PutRetained { message };
+        let op = StoreOp::PutRetained { message, version: 1 };
         self.push_part(vec![op], None, Some(0), cost);
     }
 

@@ -75,8 +75,8 @@ fn subject(op: &StoreOp) -> Subject<'_> {
         | StoreOp::DeleteQueued { id, .. }
         | StoreOp::PutReceipt { id, .. }
         | StoreOp::DeleteReceipt { id, .. } => Subject::Session(*id),
-        StoreOp::PutRetained { message } => Subject::Retained(&message.topic),
-        StoreOp::DeleteRetained { topic } => Subject::Retained(topic),
+        StoreOp::PutRetained { message, .. } => Subject::Retained(&message.topic),
+        StoreOp::DeleteRetained { topic, .. } => Subject::Retained(topic),
         StoreOp::PutWill { will } => Subject::Will(&will.client_id),
         StoreOp::DeleteWill { client_id } => Subject::Will(client_id),
         // The end of a session stays true.

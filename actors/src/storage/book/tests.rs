@@ -158,8 +158,8 @@ fn unparked(book: &mut StorageBook) -> Vec<StoreOp> {
 
 #[test]
 fn a_retained_message_that_was_held_back_does_not_replace_a_newer_one() {
-    let put = |topic| StoreOp::PutRetained { message: message(topic) };
-    let delete = |topic: &str| StoreOp::DeleteRetained { topic: topic.into() };
+    let put = |topic| StoreOp::PutRetained { message: message(topic), version: 1 };
+    let delete = |topic: &str| StoreOp::DeleteRetained { topic: topic.into(), version: 1 };
     let mut book = StorageBook::default();
     book.take_up(write(vec![outbox(), put("a"), delete("b"), put("c"), delete("d")], None), true);
     book.take_up(write(vec![delete("a"), put("b"), put("e")], None), true);
@@ -167,12 +167,13 @@ fn a_retained_message_that_was_held_back_does_not_replace_a_newer_one() {
     book.take_up(write(vec![outbox(), delete("b")], None), true);
     book.form(|_| ()).unwrap();
     let kept = unparked(&mut book);
-    let [StoreOp::PutRetained { message }, StoreOp::DeleteRetained { topic: d }, last] = &kept[..]
+    let [StoreOp::PutRetained { message, .. }, StoreOp::DeleteRetained { topic: d, .. }, last] =
+        &kept[..]
     else {
         panic!("{kept:?}")
     };
     assert_eq!((&*message.topic, &**d), ("c", "d"));
-    assert!(matches!(last, StoreOp::DeleteRetained { topic } if &**topic == "b"), "{kept:?}");
+    assert!(matches!(last, StoreOp::DeleteRetained { topic, .. } if &**topic == "b"), "{kept:?}");
 }
 
 #[test]
@@ -280,7 +281,7 @@ fn a_will_that_was_held_back_does_not_come_back() {
 #[test]
 fn only_what_bears_on_something_held_back_is_noted() {
     let mut book = StorageBook::default();
-    let put = |topic: &str| StoreOp::PutRetained { message: message(topic) };
+    let put = |topic: &str| StoreOp::PutRetained { message: message(topic), version: 1 };
     book.take_up(write(vec![outbox(), will_of("a"), put("a"), queued(1, 1)], None), true);
     book.take_up(write(vec![outbox(), will_of("b")], None), true);
     let rows = book.held.rows();
