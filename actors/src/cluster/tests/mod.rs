@@ -1,0 +1,294 @@
+//! Whole nodes of one cluster in this process, on real sockets: the store and the membership they
+//! share are in memory.
+
+mod client;
+mod world;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hydrant_protocol::mapping::Mapping;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use self::client::Client;
+use self::world::World;
+use super::{ClusterParts, ClusterSettings};
+use crate::ports::{LogRecord, MessageLog, Report};
+use crate::settings::{LogKind, Settings};
+use crate::shared::Shared;
+use crate::system::{ActorSystem, Parts};
+
+/// Every test's deadline for anything it waits for.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Silent;
+
+impl MessageLog for Silent {
+    fn append(&self, _: Vec<LogRecord>) -> Vec<LogRecord> {
+        Vec::new()
+    }
+    fn on_report(&self, _: Box<dyn Fn(Vec<Report>) + Send + Sync>) {}
+    fn reset(&self) {}
+    fn flush(&self, _: Duration) -> bool {
+        true
+    }
+    fn is_up(&self) -> bool {
+        true
+    }
+    fn describe(&self) -> String {
+        "none".to_owned()
+    }
+}
+
+fn settings(node_id: &str) -> Settings {
+    let mut settings = crate::shard::tests::settings(2);
+    settings.node_id = node_id.into();
+    settings.limits.connect_timeout = DEADLINE;
+    settings.limits.write_timeout = DEADLINE;
+    settings.limits.max_packet_size = 1 << 20;
+    settings.limits.max_retained_messages = 100;
+    settings.limits.max_retained_bytes = 100_000;
+    settings.limits.max_output_bytes = 1 << 20;
+    settings.limits.max_router_bytes = 1 << 20;
+    settings.limits.connect_rate = 10_000;
+    settings.session.max_queued_messages = 10_000;
+    settings.session.max_queued_bytes = 10_000_000;
+    settings.session.max_sessions = 1000;
+    settings.session.max_inflight = 100;
+    settings.session.expiry = Duration::ZERO;
+    settings.storage.max_pending_bytes = 1 << 20;
+    settings.storage.retry_min = Duration::from_millis(10);
+    settings.supervision.stall_timeout = DEADLINE;
+    settings.supervision.watchdog_warn = DEADLINE;
+    settings.supervision.watchdog_exit = Duration::ZERO;
+    settings.log.kind = LogKind::None;
+    settings.mapping = Arc::new(Mapping::default());
+    settings
+}
+
+struct TestNode {
+    id: &'static str,
+    incarnation: u64,
+    address: SocketAddr,
+    node: Arc<world::Node>,
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Cluster {
+    world: World,
+    nodes: Vec<TestNode>,
+}
+
+static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
+
+fn start(world: &World, id: &'static str) -> TestNode {
+    let incarnation = INCARNATIONS.fetch_add(1, Ordering::SeqCst);
+    let node = world.node(incarnation);
+    let bind = || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        listener
+    };
+    let (mqtt, peer) = (bind(), bind());
+    let (address, peer_address) = (mqtt.local_addr().unwrap(), peer.local_addr().unwrap());
+    let (ready, wait) = std::sync::mpsc::channel();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let theirs = Arc::clone(&node);
+    let thread = std::thread::spawn(move || {
+        actix_rt::System::new().block_on(async move {
+            let parts = Parts {
+                settings: Arc::new(settings(id)),
+                store: Arc::clone(&theirs) as _,
+                log: Arc::new(Silent),
+                listener: (Arc::new(mqtt), format!("tcp/{address}")),
+                nodelay: true,
+                cluster: Some(ClusterParts {
+                    membership: Arc::clone(&theirs) as _,
+                    store: theirs,
+                    listener: Arc::new(peer),
+                    settings: ClusterSettings {
+                        id: "test".into(),
+                        peer: peer_address.to_string(),
+                        mqtt: vec![address.to_string()],
+                        version: "0".to_owned(),
+                        max_link_bytes: 1 << 20,
+                        repair: Duration::from_secs(5),
+                    },
+                }),
+                on_failure: Arc::new(|why| panic!("{why}")),
+            };
+            let system = ActorSystem::start(parts).await.unwrap();
+            ready.send(Arc::clone(&system.shared)).unwrap();
+            let _ = stopped.await;
+            system.stop(Duration::from_millis(200)).await;
+        });
+    });
+    let shared = wait.recv_timeout(DEADLINE).unwrap();
+    let (stop, thread) = (Some(stop), Some(thread));
+    TestNode { id, incarnation, address, node, shared, stop, thread }
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+impl Cluster {
+    fn new(ids: &[&'static str]) -> Self {
+        let world = World::default();
+        let nodes: Vec<TestNode> = ids.iter().map(|id| start(&world, id)).collect();
+        let others = nodes.len() - 1;
+        for node in &nodes {
+            until("the links are up", || {
+                let cluster = node.shared.cluster.as_ref().unwrap();
+                (1..=others).all(|n| cluster.is_up(n as u16))
+            });
+        }
+        Self { world, nodes }
+    }
+
+    fn connect(&self, node: usize, client: &str, clean: bool) -> Client {
+        Client::connect(self.nodes[node].address, client, clean)
+    }
+
+    /// As kill -9 does it, as far as the others can see: no member, no lease, no answer.
+    fn kill(&mut self, node: usize) {
+        let node = self.nodes.remove(node);
+        node.node.cut.store(true, Ordering::SeqCst);
+        self.world.bury(node.id, node.incarnation);
+    }
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take()
+            && !std::thread::panicking()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+#[test]
+fn a_publish_reaches_the_subscribers_of_every_node_once() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let cluster = Cluster::new(&["n1", "n2", "n3"]);
+    let mut subscribers = Vec::new();
+    for node in 0..3 {
+        for (client, clean, filter) in
+            [("exact", true, "a/b"), ("wild", true, "a/+"), ("stored", false, "a/#")]
+        {
+            let mut client = cluster.connect(node, &format!("{client}-{node}"), clean);
+            client.subscribe(filter, 2);
+            subscribers.push(client);
+        }
+    }
+    for qos in 0..3 {
+        for node in 0..3 {
+            let mut publisher = cluster.connect(node, "publisher", true);
+            publisher.publish("a/b", &[qos, node as u8], qos);
+            publisher.publish("b/a", b"nobody wants it", qos);
+        }
+    }
+    for subscriber in &mut subscribers {
+        let mut got = subscriber.receive(9);
+        got.sort();
+        let all = (0..3).flat_map(|qos| (0..3).map(move |node| vec![qos, node]));
+        assert_eq!(got, all.collect::<Vec<_>>());
+        assert!(subscriber.is_quiet());
+    }
+}
+
+#[test]
+fn what_is_retained_is_retained_everywhere() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let cluster = Cluster::new(&["n1", "n2"]);
+    let mut publisher = cluster.connect(0, "publisher", true);
+    publisher.retain("a/b", b"one");
+    until("retained on the other node", || {
+        cluster.nodes[1].shared.retained.read().get("a/b").is_some()
+    });
+    let mut subscriber = cluster.connect(1, "subscriber", true);
+    subscriber.subscribe("a/#", 1);
+    assert_eq!(subscriber.receive(1), [b"one".to_vec()]);
+    publisher.retain("a/b", b"");
+    until("removed on the other node", || {
+        cluster.nodes[1].shared.retained.read().get("a/b").is_none()
+    });
+}
+
+#[test]
+fn a_client_that_connects_elsewhere_takes_its_session_along() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let cluster = Cluster::new(&["n1", "n2", "n3"]);
+    let mut subscriber = cluster.connect(0, "device", false);
+    subscriber.subscribe("a/b", 2);
+    let mut publisher = cluster.connect(2, "publisher", true);
+    for node in [1, 2, 0, 1] {
+        let before = subscriber;
+        subscriber = cluster.connect(node, "device", false);
+        assert!(subscriber.session_present);
+        assert!(before.is_closed(), "the old connection is closed");
+        for qos in 0..3 {
+            publisher.publish("a/b", &[node as u8, qos], qos);
+        }
+        let mut got = subscriber.receive(3);
+        got.sort();
+        assert_eq!(got, (0..3).map(|qos| vec![node as u8, qos]).collect::<Vec<_>>());
+    }
+    subscriber.disconnect();
+    for n in 0..50 {
+        publisher.publish("a/b", &[n], 2);
+    }
+    let mut subscriber = cluster.connect(2, "device", false);
+    assert_eq!(subscriber.receive(50), (0..50).map(|n| vec![n]).collect::<Vec<_>>());
+    until("the queue is empty", || subscriber.is_quiet() && cluster.world.queued("device") == 0);
+    // A clean session ends what the client had elsewhere.
+    let clean = cluster.connect(0, "device", true);
+    assert!(!clean.session_present && subscriber.is_closed());
+}
+
+#[test]
+fn a_lost_node_has_an_heir() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
+    let mut offline = cluster.connect(1, "offline", false);
+    offline.subscribe("a/b", 1);
+    offline.disconnect();
+    let mut held = cluster.connect(1, "held", false);
+    held.subscribe("a/b", 2);
+    let mut watcher = cluster.connect(0, "watcher", true);
+    watcher.subscribe("will", 1);
+    let _dying = Client::connect_with_will(cluster.nodes[1].address, "dying", "will", b"dead");
+    let mut publisher = cluster.connect(0, "publisher", true);
+    publisher.publish("a/b", b"before", 1);
+    cluster.nodes[1].node.cut.store(true, Ordering::SeqCst);
+    // Waits: the writer of those queues does not answer.
+    publisher.send_publish("a/b", b"during", 1);
+    cluster.kill(1);
+    publisher.await_acks();
+    assert_eq!(watcher.receive(1), [b"dead".to_vec()], "a will fires once");
+    publisher.publish("a/b", b"after", 1);
+    for (node, client) in [(0, "offline"), (1, "held")] {
+        let mut back = cluster.connect(node, client, false);
+        assert!(back.session_present);
+        let mut got = back.receive(3);
+        got.dedup();
+        assert_eq!(got, [b"before".to_vec(), b"during".to_vec(), b"after".to_vec()], "{client}");
+    }
+    assert!(watcher.is_quiet());
+}

@@ -1,0 +1,294 @@
+//! A store and a membership that the nodes of a test share, in memory: as Cassandra and ZooKeeper
+//! would answer, at once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hydrant_protocol::Message;
+use hydrant_protocol::cluster::{Load, Member, View};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::ports::{
+    Estate, Holder, Lanes, LogRecord, Membership, MembershipFuture, QueueEntry, Sealing, SessionId,
+    SessionStore, SharedStore, StoreError, StoreFuture, StoreOp, StoredSession, StoredSubscription,
+    StoredWill,
+};
+
+#[derive(Debug, Clone)]
+struct Kept {
+    client_id: Arc<str>,
+    epoch: u64,
+    disconnected_ms: Option<u64>,
+    holder: u64,
+    subscriptions: BTreeMap<Arc<str>, StoredSubscription>,
+    receipts: BTreeSet<u16>,
+    queue: BTreeMap<u64, QueueEntry>,
+    last: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sessions: BTreeMap<SessionId, Kept>,
+    retained: BTreeMap<Arc<str>, (Arc<Message>, u64)>,
+    wills: HashMap<(u64, Arc<str>), StoredWill>,
+    /// Incarnations whose lease has ended, and those that were sealed.
+    dead: BTreeSet<u64>,
+    sealed: BTreeMap<u64, u64>,
+    members: BTreeMap<Arc<str>, Member>,
+    views: Vec<(Arc<str>, watch::Sender<View>)>,
+    generation: u64,
+}
+
+/// What all nodes share.
+#[derive(Debug, Default, Clone)]
+pub struct World(Arc<Mutex<State>>);
+
+impl World {
+    /// One start of a node.
+    pub fn node(&self, incarnation: u64) -> Arc<Node> {
+        Arc::new(Node { world: self.clone(), incarnation, cut: AtomicBool::new(false) })
+    }
+
+    fn tell(state: &mut State) {
+        state.generation += 1;
+        let members: Arc<[Member]> = state.members.values().cloned().collect();
+        for (_, sender) in &state.views {
+            let view = View { generation: state.generation, members: members.clone(), current: true };
+            sender.send_replace(view);
+        }
+    }
+
+    /// The node is dead: it is no member any more and its lease has ended.
+    pub fn bury(&self, node_id: &str, incarnation: u64) {
+        let mut state = self.0.lock();
+        state.members.remove(node_id);
+        state.dead.insert(incarnation);
+        state.views.retain(|(id, _)| **id != *node_id);
+        Self::tell(&mut state);
+    }
+
+    /// Entries that wait for a client.
+    pub fn queued(&self, client: &str) -> usize {
+        let state = self.0.lock();
+        state.sessions.values().filter(|kept| *kept.client_id == *client).map(|k| k.queue.len()).sum()
+    }
+}
+
+/// One start of a node, as its store and membership.
+#[derive(Debug)]
+pub struct Node {
+    world: World,
+    incarnation: u64,
+    /// It is frozen or cut off: nothing of it is written any more.
+    pub cut: AtomicBool,
+}
+
+fn found(id: SessionId, kept: &Kept) -> StoredSession {
+    StoredSession {
+        id,
+        client_id: Arc::clone(&kept.client_id),
+        epoch: kept.epoch,
+        disconnected_ms: kept.disconnected_ms,
+        subscriptions: kept.subscriptions.values().cloned().collect(),
+        receipts: kept.receipts.iter().filter_map(|id| (*id).try_into().ok()).collect(),
+        queued: kept.queue.len() as u64,
+        queued_bytes: kept.queue.values().map(|entry| entry.message.cost() as u64).sum(),
+        last_sequence: kept.last,
+    }
+}
+
+impl Node {
+    fn apply(&self, state: &mut State, op: StoreOp) {
+        let me = self.incarnation;
+        let kept = |state: &mut State, id: SessionId, act: &dyn Fn(&mut Kept)| {
+            if let Some(kept) = state.sessions.get_mut(&id).filter(|kept| kept.holder == me) {
+                act(kept);
+            }
+        };
+        match op {
+            StoreOp::PutSession { id, client_id, epoch, disconnected_ms } => {
+                let kept = state.sessions.entry(id).or_insert_with(|| Kept {
+                    client_id,
+                    epoch,
+                    disconnected_ms,
+                    holder: me,
+                    subscriptions: BTreeMap::new(),
+                    receipts: BTreeSet::new(),
+                    queue: BTreeMap::new(),
+                    last: 0,
+                });
+                assert_eq!(kept.holder, me, "written by who does not hold it");
+                (kept.epoch, kept.disconnected_ms) = (epoch, disconnected_ms);
+            }
+            StoreOp::DeleteSession { id, .. } => drop(state.sessions.remove(&id)),
+            StoreOp::PutSubscription { id, filter, qos } => kept(state, id, &|kept| {
+                let filter = Arc::clone(&filter);
+                kept.subscriptions
+                    .insert(Arc::clone(&filter), StoredSubscription { filter, qos });
+            }),
+            StoreOp::DeleteSubscription { id, filter } => kept(state, id, &|kept| {
+                kept.subscriptions.remove(&filter);
+            }),
+            StoreOp::PutQueued { id, entry } => kept(state, id, &|kept| {
+                kept.last = kept.last.max(entry.sequence);
+                kept.queue.insert(entry.sequence, entry.clone());
+            }),
+            StoreOp::PutOutgoing { id, sequence, packet_id, stage } => kept(state, id, &|kept| {
+                if let Some(entry) = kept.queue.get_mut(&sequence) {
+                    entry.outgoing = Some((packet_id, stage));
+                }
+            }),
+            StoreOp::DeleteQueued { id, sequence } => kept(state, id, &|kept| {
+                kept.queue.remove(&sequence);
+            }),
+            StoreOp::PutReceipt { id, packet_id } => kept(state, id, &|kept| {
+                kept.receipts.insert(packet_id.get());
+            }),
+            StoreOp::DeleteReceipt { id, packet_id } => kept(state, id, &|kept| {
+                kept.receipts.remove(&packet_id.get());
+            }),
+            StoreOp::PutRetained { message, version } => {
+                let topic = Arc::clone(&message.topic);
+                state.retained.insert(topic, (message, version));
+            }
+            StoreOp::DeleteRetained { topic, .. } => drop(state.retained.remove(&topic)),
+            StoreOp::PutWill { will } => {
+                state.wills.insert((me, Arc::clone(&will.client_id)), will);
+            }
+            StoreOp::DeleteWill { client_id } => drop(state.wills.remove(&(me, client_id))),
+            StoreOp::PutOutbox { .. } | StoreOp::MoveCursor { .. } => {}
+        }
+    }
+
+    fn now<T: Send + 'static>(answer: Result<T, StoreError>) -> StoreFuture<T> {
+        Box::pin(ready(answer))
+    }
+}
+
+impl SessionStore for Node {
+    fn write(&self, ops: Arc<Vec<StoreOp>>) -> StoreFuture<()> {
+        if self.cut.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
+        let mut state = self.world.0.lock();
+        if state.sealed.contains_key(&self.incarnation) {
+            return Self::now(Err(StoreError::Unavailable("sealed".to_owned())));
+        }
+        for op in ops.iter() {
+            self.apply(&mut state, op.clone());
+        }
+        Self::now(Ok(()))
+    }
+
+    fn sessions(&self) -> StoreFuture<Vec<StoredSession>> {
+        let state = self.world.0.lock();
+        let mine = state.sessions.iter().filter(|(_, kept)| kept.holder == self.incarnation);
+        Self::now(Ok(mine.map(|(id, kept)| found(*id, kept)).collect()))
+    }
+
+    fn retained(&self) -> StoreFuture<Vec<(Arc<Message>, u64)>> {
+        Self::now(Ok(self.world.0.lock().retained.values().cloned().collect()))
+    }
+
+    fn wills(&self) -> StoreFuture<Vec<StoredWill>> {
+        Self::now(Ok(Vec::new()))
+    }
+
+    fn read_queue(
+        &self,
+        id: SessionId,
+        from: u64,
+        limit: usize,
+        _: usize,
+    ) -> StoreFuture<Vec<QueueEntry>> {
+        let state = self.world.0.lock();
+        let queue = state.sessions.get(&id).map(|kept| &kept.queue);
+        let page = queue.into_iter().flat_map(|queue| queue.range(from..)).take(limit);
+        Self::now(Ok(page.map(|(_, entry)| entry.clone()).collect()))
+    }
+
+    fn lanes(&self) -> StoreFuture<Lanes> {
+        Self::now(Ok(Vec::new()))
+    }
+
+    fn read_outbox(&self, _: u16, _: u64, _: usize, _: usize) -> StoreFuture<Vec<LogRecord>> {
+        Self::now(Ok(Vec::new()))
+    }
+
+    fn describe(&self) -> String {
+        "memory".to_owned()
+    }
+}
+
+impl SharedStore for Node {
+    fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    fn holds_lease(&self) -> bool {
+        !self.cut.load(Ordering::SeqCst) && !self.world.0.lock().dead.contains(&self.incarnation)
+    }
+
+    fn locate(&self, client_id: Arc<str>) -> StoreFuture<Option<Holder>> {
+        let state = self.world.0.lock();
+        let found = state.sessions.iter().find(|(_, kept)| kept.client_id == client_id);
+        Self::now(Ok(found.map(|(id, kept)| Holder { id: *id, incarnation: kept.holder })))
+    }
+
+    fn take(&self, _: Arc<str>, from: Holder) -> StoreFuture<Option<StoredSession>> {
+        let mut state = self.world.0.lock();
+        let kept = state.sessions.get_mut(&from.id).filter(|kept| kept.holder == from.incarnation);
+        Self::now(Ok(kept.map(|kept| {
+            kept.holder = self.incarnation;
+            found(from.id, kept)
+        })))
+    }
+
+    fn give_up(&self, _: SessionId) {}
+
+    fn seal(&self, incarnation: u64) -> StoreFuture<Sealing> {
+        let mut state = self.world.0.lock();
+        if let Some(by) = state.sealed.get(&incarnation) {
+            return Self::now(Ok(Sealing::Others(*by)));
+        }
+        if !state.dead.contains(&incarnation) {
+            return Self::now(Ok(Sealing::Alive));
+        }
+        state.sealed.insert(incarnation, self.incarnation);
+        let mut estate = Estate::default();
+        for (id, kept) in &mut state.sessions {
+            if kept.holder == incarnation {
+                kept.holder = self.incarnation;
+                estate.sessions.push(found(*id, kept));
+            }
+        }
+        let theirs: Vec<_> =
+            state.wills.keys().filter(|(of, _)| *of == incarnation).cloned().collect();
+        estate.wills = theirs.iter().filter_map(|key| state.wills.remove(key)).collect();
+        Self::now(Ok(Sealing::Ours(Box::new(estate))))
+    }
+}
+
+impl Membership for Node {
+    fn join(&self, me: Member) -> MembershipFuture<watch::Receiver<View>> {
+        let mut state = self.world.0.lock();
+        let (sender, receiver) = watch::channel(View::default());
+        state.views.push((Arc::clone(&me.node_id), sender));
+        state.members.insert(Arc::clone(&me.node_id), me);
+        World::tell(&mut state);
+        Box::pin(ready(Ok(receiver)))
+    }
+
+    fn update(&self, _: Load, _: bool) {}
+
+    fn leave(&self) -> MembershipFuture<()> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn describe(&self) -> String {
+        "memory".to_owned()
+    }
+}
