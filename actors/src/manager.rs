@@ -110,9 +110,14 @@ impl ConnectionManager {
                 Some(ManagerWork::Granted { conn, client, taken }) => {
                     shard.granted(conn, &client, taken.as_deref());
                 }
-                Some(ManagerWork::Release { owner, ticket, client }) => {
-                    shard.give_up_session(&owner, ticket, &client);
+                Some(ManagerWork::Release { owner, ticket, client, to }) => {
+                    shard.give_up_session(&owner, ticket, &client, &to);
                 }
+                Some(ManagerWork::AllMarked { id, client, owner }) => {
+                    let owner = owner.as_ref().map(|(owner, ticket)| (owner, *ticket));
+                    shard.all_marked(id, &client, owner);
+                }
+                Some(ManagerWork::Stays { id, client }) => shard.stays(id, &client),
                 Some(ManagerWork::Inherit { sessions, wills, incarnation, done }) => {
                     shard.inherit(&sessions, &wills, incarnation, done);
                 }

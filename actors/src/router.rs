@@ -57,13 +57,29 @@ impl StreamHandler<Work> for TopicRouter {
             match taken.front_mut() {
                 Some(RouterWork::Deliver(batch)) => shard.skip_poisoned_remote(batch),
                 Some(RouterWork::FromPeer(batch)) => shard.skip_poisoned_peer(batch),
-                None => {}
+                _ => {}
             }
         }
         while let Some(work) = taken.front_mut() {
             entered.add(match work {
                 RouterWork::Deliver(batch) => shard.route_remote(batch, || self.cell.fault_point()),
                 RouterWork::FromPeer(batch) => shard.route_peer(batch, || self.cell.fault_point()),
+                RouterWork::Barrier(barrier) => {
+                    shard.pass(barrier);
+                    1
+                }
+                RouterWork::Mark { id, client, lane, lanes } => {
+                    shard.pass_on(*id, client, *lane, *lanes);
+                    1
+                }
+                RouterWork::Marked { id, client, lane, lanes } => {
+                    shard.marked(*id, client, *lane, *lanes);
+                    1
+                }
+                RouterWork::Expect { id, client, filters } => {
+                    shard.expect(*id, client, filters);
+                    1
+                }
             });
             taken.pop();
         }

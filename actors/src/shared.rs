@@ -20,7 +20,7 @@ use crate::log::LaneBook;
 use crate::metrics::Metrics;
 use crate::ports::{LogRecord, QueueEntry, SessionId, StoreOp, StoredSession, StoredWill};
 use crate::settings::Settings;
-use crate::shard::RemoteBatch;
+use crate::shard::{Barrier, Lane, RemoteBatch};
 /// What a test can make a connection actor do: the same as any other actor.
 pub use crate::supervision::Fault as ConnectionFault;
 
@@ -194,6 +194,24 @@ pub enum ManagerWork {
         ticket: u64,
         /// Client id.
         client: Arc<str>,
+        /// The node that gets it.
+        to: Arc<str>,
+    },
+    /// Every origin has marked a change of hands.
+    AllMarked {
+        /// Its number.
+        id: u64,
+        /// Whose session it is.
+        client: Arc<str>,
+        /// Who asked for it, and its ticket; `None`: it came here.
+        owner: Option<(Arc<str>, u64)>,
+    },
+    /// The node that should have got a session is lost.
+    Stays {
+        /// Number of the change of hands.
+        id: u64,
+        /// Whose session it is.
+        client: Arc<str>,
     },
     /// What a lost node held and is ours now.
     Inherit {
@@ -220,6 +238,39 @@ pub enum RouterWork {
     Deliver(RemoteBatch),
     /// The same from another node.
     FromPeer(FromPeer),
+    /// To be passed by each router.
+    Barrier(Arc<Barrier>),
+    /// A mark of another node's lane, behind what that has published.
+    Mark {
+        /// Number of the change of hands.
+        id: u64,
+        /// Whose session it is.
+        client: Arc<str>,
+        /// Whose mark, and how many lanes it has.
+        lane: Lane,
+        /// See `lane`.
+        lanes: u16,
+    },
+    /// A mark, where the session is.
+    Marked {
+        /// Number of the change of hands.
+        id: u64,
+        /// Whose session it is.
+        client: Arc<str>,
+        /// Whose mark, and how many lanes it has.
+        lane: Lane,
+        /// See `lane`.
+        lanes: u16,
+    },
+    /// A session is coming.
+    Expect {
+        /// Number of the change of hands.
+        id: u64,
+        /// Whose session it is.
+        client: Arc<str>,
+        /// Its filters, and the granted QoS of each.
+        filters: Vec<(Arc<str>, u8)>,
+    },
 }
 
 /// See the module.

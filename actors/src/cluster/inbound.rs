@@ -1,6 +1,7 @@
 //! A batch of publishes from another node, on its way to a router.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::NodeIndex;
 
@@ -17,4 +18,6 @@ pub struct FromPeer {
     pub done: usize,
     /// What was routed of it is being stored.
     pub store: bool,
+    /// Sessions that are not here yet and get something of it, by their slots.
+    pub arriving: SmallVec<[u32; 1]>,
 }

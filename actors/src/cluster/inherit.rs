@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hydrant_protocol::cluster::message::{self, Control};
 use hydrant_protocol::cluster::{Key, Ring, View};
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::peers::{Peers, SELF};
@@ -218,7 +219,14 @@ impl Peers {
             let (node, incarnation) = (SELF, self.cluster.incarnation);
             self.own.insert(batch, tokens);
             let bytes = body.len();
-            let work = FromPeer { node, incarnation, body, done: 0, store: false };
+            let work = FromPeer {
+                node,
+                incarnation,
+                body,
+                done: 0,
+                store: false,
+                arriving: SmallVec::new(),
+            };
             self.shared.routers[0].push(RouterWork::FromPeer(work), bytes);
         } else if let Some(link) = self.link(heir) {
             let incarnation = link.link.peer_incarnation().unwrap_or(0);

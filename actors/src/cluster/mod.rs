@@ -12,6 +12,7 @@ pub(crate) mod inherit;
 mod interest;
 mod io;
 mod link;
+mod moves;
 mod peers;
 mod retained;
 mod sessions;
@@ -29,6 +30,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::inbox::Inbox;
 use crate::ports::{Membership, Sealing, SharedStore, StoredSession};
+use crate::shard::Barrier;
 use crate::shared::Token;
 
 pub use discovery::DiscoveryActor;
@@ -98,6 +100,8 @@ pub struct Cluster {
     pub synced: AtomicBool,
     /// Changes of interest announced, and confirmed by every member.
     pub announced: AtomicU64,
+    /// Number for the next session that leaves: this incarnation and a counter.
+    pub next_move: AtomicU64,
     /// See `announced`.
     pub confirmed: AtomicU64,
 }
@@ -169,6 +173,40 @@ pub enum PeerWork {
     Holds(Vec<Arc<str>>),
     /// The members have changed.
     View(View),
+    /// A session is to be given up; it waits for the marks of all nodes.
+    Leaving {
+        /// Number of the change of hands.
+        id: u64,
+        /// Who asked.
+        owner: Arc<str>,
+        /// Its ticket.
+        ticket: u64,
+        /// Client id.
+        client: Arc<str>,
+        /// The node that gets it.
+        to: Arc<str>,
+        /// Its filters, and the granted QoS of each.
+        filters: Vec<(Arc<str>, u8)>,
+    },
+    /// The filters of a session that comes here are in force.
+    Expected {
+        /// Number of the change of hands.
+        id: u64,
+    },
+    /// One of this node's routers has passed a barrier.
+    Passed {
+        /// The barrier.
+        barrier: Arc<Barrier>,
+        /// The router, and how many there are.
+        lane: (u16, u16),
+    },
+    /// All lanes of a node have marked the session that is here.
+    Marked {
+        /// Number of the change of hands.
+        id: u64,
+        /// Whose mark.
+        origin: NodeIndex,
+    },
     /// A session is given up; everything of it is stored.
     Released {
         /// Who asked.
@@ -205,6 +243,8 @@ pub enum PeerWork {
     },
 }
 
+/// Changes of hands of one incarnation: 2 to the power of this.
+const MOVE_BITS: u32 = 32;
 /// Cost of a small piece of work.
 pub const SMALL: usize = 64;
 
@@ -216,9 +256,10 @@ impl Cluster {
         settings: ClusterSettings,
     ) -> Arc<Self> {
         let max = settings.max_link_bytes;
+        let store_incarnation = store.incarnation();
         Arc::new(Self {
             node_id: Arc::clone(node_id),
-            incarnation: store.incarnation(),
+            incarnation: store_incarnation,
             settings,
             store,
             remote: RwLock::new(SubscriptionTable::new()),
@@ -228,6 +269,7 @@ impl Cluster {
             work: Inbox::new(usize::MAX, max),
             synced: AtomicBool::new(false),
             announced: AtomicU64::new(0),
+            next_move: AtomicU64::new(store_incarnation << MOVE_BITS),
             confirmed: AtomicU64::new(0),
         })
     }

@@ -5,7 +5,7 @@
 //! no socket closes. Everything of it is on one thread.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,10 +21,12 @@ use hydrant_protocol::cluster::link::{Event, Hello, Identity, Role};
 use hydrant_protocol::cluster::message::{self, Control, Interest};
 use hydrant_protocol::topic::TopicFilter;
 use hydrant_protocol::{Message, QoS, wire};
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::inherit::Lost;
 use super::link::{PeerLink, Pending};
+use super::moves::Change;
 use super::sessions::Claiming;
 use super::{Cluster, FromPeer, Node, NodeIndex, PeerWork, io};
 use crate::every::every;
@@ -134,6 +136,10 @@ pub(super) struct Peers {
     pub lost: BTreeMap<u64, Lost>,
     /// Batches that were sent to a lost node and are for sessions that are here now.
     pub own: BTreeMap<u64, Vec<Token>>,
+    /// Sessions on their way, by the number of the change of hands.
+    pub changes: BTreeMap<u64, Change>,
+    /// The members when they changed last.
+    pub known: BTreeSet<NodeIndex>,
     next_batch: u64,
     settling: VecDeque<(u64, Token)>,
     to_dial: Vec<NodeIndex>,
@@ -155,6 +161,8 @@ impl Peers {
             claims: BTreeMap::new(),
             lost: BTreeMap::new(),
             own: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            known: BTreeSet::new(),
             next_batch: 1,
             settling: VecDeque::new(),
             to_dial: Vec::new(),
@@ -187,9 +195,9 @@ impl Peers {
                     }
                 }
                 Action::Grant { request, from } => self.grant(request, from),
-                Action::Release { owner, ticket, client, .. } => {
+                Action::Release { owner, ticket, client, to } => {
                     let home = usize::from(self.shared.home(&client));
-                    let work = ManagerWork::Release { owner, ticket, client };
+                    let work = ManagerWork::Release { owner, ticket, client, to };
                     self.shared.managers[home].push(work, 64);
                 }
             }
@@ -274,6 +282,12 @@ impl Peers {
             PeerWork::Holds(clients) => {
                 clients.iter().for_each(|client| self.directory.holds(client, false));
             }
+            PeerWork::Leaving { id, owner, ticket, client, to, filters } => {
+                self.leaving(id, (owner, ticket), client, to, filters);
+            }
+            PeerWork::Expected { id } => self.expected(id),
+            PeerWork::Passed { barrier, lane } => self.passed(&barrier, lane),
+            PeerWork::Marked { id, origin } => self.marked(id, origin),
             PeerWork::Released { owner, ticket, client, handed } => {
                 self.announce(None);
                 self.directory.released(&owner, ticket, &client, handed);
@@ -391,6 +405,7 @@ impl Peers {
             }
         }
         self.complete(gone);
+        self.changes_go_on(&view);
         self.lose(&view);
         self.directory.members_changed(view);
     }
@@ -603,7 +618,8 @@ impl Peers {
         let Some(incarnation) = incarnation else { return };
         let router = usize::from(lane) % self.shared.routers.len();
         let bytes = body.len();
-        let work = FromPeer { node, incarnation, body, done: 0, store: false };
+        let work =
+            FromPeer { node, incarnation, body, done: 0, store: false, arriving: SmallVec::new() };
         self.shared.routers[router].push(RouterWork::FromPeer(work), bytes);
     }
 
@@ -637,6 +653,11 @@ impl Peers {
             Control::Retained { topic, payload, qos, version } => {
                 self.retained(&topic, payload, qos, version);
             }
+            Control::Leaving { id, client, filters } => self.coming(node, id, client, filters),
+            Control::Move { id, client, from, filters } => {
+                self.moves(node, id, &client, &from, filters);
+            }
+            Control::Mark { id, client, lane } => self.mark(node, id, client, lane),
             Control::Inherited { incarnation } => {
                 self.told(node, Control::Inherited { incarnation });
                 self.has_heir(incarnation, node);
@@ -653,7 +674,7 @@ impl Peers {
     }
 
     /// Another node wants this now.
-    fn wants(&mut self, node: NodeIndex, changes: &[(Arc<str>, Interest)]) {
+    pub fn wants(&mut self, node: NodeIndex, changes: &[(Arc<str>, Interest)]) {
         let cluster = Arc::clone(&self.cluster);
         let Some(link) = self.link(node) else { return };
         let mut remote = cluster.remote.write();

@@ -134,8 +134,10 @@ impl Peers {
 
     fn let_in(&mut self, request: u64, taken: Option<Box<StoredSession>>) {
         let Some(claim) = self.claims.remove(&request) else { return };
+        let client = Arc::clone(&claim.client);
         let work = ManagerWork::Granted { conn: claim.conn, client: claim.client, taken };
         self.shared.managers[usize::from(claim.shard)].push(work, 256);
+        self.came(&client);
     }
 
     /// Claims that have waited long ask the store who holds the session.

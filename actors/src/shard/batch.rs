@@ -13,6 +13,7 @@ use crate::ports::StoreOp;
 use crate::shared::{Token, Transaction};
 
 use super::Conn;
+use super::moving::Lane;
 
 /// Where a publish comes from.
 #[derive(Debug, Clone)]
@@ -140,6 +141,8 @@ pub struct RemoteEntry {
     /// The route waits for the store: QoS 2 is not delivered before.
     pub durable: bool,
     pub phase: Phase,
+    /// Where it was published: node and router.
+    pub lane: Lane,
 }
 
 /// Publishes whose subscribers are on another arbiter.
@@ -165,10 +168,11 @@ impl RemoteBatch {
         qos: QoS,
         durable: bool,
         phase: Phase,
+        lane: Lane,
     ) {
         let topic = append(&mut self.arena, topic.as_bytes());
         let payload = append(&mut self.arena, payload);
-        self.entries.push(RemoteEntry { topic, payload, qos, durable, phase });
+        self.entries.push(RemoteEntry { topic, payload, qos, durable, phase, lane });
     }
 
     /// Publishes in it.

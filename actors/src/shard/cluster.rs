@@ -16,6 +16,7 @@ use crate::shared::Part;
 
 use super::conn::AckKind;
 use super::deliver::View;
+use super::moving::Marks;
 use super::outgoing::Undo;
 use super::publish::Needs;
 use super::routes::Route;
@@ -23,7 +24,7 @@ use super::waits::MOST_PEERS;
 use super::{Conn, Shard, WaitKind};
 
 impl Shard {
-    fn to_peers(&self, work: PeerWork, bytes: usize) {
+    pub(super) fn to_peers(&self, work: PeerWork, bytes: usize) {
         if let Some(cluster) = &self.shared.cluster {
             cluster.work.push(work, bytes);
         }
@@ -103,26 +104,35 @@ impl Shard {
     pub fn route_peer(&self, batch: &mut FromPeer, before_each: impl Fn()) -> u64 {
         let first = batch.done;
         let body = batch.body.clone();
-        let Some((number, _, estate, publishes)) = message::publishes(&body) else { return 0 };
+        let Some((number, lane, estate, publishes)) = message::publishes(&body) else { return 0 };
         for publish in publishes.skip(first) {
             before_each();
             let undo = Undo::new(self);
             let route = self.route(publish.topic);
             let mut view = View::new(publish.topic, publish.payload, publish.qos, publish.durable);
             view.shared_topic = Some(&route.topic);
-            view.estate = estate;
+            (view.lane, view.estate) = ((batch.node, lane), estate);
             if publish.audience == Audience::Live {
                 self.deliver_live(&route, &mut view);
             } else {
-                batch.store |= self.fan_out(&route, &mut view, publish.durable).store;
+                let needs = self.fan_out(&route, &mut view, publish.durable);
+                batch.store |= needs.store;
+                batch.arriving.extend(needs.arriving);
             }
             undo.keep();
             batch.done += 1;
         }
         let (node, incarnation) = (batch.node, batch.incarnation);
         if number != 0 {
-            if batch.store {
-                self.wait_for_store(WaitKind::Peer { node, incarnation, batch: number });
+            if batch.store || !batch.arriving.is_empty() {
+                let kind = WaitKind::Peer { node, incarnation, batch: number };
+                let wait = self.wait(batch.store, false, batch.arriving.len(), kind);
+                if batch.store {
+                    self.outgoing.borrow_mut().tokens.push(self.token(Part::Store, wait));
+                }
+                for slot in std::mem::take(&mut batch.arriving) {
+                    self.wait_for_arrival(slot, self.token(Part::Peer, wait));
+                }
             } else {
                 self.peer_stored(node, incarnation, number);
             }
@@ -169,7 +179,7 @@ impl Shard {
         if let Some(taken) = taken
             && !known()
         {
-            self.restore_session(taken, 0);
+            self.arrived(client, taken);
         }
         let conn = self.conns.borrow().get(conn).map(Rc::clone);
         match conn.filter(|conn| conn.claiming.get() == Some(stamp)) {
@@ -208,7 +218,7 @@ impl Shard {
 
     /// Another node lets a client of ours in: its connection ends ([MQTT-3.1.4-2]), and its session
     /// is given up once all of it is stored.
-    pub fn give_up_session(&self, owner: &Arc<str>, ticket: u64, client: &Arc<str>) {
+    pub fn give_up_session(&self, owner: &Arc<str>, ticket: u64, client: &Arc<str>, to: &Arc<str>) {
         let arriving = self.arriving.borrow_mut().remove(client);
         if let Some(conn) = arriving {
             conn.claimed.set(false);
@@ -220,18 +230,30 @@ impl Shard {
             self.take_over(slot);
             self.reconnecting.set(false);
         }
-        let left = slot().and_then(|slot| {
-            let stamp = self.sessions.borrow_mut().get(slot)?.stamp;
-            Some((slot, stamp))
+        let Some(cluster) = &self.shared.cluster else { return };
+        let filters = slot().and_then(|slot| {
+            let id = cluster.next_move.fetch_add(1, Ordering::Relaxed);
+            let mut sessions = self.sessions.borrow_mut();
+            let session = sessions.get(slot)?;
+            let moving = session.moving.get_or_insert_default();
+            moving.leave = Some(Marks::new(id));
+            let subscriber = self.subscriber(slot, session);
+            let table = self.shared.subscriptions.read();
+            let granted = |filter| table.granted(filter, subscriber).unwrap_or(QoS::AtMostOnce);
+            let filters = session.filters.iter();
+            let filters =
+                filters.map(|filter| (Arc::clone(filter.arc()), granted(filter) as u8)).collect();
+            Some((id, filters))
         });
-        match left {
-            Some((slot, stamp)) => {
-                let owner = Arc::clone(owner);
-                self.wait_for_store(WaitKind::HandOver { slot, stamp, owner, ticket });
+        self.flush();
+        match filters {
+            Some((id, filters)) => {
+                let (owner, to, client) = (Arc::clone(owner), Arc::clone(to), Arc::clone(client));
+                let work = PeerWork::Leaving { id, owner, ticket, client, to, filters };
+                self.to_peers(work, 256);
             }
             None => self.answer_release(owner, ticket, client, None),
         }
-        self.flush();
     }
 
     fn answer_release(
@@ -246,10 +268,10 @@ impl Shard {
     }
 
     /// Everything of a session that is given up is stored: it goes.
-    pub(super) fn hand_over(&self, slot: u32, stamp: u32, owner: &Arc<str>, ticket: u64) {
+    pub(super) fn hand_over(&self, slot: u32, owner: &Arc<str>, ticket: u64) {
         let session = {
             let mut sessions = self.sessions.borrow_mut();
-            if sessions.get(slot).is_none_or(|session| session.stamp != stamp) {
+            if sessions.get(slot).is_none() {
                 return;
             }
             let session = sessions.slots.remove(slot as usize);

@@ -13,6 +13,7 @@ use crate::metrics::CloseReason;
 use crate::ports::{StoreOp, StoredSession, StoredWill};
 
 use super::conn::AckKind;
+use super::moving::Moving;
 use super::sessions::{Session, Stored, unix_ms};
 use super::{Conn, Shard, WaitKind};
 
@@ -133,6 +134,7 @@ impl Shard {
                 outbound: Outbound::default(),
                 filters: Vec::new(),
                 conn: None,
+                moving: None,
                 stored,
             })
         });
@@ -182,9 +184,9 @@ impl Shard {
         self.close(conn, CloseReason::Refused);
     }
 
-    /// A session found in the store at start: offline, its subscriptions in force. The wills that
-    /// the node did not see end fire by [`Self::restore_will`].
-    /// `estate`: the lost incarnation that held it, [`ANY_ESTATE`](super::sessions::ANY_ESTATE) at start.
+    /// A session found in the store: offline, its subscriptions in force. The wills that the node
+    /// did not see end fire by [`Self::restore_will`]. `estate`: the lost incarnation that held it,
+    /// [`ANY_ESTATE`](super::sessions::ANY_ESTATE) at start.
     pub fn restore_session(&self, found: &StoredSession, estate: u64) {
         let filters: Vec<(TopicFilter, hydrant_protocol::QoS)> = found
             .subscriptions
@@ -197,34 +199,65 @@ impl Shard {
                 filter.ok().map(|filter| (filter, subscription.qos))
             })
             .collect();
-        let session = Session {
-            client_id: Arc::clone(&found.client_id),
-            stamp: self.stamp(),
-            epoch: found.epoch,
-            inbound: Inbound::restored(&found.receipts),
-            outbound: Outbound::default(),
-            filters: filters.iter().map(|(filter, _)| filter.clone()).collect(),
-            conn: None,
-            stored: Some(Box::new(Stored {
-                id: found.id,
-                next_sequence: found.last_sequence + 1,
-                oldest: (found.last_sequence + 1).saturating_sub(found.queued),
-                queued: found.queued,
-                queued_bytes: found.queued_bytes,
-                spilled: true,
-                read_from: 0,
-                reading: None,
-                read_until: 0,
-                estate,
-                // The node died with the connection: its absence begins now.
-                disconnected_ms: Some(found.disconnected_ms.unwrap_or_else(unix_ms)),
-            })),
-        };
+        let mut session = self.offline_session(&found.client_id);
+        self.fill_session(&mut session, found);
+        session.filters = filters.iter().map(|(filter, _)| filter.clone()).collect();
+        if let Some(stored) = &mut session.stored {
+            stored.estate = estate;
+        }
         let mut sessions = self.sessions.borrow_mut();
         let slot = sessions.insert(session);
         let subscriber = crate::shared::Subscriber { shard: self.index, persistent: true, slot };
         for (filter, qos) in &filters {
             self.shared.subscribe(filter, subscriber, *qos);
+        }
+    }
+
+    fn offline_session(&self, client_id: &Arc<str>) -> Session {
+        Session {
+            client_id: Arc::clone(client_id),
+            stamp: self.stamp(),
+            epoch: 0,
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            filters: Vec::new(),
+            conn: None,
+            moving: None,
+            stored: Some(Box::new(Stored {
+                id: 0,
+                next_sequence: 1,
+                oldest: 1,
+                queued: 0,
+                queued_bytes: 0,
+                spilled: true,
+                read_from: 0,
+                reading: None,
+                read_until: 0,
+                estate: 0,
+                disconnected_ms: None,
+            })),
+        }
+    }
+
+    /// A session that another node is about to give up.
+    pub(super) fn expected_session(&self, client_id: &Arc<str>) -> Session {
+        let mut session = self.offline_session(client_id);
+        session.moving = Some(Box::new(Moving::absent()));
+        session
+    }
+
+    /// What the store has of an offline session.
+    pub(super) fn fill_session(&self, session: &mut Session, found: &StoredSession) {
+        session.epoch = found.epoch;
+        session.inbound = Inbound::restored(&found.receipts);
+        if let Some(stored) = &mut session.stored {
+            stored.id = found.id;
+            stored.next_sequence = found.last_sequence + 1;
+            stored.oldest = (found.last_sequence + 1).saturating_sub(found.queued);
+            stored.queued = found.queued;
+            stored.queued_bytes = found.queued_bytes;
+            // The node died with the connection: its absence begins now.
+            stored.disconnected_ms = Some(found.disconnected_ms.unwrap_or_else(unix_ms));
         }
         self.shared.persistent_sessions.fetch_add(1, Ordering::Relaxed);
     }

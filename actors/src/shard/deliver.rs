@@ -14,6 +14,7 @@ use crate::settings::Overflow;
 use crate::shared::StorageWork;
 
 use super::batch::Phase;
+use super::moving::Lane;
 use super::sessions::{ANY_ESTATE, Session, Stored};
 use super::{Conn, Shard, WaitKind};
 
@@ -27,6 +28,8 @@ pub struct View<'a> {
     /// Set when `topic` is held somewhere already.
     pub shared_topic: Option<&'a Arc<str>>,
     pub owned: Option<Arc<Message>>,
+    /// Where it was published: node and router.
+    pub lane: Lane,
     /// Not 0: only for sessions that this lost incarnation held.
     pub estate: u64,
     /// The packet as a QoS 0 subscriber gets it, encoded once for all of them.
@@ -36,7 +39,7 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     pub fn new(topic: &'a str, payload: &'a [u8], qos: QoS, durable: bool) -> Self {
         let (shared_topic, owned, frame) = (None, None, Vec::new());
-        Self { topic, payload, qos, durable, shared_topic, owned, estate: 0, frame }
+        Self { topic, payload, qos, durable, shared_topic, owned, lane: (0, 0), estate: 0, frame }
     }
 
     /// QoS 2 that is delivered only once stored.
@@ -82,6 +85,17 @@ impl Shard {
                 .is_some_and(|stored| stored.estate == view.estate || stored.estate == ANY_ESTATE)
         {
             return;
+        }
+        if let Some(moving) = &session.moving {
+            if !moving.takes(view.lane) {
+                return;
+            }
+            if moving.absent {
+                if qos != QoS::AtMostOnce && phase != Phase::Live {
+                    self.put_aside(slot, session, qos, view);
+                }
+                return;
+            }
         }
         if qos == QoS::AtMostOnce {
             if phase != Phase::Queues {

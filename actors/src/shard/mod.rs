@@ -13,6 +13,7 @@ mod cluster;
 mod conn;
 mod connect;
 mod deliver;
+mod moving;
 mod outgoing;
 mod publish;
 mod receipts;
@@ -41,6 +42,7 @@ use tokio::sync::oneshot;
 
 pub use batch::{Origin, PublishBatch, RemoteBatch};
 pub use conn::{Ack, AckKind, Conn};
+pub use moving::{Barrier, EVERY, Lane};
 pub(crate) use outgoing::cost as op_cost;
 pub use sessions::{ANY_ESTATE, Session, unix_ms, unix_ns};
 pub use waits::WaitKind;
@@ -104,6 +106,8 @@ pub struct Shard {
     remote_half_done: Cell<bool>,
     /// Connections that were let in and whose CONNECT is not looked at again yet.
     arriving: RefCell<AHashMap<Arc<str>, Rc<Conn>>>,
+    /// Sessions that other nodes are about to give up for this one, by client id: their slots.
+    expected: RefCell<AHashMap<Arc<str>, u32>>,
     /// A session ends because its client is back or elsewhere: nobody is told.
     reconnecting: Cell<bool>,
     /// The lease ran when the clocks were looked at last.
@@ -148,6 +152,7 @@ impl Shard {
             remote_full: Cell::new(false),
             remote_half_done: Cell::new(false),
             arriving: RefCell::default(),
+            expected: RefCell::default(),
             reconnecting: Cell::new(false),
             acted: Cell::new(true),
             shared,

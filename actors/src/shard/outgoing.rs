@@ -25,6 +25,8 @@ pub struct Outgoing {
     pub joined: SmallVec<[bool; 8]>,
     /// Publishes for other nodes, by their index.
     pub peers: Vec<PeerBatch>,
+    /// Slots of sessions that are not here yet and for which something was put aside.
+    pub aside: SmallVec<[u32; 1]>,
     /// For every other node.
     pub broadcast: Vec<Control>,
     /// Set while the queue entries of another arbiter's batch are made.
@@ -85,6 +87,7 @@ impl Outgoing {
             remote: (0..shards).map(|_| RemoteBatch::default()).collect(),
             joined: std::iter::repeat_n(false, shards).collect(),
             peers: Vec::new(),
+            aside: SmallVec::new(),
             broadcast: Vec::new(),
             transaction: None,
         }

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use super::batch::{Entry, InternalPublish, Origin, Phase, RemoteBatch};
 use super::conn::AckKind;
 use super::deliver::View;
+use super::moving::HeldPart;
 use super::outgoing::Undo;
 use super::routes::Route;
 use super::sessions::unix_ms;
@@ -40,11 +41,13 @@ pub(super) struct Needs {
     pub log: Option<usize>,
     /// Other nodes.
     pub peers: SmallVec<[NodeIndex; 2]>,
+    /// Sessions that are not here yet, by their slots.
+    pub arriving: SmallVec<[u32; 1]>,
 }
 
 impl Needs {
     fn nothing(&self) -> bool {
-        !self.store && self.log.is_none() && self.peers.is_empty()
+        !self.store && self.log.is_none() && self.peers.is_empty() && self.arriving.is_empty()
     }
 }
 
@@ -176,6 +179,7 @@ impl Shard {
         let route = self.route(topic);
         let durable = route.level != AckLevel::Accepted;
         let mut view = View::new(topic, payload, entry.qos, durable);
+        view.lane.1 = self.index;
         view.shared_topic = Some(&route.topic);
         // QoS 2 into a log that acknowledges by itself: the log first, then receipt and queue
         // entries in one write. A crash in between repeats a record in the log, which may happen,
@@ -237,6 +241,7 @@ impl Shard {
         let message = Arc::clone(&exact.message);
         let route = self.route(&message.topic);
         let mut view = View::new(&message.topic, &message.payload, message.qos, true);
+        view.lane.1 = self.index;
         view.owned = Some(Arc::clone(&message));
         let mut needs = self.fan_out(&route, &mut view, true);
         self.fan_out_to_nodes(&route, &view, true, &mut needs);
@@ -279,7 +284,8 @@ impl Shard {
         {
             conn.log_waits.set(conn.log_waits.get() + 1);
         }
-        let wait = self.wait(needs.store, needs.log.is_some(), needs.peers.len(), kind);
+        let others = needs.peers.len() + needs.arriving.len();
+        let wait = self.wait(needs.store, needs.log.is_some(), others, kind);
         let mut outgoing = self.outgoing.borrow_mut();
         if needs.store {
             outgoing.tokens.push(self.token(Part::Store, wait));
@@ -292,6 +298,10 @@ impl Shard {
         for node in needs.peers {
             outgoing.peer(node).tokens.push(self.token(Part::Peer, wait));
         }
+        drop(outgoing);
+        for slot in needs.arriving {
+            self.wait_for_arrival(slot, self.token(Part::Peer, wait));
+        }
     }
 
     fn route_internal(&self, origin: &Origin, message: &Arc<Message>, ops: Vec<StoreOp>) {
@@ -299,6 +309,7 @@ impl Shard {
         let own = matches!(origin, Origin::Node);
         let durable = !own && route.level != AckLevel::Accepted;
         let mut view = View::new(&message.topic, &message.payload, message.qos, durable);
+        view.lane.1 = self.index;
         view.shared_topic = Some(&message.topic);
         let mut needs = self.fan_out(&route, &mut view, durable);
         if !own {
@@ -341,6 +352,7 @@ impl Shard {
             for (slot, granted) in &route.local {
                 self.deliver(*slot, *granted, phase, view);
             }
+            needs.arriving = std::mem::take(&mut self.outgoing.borrow_mut().aside);
         }
         if !route.remote.is_empty() {
             let mut outgoing = self.outgoing.borrow_mut();
@@ -350,7 +362,14 @@ impl Shard {
                     continue;
                 }
                 let at = usize::from(*shard);
-                outgoing.remote[at].push(view.topic, view.payload, view.qos, durable, phase);
+                outgoing.remote[at].push(
+                    view.topic,
+                    view.payload,
+                    view.qos,
+                    durable,
+                    phase,
+                    view.lane,
+                );
                 if durable && stored {
                     outgoing.joined[at] = true;
                     needs.store = true;
@@ -364,6 +383,7 @@ impl Shard {
     pub(super) fn deliver_held(&self, message: &Arc<Message>) {
         let route = self.route(&message.topic);
         let mut view = View::new(&message.topic, &message.payload, message.qos, true);
+        view.lane.1 = self.index;
         view.owned = Some(Arc::clone(message));
         self.deliver_live(&route, &mut view);
         self.deliver_live_to_nodes(&route, &view);
@@ -377,7 +397,14 @@ impl Shard {
         let mut outgoing = self.outgoing.borrow_mut();
         for (shard, _) in &route.remote {
             let at = usize::from(*shard);
-            outgoing.remote[at].push(view.topic, view.payload, view.qos, true, Phase::Live);
+            outgoing.remote[at].push(
+                view.topic,
+                view.payload,
+                view.qos,
+                true,
+                Phase::Live,
+                view.lane,
+            );
         }
     }
 
@@ -394,6 +421,7 @@ impl Shard {
             let route = self.route(topic);
             let mut view = View::new(topic, payload, entry.qos, entry.durable);
             view.shared_topic = Some(&route.topic);
+            view.lane = entry.lane;
             for (slot, granted) in &route.local {
                 self.deliver(*slot, *granted, entry.phase, &mut view);
             }
@@ -407,7 +435,17 @@ impl Shard {
         outgoing.ops.append(&mut batch.ops);
         outgoing.tokens.append(&mut batch.tokens);
         outgoing.transaction = batch.transaction.take();
+        let aside = std::mem::take(&mut outgoing.aside).first().copied();
+        let part = aside.and_then(|slot| {
+            let transaction = outgoing.transaction.take()?;
+            let (ops, tokens) =
+                (std::mem::take(&mut outgoing.ops), std::mem::take(&mut outgoing.tokens));
+            Some((slot, HeldPart { ops, tokens, transaction }))
+        });
         drop(outgoing);
+        if let Some((slot, part)) = part {
+            self.hold_part(slot, part);
+        }
         self.flush();
         self.remote_half_done.set(false);
         if interrupted {

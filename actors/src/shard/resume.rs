@@ -26,6 +26,9 @@ impl Shard {
     /// A page of a session's queue has been read. When this panics, a second call goes on behind
     /// the last entry that was taken back.
     pub fn queue_page(&self, slot: u32, stamp: u32, entries: &[QueueEntry]) {
+        if self.gives_up(slot, stamp) {
+            return;
+        }
         let conn = {
             let mut sessions = self.sessions.borrow_mut();
             let Some(session) = sessions.get(slot) else { return };
@@ -65,6 +68,9 @@ impl Shard {
 
     /// A page cannot be taken back: its connection ends, and the next one reads it anew.
     pub fn give_up_page(&self, slot: u32, stamp: u32) {
+        if self.gives_up(slot, stamp) {
+            return;
+        }
         let conn = {
             let mut sessions = self.sessions.borrow_mut();
             sessions.get(slot).and_then(|session| {

@@ -16,6 +16,7 @@ use crate::metrics::{CloseReason, DropReason};
 use crate::ports::{SessionId, StoreOp};
 use crate::shared::Subscriber;
 
+use super::moving::Moving;
 use super::{Conn, Shard};
 
 /// [`Stored::estate`] of a session that was this node's in its earlier starts.
@@ -65,6 +66,8 @@ pub struct Session {
     pub filters: Vec<TopicFilter>,
     /// Its connection.
     pub conn: Option<Rc<Conn>>,
+    /// It changes hands.
+    pub moving: Option<Box<Moving>>,
     /// Present in a persistent session.
     pub stored: Option<Box<Stored>>,
 }

@@ -107,17 +107,6 @@ pub enum WaitKind {
         /// The batch.
         batch: u64,
     },
-    /// A session is given up once everything of it is stored.
-    HandOver {
-        /// Its slot and stamp.
-        slot: u32,
-        /// See `slot`.
-        stamp: u32,
-        /// Who asked, and its ticket.
-        owner: Arc<str>,
-        /// See `owner`.
-        ticket: u64,
-    },
     /// A PUBREL whose stage had to be durable first.
     Release {
         /// The connection it is for.
@@ -328,9 +317,6 @@ impl Shard {
             }
             WaitKind::Peer { node, incarnation, batch } => {
                 self.peer_stored(node, incarnation, batch);
-            }
-            WaitKind::HandOver { slot, stamp, owner, ticket } => {
-                self.hand_over(slot, stamp, &owner, ticket);
             }
             WaitKind::Release { conn, packet_id } => {
                 if conn.closing.get().is_none() {

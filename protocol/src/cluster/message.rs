@@ -133,11 +133,20 @@ pub enum Control {
         /// The lost one.
         incarnation: u64,
     },
+    /// To the node that gets a session: its holder is ready to give it up.
+    Leaving {
+        /// Number of the change of hands: incarnation and counter of the holder.
+        id: u64,
+        /// Client id.
+        client: Arc<str>,
+        /// Its filters, and the granted QoS of each.
+        filters: Vec<(Arc<str>, u8)>,
+    },
     /// The sender takes a session with these filters over from a node: the receiver sends what
     /// matches them to the sender as well, and says to both where in its stream that begins.
     Move {
-        /// Number of the change of hands, at its taker.
-        ticket: u64,
+        /// As in [`Control::Leaving`].
+        id: u64,
         /// Client id.
         client: Arc<str>,
         /// The node that has it.
@@ -145,14 +154,15 @@ pub enum Control {
         /// Its filters.
         filters: Vec<Arc<str>>,
     },
-    /// All the sender's publishes behind this come to the taker's node as well.
+    /// What this lane of the sender publishes behind this goes to the taker of that session as well: its holder
+    /// queues nothing of it any more, and its taker everything.
     Mark {
-        /// Node id of the taker.
-        taker: Arc<str>,
-        /// Its ticket.
-        ticket: u64,
+        /// As in [`Control::Leaving`].
+        id: u64,
         /// Client id.
         client: Arc<str>,
+        /// The lane, and how many the sender has: each says so for itself.
+        lane: (u16, u16),
     },
 }
 

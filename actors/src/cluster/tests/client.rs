@@ -1,5 +1,6 @@
 //! An MQTT 3.1.1 client of few words.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ pub struct Client {
     next: u16,
     unacknowledged: usize,
     received: Vec<Vec<u8>>,
+    /// Packet ids of QoS 2 messages that were received and not released.
+    receipts: BTreeSet<u16>,
     closed: bool,
 }
 
@@ -40,6 +43,7 @@ impl Client {
             next: 1,
             unacknowledged: 0,
             received: Vec::new(),
+            receipts: BTreeSet::new(),
             closed: false,
         };
         let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, flags, 0, 0];
@@ -122,7 +126,10 @@ impl Client {
                 let qos = first >> 1 & 3;
                 let topic = usize::from(u16::from_be_bytes([body[0], body[1]])) + 2;
                 let payload = if qos > 0 { &body[topic + 2..] } else { &body[topic..] };
-                self.received.push(payload.to_vec());
+                let id = u16::from_be_bytes([body[topic], body[topic + 1]]);
+                if qos != 2 || self.receipts.insert(id) {
+                    self.received.push(payload.to_vec());
+                }
                 if qos > 0 {
                     let answer = if qos == 1 { 0x40 } else { 0x50 };
                     self.send(answer, &body[topic..topic + 2]);
@@ -130,10 +137,20 @@ impl Client {
             }
             4 | 7 => self.unacknowledged -= 1,
             5 => self.send(0x62, &body),
-            6 => self.send(0x70, &body),
+            6 => {
+                self.receipts.remove(&u16::from_be_bytes([body[0], body[1]]));
+                self.send(0x70, &body);
+            }
             _ => {}
         }
         true
+    }
+
+    /// Goes on with the session of an earlier connection.
+    pub fn goes_on(mut self, before: Self) -> Self {
+        self.receipts = before.receipts;
+        self.received = before.received;
+        self
     }
 
     pub fn subscribe(&mut self, filter: &str, qos: u8) {
@@ -190,6 +207,12 @@ impl Client {
         std::mem::take(&mut self.received)
     }
 
+    /// What has come and was not received.
+    pub fn drain(&mut self) -> Vec<Vec<u8>> {
+        while self.step(Duration::from_millis(20)) {}
+        std::mem::take(&mut self.received)
+    }
+
     /// Nothing more comes.
     pub fn is_quiet(&mut self) -> bool {
         while self.step(Duration::from_millis(50)) {}
@@ -197,7 +220,7 @@ impl Client {
     }
 
     /// The other end closes within the deadline.
-    pub fn is_closed(mut self) -> bool {
+    pub fn ends(mut self) -> bool {
         while self.step(DEADLINE) {}
         self.closed
     }
@@ -205,6 +228,6 @@ impl Client {
     pub fn disconnect(mut self) {
         while self.step(Duration::from_millis(20)) {}
         self.send(0xE0, &[]);
-        self.is_closed();
+        self.ends();
     }
 }

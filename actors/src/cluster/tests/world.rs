@@ -56,7 +56,8 @@ impl World {
         state.generation += 1;
         let members: Arc<[Member]> = state.members.values().cloned().collect();
         for (_, sender) in &state.views {
-            let view = View { generation: state.generation, members: members.clone(), current: true };
+            let view =
+                View { generation: state.generation, members: members.clone(), current: true };
             sender.send_replace(view);
         }
     }
@@ -73,7 +74,12 @@ impl World {
     /// Entries that wait for a client.
     pub fn queued(&self, client: &str) -> usize {
         let state = self.0.lock();
-        state.sessions.values().filter(|kept| *kept.client_id == *client).map(|k| k.queue.len()).sum()
+        state
+            .sessions
+            .values()
+            .filter(|kept| *kept.client_id == *client)
+            .map(|k| k.queue.len())
+            .sum()
     }
 }
 
@@ -126,8 +132,7 @@ impl Node {
             StoreOp::DeleteSession { id, .. } => drop(state.sessions.remove(&id)),
             StoreOp::PutSubscription { id, filter, qos } => kept(state, id, &|kept| {
                 let filter = Arc::clone(&filter);
-                kept.subscriptions
-                    .insert(Arc::clone(&filter), StoredSubscription { filter, qos });
+                kept.subscriptions.insert(Arc::clone(&filter), StoredSubscription { filter, qos });
             }),
             StoreOp::DeleteSubscription { id, filter } => kept(state, id, &|kept| {
                 kept.subscriptions.remove(&filter);

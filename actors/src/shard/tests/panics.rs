@@ -116,7 +116,7 @@ fn a_router_that_dies_in_a_batch_leaves_its_part_whole() {
     store(&shard);
     let mut batch = RemoteBatch::default();
     for topic in ["a", "b", "c"] {
-        batch.push(topic, b"x", QoS::AtLeastOnce, true, Phase::All);
+        batch.push(topic, b"x", QoS::AtLeastOnce, true, Phase::All, (0, 0));
     }
     batch.transaction = Some(Transaction { id: 9, parts: 2 });
     let left = std::cell::Cell::new(2);
