@@ -271,7 +271,7 @@ async fn probe(db: &Db) -> Result<(), String> {
                     write_consistency with the keyspace's replication"
             .to_owned());
     }
-    let values = vec![text(PROBE_CLIENT), long(0), long(0), long(0)];
+    let values = vec![text(PROBE_CLIENT), long(0), long(0), long(0), long(0)];
     let first = db.conditional(Bound { statement: S::FirstEpoch, values }).await;
     first.map_err(step("a conditional write"))?;
     let values = vec![text(PROBE_CLIENT), long(0)];

@@ -132,6 +132,11 @@ impl Row {
         self.optional(column, self.0.by_name(column))
     }
 
+    /// An int or null.
+    pub fn optional_i32(&self, column: &str) -> Result<Option<i32>, StoreError> {
+        self.optional(column, self.0.by_name(column))
+    }
+
     /// A text or null.
     pub fn optional_text(&self, column: &str) -> Result<Option<String>, StoreError> {
         self.optional(column, self.0.by_name(column))

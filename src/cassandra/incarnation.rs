@@ -15,6 +15,7 @@
 //! Bounds: one row an incarnation, until what it left is drained ([`Incarnation::forget`]).
 
 mod record;
+mod sealing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,8 +30,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::db::{Applied, Bound, CassandraError, Db};
 use super::plan::{int, long, text};
+use super::stamps::{RESERVE, Stamps};
 use super::statements::Statement as S;
-use record::{Found, PAUSE, RELEASED, big, chain, next_number, owner, patiently, read, reason};
+use record::Found;
+pub(super) use record::{ALONE, follow, patiently, read};
+use record::{PAUSE, RELEASED, big, chain, next_number, owner, reason};
+pub(super) use sealing::Sealed;
 
 /// A start that is so many starts ago and has no row will not write one any more.
 const ABANDONED: u64 = 1000;
@@ -46,6 +51,11 @@ pub struct Predecessor {
     pub lanes: u16,
     /// Which node it was.
     pub node_id: String,
+    /// The first of those that followed each other, this one the last or in between; zero of one
+    /// that had the keyspace for itself. Its sessions are held under this number.
+    pub line: u64,
+    /// The highest stamp that it may have given.
+    pub stamps: u64,
 }
 
 /// One start of this node.
@@ -56,18 +66,26 @@ pub struct Incarnation {
     node_id: String,
     instance: String,
     lease: Duration,
+    /// Under it its sessions are held and its lanes go on: see [`Predecessor::line`].
+    line: AtomicU64,
+    stamps: Arc<Stamps>,
+    /// The stamps that its row says. Held while more are reserved.
+    reserved: tokio::sync::Mutex<u64>,
     /// End of the lease, boot time in nanoseconds.
     until: AtomicU64,
     /// The last renewal that was sent. Held while one is under way.
     renewal: tokio::sync::Mutex<i64>,
     released: AtomicBool,
+    /// Renews no more: as if its process were frozen.
+    frozen: AtomicBool,
     lost: Mutex<Option<String>>,
 }
 
 impl Incarnation {
     /// Takes the next number and a lease.
     ///
-    /// `instance` names what at most one living process has (the data directory, by its lock).
+    /// `instance` names what at most one living process has (the data directory, by its lock);
+    /// `shared`: other nodes live in this keyspace.
     ///
     /// # Errors
     /// Cassandra does not answer, or all numbers are used up.
@@ -77,8 +95,10 @@ impl Incarnation {
         instance: &str,
         lanes: u16,
         lease: Duration,
+        shared: bool,
     ) -> Result<Arc<Self>, CassandraError> {
-        Self::try_begin(db, node_id, instance, lanes, lease).await.map(Arc::new).map_err(|error| {
+        let begun = Self::try_begin(db, node_id, instance, lanes, lease, shared).await;
+        begun.map(Arc::new).map_err(|error| {
             CassandraError(format!(
                 "no incarnation can be begun in Cassandra: {}; see that a majority of the replicas \
                  is up, and start again",
@@ -93,8 +113,10 @@ impl Incarnation {
         instance: &str,
         lanes: u16,
         lease: Duration,
+        shared: bool,
     ) -> Result<Self, StoreError> {
         let number = next_number(db).await?;
+        let (line, stamps) = (if shared { number } else { ALONE }, Stamps::new(number));
         patiently(|| db.write(Bound { statement: S::IndexPut, values: vec![long(number)] }))
             .await?;
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
@@ -107,6 +129,8 @@ impl Incarnation {
                 int(lanes.into()),
                 long(lease_ms),
                 long(number),
+                long(line),
+                long(stamps.until()),
             ];
             match db.conditional(Bound { statement: S::IncarnationFirst, values }).await {
                 // The number is ours alone, so a row that is there is ours, too.
@@ -123,9 +147,13 @@ impl Incarnation {
             node_id: node_id.to_owned(),
             instance: instance.to_owned(),
             lease,
+            line: AtomicU64::new(line),
+            reserved: tokio::sync::Mutex::new(stamps.until()),
+            stamps: Arc::new(stamps),
             until: AtomicU64::new(lease_end(sent, lease)),
             renewal: tokio::sync::Mutex::new(0),
             released: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
             lost: Mutex::new(None),
         })
     }
@@ -173,20 +201,49 @@ impl Incarnation {
     /// # Errors
     /// As [`Self::claim`]; another broker, with another node id, is running on this keyspace.
     pub async fn claim_alone(&self, db: &Db) -> Result<Vec<Predecessor>, CassandraError> {
+        let in_use = |alive: &str| {
+            format!(
+                "keyspace {} is in use by the running node \"{alive}\": give each node its own \
+                 (cassandra.keyspace), or stop that one",
+                db.keyspace()
+            )
+        };
+        self.claim_with(db, |_| true, in_use).await
+    }
+
+    /// [`Self::claim`] for a broker that shares the keyspace: of other node ids only those that had
+    /// it for themselves are taken over.
+    ///
+    /// # Errors
+    /// As [`Self::claim`]; one that has the keyspace for itself is running.
+    pub async fn claim_shared(&self, db: &Db) -> Result<Vec<Predecessor>, CassandraError> {
+        let in_use = |alive: &str| {
+            format!(
+                "keyspace {} is in use by the running node \"{alive}\", which is in no cluster and \
+                 has it for itself: stop that one, or give this cluster another keyspace \
+                 (cassandra.keyspace)",
+                db.keyspace()
+            )
+        };
+        self.claim_with(db, |found| found.line == ALONE, in_use).await
+    }
+
+    async fn claim_with(
+        &self,
+        db: &Db,
+        concerns: impl Fn(&Found) -> bool,
+        in_use: impl Fn(&str) -> String,
+    ) -> Result<Vec<Predecessor>, CassandraError> {
         let mut claimed = self.claim(db).await?;
-        let error = match self.claim_dead(db).await {
+        let error = match self.claim_others(db, concerns).await {
             Ok((dead, None)) => {
                 claimed.extend(dead);
                 // Those that are ours already are found again.
                 claimed.sort_unstable_by_key(|predecessor| predecessor.number);
-                claimed.dedup();
+                claimed.dedup_by_key(|predecessor| predecessor.number);
                 return Ok(claimed);
             }
-            Ok((_, Some(alive))) => CassandraError(format!(
-                "keyspace {} is in use by the running node \"{alive}\": give each node its own \
-                 (cassandra.keyspace), or stop that one",
-                db.keyspace()
-            )),
+            Ok((_, Some(alive))) => CassandraError(in_use(&alive)),
             Err(error) => cannot_claim(error),
         };
         self.release(db).await;
@@ -196,8 +253,7 @@ impl Incarnation {
     /// The same for dead incarnations of every other node id: watches for one lease. Who renews
     /// meanwhile is left alone; the node id of one of these, where there is one.
     ///
-    /// Among them may be some with a higher number than ours: our stamps do not overwrite or
-    /// delete what they wrote.
+    /// Among them may be some with higher stamps than ours: see [`Self::raise`].
     ///
     /// # Errors
     /// Cassandra does not answer.
@@ -205,8 +261,17 @@ impl Incarnation {
         &self,
         db: &Db,
     ) -> Result<(Vec<Predecessor>, Option<String>), StoreError> {
+        self.claim_others(db, |_| true).await
+    }
+
+    async fn claim_others(
+        &self,
+        db: &Db,
+        concerns: impl Fn(&Found) -> bool,
+    ) -> Result<(Vec<Predecessor>, Option<String>), StoreError> {
         let all = self.all(db).await?;
-        let others = all.values().filter(|found| found.node_id != self.node_id).cloned();
+        let others = all.values().filter(|found| found.node_id != self.node_id && concerns(found));
+        let others = others.cloned();
         let sealed = self.seal_dead(db, others.collect()).await?;
         let alive = sealed.iter().find(|(sealed, _)| !sealed);
         let alive = alive.map(|(_, found)| found.node_id.clone());
@@ -301,14 +366,20 @@ impl Incarnation {
                 ours.insert(found.number);
             }
         }
-        let predecessors = ours.iter().filter_map(|number| all.get(number));
-        Ok(predecessors
-            .map(|found| Predecessor {
-                number: found.number,
-                lanes: found.lanes,
-                node_id: found.node_id.clone(),
-            })
-            .collect())
+        // Read again: a row says for good how far its stamps reach only when it is sealed.
+        let found = stream::iter(ours)
+            .map(|number| patiently(move || read(db, number)))
+            .buffered(PARALLEL)
+            .try_collect::<Vec<_>>()
+            .await?;
+        let predecessor = |found: Found| Predecessor {
+            number: found.number,
+            lanes: found.lanes,
+            node_id: found.node_id,
+            line: found.line,
+            stamps: found.stamps,
+        };
+        Ok(found.into_iter().flatten().map(predecessor).collect())
     }
 
     fn in_use(&self, by: &Found) -> CassandraError {
@@ -337,8 +408,14 @@ impl Incarnation {
             loop {
                 sleep(pause).await;
                 let Some(me) = weak.upgrade() else { return };
+                if me.frozen.load(Ordering::Acquire) {
+                    return;
+                }
                 match me.renew(&db).await {
                     Ok(true) => {
+                        if let Err(error) = me.raise(&db, 0).await {
+                            log::warn!("no stamps are reserved in Cassandra: {}", reason(error));
+                        }
                         if std::mem::take(&mut failing) {
                             log::info!("the lease in Cassandra is renewed again");
                         }
@@ -487,9 +564,13 @@ mod tests {
             node_id: "a".to_owned(),
             instance: "here".to_owned(),
             lease: Duration::from_secs(10),
+            line: AtomicU64::new(number),
+            stamps: Arc::new(Stamps::new(number)),
+            reserved: tokio::sync::Mutex::new(0),
             until: AtomicU64::new(lease_end(boot_time(), Duration::from_secs(10))),
             renewal: tokio::sync::Mutex::new(0),
             released: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
             lost: Mutex::new(None),
         }
     }

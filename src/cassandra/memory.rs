@@ -1,9 +1,10 @@
-//! What the adapter knows without asking: the stamps it gives, the sessions' receipts and delivered
+//! What the adapter knows without asking: which sessions it holds, their receipts and delivered
 //! entries, the lanes of the outbox and whose they are.
 //!
-//! Bounds: an entry a session with something in flight, received or partly delivered
-//! (`session.max_sessions`); an entry a lane; an entry a will that a dead incarnation left; the
-//! buckets that [`SETTLED`] plans completed.
+//! Bounds: an entry a session with something in flight, received or partly delivered, and one a
+//! session that is held (`session.max_sessions`); an entry a lane; an entry a will that a dead
+//! incarnation left; one a dead incarnation that is not drained; the buckets that [`SETTLED`] plans
+//! completed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -11,15 +12,14 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use hydrant_actors::ports::{SessionId, StoreError, StoreOp};
 
+use super::held::Held;
 use super::order::Order;
 use super::plan::Plan;
-use super::queue::BucketState;
+use super::queue::{Base, BucketState};
+use super::stamps::Stamps;
 
-/// Bits of a stamp below the incarnation's number. Half of what they count is given out: 8.8e12
-/// stamps, 100 days of a million a second.
-const COUNTER_BITS: u32 = 44;
-/// Bits of an incarnation's number: half a million starts in a keyspace. A stamp is positive.
-pub(super) const NUMBER_BITS: u32 = 63 - COUNTER_BITS;
+/// A plan is not begun with fewer stamps left: more than it can need.
+const PLAN_STAMPS: u64 = 1 << 24;
 /// After so many plans nothing of a plan is written again: more than `storage.max_in_flight` can be,
 /// twice.
 const SETTLED: u64 = 4096;
@@ -29,7 +29,15 @@ const SETTLED: u64 = 4096;
 pub(super) struct Memory {
     /// This incarnation.
     pub(super) number: u64,
-    counter: u64,
+    stamps: Arc<Stamps>,
+    /// `None`: every session of the keyspace is ours.
+    pub(super) held: Option<Held>,
+    /// What counts of the queues of sessions that were taken from a dead incarnation.
+    pub(super) bases: AHashMap<SessionId, Base>,
+    /// Dead incarnations whose lanes do not go on here.
+    pub(super) adopted: Vec<Adopted>,
+    /// Every dead incarnation that is ours.
+    pub(super) dead: BTreeSet<u64>,
     /// Those that are durable.
     pub(super) receipts: AHashMap<SessionId, BTreeSet<u16>>,
     pub(super) queues: AHashMap<SessionId, Queue>,
@@ -89,22 +97,101 @@ pub(super) struct Lane {
     pub(super) dropped: u64,
     /// By position; the last is this incarnation's.
     pub(super) extents: Vec<Extent>,
+    /// Of a lane that does not go on here: the incarnation whose cursor it has, and its number there.
+    pub(super) home: Option<(u64, u16)>,
+}
+
+impl Lane {
+    /// Everything in it is acknowledged, and that is known to be written.
+    fn is_drained(&self) -> bool {
+        self.durable >= self.end
+    }
+}
+
+/// Dead incarnations that followed each other, as far as something is left of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Adopted {
+    /// Under it their sessions are held.
+    pub(super) line: u64,
+    /// Oldest first.
+    pub(super) numbers: Vec<u64>,
+    /// Their lanes, as they are numbered here.
+    pub(super) lanes: Vec<u16>,
+    /// Not looked at again before this plan.
+    pub(super) not_before: u64,
 }
 
 impl Memory {
-    pub(super) fn new(number: u64) -> Self {
-        Self { number, ..Self::default() }
+    pub(super) fn new(number: u64, stamps: Arc<Stamps>) -> Self {
+        Self { number, stamps, ..Self::default() }
     }
 
-    /// The next stamp: above every one that this and every earlier incarnation gave.
+    /// The next stamp: above every one that was given for anything that is ours.
     pub(super) fn stamp(&mut self) -> u64 {
-        self.counter += 1;
-        self.number << COUNTER_BITS | self.counter
+        self.stamps.next()
     }
 
-    /// The incarnation that gave a stamp.
-    pub(super) const fn owner(stamp: u64) -> u64 {
-        stamp >> COUNTER_BITS
+    /// Whether anything may be written for a session.
+    pub(super) fn holds(&self, id: SessionId) -> bool {
+        self.held.as_ref().is_none_or(|held| held.get(id).is_some())
+    }
+
+    /// Everything known about a session is forgotten.
+    pub(super) fn give_up(&mut self, id: SessionId) {
+        if let Some(held) = &mut self.held {
+            held.give_up(id);
+        }
+        self.receipts.remove(&id);
+        self.bases.remove(&id);
+        if let Some(queue) = self.queues.remove(&id) {
+            for bucket in queue.buckets.into_keys() {
+                self.complete.remove(&(id, bucket));
+            }
+        }
+    }
+
+    /// Lanes that do not go on here, as far as something is left in them, get the next numbers from `first` on. `home`: the incarnation in
+    /// whose partition their cursors stand.
+    pub(super) fn adopt(
+        &mut self,
+        (line, numbers): (u64, Vec<u64>),
+        lanes: BTreeMap<u16, Lane>,
+        first: u16,
+    ) -> Vec<u16> {
+        let home = numbers.last().copied().unwrap_or_default();
+        let mut fresh = Vec::new();
+        for (number, mut lane) in lanes.into_iter().filter(|(_, lane)| lane.end > lane.cursor) {
+            let above = self.lanes.last_key_value().map_or(0, |(highest, _)| highest + 1);
+            lane.home = Some((home, number));
+            fresh.push(above.max(first));
+            self.lanes.insert(above.max(first), lane);
+        }
+        self.dead.extend(&numbers);
+        self.adopted.push(Adopted { line, numbers, lanes: fresh.clone(), not_before: 0 });
+        fresh
+    }
+
+    /// Adopted incarnations of which something can be forgotten: taken out.
+    pub(super) fn finished(&mut self) -> Vec<Adopted> {
+        let with_wills: BTreeSet<u64> = self.wills.values().flatten().copied().collect();
+        let is_finished = |adopted: &Adopted| {
+            let is_drained = |lane| self.lanes.get(lane).is_none_or(Lane::is_drained);
+            let holds = || self.held.as_ref().is_some_and(|held| held.holds(adopted.line));
+            adopted.not_before <= self.plans
+                && adopted.lanes.iter().all(is_drained)
+                && !adopted.numbers.iter().any(|number| with_wills.contains(number))
+                && (adopted.numbers != [adopted.line] || !holds())
+        };
+        let (finished, adopted) =
+            std::mem::take(&mut self.adopted).into_iter().partition(is_finished);
+        self.adopted = adopted;
+        finished
+    }
+
+    /// Of an adopted line these are left, and looked at again later.
+    pub(super) fn unfinished(&mut self, line: u64, numbers: Vec<u64>) {
+        let not_before = self.plans + SETTLED;
+        self.adopted.push(Adopted { line, numbers, lanes: Vec::new(), not_before });
     }
 
     pub(super) fn lane(&mut self, number: u16) -> &mut Lane {
@@ -157,11 +244,11 @@ impl Memory {
     /// be planned again.
     ///
     /// # Errors
-    /// There are no stamps left.
+    /// There are no stamps left for now.
     pub(super) fn begins(&mut self) -> Result<(), StoreError> {
-        if self.counter >> (COUNTER_BITS - 1) != 0 {
-            let why = "this start of the node has used up its stamps: start it again";
-            return Err(StoreError::Unusable(why.to_owned()));
+        if self.stamps.left() < PLAN_STAMPS {
+            let why = "no stamps are left until the lease in Cassandra is renewed";
+            return Err(StoreError::Unavailable(why.to_owned()));
         }
         self.plans += 1;
         while let Some((plan, id, bucket)) = self.settling.front().copied()
@@ -226,6 +313,19 @@ impl Memory {
         }
         for (_, id) in &plan.ended {
             self.receipts.remove(id);
+            self.bases.remove(id);
+        }
+        if let Some(held) = &mut self.held {
+            plan.epochs.iter().for_each(|epoch| held.indexed(epoch.id));
+            plan.ended.iter().for_each(|(_, id)| held.ended(*id));
+        }
+        for (client_id, numbers) in &plan.discharged {
+            if let Some(left) = self.wills.get_mut(client_id) {
+                left.retain(|number| !numbers.contains(number));
+                if left.is_empty() {
+                    self.wills.remove(client_id);
+                }
+            }
         }
         for (id, bucket) in &plan.queue_marks {
             if let Some(queue) = self.queues.get_mut(id) {
@@ -240,6 +340,10 @@ impl Memory {
 mod tests {
     use super::*;
 
+    fn memory(number: u64) -> Memory {
+        Memory::new(number, Arc::new(Stamps::new(number)))
+    }
+
     fn batch() -> Arc<Vec<StoreOp>> {
         Arc::new(Vec::new())
     }
@@ -247,7 +351,7 @@ mod tests {
     /// StorageActor has handed C over before it heard that A failed.
     #[test]
     fn after_a_failure_nothing_is_planned_before_what_failed() {
-        let mut memory = Memory::new(1);
+        let mut memory = memory(1);
         let (a, b, c) = (batch(), batch(), batch());
         memory.admit(&a).unwrap();
         memory.admit(&b).unwrap();
@@ -266,7 +370,7 @@ mod tests {
 
     #[test]
     fn what_failed_in_the_journal_is_kept_until_it_is_done() {
-        let mut memory = Memory::new(1);
+        let mut memory = memory(1);
         memory.failed(batch(), Plan::default());
         assert!(memory.half_done.is_none());
         memory.failed(batch(), Plan { journaled: Some(1), ..Plan::default() });
@@ -275,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_complete_bucket_is_known_until_no_plan_of_it_can_come_again() {
-        let mut memory = Memory::new(1);
+        let mut memory = memory(1);
         memory.queues.entry(7).or_default().buckets.insert(0, BucketState::new(0));
         memory.begins().unwrap();
         memory.completed(7, 0);
@@ -287,7 +391,33 @@ mod tests {
         }
         memory.begins().unwrap();
         assert!(memory.queues[&7].buckets.is_empty() && memory.complete.is_empty());
-        memory.counter = 1 << (COUNTER_BITS - 1);
-        assert!(memory.begins().unwrap_err().to_string().contains("start it again"));
+        memory.stamps.jump(memory.stamps.until());
+        let why = memory.begins().unwrap_err().to_string();
+        assert!(why.contains("until the lease in Cassandra is renewed"), "{why}");
+    }
+
+    #[test]
+    fn an_adopted_line_is_finished_when_its_lanes_wills_and_sessions_are() {
+        let mut memory = memory(9);
+        memory.held = Some(Held::new(9));
+        memory.lane(3);
+        let lane = Lane { cursor: 5, durable: 5, end: 7, ..Lane::default() };
+        let lanes = BTreeMap::from([(0, Lane::default()), (1, lane)]);
+        assert_eq!(memory.adopt((2, vec![2, 4]), lanes, 2), [4]);
+        assert_eq!(memory.lanes()[&4].home, Some((4, 1)));
+        memory.wills.insert("c".into(), vec![4]);
+        memory.held.as_mut().unwrap().admit(1, 2);
+        assert!(memory.finished().is_empty());
+        memory.lane(4).durable = 7;
+        assert!(memory.finished().is_empty());
+        let discharged = vec![("c".into(), vec![4])];
+        memory.succeeded(&Plan { discharged, ..Plan::default() });
+        // The first of the line stays while a session is held under it.
+        assert_eq!(memory.finished().len(), 1);
+        memory.unfinished(2, vec![2]);
+        memory.plans += SETTLED;
+        assert!(memory.finished().is_empty());
+        memory.give_up(1);
+        assert_eq!(memory.finished()[0].numbers, [2]);
     }
 }

@@ -58,6 +58,9 @@ pub struct CassandraOptions {
     pub max_requests: usize,
     /// `cassandra.lease`: how long an incarnation may acknowledge without having renewed its lease.
     pub lease: Duration,
+    /// Other nodes live in this keyspace: it is a cluster's. Such a node and one that has the
+    /// keyspace for itself refuse each other.
+    pub shared: bool,
     /// `storage.outbox_lanes`: lanes of this incarnation; adopted ones are numbered from here on.
     pub outbox_lanes: u16,
 }

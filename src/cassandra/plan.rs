@@ -24,6 +24,8 @@ use crate::rows::{ROW_MAX, RowBuilder, RowError, damaged, encode_message};
 
 /// Partitions over which each kind of small row is spread.
 pub(super) const SHARDS: i32 = 256;
+/// Partitions of a line's index of sessions.
+pub(super) const HELD_SHARDS: i32 = 64;
 /// Partitions of an incarnation's wills.
 pub(super) const WILL_SHARDS: i32 = 64;
 /// Positions of an outbox bucket: bounds a partition to 256 records.
@@ -37,6 +39,11 @@ pub(super) fn long(value: u64) -> Value {
 }
 
 pub(super) fn int(value: i32) -> Value {
+    Value::Some(value.to_be_bytes().to_vec())
+}
+
+/// A big integer column that may be negative.
+pub(super) fn signed(value: i64) -> Value {
     Value::Some(value.to_be_bytes().to_vec())
 }
 
@@ -56,6 +63,41 @@ pub(super) fn session_shard(id: SessionId) -> i32 {
     }
 }
 
+/// The partition of a session in the index of its line.
+pub(super) fn held_shard(id: SessionId) -> i32 {
+    session_shard(id) % HELD_SHARDS
+}
+
+/// Puts a session into the index of a line. `moving`: it may be held under another, and whoever
+/// finds it here has to ask.
+pub(super) fn held_put(
+    line: u64,
+    (id, client_id): (SessionId, &str),
+    moving: bool,
+    stamp: u64,
+) -> Bound {
+    let key = [long(line), int(held_shard(id)), long(id)];
+    let values = [&key[..], &[text(client_id), int(moving.into()), long(stamp)]].concat();
+    Bound { statement: S::HeldPut, values }
+}
+
+/// Removes it there.
+pub(super) fn held_delete(line: u64, id: SessionId, stamp: u64) -> Bound {
+    let values = vec![long(stamp), long(line), int(held_shard(id)), long(id)];
+    Bound { statement: S::HeldDelete, values }
+}
+
+/// A list of big integers.
+pub(super) fn longs(values: &[u64]) -> Value {
+    let count = u32::try_from(values.len()).unwrap_or(u32::MAX);
+    let mut bytes = count.to_be_bytes().to_vec();
+    for value in values {
+        bytes.extend_from_slice(&8_u32.to_be_bytes());
+        bytes.extend_from_slice(&value.to_be_bytes());
+    }
+    Value::Some(bytes)
+}
+
 /// The partition of a name: stable for ever, it is in every key.
 pub(super) fn name_shard(name: &str, shards: i32) -> i32 {
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
@@ -70,8 +112,12 @@ pub(super) struct Epoch {
     pub(super) client_id: Arc<str>,
     pub(super) id: SessionId,
     pub(super) epoch: u64,
-    /// The higher wins; the incarnation's number is its upper part.
+    /// The higher wins.
     pub(super) fence: u64,
+    /// The line under which it is held; this incarnation where the keyspace is its own.
+    pub(super) holder: u64,
+    /// It has to be put into the line's index.
+    pub(super) index: Option<Bound>,
 }
 
 /// What one call of `write` has to do, in this order: epochs and queues, the journal, the rest.
@@ -102,6 +148,8 @@ pub(super) struct Plan {
     pub(super) sessions: BTreeSet<SessionId>,
     /// Cursors that will be written.
     pub(super) cursors: Vec<(u16, u64)>,
+    /// Wills of dead incarnations that are discharged: client id, their numbers.
+    pub(super) discharged: Vec<(Arc<str>, Vec<u64>)>,
     /// Buckets that will be in their directory: for [`Memory::succeeded`].
     pub(super) outbox_marks: Vec<(u16, u64)>,
     pub(super) queue_marks: Vec<(SessionId, u64)>,
@@ -193,7 +241,37 @@ pub(super) fn plan(memory: &mut Memory, ops: &[StoreOp]) -> Result<Plan, StoreEr
 }
 
 impl Planner<'_> {
+    /// The session that an operation is for is another's.
+    fn refused(&mut self, op: &StoreOp) -> Option<SessionId> {
+        let id = match op {
+            // It may be new.
+            StoreOp::PutSession { id, .. } => {
+                let held = self.memory.held.as_mut()?;
+                return held.put(*id).is_none().then_some(*id);
+            }
+            StoreOp::DeleteSession { id, .. }
+            | StoreOp::PutSubscription { id, .. }
+            | StoreOp::DeleteSubscription { id, .. }
+            | StoreOp::PutQueued { id, .. }
+            | StoreOp::PutOutgoing { id, .. }
+            | StoreOp::DeleteQueued { id, .. }
+            | StoreOp::PutReceipt { id, .. }
+            | StoreOp::DeleteReceipt { id, .. } => *id,
+            StoreOp::PutRetained { .. }
+            | StoreOp::DeleteRetained { .. }
+            | StoreOp::PutWill { .. }
+            | StoreOp::DeleteWill { .. }
+            | StoreOp::PutOutbox { .. }
+            | StoreOp::MoveCursor { .. } => return None,
+        };
+        (!self.memory.holds(id)).then_some(id)
+    }
+
     fn op(&mut self, op: &StoreOp) -> Result<(), RowError> {
+        if let Some(id) = self.refused(op) {
+            log::debug!("what is written for session {id} is dropped: this node does not hold it");
+            return Ok(());
+        }
         match op {
             StoreOp::DeleteWill { .. } => self.will_ends = true,
             StoreOp::PutQueued { .. }
@@ -283,19 +361,17 @@ impl Planner<'_> {
         let shard = session_shard(id);
         let fence = self.memory.stamp();
         let since = disconnected_ms.map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
-        let values = vec![
-            int(shard),
-            long(id),
-            text(client_id),
-            long(epoch),
-            Value::Some(since.to_be_bytes().to_vec()),
-            long(fence),
-        ];
+        let values =
+            vec![int(shard), long(id), text(client_id), long(epoch), signed(since), long(fence)];
         self.group(S::PutSession, shard, S::PutSession, values);
+        let holding = self.memory.held.as_ref().and_then(|held| held.get(id));
+        let new = holding.is_some_and(|holding| !holding.indexed);
         // At CONNECT; what a disconnect says changes nobody's ownership.
-        if disconnected_ms.is_none() {
+        if disconnected_ms.is_none() || new {
             let client_id = Arc::clone(client_id);
-            self.plan.epochs.push(Epoch { client_id, id, epoch, fence });
+            let holder = holding.map_or(self.memory.number, |holding| holding.line);
+            let index = new.then(|| held_put(holder, (id, &client_id), false, fence));
+            self.plan.epochs.push(Epoch { client_id, id, epoch, fence, holder, index });
         }
     }
 
@@ -340,6 +416,9 @@ impl Planner<'_> {
         let shard = name_shard(client_id, WILL_SHARDS);
         let mut incarnations = self.memory.wills.get(client_id).cloned().unwrap_or_default();
         // A will that a dead incarnation left is discharged with it.
+        if !incarnations.is_empty() {
+            self.plan.discharged.push((Arc::clone(client_id), incarnations.clone()));
+        }
         for incarnation in incarnations.drain(..) {
             let values = vec![
                 long(incarnation),
@@ -500,9 +579,9 @@ impl Planner<'_> {
     }
 
     fn move_cursor(&mut self, number: u16, position: u64) {
-        let me = self.memory.number;
-        let stamp = self.memory.stamp();
+        let (me, stamp) = (self.memory.number, self.memory.stamp());
         let lane = self.memory.lane(number);
+        let (incarnation, key) = lane.home.unwrap_or((me, number));
         if position < lane.cursor {
             return;
         }
@@ -512,10 +591,10 @@ impl Planner<'_> {
         lane.bytes -= u64::try_from(gone).unwrap_or(lane.bytes);
         lane.cursor = position;
         // Stamped with the position itself: it can never move back.
-        let values = vec![long(me), int(number.into()), long(position), long(position)];
+        let values = vec![long(incarnation), int(key.into()), long(position), long(position)];
         // Only below a cursor that is written: none is ever behind a bucket that is gone.
         let (from, until) = (lane.dropped, lane.durable.min(position) / OUTBOX_BUCKET);
-        let (dropped, directories) = passed(lane, number, (from, until), stamp);
+        let (dropped, directories) = passed(lane, key, (from, until), stamp);
         self.single(S::MoveCursor, values);
         self.plan.cursors.push((number, position));
         self.plan.single.extend(dropped);
@@ -623,7 +702,7 @@ fn size(bound: &Bound) -> usize {
     bound.values.iter().map(value).sum()
 }
 
-fn encode_receipts(receipts: &BTreeSet<u16>) -> Vec<u8> {
+pub(super) fn encode_receipts(receipts: &BTreeSet<u16>) -> Vec<u8> {
     receipts.iter().flat_map(|id| id.to_be_bytes()).collect()
 }
 
@@ -635,4 +714,65 @@ pub(super) fn decode_receipts(bytes: &[u8]) -> BTreeSet<u16> {
 /// First sequence of the bucket after this one.
 pub(super) const fn bucket_end(bucket: u64) -> u64 {
     (bucket + 1) * BUCKET
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::held::Held;
+    use super::super::stamps::Stamps;
+    use super::*;
+
+    fn connect(id: SessionId, since: Option<u64>) -> StoreOp {
+        StoreOp::PutSession { id, client_id: "c".into(), epoch: 1, disconnected_ms: since }
+    }
+
+    #[test]
+    fn only_a_new_session_goes_into_the_index_and_what_was_given_up_is_dropped() {
+        let mut memory = Memory::new(9, Arc::new(Stamps::new(9)));
+        memory.held = Some(Held::new(4));
+        // Also one that is offline again before it was written.
+        for since in [None, Some(5)] {
+            let planned = plan(&mut memory, &[connect(1, since)]).unwrap();
+            assert_eq!((planned.epochs.len(), planned.epochs[0].holder), (1, 4));
+            assert!(planned.epochs[0].index.is_some());
+        }
+        let planned = plan(&mut memory, &[connect(1, None)]).unwrap();
+        memory.succeeded(&planned);
+        let planned = plan(&mut memory, &[connect(1, None)]).unwrap();
+        assert!(planned.epochs.len() == 1 && planned.epochs[0].index.is_none());
+        assert!(plan(&mut memory, &[connect(1, Some(5))]).unwrap().epochs.is_empty());
+        memory.give_up(1);
+        let ops = [
+            connect(1, None),
+            StoreOp::PutSubscription {
+                id: 1,
+                filter: "a".into(),
+                qos: hydrant_protocol::QoS::AtMostOnce,
+            },
+            StoreOp::PutReceipt { id: 1, packet_id: PacketId::MIN },
+            StoreOp::DeleteQueued { id: 1, sequence: 3 },
+            StoreOp::DeleteSession { id: 1, client_id: "c".into() },
+        ];
+        let planned = plan(&mut memory, &ops).unwrap();
+        assert!(planned.epochs.is_empty() && planned.batches.is_empty() && !planned.atomic);
+        assert!(planned.ended.is_empty() && planned.last.is_empty());
+    }
+
+    #[test]
+    fn without_a_cluster_nothing_is_indexed() {
+        let mut memory = Memory::new(9, Arc::new(Stamps::new(9)));
+        let planned = plan(&mut memory, &[connect(1, None), connect(2, Some(5))]).unwrap();
+        assert_eq!((planned.epochs.len(), planned.epochs[0].holder), (1, 9));
+        assert!(planned.epochs[0].index.is_none());
+    }
+
+    #[test]
+    fn the_values_of_the_index() {
+        assert_eq!(longs(&[]), Value::Some(vec![0; 4]));
+        let Value::Some(two) = longs(&[1, 258]) else { unreachable!() };
+        assert_eq!(two[..12], [0, 0, 0, 2, 0, 0, 0, 8, 0, 0, 0, 0]);
+        assert_eq!(two[16..], [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert!((0..1000).all(|id| (0..HELD_SHARDS).contains(&held_shard(id))));
+    }
 }

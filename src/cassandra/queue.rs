@@ -30,6 +30,21 @@ pub(super) enum EntryState {
     Done,
 }
 
+/// What counts of a queue that was taken from a dead incarnation, whose writes may come late: of
+/// what has a lower stamp, nothing above the sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Base {
+    pub(super) stamp: u64,
+    pub(super) sequence: u64,
+}
+
+impl Base {
+    /// Whether an entry came late.
+    pub(super) const fn hides(self, sequence: u64, stamp: u64) -> bool {
+        stamp < self.stamp && sequence > self.sequence
+    }
+}
+
 /// Bucket and offset of a sequence.
 pub(super) const fn place(sequence: u64) -> (u64, u8) {
     #[allow(clippy::cast_possible_truncation, reason = "below BUCKET")]
@@ -123,6 +138,15 @@ mod tests {
         assert_eq!(state.get(7), EntryState::Waiting);
         assert_eq!(BucketState::decode(&[9]), None);
         assert_eq!(BucketState::decode(&state.encode()[..20]), None);
+    }
+
+    #[test]
+    fn what_came_late_is_hidden_and_nothing_else() {
+        let base = Base { stamp: 100, sequence: 5 };
+        assert!(base.hides(6, 99));
+        for (sequence, stamp) in [(5, 99), (6, 100), (6, 101)] {
+            assert!(!base.hides(sequence, stamp), "{sequence} {stamp}");
+        }
     }
 
     #[test]

@@ -10,17 +10,14 @@ use std::sync::Arc;
 use cdrs_tokio::types::value::Value;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hydrant_actors::ports::{
-    LogRecord, OutboxPosition, QueueEntry, SessionId, StoreError, StoredSession,
-    StoredSubscription, StoredWill,
+    LogRecord, OutboxPosition, QueueEntry, SessionId, StoreError, StoredWill,
 };
-use hydrant_protocol::{Message, PacketId, QoS};
+use hydrant_protocol::Message;
 
 use super::db::{Bound, Db, Pages, Row};
 use super::memory::Extent;
-use super::plan::{
-    OUTBOX_BUCKET, SHARDS, WILL_SHARDS, bucket_end, decode_receipts, int, long, session_shard,
-};
-use super::queue::{BucketState, EntryState, place};
+use super::plan::{OUTBOX_BUCKET, SHARDS, WILL_SHARDS, bucket_end, int, long, session_shard};
+use super::queue::{Base, BucketState, EntryState, place};
 use super::statements::Statement;
 use crate::rows::{RowReader, damaged, decode_message};
 
@@ -38,7 +35,7 @@ pub(super) fn senseless(what: &str) -> StoreError {
 }
 
 /// The rows of a statement for every one of `shards`, each with its shard.
-async fn all_shards(
+pub(super) async fn all_shards(
     db: &Db,
     statement: Statement,
     shards: i32,
@@ -49,55 +46,12 @@ async fn all_shards(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Every bucket of every queue, with its state where something in it was delivered or sent.
-pub(super) async fn queue_buckets(
-    db: &Db,
-) -> Result<Vec<(SessionId, u64, Option<BucketState>)>, StoreError> {
-    let rows = all_shards(db, Statement::QueueBuckets, SHARDS, |shard| vec![int(shard)]).await?;
-    rows.iter().map(|row| Ok((row.u64("id")?, row.u64("bucket")?, state(row)?))).collect()
-}
-
-fn state(row: &Row) -> Result<Option<BucketState>, StoreError> {
+/// The state in a row of a queue's directory.
+pub(super) fn state(row: &Row) -> Result<Option<BucketState>, StoreError> {
     let decode = |bytes: Vec<u8>| {
         BucketState::decode(&bytes).ok_or_else(|| senseless("the state of a queue"))
     };
     row.optional_blob("state")?.map(decode).transpose()
-}
-
-/// Every session, without its queue.
-pub(super) async fn sessions(db: &Db) -> Result<BTreeMap<SessionId, StoredSession>, StoreError> {
-    let rows = all_shards(db, Statement::Sessions, SHARDS, |shard| vec![int(shard)]).await?;
-    let mut sessions = BTreeMap::new();
-    for row in rows {
-        let id = row.u64("id")?;
-        let Some(client_id) = row.optional_text("client_id")? else {
-            // Only its receipts are there: what a write that was cut short left of a session.
-            continue;
-        };
-        let receipts = decode_receipts(&row.optional_blob("receipts")?.unwrap_or_default());
-        let session = StoredSession {
-            id,
-            client_id: client_id.into(),
-            epoch: row.u64("epoch")?,
-            disconnected_ms: u64::try_from(row.i64("disconnected_ms")?).ok(),
-            subscriptions: Vec::new(),
-            receipts: receipts.into_iter().filter_map(PacketId::new).collect(),
-            queued: 0,
-            queued_bytes: 0,
-            last_sequence: 0,
-        };
-        sessions.insert(id, session);
-    }
-    let rows = all_shards(db, Statement::Subscriptions, SHARDS, |shard| vec![int(shard)]).await?;
-    for row in rows {
-        let qos = u8::try_from(row.i32("qos")?).ok().and_then(QoS::from_bits);
-        let qos = qos.ok_or_else(|| senseless("the QoS of a subscription"))?;
-        if let Some(session) = sessions.get_mut(&row.u64("id")?) {
-            let filter = row.text("filter")?.into();
-            session.subscriptions.push(StoredSubscription { filter, qos });
-        }
-    }
-    Ok(sessions)
 }
 
 /// What stands in one bucket of a queue.
@@ -113,6 +67,7 @@ pub(super) async fn queue_load(
     db: &Db,
     (id, bucket): (SessionId, u64),
     state: Option<&BucketState>,
+    base: Option<Base>,
 ) -> Result<QueueLoad, StoreError> {
     let values = vec![long(id), long(bucket)];
     let rows = db.rows(Bound { statement: Statement::QueueSizes, values }).await?;
@@ -122,6 +77,9 @@ pub(super) async fn queue_load(
         let costs = row.blob("costs")?;
         for (sequence, cost) in (first..).zip(costs.chunks_exact(4)) {
             let cost = u32::from_be_bytes([cost[0], cost[1], cost[2], cost[3]]);
+            if base.is_some_and(|base| base.hides(sequence, stamp)) {
+                continue;
+            }
             let known = entries.entry(sequence).or_default();
             if stamp > known.0 {
                 *known = (stamp, u64::from(cost));
@@ -199,6 +157,7 @@ impl<'a> PackedRows<'a> {
 pub(super) async fn queue_bucket(
     db: &Db,
     (id, bucket): (SessionId, u64),
+    base: Option<Base>,
     from: u64,
     mut take: impl FnMut(QueueEntry) -> bool,
 ) -> Result<(), StoreError> {
@@ -228,7 +187,8 @@ pub(super) async fn queue_bucket(
                 more.split_at_checked(length).ok_or_else(|| senseless("a queue entry"))?;
             rest = more;
             let newer = settling.get(&sequence).is_none_or(|(stamp, _)| row.stamp > *stamp);
-            if sequence >= from && newer {
+            let hidden = base.is_some_and(|base| base.hides(sequence, row.stamp));
+            if sequence >= from && newer && !hidden {
                 settling.insert(sequence, (row.stamp, bytes.to_vec()));
             }
         }
@@ -303,6 +263,8 @@ pub(super) async fn outbox_counts(
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OutboxPage {
     pub(super) lane: u16,
+    /// Its number in the partitions.
+    pub(super) key: u16,
     pub(super) from: u64,
     pub(super) limit: usize,
     pub(super) max_bytes: usize,
@@ -318,7 +280,7 @@ pub(super) async fn outbox(
     let (mut next, mut bytes) = (page.from, 0);
     while let Some(extent) = extents.iter().find(|e| e.start <= next && next < e.end) {
         let bucket = next / OUTBOX_BUCKET;
-        let values = vec![long(extent.incarnation), int(page.lane.into()), long(bucket)];
+        let values = vec![long(extent.incarnation), int(page.key.into()), long(bucket)];
         let mut rows = PackedRows::new(db, Statement::Outbox, values);
         let before = next;
         while let Some((Packed { first, bytes: packed, .. }, behind)) =

@@ -4,18 +4,21 @@
 //! Order: seal, then the journal, then everything else is read; so nothing that is read here is
 //! still being changed by the dead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hydrant_actors::ports::{StoreError, StoredWill};
+use parking_lot::Mutex;
 
 use super::db::{Bound, Db};
-use super::incarnation::{Incarnation, Predecessor};
-use super::journal;
-use super::memory::{Extent, Lane, Memory};
-use super::plan::{OUTBOX_BUCKET, WILL_SHARDS, int, long};
+use super::held::Held;
+use super::incarnation::{ALONE, Incarnation, Predecessor};
+use super::memory::{Adopted, Extent, Lane, Memory};
+use super::plan::{HELD_SHARDS, OUTBOX_BUCKET, WILL_SHARDS, int, long};
 use super::read::{self, PARALLEL};
+use super::sessions::{self, Which};
 use super::statements::Statement;
+use super::{estate, journal};
 use crate::rows::damaged;
 
 /// Buckets at the end of a lane in which a hole may stand: batches that were under way together.
@@ -27,26 +30,14 @@ pub(super) async fn recover(
     db: &Db,
     me: &Incarnation,
     dead: &[Predecessor],
+    first_lane: u16,
 ) -> Result<(Memory, Vec<StoredWill>), StoreError> {
-    let mut memory = Memory::new(me.number);
-    for predecessor in dead {
-        let slots: Vec<i32> = (0..journal::SLOTS).collect();
-        redo(db, predecessor.number, &slots).await?;
-        // Never a second time: the tombstones of what came after it do not last for ever.
-        let stamp = memory.stamp();
-        let key = |slot| vec![long(stamp), long(predecessor.number), int(slot)];
-        let clear = slots.into_iter().map(|slot| (Statement::DeleteJournal, key(slot)));
-        write_all(db, clear.collect()).await?;
-    }
-    let mut wills = BTreeMap::new();
-    for predecessor in dead {
-        for will in read::wills(db, predecessor.number).await? {
-            let of = memory.wills.entry(will.client_id.clone()).or_default();
-            of.push(predecessor.number);
-            wills.insert(will.client_id.clone(), will);
-        }
-    }
-    let numbers: Vec<u64> = dead.iter().map(|predecessor| predecessor.number).collect();
+    let mut memory = Memory::new(me.number, me.stamps());
+    redo_all(db, &mut memory, dead).await?;
+    let wills = wills(db, dead).await?;
+    // Our lanes go on where those of our line ended.
+    let mut lines = by_line(dead);
+    let numbers = lines.remove(&me.line()).unwrap_or_default();
     let stamp = memory.stamp();
     let lanes = lanes(db, &numbers, stamp).await?;
     let holds = |number: &u64| {
@@ -58,14 +49,84 @@ pub(super) async fn recover(
     for (number, lane) in lanes {
         memory.found(number, lane);
     }
-    load_sessions(db, &mut memory).await?;
+    memory.dead.extend(numbers);
+    for (line, numbers) in lines {
+        let lanes = self::lanes(db, &numbers, stamp).await?;
+        memory.adopt((line, numbers), lanes, first_lane);
+    }
+    let wills = remember_wills(&mut memory, wills);
+    load_sessions(db, me, &mut memory, dead).await?;
     let with_wills: Vec<u64> = memory.wills.values().flatten().copied().collect();
-    for number in drained {
-        if !with_wills.contains(&number) {
-            forget(db, me, &mut memory, number).await?;
+    // The first of our line keeps its row: sessions are held under its number.
+    for number in drained.into_iter().filter(|number| !with_wills.contains(number)) {
+        if number == me.line() {
+            delete_wills(db, memory.stamp(), number).await?;
+        } else {
+            keep_cursors(db, me, &memory).await?;
+            forget(db, me, memory.stamp(), number).await?;
+            memory.dead.remove(&number);
         }
     }
-    Ok((memory, wills.into_values().collect()))
+    let memory = Mutex::new(memory);
+    clear_up(db, me, &memory).await?;
+    Ok((memory.into_inner(), wills))
+}
+
+/// What their journals hold is done.
+pub(super) async fn redo_all(
+    db: &Db,
+    memory: &mut Memory,
+    dead: &[Predecessor],
+) -> Result<(), StoreError> {
+    for predecessor in dead {
+        redo_and_clear(db, memory.stamp(), predecessor.number).await?;
+    }
+    Ok(())
+}
+
+/// What the journal of a dead incarnation holds is done, once.
+pub(super) async fn redo_and_clear(db: &Db, stamp: u64, number: u64) -> Result<(), StoreError> {
+    let slots: Vec<i32> = (0..journal::SLOTS).collect();
+    redo(db, number, &slots).await?;
+    // Never a second time: the tombstones of what came after it do not last for ever.
+    let key = |slot| vec![long(stamp), long(number), int(slot)];
+    let clear = slots.into_iter().map(|slot| (Statement::DeleteJournal, key(slot)));
+    write_all(db, clear.collect()).await
+}
+
+/// The wills that dead incarnations left, each with its incarnation, oldest first.
+pub(super) async fn wills(
+    db: &Db,
+    dead: &[Predecessor],
+) -> Result<Vec<(u64, StoredWill)>, StoreError> {
+    let mut wills = Vec::new();
+    for predecessor in dead {
+        let left = read::wills(db, predecessor.number).await?;
+        wills.extend(left.into_iter().map(|will| (predecessor.number, will)));
+    }
+    Ok(wills)
+}
+
+/// They are ours from here on; of a client's several the last one.
+pub(super) fn remember_wills(
+    memory: &mut Memory,
+    wills: Vec<(u64, StoredWill)>,
+) -> Vec<StoredWill> {
+    let mut last = BTreeMap::new();
+    for (number, will) in wills {
+        memory.wills.entry(will.client_id.clone()).or_default().push(number);
+        last.insert(will.client_id.clone(), will);
+    }
+    last.into_values().collect()
+}
+
+/// Dead incarnations that followed each other.
+pub(super) fn by_line(dead: &[Predecessor]) -> BTreeMap<u64, Vec<u64>> {
+    let mut lines: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for predecessor in dead {
+        lines.entry(predecessor.line).or_default().push(predecessor.number);
+    }
+    lines
 }
 
 /// What stands whole in these slots of an incarnation's journal, again.
@@ -84,7 +145,11 @@ pub(super) async fn redo(db: &Db, number: u64, slots: &[i32]) -> Result<(), Stor
 }
 
 /// The lanes as these incarnations, oldest first, have left them.
-async fn lanes(db: &Db, numbers: &[u64], stamp: u64) -> Result<BTreeMap<u16, Lane>, StoreError> {
+pub(super) async fn lanes(
+    db: &Db,
+    numbers: &[u64],
+    stamp: u64,
+) -> Result<BTreeMap<u16, Lane>, StoreError> {
     let mut lanes: BTreeMap<u16, Lane> = BTreeMap::new();
     let mut wrote = Vec::new();
     for number in numbers {
@@ -191,48 +256,100 @@ fn reach(rows: &[(u64, u64, u64)], expected: u64, sure: Option<u64>) -> Option<F
     Some(Found { start, end, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) })
 }
 
-/// Receipts and the state of queues, so that they are overwritten with what they were.
-async fn load_sessions(db: &Db, memory: &mut Memory) -> Result<(), StoreError> {
-    for (id, bucket, state) in read::queue_buckets(db).await? {
-        if let Some(state) = state {
-            memory.queues.entry(id).or_default().buckets.insert(bucket, state);
-        }
-    }
-    for (id, session) in read::sessions(db).await? {
-        if !session.receipts.is_empty() {
-            let receipts = session.receipts.iter().map(|id| id.get()).collect();
-            memory.receipts.insert(id, receipts);
-        }
-    }
-    Ok(())
-}
-
-/// A predecessor of whom nothing is left to do: its rows go, after this incarnation's own cursors
-/// say where the lanes stand.
-async fn forget(
+/// Receipts and the state of queues, so that they are overwritten with what they were; in a keyspace
+/// that is shared also which sessions are ours.
+async fn load_sessions(
     db: &Db,
     me: &Incarnation,
     memory: &mut Memory,
-    number: u64,
+    dead: &[Predecessor],
 ) -> Result<(), StoreError> {
-    let cursors: Vec<(u16, u64)> =
-        memory.lanes().iter().map(|(lane, found)| (*lane, found.cursor)).collect();
-    let mut statements = Vec::new();
-    for (lane, cursor) in cursors {
-        let values = vec![long(me.number), int(lane.into()), long(cursor), long(cursor)];
-        statements.push((Statement::MoveCursor, values));
-    }
-    write_all(db, statements).await?;
-    let stamp = memory.stamp();
+    let loaded = if me.line() == ALONE {
+        sessions::load(db, Which::All).await?
+    } else {
+        let lines: BTreeSet<u64> = dead.iter().map(|one| one.line).chain([me.line()]).collect();
+        let mut entries = estate::held(db, &me.stamps(), &lines).await?;
+        let loaded = estate::load(db, &me.stamps(), &mut entries).await?;
+        let mut held = Held::new(me.line());
+        entries.iter().for_each(|entry| held.admit(entry.id, entry.line));
+        memory.held = Some(held);
+        loaded
+    };
+    loaded.remember(memory);
+    Ok(())
+}
+
+/// This incarnation's own cursors say where the lanes stand that go on here.
+async fn keep_cursors(db: &Db, me: &Incarnation, memory: &Memory) -> Result<(), StoreError> {
+    let own = memory.lanes().iter().filter(|(_, lane)| lane.home.is_none());
+    let statements = own.map(|(number, lane)| {
+        let position = long(lane.cursor);
+        let values = vec![long(me.number), int((*number).into()), position.clone(), position];
+        (Statement::MoveCursor, values)
+    });
+    write_all(db, statements.collect()).await
+}
+
+/// A dead incarnation of whom nothing is left to do: its rows go.
+async fn forget(db: &Db, me: &Incarnation, stamp: u64, number: u64) -> Result<(), StoreError> {
     for lane in read::cursors(db, number).await?.into_keys() {
         let buckets = read::outbox_buckets(db, number, lane).await?;
         drop_buckets(db, (number, lane), &buckets, stamp).await?;
     }
-    let wills = |shard| (Statement::DeleteWills, vec![long(stamp), long(number), int(shard)]);
-    write_all(db, (0..WILL_SHARDS).map(wills).collect()).await?;
+    delete_wills(db, stamp, number).await?;
     // By them the lanes are found, so they go last.
     write_all(db, vec![(Statement::DeleteCursors, vec![long(stamp), long(number)])]).await?;
     me.forget(db, number).await
+}
+
+async fn delete_wills(db: &Db, stamp: u64, number: u64) -> Result<(), StoreError> {
+    let wills = |shard| (Statement::DeleteWills, vec![long(stamp), long(number), int(shard)]);
+    write_all(db, (0..WILL_SHARDS).map(wills).collect()).await
+}
+
+/// Forgets adopted incarnations of which nothing is left to do. The first of a line stays as long as
+/// a session is held under its number.
+pub(super) async fn clear_up(
+    db: &Db,
+    me: &Incarnation,
+    memory: &Mutex<Memory>,
+) -> Result<(), StoreError> {
+    let finished = memory.lock().finished();
+    for Adopted { line, mut numbers, .. } in finished {
+        let result = clear_up_line(db, me, &mut numbers, line).await;
+        let mut memory = memory.lock();
+        if numbers.is_empty() {
+            memory.dead.remove(&line);
+        } else {
+            memory.unfinished(line, numbers);
+        }
+        result?;
+    }
+    Ok(())
+}
+
+/// `numbers`: what is left of it.
+async fn clear_up_line(
+    db: &Db,
+    me: &Incarnation,
+    numbers: &mut Vec<u64>,
+    line: u64,
+) -> Result<(), StoreError> {
+    let stamps = me.stamps();
+    let shared = me.line() != ALONE;
+    while let Some(number) = numbers.iter().copied().find(|number| *number != line) {
+        forget(db, me, stamps.next(), number).await?;
+        numbers.retain(|left| *left != number);
+    }
+    if shared && !estate::index(db, line).await?.is_empty() {
+        return Ok(());
+    }
+    let stamp = stamps.next();
+    let index = |shard| (Statement::HeldDrop, vec![long(stamp), long(line), int(shard)]);
+    write_all(db, (0..HELD_SHARDS).map(index).collect()).await?;
+    forget(db, me, stamp, line).await?;
+    numbers.clear();
+    Ok(())
 }
 
 async fn write_all(

@@ -27,11 +27,12 @@ use layout::Column;
 pub(super) use layout::Replication;
 
 /// What this broker needs.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
 
 /// From the version before to each version: statements that may be repeated, tables named
-/// `{ks}.name`. The tables of version 1 are [`super::statements::TABLES`].
-const MIGRATIONS: &[(i32, &[&str])] = &[];
+/// `{ks}.name`. Tables and columns that are missing in [`super::statements::TABLES`] are made
+/// before; that is all of version 2.
+const MIGRATIONS: &[(i32, &[&str])] = &[(2, &[])];
 
 /// Until the lock is had, or somebody else is done. Longer than [`LOCK`].
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -207,6 +208,15 @@ impl Schema<'_> {
                 1
             }
         };
+        if version < VERSION {
+            for Column { table, name, kind } in layout::missing_columns(&self.columns().await?) {
+                if Instant::now() > until {
+                    return Ok(());
+                }
+                let column = format!("{}.{table} ADD {name} {kind}", self.keyspace);
+                self.change(&format!("ALTER TABLE {column}")).await?;
+            }
+        }
         for (to, statements) in MIGRATIONS.iter().filter(|(to, _)| *to > version) {
             for statement in *statements {
                 if Instant::now() > until {

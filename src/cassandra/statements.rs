@@ -1,8 +1,7 @@
 //! Every CQL statement, prepared once; values are always bound, never spliced into the text.
 //!
-//! `USING TIMESTAMP ?` is never a clock: it is the incarnation's number above a counter
-//! (see `memory`), so that of two writes to one cell the later owner's wins, whatever any
-//! clock says. Tables whose rows are written conditionally are written in no other way.
+//! `USING TIMESTAMP ?` is never a clock but a stamp (see `stamps`), so that of two writes to one
+//! cell the later owner's wins, whatever any clock says; a retained message's is its version. Tables whose rows are written conditionally are written in no other way.
 
 /// A prepared statement. Its number is what the journal stores: append, never reorder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,11 +62,25 @@ pub enum Statement {
     DeleteWills,
     DeleteCursors,
     DeleteJournal,
+    // Who holds a session in a keyspace that several nodes share.
+    RaiseHeld,
+    EpochRead,
+    TakeEpoch,
+    HeldPut,
+    HeldDelete,
+    HeldDrop,
+    HeldRead,
+    SessionsIn,
+    SubscriptionsIn,
+    QueueBucketsIn,
+    PutBase,
+    IncarnationStamps,
+    IncarnationLine,
 }
 
 impl Statement {
     /// In the order of their numbers.
-    pub const ALL: [(Self, &'static str); 51] = {
+    pub const ALL: [(Self, &'static str); 64] = {
         use Statement as S;
         [
             (
@@ -150,16 +163,16 @@ impl Statement {
             ),
             (
                 S::RaiseEpoch,
-                "UPDATE session_epoch SET id = ?, epoch = ?, fence = ? WHERE client_id = ? IF fence < ?",
+                "UPDATE session_epoch SET id = ?, epoch = ?, fence = ?, holder = ? WHERE client_id = ? IF fence < ?",
             ),
             (
                 S::FirstEpoch,
-                "INSERT INTO session_epoch (client_id, id, epoch, fence) VALUES (?, ?, ?, ?) IF NOT EXISTS",
+                "INSERT INTO session_epoch (client_id, id, epoch, fence, holder) VALUES (?, ?, ?, ?, ?) IF NOT EXISTS",
             ),
             (S::DropEpoch, "DELETE FROM session_epoch WHERE client_id = ? IF id = ?"),
             (
                 S::Sessions,
-                "SELECT id, client_id, epoch, disconnected_ms, receipts FROM session WHERE shard = ?",
+                "SELECT id, client_id, epoch, disconnected_ms, receipts, base_stamp, base_sequence, WRITETIME(client_id) AS written FROM session WHERE shard = ?",
             ),
             (S::Subscriptions, "SELECT id, filter, qos FROM subscription WHERE shard = ?"),
             (S::QueueBuckets, "SELECT id, bucket, state FROM queue_bucket WHERE shard = ?"),
@@ -196,11 +209,11 @@ impl Statement {
             (S::IndexDelete, "DELETE FROM incarnation_index WHERE shard = 0 AND number = ?"),
             (
                 S::IncarnationFirst,
-                "INSERT INTO incarnation (number, node_id, instance, lanes, lease_ms, renewal, owner) VALUES (?, ?, ?, ?, ?, 0, ?) IF NOT EXISTS",
+                "INSERT INTO incarnation (number, node_id, instance, lanes, lease_ms, renewal, owner, line, stamps) VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?) IF NOT EXISTS",
             ),
             (
                 S::IncarnationRead,
-                "SELECT node_id, instance, lanes, lease_ms, renewal, owner FROM incarnation WHERE number = ?",
+                "SELECT node_id, instance, lanes, lease_ms, renewal, owner, line, stamps FROM incarnation WHERE number = ?",
             ),
             (
                 S::IncarnationRenew,
@@ -220,16 +233,66 @@ impl Statement {
                 S::DeleteJournal,
                 "DELETE FROM journal USING TIMESTAMP ? WHERE incarnation = ? AND slot = ?",
             ),
+            (
+                S::RaiseHeld,
+                "UPDATE session_epoch SET id = ?, epoch = ?, fence = ?, holder = ? WHERE client_id = ? IF holder = ? AND fence < ?",
+            ),
+            (
+                S::EpochRead,
+                "SELECT id, epoch, fence, holder FROM session_epoch WHERE client_id = ?",
+            ),
+            (
+                S::TakeEpoch,
+                "UPDATE session_epoch SET holder = ?, fence = ? WHERE client_id = ? IF id = ? AND fence = ?",
+            ),
+            (
+                S::HeldPut,
+                "INSERT INTO session_held (line, shard, id, client_id, moving) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::HeldDelete,
+                "DELETE FROM session_held USING TIMESTAMP ? WHERE line = ? AND shard = ? AND id = ?",
+            ),
+            (
+                S::HeldDrop,
+                "DELETE FROM session_held USING TIMESTAMP ? WHERE line = ? AND shard = ?",
+            ),
+            (
+                S::HeldRead,
+                "SELECT id, client_id, moving FROM session_held WHERE line = ? AND shard = ?",
+            ),
+            (
+                S::SessionsIn,
+                "SELECT id, client_id, epoch, disconnected_ms, receipts, base_stamp, base_sequence, WRITETIME(client_id) AS written FROM session WHERE shard = ? AND id IN ?",
+            ),
+            (
+                S::SubscriptionsIn,
+                "SELECT id, filter, qos FROM subscription WHERE shard = ? AND id IN ?",
+            ),
+            (
+                S::QueueBucketsIn,
+                "SELECT id, bucket, state FROM queue_bucket WHERE shard = ? AND id IN ?",
+            ),
+            (
+                S::PutBase,
+                "UPDATE session USING TIMESTAMP ? SET receipts = ?, base_stamp = ?, base_sequence = ? WHERE shard = ? AND id = ?",
+            ),
+            (
+                S::IncarnationStamps,
+                "UPDATE incarnation SET stamps = ? WHERE number = ? IF owner = ? AND stamps = ?",
+            ),
+            (S::IncarnationLine, "UPDATE incarnation SET line = ? WHERE number = ? IF owner = ?"),
         ]
     };
 
     /// Reads of tables that are written conditionally: serial.
     pub const fn is_serial_read(self) -> bool {
-        matches!(self, Self::CounterRead | Self::IncarnationRead)
+        matches!(self, Self::CounterRead | Self::IncarnationRead | Self::EpochRead)
     }
 }
 
-/// The tables, as [`super::schema`] makes them (version 1).
+/// The tables, as [`super::schema`] makes them (version 2). To one of an older version its missing
+/// columns are added.
 ///
 /// `gc_grace_seconds` is short where tombstones are regular: a deleted partition of a queue or the
 /// outbox may not come back to life within an hour of a replica's absence, and repair must run more
@@ -237,9 +300,10 @@ impl Statement {
 pub const TABLES: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS counter (name text PRIMARY KEY, value bigint)",
     "CREATE TABLE IF NOT EXISTS incarnation_index (shard int, number bigint, PRIMARY KEY (shard, number))",
-    "CREATE TABLE IF NOT EXISTS incarnation (number bigint PRIMARY KEY, node_id text, instance text, lanes int, lease_ms bigint, renewal bigint, owner bigint)",
-    "CREATE TABLE IF NOT EXISTS session_epoch (client_id text PRIMARY KEY, id bigint, epoch bigint, fence bigint)",
-    "CREATE TABLE IF NOT EXISTS session (shard int, id bigint, client_id text, epoch bigint, disconnected_ms bigint, receipts blob, PRIMARY KEY (shard, id))",
+    "CREATE TABLE IF NOT EXISTS incarnation (number bigint PRIMARY KEY, node_id text, instance text, lanes int, lease_ms bigint, renewal bigint, owner bigint, line bigint, stamps bigint)",
+    "CREATE TABLE IF NOT EXISTS session_epoch (client_id text PRIMARY KEY, id bigint, epoch bigint, fence bigint, holder bigint)",
+    "CREATE TABLE IF NOT EXISTS session_held (line bigint, shard int, id bigint, client_id text, moving int, PRIMARY KEY ((line, shard), id))",
+    "CREATE TABLE IF NOT EXISTS session (shard int, id bigint, client_id text, epoch bigint, disconnected_ms bigint, receipts blob, base_stamp bigint, base_sequence bigint, PRIMARY KEY (shard, id))",
     "CREATE TABLE IF NOT EXISTS subscription (shard int, id bigint, filter text, qos int, PRIMARY KEY (shard, id, filter))",
     "CREATE TABLE IF NOT EXISTS queue_bucket (shard int, id bigint, bucket bigint, state blob, PRIMARY KEY (shard, id, bucket))",
     "CREATE TABLE IF NOT EXISTS queue (id bigint, bucket bigint, sequence bigint, stamp bigint, messages blob, costs blob, PRIMARY KEY ((id, bucket), sequence, stamp)) WITH gc_grace_seconds = 86400",

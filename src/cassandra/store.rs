@@ -6,11 +6,11 @@
 //! Bounds: requests under way by `cassandra.max_requests`; what waits for them by
 //! `storage.max_in_flight` batches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use hydrant_actors::ports::{
     LaneState, Lanes, LogRecord, QueueEntry, SessionId, SessionStore, StoreError, StoreFuture,
@@ -22,28 +22,34 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use super::db::{Applied, Bound, CassandraError, Db};
-use super::incarnation::Incarnation;
+use super::held::Held;
+use super::incarnation::{ALONE, Incarnation, Predecessor};
 use super::memory::Memory;
 use super::options::CassandraOptions;
 use super::order::Place;
 use super::plan::{self, Epoch, Plan, blob, int, long, plan, text};
 use super::queue::{BUCKET, EntryState, place};
 use super::read::{self, OutboxPage, PARALLEL};
+use super::sessions::{self, Which};
 use super::statements::Statement as S;
-use super::{journal, recover, schema};
+use super::{estate, journal, recover, schema};
 use crate::rows::damaged;
 
 /// See the module.
 pub struct CassandraStore {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     /// Carries every connection to Cassandra; `None` once dropped.
     runtime: Option<Runtime>,
 }
 
-struct Inner {
-    db: Db,
-    incarnation: Arc<Incarnation>,
-    memory: Mutex<Memory>,
+pub(super) struct Inner {
+    pub(super) db: Db,
+    pub(super) incarnation: Arc<Incarnation>,
+    pub(super) memory: Mutex<Memory>,
+    /// One seal at a time.
+    pub(super) sealing: tokio::sync::Mutex<()>,
+    /// Lanes that are adopted are numbered from here on.
+    pub(super) first_lane: u16,
     /// What dead incarnations left.
     wills: Vec<StoredWill>,
 }
@@ -94,8 +100,13 @@ impl CassandraStore {
             .await;
     }
 
+    /// For tests: from now on it does not renew its lease, as a process that is frozen does not.
+    pub fn freeze(&self) {
+        self.inner.incarnation.freeze();
+    }
+
     /// Runs a request on the store's runtime, whoever waits for it.
-    fn run<T: Send + 'static>(
+    pub(super) fn run<T: Send + 'static>(
         &self,
         request: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> StoreFuture<T> {
@@ -130,11 +141,16 @@ impl Inner {
         let db = Db::connect(options).await?;
         schema::ensure(&db, options).await?;
         db.prepare().await?;
+        let (lanes, lease) = (options.outbox_lanes, options.lease);
         let incarnation =
-            Incarnation::begin(&db, node_id, instance, options.outbox_lanes, options.lease).await?;
+            Incarnation::begin(&db, node_id, instance, lanes, lease, options.shared).await?;
         incarnation.spawn_renewal(db.clone());
-        let dead = incarnation.claim_alone(&db).await?;
-        let (memory, wills) = match recover::recover(&db, &incarnation, &dead).await {
+        let dead = if options.shared {
+            incarnation.claim_shared(&db).await?
+        } else {
+            incarnation.claim_alone(&db).await?
+        };
+        let (memory, wills) = match Self::succeed(&db, &incarnation, dead, lanes).await {
             Ok(recovered) => recovered,
             Err(error) => {
                 incarnation.release(&db).await;
@@ -142,7 +158,24 @@ impl Inner {
                 return Err(CassandraError(why));
             }
         };
-        Ok(Self { db, incarnation, memory: Mutex::new(memory), wills })
+        let (memory, sealing) = (Mutex::new(memory), tokio::sync::Mutex::new(()));
+        Ok(Self { db, incarnation, memory, sealing, first_lane: lanes, wills })
+    }
+
+    /// Goes on where the dead ended.
+    async fn succeed(
+        db: &Db,
+        incarnation: &Incarnation,
+        mut dead: Vec<Predecessor>,
+        first_lane: u16,
+    ) -> Result<(Memory, Vec<StoredWill>), StoreError> {
+        let highest = dead.iter().map(|one| one.stamps).max().unwrap_or_default();
+        incarnation.raise(db, highest).await?;
+        if incarnation.line() != ALONE {
+            incarnation.join_line(db, &dead).await?;
+            estate::convert(db, incarnation, &mut dead).await?;
+        }
+        recover::recover(db, incarnation, &dead, first_lane).await
     }
 
     /// Does what a plan says, once those are done that it follows.
@@ -153,7 +186,9 @@ impl Inner {
                 plan.single.push(Bound { statement: S::DeleteQueue, values });
             }
         }
-        try_join_all(plan.epochs.iter().map(|epoch| self.raise(epoch))).await?;
+        let index = plan.epochs.iter().filter_map(|epoch| epoch.index.clone());
+        let index = try_join_all(index.map(|bound| self.db.write(bound)));
+        try_join(try_join_all(plan.epochs.iter().map(|epoch| self.raise(epoch))), index).await?;
         if !place.comes().await {
             let why = "a write that this one has to follow was not done";
             return Err(StoreError::Unavailable(why.to_owned()));
@@ -181,6 +216,14 @@ impl Inner {
         for (client_id, id) in &plan.ended {
             let values = vec![text(client_id), long(*id)];
             self.db.conditional(Bound { statement: S::DropEpoch, values }).await?;
+            let (line, stamp) = {
+                let mut memory = self.memory.lock();
+                let holding = memory.held.as_ref().and_then(|held| held.get(*id));
+                (holding.map(|holding| holding.line), memory.stamp())
+            };
+            if let Some(line) = line {
+                self.db.write(plan::held_delete(line, *id, stamp)).await?;
+            }
         }
         self.check()
     }
@@ -261,55 +304,82 @@ impl Inner {
     /// The session belongs to this incarnation from here on; one that comes later wins. After a
     /// time-out nobody knows: StorageActor writes the batch again, with a higher fence.
     async fn raise(&self, epoch: &Epoch) -> Result<(), StoreError> {
-        let Epoch { client_id, id, epoch, fence } = epoch;
+        let (key, fence) = (text(&epoch.client_id), long(epoch.fence));
+        let id_and_epoch = [long(epoch.id), long(epoch.epoch)];
+        let alone = self.incarnation.line() == ALONE;
+        // In a keyspace that is shared only what is ours is raised.
+        let mut from = epoch.holder;
+        let mut is_first = epoch.index.is_some();
         loop {
-            let values = vec![long(*id), long(*epoch), long(*fence), text(client_id), long(*fence)];
-            let raised = self.db.conditional(Bound { statement: S::RaiseEpoch, values }).await?;
-            let Applied::No(found) = raised else { return Ok(()) };
-            let known = match found {
-                Some(row) => row.optional_i64("fence")?.map(i64::cast_unsigned),
-                None => None,
-            };
-            if let Some(known) = known {
-                // Our own, by a write before this one that was given up, or after it.
-                if Memory::owner(known) == self.incarnation.number {
+            if is_first {
+                let first = [fence.clone(), long(epoch.holder)];
+                let values = [&[key.clone()][..], &id_and_epoch, &first].concat();
+                let first = self.db.conditional(Bound { statement: S::FirstEpoch, values }).await?;
+                if matches!(first, Applied::Yes) {
                     return Ok(());
                 }
-                return Err(StoreError::Unusable(format!(
-                    "session {client_id:?} was taken over by incarnation {}: two brokers write \
-                     into one keyspace without a cluster; give each its own",
-                    Memory::owner(known)
-                )));
             }
-            let values = vec![text(client_id), long(*id), long(*epoch), long(*fence)];
-            let first = self.db.conditional(Bound { statement: S::FirstEpoch, values }).await?;
-            if matches!(first, Applied::Yes) {
-                return Ok(());
+            let set = [fence.clone(), long(epoch.holder), key.clone()];
+            let mut values = [&id_and_epoch[..], &set].concat();
+            let statement = if alone { S::RaiseEpoch } else { S::RaiseHeld };
+            values.extend((!alone).then(|| long(from)));
+            values.push(fence.clone());
+            let raised = self.db.conditional(Bound { statement, values }).await?;
+            let Applied::No(found) = raised else { return Ok(()) };
+            let column = |name| match &found {
+                Some(row) => Ok(row.optional_i64(name)?.map(i64::cast_unsigned)),
+                None => Ok(None),
+            };
+            if let Some(known) = column("fence")? {
+                let holder = column("holder")?.unwrap_or(epoch.holder);
+                let ours = self.lines().is_none_or(|lines| lines.contains(&holder));
+                // Our own, by a write before this one that was given up, or after it. Whoever
+                // took it from us is above all that we ever gave.
+                if ours && known >= epoch.fence && known <= self.incarnation.stamps().last() {
+                    return Ok(());
+                }
+                if ours && known < epoch.fence {
+                    // Of another session of this client, held under another line of ours.
+                    (from, is_first) = (holder, false);
+                    continue;
+                }
+                return Err(self.not_ours(epoch, holder));
             }
+            is_first = true;
         }
     }
 
-    async fn sessions(&self) -> Result<Vec<StoredSession>, StoreError> {
-        let mut sessions = read::sessions(&self.db).await?;
-        let buckets = read::queue_buckets(&self.db).await?;
-        let loads = buckets.iter().filter(|(id, ..)| sessions.contains_key(id)).map(
-            |(id, bucket, state)| async move {
-                let load = read::queue_load(&self.db, (*id, *bucket), state.as_ref()).await?;
-                Ok::<_, StoreError>((*id, load))
-            },
-        );
-        let loads: Vec<_> = stream::iter(loads.collect::<Vec<_>>())
-            .buffer_unordered(PARALLEL)
-            .try_collect()
-            .await?;
-        for (id, load) in loads {
-            if let Some(session) = sessions.get_mut(&id) {
-                session.queued += load.queued;
-                session.queued_bytes += load.bytes;
-                session.last_sequence = session.last_sequence.max(load.last);
-            }
+    /// The lines under which this node holds sessions; `None`: the keyspace is its own.
+    fn lines(&self) -> Option<BTreeSet<u64>> {
+        self.memory.lock().held.as_ref().map(Held::lines)
+    }
+
+    /// Another holds a session of this client. One that is new here is given up: written again,
+    /// the batch is without it.
+    fn not_ours(&self, epoch: &Epoch, holder: u64) -> StoreError {
+        let client_id = &epoch.client_id;
+        if epoch.index.is_some() && self.incarnation.lost().is_none() {
+            log::error!(
+                "the session of client {client_id:?} is held by another node: its new one \
+                         here is dropped"
+            );
+            self.memory.lock().give_up(epoch.id);
+            return StoreError::Unavailable(format!(
+                "client {client_id:?} has a session elsewhere"
+            ));
         }
-        Ok(sessions.into_values().collect())
+        StoreError::Unusable(format!(
+            "session {client_id:?} was taken over by another broker (line {holder}): without a \
+             cluster give each broker its own keyspace; in one, start this broker again"
+        ))
+    }
+
+    async fn sessions(&self) -> Result<Vec<StoredSession>, StoreError> {
+        let ids = self.memory.lock().held.as_ref().map(Held::ids);
+        let which = ids.as_ref().map_or(Which::All, |ids| Which::These(ids));
+        let mut loaded = sessions::load(&self.db, which).await?;
+        sessions::count(&self.db, &mut loaded).await?;
+        Ok(loaded.sessions.into_values().collect())
     }
 
     async fn queue(
@@ -320,11 +390,12 @@ impl Inner {
         max_bytes: usize,
     ) -> Result<Vec<QueueEntry>, StoreError> {
         let (mut entries, mut bytes) = (Vec::new(), 0);
+        let base = self.memory.lock().bases.get(&id).copied();
         let buckets: Vec<u64> =
             read::buckets_of(&self.db, id, from / BUCKET).await?.into_keys().collect();
         for bucket in buckets {
             let mut enough = false;
-            read::queue_bucket(&self.db, (id, bucket), from, |mut entry| {
+            read::queue_bucket(&self.db, (id, bucket), base, from, |mut entry| {
                 match self.entry_state(id, entry.sequence) {
                     EntryState::Done => return true,
                     EntryState::Outgoing(id, stage) => entry.outgoing = Some((id, stage)),
@@ -396,6 +467,11 @@ impl SessionStore for CassandraStore {
                 let inner = Arc::clone(&inner);
                 tokio::spawn(async move { inner.clear_journal(stamp).await });
             }
+            let adopted = !memory.adopted.is_empty();
+            drop(memory);
+            if adopted && result.is_ok() {
+                inner.clear_up();
+            }
             result
         })
     }
@@ -450,8 +526,12 @@ impl SessionStore for CassandraStore {
     ) -> StoreFuture<Vec<LogRecord>> {
         let inner = Arc::clone(&self.inner);
         self.run(async move {
-            let extents = inner.memory.lock().lane(lane).extents.clone();
-            let page = OutboxPage { lane, from, limit, max_bytes };
+            let (extents, key) = {
+                let mut memory = inner.memory.lock();
+                let found = memory.lane(lane);
+                (found.extents.clone(), found.home.map_or(lane, |(_, key)| key))
+            };
+            let page = OutboxPage { lane, key, from, limit, max_bytes };
             read::outbox(&inner.db, &extents, page).await
         })
     }

@@ -28,6 +28,7 @@ pub fn options(node: &Cassandra, keyspace: &str) -> CassandraOptions {
         speculative_delay: Duration::ZERO,
         max_requests: 64,
         lease: Duration::from_secs(10),
+        shared: false,
         outbox_lanes: 4,
     }
 }
@@ -64,7 +65,7 @@ async fn ten_brokers_that_start_together_make_one_schema() {
     assert_eq!(rows.len(), 1, "the lock is given back: {rows:?}");
     assert_eq!(
         (rows[0].text("name").unwrap(), rows[0].i32("version").unwrap()),
-        ("schema".into(), 1)
+        ("schema".into(), 2)
     );
     let checked = CassandraOptions { create_schema: false, ..options.clone() };
     assert_eq!(ensured(&checked).await.err(), None);
@@ -98,7 +99,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let keyspace = &options.keyspace;
     ensured(&options).await.unwrap();
     for statement in
-        ["UPDATE {}.schema_version SET version = 2 WHERE name = 'schema'", "DROP TABLE {}.will"]
+        ["UPDATE {}.schema_version SET version = 3 WHERE name = 'schema'", "DROP TABLE {}.will"]
     {
         node.execute(&statement.replace("{}", keyspace)).unwrap();
     }
@@ -106,7 +107,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
         let options = CassandraOptions { create_schema, ..options.clone() };
         let why = refusal(&options).await;
         let expected = format!(
-            "the keyspace {keyspace} has schema version 2, this broker knows 1: upgrade the broker \
+            "the keyspace {keyspace} has schema version 3, this broker knows 2: upgrade the broker \
              or use another keyspace"
         );
         assert_eq!(why, expected);
@@ -143,6 +144,30 @@ async fn what_is_missing_is_only_made_on_demand() {
         let why = refusal(options).await;
         assert!(why.contains("session has no column receipts of type blob"), "{why}");
     }
+}
+
+/// As the broker before left it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_schema_of_version_1_gets_what_it_lacks() {
+    let node = shared();
+    let options = options(&node, &new_keyspace());
+    ensured(&options).await.unwrap();
+    for statement in [
+        "DROP TABLE {}.session_held",
+        "ALTER TABLE {}.session_epoch DROP holder",
+        "ALTER TABLE {}.incarnation DROP line",
+        "ALTER TABLE {}.incarnation DROP stamps",
+        "ALTER TABLE {}.session DROP base_stamp",
+        "ALTER TABLE {}.session DROP base_sequence",
+        "UPDATE {}.schema_version SET version = 1 WHERE name = 'schema'",
+    ] {
+        node.execute(&statement.replace("{}", &options.keyspace)).unwrap();
+    }
+    let checked = CassandraOptions { create_schema: false, ..options.clone() };
+    let why = refusal(&checked).await;
+    assert!(why.contains("has schema version 1, and this broker needs 2"), "{why}");
+    assert_eq!(ensured(&options).await.err(), None);
+    assert_eq!(ensured(&checked).await.err(), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

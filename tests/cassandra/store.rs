@@ -29,6 +29,7 @@ pub fn options(node: &Cassandra) -> CassandraOptions {
         speculative_delay: Duration::ZERO,
         max_requests: 256,
         lease: Duration::from_secs(10),
+        shared: false,
         outbox_lanes: 16,
     }
 }

@@ -11,8 +11,8 @@ use hydrant_actors::ports::StoreError;
 use tokio::time::sleep;
 
 use crate::cassandra::db::{Applied, Bound, Db, Row};
-use crate::cassandra::memory::NUMBER_BITS;
 use crate::cassandra::plan::{long, text};
+use crate::cassandra::stamps::{NUMBER_BITS, first_until};
 use crate::cassandra::statements::Statement as S;
 
 /// The row of the table `counter` that numbers are taken from.
@@ -27,20 +27,29 @@ const ATTEMPTS: u32 = 6;
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// How often somebody else may take the number that was wanted.
 const CONTENDERS: u32 = 1000;
+/// Owners that are followed, one to the next.
+const LINKS: usize = 10_000;
+/// `line` of an incarnation that has (or had) the keyspace for itself.
+pub(in crate::cassandra) const ALONE: u64 = 0;
+
 /// The row of an incarnation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) number: u64,
+pub(in crate::cassandra) struct Found {
+    pub(in crate::cassandra) number: u64,
     pub(super) node_id: String,
     pub(super) instance: String,
     pub(super) lanes: u16,
     pub(super) lease: Duration,
     pub(super) renewal: i64,
-    pub(super) owner: u64,
+    pub(in crate::cassandra) owner: u64,
+    /// The first of those that followed each other, or [`ALONE`].
+    pub(super) line: u64,
+    /// The highest stamp that it may have given.
+    pub(in crate::cassandra) stamps: u64,
 }
 
 impl Found {
-    pub(super) fn is_sealed(&self) -> bool {
+    pub(in crate::cassandra) fn is_sealed(&self) -> bool {
         self.owner != self.number
     }
 
@@ -100,7 +109,37 @@ pub(super) async fn next_number(db: &Db) -> Result<u64, StoreError> {
     Err(StoreError::Unavailable("too many brokers start at the same time".to_owned()))
 }
 
-pub(super) async fn read(db: &Db, number: u64) -> Result<Option<Found>, StoreError> {
+/// Who has now what an incarnation had.
+#[derive(Debug)]
+pub(in crate::cassandra) struct Chain {
+    /// It, its owner, that one's owner …: up to the one that nobody has sealed.
+    pub(in crate::cassandra) numbers: Vec<u64>,
+    /// The row of the last; `None`: it is gone, so nobody has it.
+    pub(in crate::cassandra) end: Option<Found>,
+}
+
+impl Chain {
+    /// The last one; where nothing is left of it, the first.
+    pub(in crate::cassandra) fn holder(&self) -> u64 {
+        let at = if self.end.is_some() { self.numbers.last() } else { self.numbers.first() };
+        at.copied().unwrap_or_default()
+    }
+}
+
+/// Follows the owners of an incarnation.
+pub(in crate::cassandra) async fn follow(db: &Db, first: u64) -> Result<Chain, StoreError> {
+    let mut numbers = vec![first];
+    while numbers.len() < LINKS {
+        let number = numbers.last().copied().unwrap_or_default();
+        match read(db, number).await? {
+            Some(found) if found.is_sealed() => numbers.push(found.owner),
+            end => return Ok(Chain { numbers, end }),
+        }
+    }
+    Err(StoreError::Unusable(format!("the owners of incarnation {first} come to no end")))
+}
+
+pub(in crate::cassandra) async fn read(db: &Db, number: u64) -> Result<Option<Found>, StoreError> {
     let bound = Bound { statement: S::IncarnationRead, values: vec![long(number)] };
     let rows = db.rows(bound).await?;
     rows.first().map(|row| found(number, row)).transpose()
@@ -118,6 +157,9 @@ fn found(number: u64, row: &Row) -> Result<Found, StoreError> {
         lease: Duration::from_millis(row.u64("lease_ms")?),
         renewal: row.i64("renewal")?,
         owner: row.u64("owner")?,
+        // Null before schema version 2.
+        line: row.optional_i64("line")?.map_or(ALONE, i64::cast_unsigned),
+        stamps: row.optional_i64("stamps")?.map_or(first_until(number), i64::cast_unsigned),
     })
 }
 
@@ -128,7 +170,7 @@ pub(super) fn owner(row: Option<&Row>) -> Result<Option<u64>, StoreError> {
 }
 
 /// Makes a request again that was not answered. Only for what may be done twice.
-pub(super) async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
+pub(in crate::cassandra) async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
     mut request: impl FnMut() -> F,
 ) -> Result<T, StoreError> {
     let mut attempt = 0;
@@ -166,6 +208,8 @@ pub(super) mod tests {
             lease: Duration::from_secs(10),
             renewal: 3,
             owner,
+            line: number,
+            stamps: first_until(number),
         }
     }
 

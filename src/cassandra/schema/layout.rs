@@ -136,6 +136,15 @@ pub(super) fn missing_tables(columns: &[Column]) -> Vec<&'static str> {
     TABLES.iter().filter(missing).copied().collect()
 }
 
+/// The columns that are not there of tables that are.
+pub(super) fn missing_columns(columns: &[Column]) -> Vec<Column> {
+    let is_there = |wanted: &Column| {
+        let mut known = columns.iter().filter(|column| column.table == wanted.table);
+        !has_table(columns, &wanted.table) || known.any(|column| column.name == wanted.name)
+    };
+    TABLES.iter().flat_map(|table| columns_of(table)).filter(|wanted| !is_there(wanted)).collect()
+}
+
 /// The first column of [`TABLES`] that is not there, or has another type.
 pub(super) fn missing(columns: &[Column]) -> Option<Column> {
     TABLES.iter().flat_map(|table| columns_of(table)).find(|column| !columns.contains(column))
@@ -208,7 +217,10 @@ mod tests {
         assert_eq!(missing_tables(&[]).len(), TABLES.len());
         columns[1].kind = "counter".to_owned();
         assert_eq!(missing(&columns).unwrap().name, "value");
-        assert!(missing_tables(&columns).is_empty());
+        assert!(missing_tables(&columns).is_empty() && missing_columns(&columns).is_empty());
+        columns.retain(|column| column.name != "holder");
+        let [holder] = &missing_columns(&columns)[..] else { panic!("one column") };
+        assert_eq!((&*holder.table, &*holder.kind), ("session_epoch", "bigint"));
         columns.retain(|column| column.table != "will");
         assert_eq!(missing_tables(&columns).len(), 1);
     }

@@ -1,0 +1,213 @@
+//! [`SharedStore`] on Cassandra: how a session changes hands between living nodes, and what becomes
+//! of what a dead one held.
+//!
+//! A session moves by one conditional write on its row in `session_epoch` ([`super::holder`]),
+//! between two marks in the indexes of the lines that it leaves and that it comes to
+//! ([`super::estate`]). Stamps: [`super::stamps`].
+//! Bounds: one seal at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures_util::future::try_join;
+use hydrant_actors::ports::{
+    Estate, Holder, LaneState, Lanes, Sealing, SessionId, SharedStore, StoreError, StoreFuture,
+    StoredSession,
+};
+
+use super::CassandraStore;
+use super::estate;
+use super::holder;
+use super::incarnation::{Predecessor, Sealed, follow, patiently, read};
+use super::memory::Lane;
+use super::plan::{held_delete, held_put};
+use super::recover;
+use super::sessions::{self, Which};
+use super::stamps::first_until;
+use super::store::Inner;
+
+/// The incarnation of a [`Holder`] is the one that holds the session now, whoever wrote its row: a
+/// living one, or a dead one that nobody has sealed. Where nothing is left of it, it is the number
+/// that stands in the row, and whoever wants the session may take it.
+///
+/// [`Sealing::Others`] is 0 where nothing is left of an incarnation.
+impl SharedStore for CassandraStore {
+    fn incarnation(&self) -> u64 {
+        self.inner.incarnation.number
+    }
+
+    fn holds_lease(&self) -> bool {
+        self.inner.incarnation.may_acknowledge()
+    }
+
+    fn locate(&self, client_id: Arc<str>) -> StoreFuture<Option<Holder>> {
+        let inner = Arc::clone(&self.inner);
+        self.run(async move {
+            let Some(seen) = holder::seen(&inner.db, &client_id).await? else { return Ok(None) };
+            let incarnation = follow(&inner.db, seen.holder).await?.holder();
+            Ok(Some(Holder { id: seen.id, incarnation }))
+        })
+    }
+
+    fn take(&self, client_id: Arc<str>, from: Holder) -> StoreFuture<Option<StoredSession>> {
+        let inner = Arc::clone(&self.inner);
+        self.run(async move { inner.take(&client_id, from).await })
+    }
+
+    fn give_up(&self, id: SessionId) {
+        self.inner.memory.lock().give_up(id);
+        if !self.inner.memory.lock().adopted.is_empty() {
+            let inner = Arc::clone(&self.inner);
+            drop(self.run(async move {
+                inner.clear_up();
+                Ok(())
+            }));
+        }
+    }
+
+    fn seal(&self, incarnation: u64) -> StoreFuture<Sealing> {
+        let inner = Arc::clone(&self.inner);
+        self.run(async move { inner.seal(incarnation).await })
+    }
+}
+
+impl Inner {
+    async fn take(
+        &self,
+        client_id: &str,
+        from: Holder,
+    ) -> Result<Option<StoredSession>, StoreError> {
+        let (db, me) = (&self.db, &self.incarnation);
+        let Some(seen) = holder::seen(db, client_id).await? else { return Ok(None) };
+        let chain = follow(db, seen.holder).await?;
+        let holder = chain.holder();
+        let sealed_by_us = holder == me.number && chain.numbers.contains(&from.incarnation);
+        if seen.id != from.id || (holder != from.incarnation && !sealed_by_us) {
+            return Ok(None);
+        }
+        if self.memory.lock().held.is_none() {
+            let why = "this node has the keyspace for itself: nobody gives it a session";
+            return Err(StoreError::Unusable(why.to_owned()));
+        }
+        let last = chain.end.as_ref().map(|found| found.stamps);
+        let theirs = last.unwrap_or(first_until(seen.holder));
+        me.raise(db, theirs.max(seen.fence)).await?;
+        let (line, stamps, id) = (me.line(), me.stamps(), seen.id);
+        let mark = |line| db.write(held_put(line, (id, client_id), true, stamps.next()));
+        try_join(mark(seen.holder), mark(line)).await?;
+        // Whoever seals it after this finds the mark.
+        if holder != me.number && chain.end.is_some() {
+            let now = read(db, holder).await?;
+            if now.is_none_or(|now| now.is_sealed()) {
+                return Ok(None);
+            }
+        }
+        if !holder::give(db, client_id, seen, line, stamps.next()).await? {
+            if line != seen.holder {
+                db.write(held_delete(line, id, stamps.next())).await?;
+            }
+            return Ok(None);
+        }
+        self.admit(client_id, id, (seen.holder, line)).await
+    }
+
+    /// Reads a session that is this node's, and indexes it for good.
+    async fn admit(
+        &self,
+        client_id: &str,
+        id: SessionId,
+        (before, line): (u64, u64),
+    ) -> Result<Option<StoredSession>, StoreError> {
+        let (db, stamps) = (&self.db, self.incarnation.stamps());
+        let index = async {
+            db.write(held_put(line, (id, client_id), false, stamps.next())).await?;
+            if before != line {
+                db.write(held_delete(before, id, stamps.next())).await?;
+            }
+            Ok(())
+        };
+        let read = async {
+            let mut loaded = sessions::load(db, Which::These(&[id])).await?;
+            sessions::count(db, &mut loaded).await?;
+            Ok(loaded)
+        };
+        let ((), mut loaded) = try_join(index, read).await?;
+        let Some(session) = loaded.sessions.get(&id).cloned() else {
+            // It was never begun, or its end was not finished.
+            let mut entries = vec![estate::Entry::new(line, id, client_id)];
+            estate::load(db, &stamps, &mut entries).await?;
+            return Ok(None);
+        };
+        loaded.sessions.retain(|found, _| *found == id);
+        let mut memory = self.memory.lock();
+        if !memory.holds(id) {
+            loaded.remember(&mut memory);
+        }
+        if let Some(held) = &mut memory.held {
+            held.admit(id, line);
+        }
+        Ok(Some(session))
+    }
+
+    async fn seal(&self, incarnation: u64) -> Result<Sealing, StoreError> {
+        let _one = self.sealing.lock().await;
+        let dead = match self.incarnation.seal_other(&self.db, incarnation).await? {
+            Sealed::Ours(dead) => dead,
+            Sealed::Others(number) => return Ok(Sealing::Others(number)),
+            Sealed::Alive => return Ok(Sealing::Alive),
+        };
+        let known = self.memory.lock().dead.clone();
+        let dead: Vec<Predecessor> =
+            dead.into_iter().filter(|one| !known.contains(&one.number)).collect();
+        patiently(|| self.inherit(&dead)).await.map(|estate| Sealing::Ours(Box::new(estate)))
+    }
+
+    /// Takes over what sealed incarnations had. Done twice, it changes nothing more; known in memory
+    /// only when all of it is done.
+    async fn inherit(&self, dead: &[Predecessor]) -> Result<Estate, StoreError> {
+        let (db, stamps) = (&self.db, self.incarnation.stamps());
+        let highest = dead.iter().map(|one| one.stamps).max().unwrap_or_default();
+        self.incarnation.raise(db, highest).await?;
+        for one in dead {
+            recover::redo_and_clear(db, stamps.next(), one.number).await?;
+        }
+        let wills = recover::wills(db, dead).await?;
+        let groups = recover::by_line(dead);
+        let mut lanes: Vec<(u64, Vec<u64>, BTreeMap<u16, Lane>)> = Vec::new();
+        for (line, numbers) in groups {
+            let found = recover::lanes(db, &numbers, stamps.next()).await?;
+            lanes.push((line, numbers, found));
+        }
+        let lines: BTreeSet<u64> = lanes.iter().map(|(line, ..)| *line).collect();
+        let mut entries = estate::held(db, &stamps, &lines).await?;
+        let mut loaded = estate::load(db, &stamps, &mut entries).await?;
+        sessions::count(db, &mut loaded).await?;
+        estate::settle(db, &stamps, &mut loaded).await?;
+        let mut memory = self.memory.lock();
+        loaded.remember(&mut memory);
+        if let Some(held) = &mut memory.held {
+            entries.iter().for_each(|entry| held.admit(entry.id, entry.line));
+        }
+        let wills = recover::remember_wills(&mut memory, wills);
+        let mut fresh = Lanes::new();
+        for (line, numbers, found) in lanes {
+            for number in memory.adopt((line, numbers), found, self.first_lane) {
+                let lane = memory.lane(number);
+                let (cursor, end, bytes) = (lane.cursor, lane.end, lane.bytes);
+                fresh.push(LaneState { lane: number, cursor, end, bytes });
+            }
+        }
+        Ok(Estate { sessions: loaded.sessions.into_values().collect(), wills, lanes: fresh })
+    }
+
+    /// Forgets in the background what is drained.
+    pub(super) fn clear_up(self: &Arc<Self>) {
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            let cleared = recover::clear_up(&inner.db, &inner.incarnation, &inner.memory).await;
+            if let Err(error) = cleared {
+                log::debug!("what a dead incarnation left is not removed yet: {error}");
+            }
+        });
+    }
+}
