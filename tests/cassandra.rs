@@ -15,6 +15,8 @@ mod incarnation;
 mod schema;
 #[path = "cassandra/server.rs"]
 mod server;
+#[path = "cassandra/shared.rs"]
+mod shared;
 #[path = "cassandra/start.rs"]
 mod start;
 #[path = "cassandra/store.rs"]
