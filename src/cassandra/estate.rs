@@ -16,7 +16,7 @@ use hydrant_actors::ports::{SessionId, StoreError, StoredSession};
 
 use super::db::{Applied, Bound, Db};
 use super::holder;
-use super::incarnation::{ALONE, Incarnation, Predecessor};
+use super::incarnation::{ALONE, Incarnation, Predecessor, patiently};
 use super::plan::{
     HELD_SHARDS, encode_receipts, held_delete, held_put, int, long, session_shard, text,
 };
@@ -27,6 +27,8 @@ use super::sessions::{self, Loaded, Which};
 use super::stamps::Stamps;
 use super::statements::Statement as S;
 
+/// Sessions of a sealed incarnation that are fenced at once.
+const FENCED: usize = 16;
 /// How often a session is looked at again that changes hands meanwhile.
 const ATTEMPTS: u32 = 10;
 
@@ -124,8 +126,8 @@ pub(super) async fn load(
         std::mem::take(entries).into_iter().partition(|e| loaded.sessions.contains_key(&e.id));
     *entries = found;
     let clear = gone.into_iter().map(|entry| async move {
-        let values = vec![text(&entry.client_id), long(entry.id)];
-        db.conditional(Bound { statement: S::DropEpoch, values }).await?;
+        let values = vec![text(&entry.client_id), long(entry.id), long(stamps.next())];
+        db.conditional(Bound { statement: S::DropHeld, values }).await?;
         db.write(held_delete(entry.line, entry.id, stamps.next())).await
     });
     stream::iter(clear).buffer_unordered(PARALLEL).try_collect::<()>().await?;
@@ -197,6 +199,22 @@ fn again(
         bounds.push(Bound { statement: S::PutQueueState, values });
     }
     bounds
+}
+
+/// Raises the fences of sessions that were taken from a dead incarnation, so that no conditional
+/// write of it that comes late finds them as it left them. `fence` is below what this node itself
+/// raises them to, and above everything of the dead.
+pub(super) async fn fence(db: &Db, fence: u64, entries: Vec<Entry>) -> Result<(), StoreError> {
+    let writes = entries.into_iter().map(|entry| async move {
+        patiently(|| {
+            let key = [text(&entry.client_id), long(entry.id), long(entry.line), long(fence)];
+            let values = [&[long(fence)][..], &key].concat();
+            db.conditional(Bound { statement: S::FenceHeld, values })
+        })
+        .await
+        .map(drop)
+    });
+    stream::iter(writes).buffer_unordered(FENCED).try_collect::<()>().await
 }
 
 /// Whoever had the keyspace for itself and is dead held every session that it or one before it

@@ -311,13 +311,13 @@ impl Memory {
                 self.receipts.insert(*id, held);
             }
         }
-        for (_, id) in &plan.ended {
+        for (_, id, _) in &plan.ended {
             self.receipts.remove(id);
             self.bases.remove(id);
         }
         if let Some(held) = &mut self.held {
             plan.epochs.iter().for_each(|epoch| held.indexed(epoch.id));
-            plan.ended.iter().for_each(|(_, id)| held.ended(*id));
+            plan.ended.iter().for_each(|(_, id, _)| held.ended(*id));
         }
         for (client_id, numbers) in &plan.discharged {
             if let Some(left) = self.wills.get_mut(client_id) {

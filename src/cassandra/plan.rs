@@ -126,8 +126,8 @@ pub(super) struct Plan {
     pub(super) epochs: Vec<Epoch>,
     /// Sessions that are deleted, whose queue's buckets have to be found first: id, stamp.
     pub(super) deleted: Vec<(SessionId, u64)>,
-    /// Their rows in `session_epoch`.
-    pub(super) ended: Vec<(Arc<str>, SessionId)>,
+    /// Their rows in `session_epoch`, where nobody has raised the fence above the stamp.
+    pub(super) ended: Vec<(Arc<str>, SessionId, u64)>,
     /// All or nothing, also when this node dies in between.
     pub(super) atomic: bool,
     /// The slot of the journal in which it stands whole.
@@ -404,7 +404,7 @@ impl Planner<'_> {
             self.group(table, shard, statement, vec![long(stamp), int(shard), long(id)]);
         }
         self.plan.deleted.push((id, stamp));
-        self.plan.ended.push((Arc::clone(client_id), id));
+        self.plan.ended.push((Arc::clone(client_id), id, stamp));
         self.plan.epochs.retain(|epoch| epoch.id != id);
     }
 

@@ -4,7 +4,7 @@
 //! A session moves by one conditional write on its row in `session_epoch` ([`super::holder`]),
 //! between two marks in the indexes of the lines that it leaves and that it comes to
 //! ([`super::estate`]). Stamps: [`super::stamps`].
-//! Bounds: one seal at a time.
+//! Bounds: one seal at a time; [`ATTEMPTS`] of one take.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,6 +25,9 @@ use super::recover;
 use super::sessions::{self, Which};
 use super::stamps::first_until;
 use super::store::Inner;
+
+/// How often the row of a session that is taken may change.
+const ATTEMPTS: u32 = 10;
 
 /// The incarnation of a [`Holder`] is the one that holds the session now, whoever wrote its row: a
 /// living one, or a dead one that nobody has sealed. Where nothing is left of it, it is the number
@@ -71,19 +74,39 @@ impl SharedStore for CassandraStore {
     }
 }
 
+/// What became of an attempt to take a session.
+enum Taking {
+    Over(Option<StoredSession>),
+    /// Its row changed meanwhile: it has to be looked at again.
+    Changed,
+}
+
 impl Inner {
     async fn take(
         &self,
         client_id: &str,
         from: Holder,
     ) -> Result<Option<StoredSession>, StoreError> {
+        for _ in 0..ATTEMPTS {
+            match self.try_take(client_id, from).await? {
+                Taking::Over(session) => return Ok(session),
+                Taking::Changed => {}
+            }
+        }
+        Err(StoreError::Unavailable(format!(
+            "the session of client {client_id:?} changes again and again"
+        )))
+    }
+
+    async fn try_take(&self, client_id: &str, from: Holder) -> Result<Taking, StoreError> {
+        const NO: Result<Taking, StoreError> = Ok(Taking::Over(None));
         let (db, me) = (&self.db, &self.incarnation);
-        let Some(seen) = holder::seen(db, client_id).await? else { return Ok(None) };
+        let Some(seen) = holder::seen(db, client_id).await? else { return NO };
         let chain = follow(db, seen.holder).await?;
         let holder = chain.holder();
         let sealed_by_us = holder == me.number && chain.numbers.contains(&from.incarnation);
         if seen.id != from.id || (holder != from.incarnation && !sealed_by_us) {
-            return Ok(None);
+            return NO;
         }
         if self.memory.lock().held.is_none() {
             let why = "this node has the keyspace for itself: nobody gives it a session";
@@ -99,16 +122,18 @@ impl Inner {
         if holder != me.number && chain.end.is_some() {
             let now = read(db, holder).await?;
             if now.is_none_or(|now| now.is_sealed()) {
-                return Ok(None);
+                return NO;
             }
         }
+        self.may_begin()?;
         if !holder::give(db, client_id, seen, line, stamps.next()).await? {
             if line != seen.holder {
                 db.write(held_delete(line, id, stamps.next())).await?;
             }
-            return Ok(None);
+            // By another who takes it, or only its fence.
+            return Ok(Taking::Changed);
         }
-        self.admit(client_id, id, (seen.holder, line)).await
+        self.admit(client_id, id, (seen.holder, line)).await.map(Taking::Over)
     }
 
     /// Reads a session that is this node's, and indexes it for good.
@@ -183,6 +208,8 @@ impl Inner {
         let mut loaded = estate::load(db, &stamps, &mut entries).await?;
         sessions::count(db, &mut loaded).await?;
         estate::settle(db, &stamps, &mut loaded).await?;
+        let fence = stamps.next();
+        self.fence(fence, entries.clone());
         let mut memory = self.memory.lock();
         loaded.remember(&mut memory);
         if let Some(held) = &mut memory.held {
@@ -198,6 +225,16 @@ impl Inner {
             }
         }
         Ok(Estate { sessions: loaded.sessions.into_values().collect(), wills, lanes: fresh })
+    }
+
+    /// Fences in the background what was taken over.
+    fn fence(&self, fence: u64, entries: Vec<estate::Entry>) {
+        let db = self.db.clone();
+        tokio::spawn(async move {
+            if let Err(error) = estate::fence(&db, fence, entries).await {
+                log::warn!("not every session of a sealed incarnation is fenced: {error}");
+            }
+        });
     }
 
     /// Forgets in the background what is drained.

@@ -76,11 +76,13 @@ pub enum Statement {
     PutBase,
     IncarnationStamps,
     IncarnationLine,
+    FenceHeld,
+    DropHeld,
 }
 
 impl Statement {
     /// In the order of their numbers.
-    pub const ALL: [(Self, &'static str); 64] = {
+    pub const ALL: [(Self, &'static str); 66] = {
         use Statement as S;
         [
             (
@@ -282,6 +284,11 @@ impl Statement {
                 "UPDATE incarnation SET stamps = ? WHERE number = ? IF owner = ? AND stamps = ?",
             ),
             (S::IncarnationLine, "UPDATE incarnation SET line = ? WHERE number = ? IF owner = ?"),
+            (
+                S::FenceHeld,
+                "UPDATE session_epoch SET fence = ? WHERE client_id = ? IF id = ? AND holder = ? AND fence < ?",
+            ),
+            (S::DropHeld, "DELETE FROM session_epoch WHERE client_id = ? IF id = ? AND fence < ?"),
         ]
     };
 

@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use super::db::{Applied, Bound, CassandraError, Db};
-use super::held::Held;
+use super::held::{Held, Holding};
 use super::incarnation::{ALONE, Incarnation, Predecessor};
 use super::memory::Memory;
 use super::options::CassandraOptions;
@@ -180,6 +180,7 @@ impl Inner {
 
     /// Does what a plan says, once those are done that it follows.
     async fn write(&self, plan: &mut Plan, place: &mut Place) -> Result<(), StoreError> {
+        self.may_begin()?;
         for (id, stamp) in std::mem::take(&mut plan.deleted) {
             for bucket in read::buckets_of(&self.db, id, 0).await?.into_keys() {
                 let values = vec![long(stamp), long(id), long(bucket)];
@@ -213,16 +214,18 @@ impl Inner {
         }
         let last = std::mem::take(&mut plan.last);
         try_join_all(last.into_iter().map(|batch| self.request(batch))).await?;
-        for (client_id, id) in &plan.ended {
-            let values = vec![text(client_id), long(*id)];
-            self.db.conditional(Bound { statement: S::DropEpoch, values }).await?;
-            let (line, stamp) = {
-                let mut memory = self.memory.lock();
-                let holding = memory.held.as_ref().and_then(|held| held.get(*id));
-                (holding.map(|holding| holding.line), memory.stamp())
-            };
-            if let Some(line) = line {
-                self.db.write(plan::held_delete(line, *id, stamp)).await?;
+        for (client_id, id, stamp) in &plan.ended {
+            self.may_begin()?;
+            let values = vec![text(client_id), long(*id), long(*stamp)];
+            let dropped = self.db.conditional(Bound { statement: S::DropHeld, values }).await?;
+            if let Applied::No(Some(row)) = dropped
+                && row.optional_i64("id")?.map(i64::cast_unsigned) == Some(*id)
+            {
+                return Err(taken_over(client_id));
+            }
+            let holding = self.memory.lock().held.as_ref().and_then(|held| held.get(*id));
+            if let Some(Holding { line, .. }) = holding {
+                self.db.write(plan::held_delete(line, *id, *stamp)).await?;
             }
         }
         self.check()
@@ -288,6 +291,13 @@ impl Inner {
         }
     }
 
+    /// Whoever wakes after its lease has ended begins nothing: what it would remove now may be
+    /// another's.
+    pub(super) fn may_begin(&self) -> Result<(), StoreError> {
+        // In tests: frozen just behind this.
+        if self.incarnation.is_frozen() { Ok(()) } else { self.check() }
+    }
+
     /// A write that was done after the lease ended may have been overwritten by a successor.
     fn check(&self) -> Result<(), StoreError> {
         if let Some(why) = self.incarnation.lost() {
@@ -343,7 +353,7 @@ impl Inner {
                     (from, is_first) = (holder, false);
                     continue;
                 }
-                return Err(self.not_ours(epoch, holder));
+                return Err(self.not_ours(epoch));
             }
             is_first = true;
         }
@@ -356,7 +366,7 @@ impl Inner {
 
     /// Another holds a session of this client. One that is new here is given up: written again,
     /// the batch is without it.
-    fn not_ours(&self, epoch: &Epoch, holder: u64) -> StoreError {
+    fn not_ours(&self, epoch: &Epoch) -> StoreError {
         let client_id = &epoch.client_id;
         if epoch.index.is_some() && self.incarnation.lost().is_none() {
             log::error!(
@@ -368,10 +378,7 @@ impl Inner {
                 "client {client_id:?} has a session elsewhere"
             ));
         }
-        StoreError::Unusable(format!(
-            "session {client_id:?} was taken over by another broker (line {holder}): without a \
-             cluster give each broker its own keyspace; in one, start this broker again"
-        ))
+        taken_over(client_id)
     }
 
     async fn sessions(&self) -> Result<Vec<StoredSession>, StoreError> {
@@ -433,6 +440,13 @@ impl Inner {
         });
         lanes.collect()
     }
+}
+
+fn taken_over(client_id: &str) -> StoreError {
+    StoreError::Unusable(format!(
+        "session {client_id:?} was taken over by another broker: without a cluster give each \
+         broker a keyspace of its own; in one, start this broker again"
+    ))
 }
 
 impl SessionStore for CassandraStore {

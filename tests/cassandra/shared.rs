@@ -420,9 +420,16 @@ fn what_a_frozen_node_writes_late_is_not_acknowledged_and_not_seen() {
     let (b, a) = (open(&options, "b"), open(&options, "a"));
     let id = 1;
     write(&a, [vec![connect(id, 1), subscription(id, "s")], queued(id, 1..=5)].concat());
+    write(&a, vec![connect(2, 1), subscription(2, "s"), connect(3, 1)]);
     a.freeze();
     let estate = sealed(&b, a.incarnation());
-    assert_eq!((ids(&estate.sessions), estate.sessions[0].last_sequence), (vec![id], 5));
+    assert_eq!((ids(&estate.sessions), estate.sessions[0].last_sequence), (vec![id, 2, 3], 5));
+    // What the heir does nothing with is fenced in the background.
+    let fences = format!("SELECT id FROM {}.session_epoch WHERE fence > ", options.keyspace);
+    let above = |stamp: u64| node.execute(&format!("{fences}{stamp} ALLOW FILTERING")).unwrap();
+    let all = above(0).len();
+    let last = (a.incarnation() << 44) + (1 << 43);
+    eventually(SOON, "its sessions are fenced", || above(last).len() == all);
     write(&b, [vec![connect(id, 2), delivered(id, 1)], queued(id, 6..=7)].concat());
     // Everything that it can still send.
     let late = [
@@ -430,6 +437,8 @@ fn what_a_frozen_node_writes_late_is_not_acknowledged_and_not_seen() {
         vec![StoreOp::PutReceipt { id, packet_id: packet(3) }],
         vec![delivered(id, 2), delivered(id, 3)],
         vec![StoreOp::PutSession { id, client_id: client(id), epoch: 9, disconnected_ms: Some(5) }],
+        vec![StoreOp::DeleteSession { id: 2, client_id: client(2) }],
+        vec![connect(3, 9)],
         vec![connect(id, 9)],
     ];
     for ops in late {
@@ -446,8 +455,13 @@ fn what_a_frozen_node_writes_late_is_not_acknowledged_and_not_seen() {
     drop(b);
     let b = open(&options, "b");
     let sessions = wait(b.sessions());
-    assert_eq!((ids(&sessions), filters(&sessions[0])), (vec![id], vec!["s"]));
-    let [session] = &sessions[..] else { panic!("one session") };
+    assert_eq!((ids(&sessions), filters(&sessions[0])), (vec![id, 2, 3], vec!["s"]));
+    assert_eq!((filters(&sessions[1]), sessions[2].epoch), (vec!["s"], 1));
+    for id in [2, 3] {
+        assert_eq!(holder(&b, id), Some(Holder { id, incarnation: b.incarnation() }));
+        write(&b, vec![connect(id, 2)]);
+    }
+    let session = &sessions[0];
     assert_eq!((session.epoch, session.disconnected_ms, session.queued), (2, None, 6));
     assert_eq!((session.last_sequence, session.receipts.len()), (7, 0));
     let c = open(&options, "c");

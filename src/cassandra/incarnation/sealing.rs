@@ -38,6 +38,11 @@ impl Incarnation {
         self.frozen.store(true, Ordering::Release);
     }
 
+    /// Whether [`Self::freeze`] was called.
+    pub(in crate::cassandra) fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
     /// Goes on with the line of its node: the first of those that are among `dead`, so that one which
     /// did not get beyond its start begins no other.
     ///
