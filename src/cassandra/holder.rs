@@ -4,12 +4,17 @@
 //! state of a row from every other, and who has lost a session can never win it back by a write
 //! that comes late.
 
+use std::collections::BTreeSet;
+
 use hydrant_actors::ports::{SessionId, StoreError};
 
 use super::db::{Applied, Bound, Db};
-use super::plan::{long, text};
+use super::held::Held;
+use super::incarnation::ALONE;
+use super::plan::{Epoch, long, text};
 use super::stamps::COUNTER_BITS;
 use super::statements::Statement as S;
+use super::store::Inner;
 
 /// A row as it was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,4 +62,84 @@ pub(super) async fn give(
             _ => Ok(false),
         },
     }
+}
+
+impl Inner {
+    /// The session belongs to this incarnation from here on; one that comes later wins. After a
+    /// time-out nobody knows: StorageActor writes the batch again, with a higher fence.
+    pub(super) async fn raise(&self, epoch: &Epoch) -> Result<(), StoreError> {
+        let (key, fence) = (text(&epoch.client_id), long(epoch.fence));
+        let id_and_epoch = [long(epoch.id), long(epoch.epoch)];
+        let alone = self.incarnation.line() == ALONE;
+        // In a keyspace that is shared only what is ours is raised.
+        let mut from = epoch.holder;
+        let mut is_first = epoch.index.is_some();
+        loop {
+            if is_first {
+                let first = [fence.clone(), long(epoch.holder)];
+                let values = [&[key.clone()][..], &id_and_epoch, &first].concat();
+                let first = self.db.conditional(Bound { statement: S::FirstEpoch, values }).await?;
+                if matches!(first, Applied::Yes) {
+                    return Ok(());
+                }
+            }
+            let set = [fence.clone(), long(epoch.holder), key.clone()];
+            let mut values = [&id_and_epoch[..], &set].concat();
+            let statement = if alone { S::RaiseEpoch } else { S::RaiseHeld };
+            values.extend((!alone).then(|| long(from)));
+            values.push(fence.clone());
+            let raised = self.db.conditional(Bound { statement, values }).await?;
+            let Applied::No(found) = raised else { return Ok(()) };
+            let column = |name| match &found {
+                Some(row) => Ok(row.optional_i64(name)?.map(i64::cast_unsigned)),
+                None => Ok(None),
+            };
+            if let Some(known) = column("fence")? {
+                let holder = column("holder")?.unwrap_or(epoch.holder);
+                let ours = self.lines().is_none_or(|lines| lines.contains(&holder));
+                // Our own, by a write before this one that was given up, or after it. Whoever
+                // took it from us is above all that we ever gave.
+                if ours && known >= epoch.fence && known <= self.incarnation.stamps().last() {
+                    return Ok(());
+                }
+                if ours && known < epoch.fence {
+                    // Of another session of this client, held under another line of ours.
+                    (from, is_first) = (holder, false);
+                    continue;
+                }
+                return Err(self.not_ours(epoch));
+            }
+            is_first = true;
+        }
+    }
+
+    /// The lines under which this node holds sessions; `None`: the keyspace is its own.
+    fn lines(&self) -> Option<BTreeSet<u64>> {
+        self.memory.lock().held.as_ref().map(Held::lines)
+    }
+
+    /// Another holds a session of this client. One that is new here is given up: written again,
+    /// the batch is without it.
+    fn not_ours(&self, epoch: &Epoch) -> StoreError {
+        let client_id = &epoch.client_id;
+        if epoch.index.is_some() && self.incarnation.lost().is_none() {
+            log::error!(
+                "the session of client {client_id:?} is held by another node: its new one \
+                         here is dropped"
+            );
+            self.memory.lock().give_up(epoch.id);
+            return StoreError::Unavailable(format!(
+                "client {client_id:?} has a session elsewhere"
+            ));
+        }
+        taken_over(client_id)
+    }
+}
+
+/// Whoever is told so writes nothing any more.
+pub(super) fn taken_over(client_id: &str) -> StoreError {
+    StoreError::Unusable(format!(
+        "session {client_id:?} was taken over by another broker: without a cluster give each \
+         broker a keyspace of its own; in one, start this broker again"
+    ))
 }

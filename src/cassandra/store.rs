@@ -6,7 +6,7 @@
 //! Bounds: requests under way by `cassandra.max_requests`; what waits for them by
 //! `storage.max_in_flight` batches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -27,12 +27,12 @@ use super::incarnation::{ALONE, Incarnation, Predecessor};
 use super::memory::Memory;
 use super::options::CassandraOptions;
 use super::order::Place;
-use super::plan::{self, Epoch, Plan, blob, int, long, plan, text};
+use super::plan::{self, Plan, blob, int, long, plan, text};
 use super::queue::{BUCKET, EntryState, place};
 use super::read::{self, OutboxPage, PARALLEL};
 use super::sessions::{self, Which};
 use super::statements::Statement as S;
-use super::{estate, journal, recover, schema};
+use super::{estate, holder, journal, recover, schema};
 use crate::rows::damaged;
 
 /// See the module.
@@ -221,7 +221,7 @@ impl Inner {
             if let Applied::No(Some(row)) = dropped
                 && row.optional_i64("id")?.map(i64::cast_unsigned) == Some(*id)
             {
-                return Err(taken_over(client_id));
+                return Err(holder::taken_over(client_id));
             }
             let holding = self.memory.lock().held.as_ref().and_then(|held| held.get(*id));
             if let Some(Holding { line, .. }) = holding {
@@ -311,76 +311,6 @@ impl Inner {
         ))
     }
 
-    /// The session belongs to this incarnation from here on; one that comes later wins. After a
-    /// time-out nobody knows: StorageActor writes the batch again, with a higher fence.
-    async fn raise(&self, epoch: &Epoch) -> Result<(), StoreError> {
-        let (key, fence) = (text(&epoch.client_id), long(epoch.fence));
-        let id_and_epoch = [long(epoch.id), long(epoch.epoch)];
-        let alone = self.incarnation.line() == ALONE;
-        // In a keyspace that is shared only what is ours is raised.
-        let mut from = epoch.holder;
-        let mut is_first = epoch.index.is_some();
-        loop {
-            if is_first {
-                let first = [fence.clone(), long(epoch.holder)];
-                let values = [&[key.clone()][..], &id_and_epoch, &first].concat();
-                let first = self.db.conditional(Bound { statement: S::FirstEpoch, values }).await?;
-                if matches!(first, Applied::Yes) {
-                    return Ok(());
-                }
-            }
-            let set = [fence.clone(), long(epoch.holder), key.clone()];
-            let mut values = [&id_and_epoch[..], &set].concat();
-            let statement = if alone { S::RaiseEpoch } else { S::RaiseHeld };
-            values.extend((!alone).then(|| long(from)));
-            values.push(fence.clone());
-            let raised = self.db.conditional(Bound { statement, values }).await?;
-            let Applied::No(found) = raised else { return Ok(()) };
-            let column = |name| match &found {
-                Some(row) => Ok(row.optional_i64(name)?.map(i64::cast_unsigned)),
-                None => Ok(None),
-            };
-            if let Some(known) = column("fence")? {
-                let holder = column("holder")?.unwrap_or(epoch.holder);
-                let ours = self.lines().is_none_or(|lines| lines.contains(&holder));
-                // Our own, by a write before this one that was given up, or after it. Whoever
-                // took it from us is above all that we ever gave.
-                if ours && known >= epoch.fence && known <= self.incarnation.stamps().last() {
-                    return Ok(());
-                }
-                if ours && known < epoch.fence {
-                    // Of another session of this client, held under another line of ours.
-                    (from, is_first) = (holder, false);
-                    continue;
-                }
-                return Err(self.not_ours(epoch));
-            }
-            is_first = true;
-        }
-    }
-
-    /// The lines under which this node holds sessions; `None`: the keyspace is its own.
-    fn lines(&self) -> Option<BTreeSet<u64>> {
-        self.memory.lock().held.as_ref().map(Held::lines)
-    }
-
-    /// Another holds a session of this client. One that is new here is given up: written again,
-    /// the batch is without it.
-    fn not_ours(&self, epoch: &Epoch) -> StoreError {
-        let client_id = &epoch.client_id;
-        if epoch.index.is_some() && self.incarnation.lost().is_none() {
-            log::error!(
-                "the session of client {client_id:?} is held by another node: its new one \
-                         here is dropped"
-            );
-            self.memory.lock().give_up(epoch.id);
-            return StoreError::Unavailable(format!(
-                "client {client_id:?} has a session elsewhere"
-            ));
-        }
-        taken_over(client_id)
-    }
-
     async fn sessions(&self) -> Result<Vec<StoredSession>, StoreError> {
         let ids = self.memory.lock().held.as_ref().map(Held::ids);
         let which = ids.as_ref().map_or(Which::All, |ids| Which::These(ids));
@@ -440,13 +370,6 @@ impl Inner {
         });
         lanes.collect()
     }
-}
-
-fn taken_over(client_id: &str) -> StoreError {
-    StoreError::Unusable(format!(
-        "session {client_id:?} was taken over by another broker: without a cluster give each \
-         broker a keyspace of its own; in one, start this broker again"
-    ))
 }
 
 impl SessionStore for CassandraStore {

@@ -1,14 +1,15 @@
-//! What an incarnation that shares its keyspace does beyond living: it follows the one before it,
-//! reserves stamps above those of whom it takes over from, and seals others on demand.
+//! What an incarnation does about those of other nodes: it claims the dead of a keyspace that it has
+//! for itself, or seals one on demand; it follows the one before it, and reserves stamps above those
+//! of whom it takes over from.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hydrant_actors::ports::StoreError;
 
-use super::record::{ALONE, owner};
-use super::{Incarnation, Predecessor, RESERVE, S, Stamps, patiently, read};
-use crate::cassandra::db::{Applied, Bound, Db};
+use super::record::{ALONE, Found, owner};
+use super::{Incarnation, Predecessor, RESERVE, S, Stamps, cannot_claim, patiently, read};
+use crate::cassandra::db::{Applied, Bound, CassandraError, Db};
 use crate::cassandra::plan::long;
 
 /// How [`Incarnation::seal_other`] ended.
@@ -23,6 +24,91 @@ pub(in crate::cassandra) enum Sealed {
 }
 
 impl Incarnation {
+    /// [`Self::claim`] and [`Self::claim_dead`], for a broker that has the keyspace for itself: every
+    /// session in it is this node's, so nobody else may write there.
+    ///
+    /// # Errors
+    /// As [`Self::claim`]; another broker, with another node id, is running on this keyspace.
+    pub async fn claim_alone(&self, db: &Db) -> Result<Vec<Predecessor>, CassandraError> {
+        let in_use = |alive: &str| {
+            format!(
+                "keyspace {} is in use by the running node \"{alive}\": give each node its own \
+                 (cassandra.keyspace), or stop that one",
+                db.keyspace()
+            )
+        };
+        self.claim_with(db, |_| true, in_use).await
+    }
+
+    /// [`Self::claim`] for a broker that shares the keyspace: of other node ids only those that had
+    /// it for themselves are taken over.
+    ///
+    /// # Errors
+    /// As [`Self::claim`]; one that has the keyspace for itself is running.
+    pub async fn claim_shared(&self, db: &Db) -> Result<Vec<Predecessor>, CassandraError> {
+        let in_use = |alive: &str| {
+            format!(
+                "keyspace {} is in use by the running node \"{alive}\", which is in no cluster and \
+                 has it for itself: stop that one, or give this cluster another keyspace \
+                 (cassandra.keyspace)",
+                db.keyspace()
+            )
+        };
+        self.claim_with(db, |found| found.line == ALONE, in_use).await
+    }
+
+    async fn claim_with(
+        &self,
+        db: &Db,
+        concerns: impl Fn(&Found) -> bool,
+        in_use: impl Fn(&str) -> String,
+    ) -> Result<Vec<Predecessor>, CassandraError> {
+        let mut claimed = self.claim(db).await?;
+        let error = match self.claim_others(db, concerns).await {
+            Ok((dead, None)) => {
+                claimed.extend(dead);
+                // Those that are ours already are found again.
+                claimed.sort_unstable_by_key(|predecessor| predecessor.number);
+                claimed.dedup_by_key(|predecessor| predecessor.number);
+                return Ok(claimed);
+            }
+            Ok((_, Some(alive))) => CassandraError(in_use(&alive)),
+            Err(error) => cannot_claim(error),
+        };
+        self.release(db).await;
+        Err(error)
+    }
+
+    /// The same for dead incarnations of every other node id: watches for one lease. Who renews
+    /// meanwhile is left alone; the node id of one of these, where there is one.
+    ///
+    /// Among them may be some with higher stamps than ours: see [`Self::raise`].
+    ///
+    /// # Errors
+    /// Cassandra does not answer.
+    pub async fn claim_dead(
+        &self,
+        db: &Db,
+    ) -> Result<(Vec<Predecessor>, Option<String>), StoreError> {
+        self.claim_others(db, |_| true).await
+    }
+
+    async fn claim_others(
+        &self,
+        db: &Db,
+        concerns: impl Fn(&Found) -> bool,
+    ) -> Result<(Vec<Predecessor>, Option<String>), StoreError> {
+        let all = self.all(db).await?;
+        let others = all.values().filter(|found| found.node_id != self.node_id && concerns(found));
+        let others = others.cloned();
+        let sealed = self.seal_dead(db, others.collect()).await?;
+        let alive = sealed.iter().find(|(sealed, _)| !sealed);
+        let alive = alive.map(|(_, found)| found.node_id.clone());
+        let dead = sealed.into_iter().filter(|(sealed, _)| *sealed);
+        let dead = dead.map(|(_, found)| found.number).collect();
+        Ok((self.take_chain(db, &all, dead).await?, alive))
+    }
+
     /// The number under which its sessions are held; [`ALONE`] where it has the keyspace for itself.
     pub(in crate::cassandra) fn line(&self) -> u64 {
         self.line.load(Ordering::Acquire)
