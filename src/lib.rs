@@ -3,7 +3,8 @@
 //!
 //! - [`cli`], [`config`]: what the user asked for, checked.
 //! - [`node`]: wires a node together, starts it, stops it.
-//! - [`embedded`], [`kafka`]: session store and message log.
+//! - [`embedded`], [`cassandra`], [`kafka`]: session store and message log.
+//! - [`zookeeper`]: who else is in the cluster.
 //! - [`transfer`]: `broker storage`: checks a session store, moves it to a file and back.
 //! - [`admin`]: HTTP port and admin socket.
 
@@ -16,3 +17,4 @@ pub mod kafka;
 pub mod node;
 mod rows;
 pub mod transfer;
+pub mod zookeeper;

@@ -1,0 +1,139 @@
+//! What this node writes: the parents, the cluster's id, its own entry.
+
+use hydrant_protocol::cluster::Member;
+use zookeeper_client::{Client, CreateMode, Error};
+
+use super::client::{acls, sentence};
+use super::entry;
+use super::options::ZookeeperOptions;
+
+/// Where things stand.
+pub(super) struct Paths {
+    cluster: String,
+    /// Holds the entries.
+    pub(super) members: String,
+    /// Our entry.
+    pub(super) own: String,
+}
+
+impl Paths {
+    pub(super) fn new(chroot: &str, node_id: &str) -> Self {
+        let members = format!("{chroot}/members");
+        let own = format!("{members}/{node_id}");
+        Self { cluster: format!("{chroot}/cluster"), members, own }
+    }
+}
+
+/// Why this node is not registered.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// ZooKeeper did not do it; it may later.
+    Failed(Error),
+    /// Another session holds our node id; whose it is. It may end.
+    Taken(String),
+    /// It never will: one sentence that says what to do.
+    Never(String),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The parents, and the cluster's id if we are the first.
+pub(super) async fn prepare(
+    client: &Client,
+    options: &ZookeeperOptions,
+    paths: &Paths,
+    cluster: &str,
+) -> Result<(), Refused> {
+    let persistent = CreateMode::Persistent.with_acls(acls(options));
+    // Asked first: whoever may not make it need not if it is there.
+    if client.check_stat(&paths.members).await?.is_none() {
+        client.mkdir(&paths.members, &persistent).await?;
+    }
+    loop {
+        match client.get_data(&paths.cluster).await {
+            Ok((found, _)) if found == cluster.as_bytes() => return Ok(()),
+            Ok((found, _)) => {
+                return Err(Refused::Never(format!(
+                    "ZooKeeper {options} belongs to cluster {:?} and cluster.id of this node is \
+                     {cluster:?}: set cluster.id, or give each cluster a zookeeper.chroot of its own",
+                    String::from_utf8_lossy(&found)
+                )));
+            }
+            Err(Error::NoNode) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match client.create(&paths.cluster, cluster.as_bytes(), &persistent).await {
+            Ok(_) => return Ok(()),
+            // Another node was faster; what it wrote counts.
+            Err(Error::NodeExists) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Puts our entry under this session. An entry of an earlier session or an earlier start of ours is
+/// replaced in one step, so that nobody sees us missing. The version of the entry.
+pub(super) async fn register(
+    client: &Client,
+    options: &ZookeeperOptions,
+    paths: &Paths,
+    cluster: &str,
+    me: &Member,
+) -> Result<i32, Refused> {
+    let data = entry::encode(cluster, me).map_err(Refused::Never)?;
+    let ephemeral = CreateMode::Ephemeral.with_acls(acls(options));
+    let session = client.session_id().0;
+    match client.create(&paths.own, &data, &ephemeral).await {
+        Ok((stat, _)) => return Ok(stat.version),
+        Err(Error::NodeExists) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let (found, stat) = match client.get_data(&paths.own).await {
+        Ok(found) => found,
+        // It ended meanwhile.
+        Err(Error::NoNode) => return Err(Refused::Taken("a node that just ended".to_owned())),
+        Err(error) => return Err(error.into()),
+    };
+    if stat.ephemeral_owner == session {
+        let stat = client.set_data(&paths.own, &data, Some(stat.version)).await?;
+        return Ok(stat.version);
+    }
+    let other = entry::decode(cluster, &me.node_id, &found)
+        .map_err(|why| Refused::Taken(format!("an entry that is none of this cluster's: {why}")))?;
+    if other.peer != me.peer || other.incarnation > me.incarnation {
+        return Err(Refused::Taken(format!(
+            "a node with peer address {}, MQTT address {}, incarnation {}",
+            other.peer,
+            other.mqtt.join(" and "),
+            other.incarnation
+        )));
+    }
+    let mut step = client.new_multi_writer();
+    step.add_delete(&paths.own, Some(stat.version))?;
+    step.add_create(&paths.own, &data, &ephemeral)?;
+    match step.commit().await.map_err(Error::from) {
+        Ok(_) => Ok(0),
+        Err(Error::BadVersion | Error::NoNode | Error::NodeExists) => {
+            Err(Refused::Taken("a node that just changed its entry".to_owned()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Refused {
+    /// One sentence that says what to do.
+    pub(super) fn sentence(self, options: &ZookeeperOptions, node_id: &str) -> String {
+        match self {
+            Self::Failed(error) => sentence(options, &error),
+            Self::Taken(whose) => format!(
+                "node id {node_id:?} is taken in ZooKeeper {options} by {whose}: give this node \
+                 another node.id, or end that one"
+            ),
+            Self::Never(why) => why,
+        }
+    }
+}
