@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::check::Reader;
 use super::keys::CONTACT_POINTS;
-use super::value::Value;
+use super::value::{Value, host_port};
 use crate::cassandra::{CassandraOptions, Level};
 
 /// Where Cassandra listens for CQL.
@@ -30,7 +30,7 @@ pub(super) fn options(r: &mut Reader<'_>) -> Option<CassandraOptions> {
     }
     let mut contact_points = Vec::with_capacity(given.len());
     for point in &given {
-        match contact_point(point) {
+        match host_port(point, Some(PORT)) {
             Some(point) => contact_points.push(point),
             None => {
                 let origin = r.origin(CONTACT_POINTS);
@@ -91,31 +91,6 @@ fn level(word: &str) -> Level {
     }
 }
 
-/// "host:port", the port added where there is none.
-fn contact_point(text: &str) -> Option<String> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (address, port) = rest.split_once(']')?;
-            address.parse::<std::net::Ipv6Addr>().ok()?;
-            let port = if port.is_empty() { None } else { Some(port.strip_prefix(':')?) };
-            (format!("[{address}]"), port)
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) => (host.to_string(), Some(port)),
-            None => (text.to_string(), None),
-        },
-    };
-    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    if !host.starts_with('[') && (host.is_empty() || !host.bytes().all(legal)) {
-        return None;
-    }
-    let port = match port {
-        Some(port) => port.parse().ok().filter(|port| *port != 0)?,
-        None => PORT,
-    };
-    Some(format!("{host}:{port}"))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -156,20 +131,6 @@ mod tests {
         let loaded = load(&from(&own)).unwrap();
         assert_eq!(options(&loaded).write_consistency, Level::All);
         assert_eq!(loaded.config.settings.storage.max_in_flight, 3);
-        for (text, expected) in [
-            ("[::1]", Some("[::1]:9042")),
-            ("db-1.example_x:1", Some("db-1.example_x:1")),
-            ("::1", None),
-            ("a:", None),
-            ("a:0", None),
-            ("a:65536", None),
-            ("[a]:1", None),
-            ("[::1]9", None),
-            (":9042", None),
-            ("http://a", None),
-        ] {
-            assert_eq!(contact_point(text).as_deref(), expected, "{text}");
-        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::keys::{KEYS, PROPERTIES, parse_address};
 use super::source::Effective;
 use super::value::Value;
 use super::{Config, ListenerConfig};
-use super::{cassandra, properties, routes};
+use super::{cassandra, cluster, properties, routes};
 use crate::admin::AdminLimits;
 use crate::embedded::{LogOptions, StoreOptions, SyncPolicy};
 use crate::kafka::KafkaOptions;
@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn address(&mut self, path: &'a str) -> std::net::SocketAddr {
+    pub(super) fn address(&mut self, path: &'a str) -> std::net::SocketAddr {
         let text = self.text(path);
         parse_address(text).unwrap_or_else(|| {
             self.internal(path);
@@ -137,9 +137,9 @@ pub(super) fn build(
     if log.kind == LogKind::None && !effective.bad.contains("log.kind") {
         acks_without_log(&mut r, default_ack);
     }
-    unavailable(&mut r);
     let kafka = kafka(&mut r, log.kind);
     let cassandra = cassandra::options(&mut r);
+    let cluster = cluster::options(&mut r);
     let listener = ListenerConfig {
         address: r.address("listener.address"),
         backlog: r.number("listener.backlog"),
@@ -212,23 +212,10 @@ pub(super) fn build(
             log: embedded_log,
             kafka,
             cassandra,
+            cluster,
         },
         read,
     ))
-}
-
-/// What this version does not have yet.
-fn unavailable(r: &mut Reader<'_>) {
-    if r.text("cluster.kind") == "zookeeper" {
-        let origin = r.origin("cluster.kind");
-        r.errors.push(
-            origin.clone(),
-            "cluster.kind = \"zookeeper\" is not available in this version yet: use \"single\"",
-        );
-        if r.text("storage.kind") != "cassandra" {
-            r.errors.push(origin, "a cluster cannot use the embedded store, whose state dies with its node: storage.kind must be \"cassandra\"");
-        }
-    }
 }
 
 /// `ack = "kafka"` waits for a log; without one such a publish would never be acknowledged.

@@ -105,6 +105,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
     ("log", "Where every published message goes for back-end services."),
     ("kafka", "Used when log.kind is \"kafka\". Always acks=all and an idempotent producer."),
     ("cluster", "Other nodes."),
+    ("zookeeper", "Used when cluster.kind is \"zookeeper\"."),
     ("route_default", "For every topic without a [[route]] of its own."),
     ("supervision", "Restarts of actors, and stalls."),
     ("sys", "The $SYS topics."),
@@ -217,7 +218,21 @@ pub const KEYS: &[Key] = &[
     int("kafka.max_topics_per_client", "20", 0, 1_000_000, "topics", "Topics made for one client id, at most"),
     time("kafka.request_timeout", "30s", S, 15 * MIN, "How long Kafka may take to answer one request"),
     Key { path: PROPERTIES, kind: Kind::Table, default: None, doc: "More librdkafka properties, passed through by their own names" },
-    choice("cluster.kind", "single", &["single", "zookeeper"], "\"zookeeper\" is not available in this version"),
+    choice("cluster.kind", "single", &["single", "zookeeper"], "\"single\": this node alone; \"zookeeper\": with those found in [zookeeper], which needs storage.kind = \"cassandra\""),
+    key("cluster.id", Kind::Text(node_id), "hydrant", "Name of the cluster, the same on all of its nodes"),
+    key("cluster.listen", Kind::Text(address), "127.0.0.1:7883", "IP address and port for the other nodes; port 0 takes a free one. They are believed what they say: keep it on a private network"),
+    key("cluster.advertise", Kind::Text(any), "", "\"host:port\" by which the other nodes reach this one; empty is the address of cluster.listen"),
+    key("cluster.advertise_mqtt", Kind::Text(any), "", "\"host:port\" by which clients reach this node, several with commas; empty is the address of the listener"),
+    size("cluster.max_link_bytes", "64MiB", MIB, 16 * GIB, "Waiting in memory for one other node; past it publishers pause"),
+    key("zookeeper.servers", Kind::List, "127.0.0.1:2181", "\"host\" or \"host:port\" (2181), several as a list or with commas; all of the ensemble"),
+    key("zookeeper.chroot", Kind::Text(chroot), "/hydrant", "The node of ZooKeeper's tree under which the cluster keeps its own; made where it is missing"),
+    time("zookeeper.session_timeout", "6s", S, MIN, "A node that ZooKeeper does not hear for so long is dead to the others; the server bounds it by its tickTime"),
+    time("zookeeper.connect_timeout", "30s", 100 * MS, HOUR, "From start until a server answers"),
+    key("zookeeper.username", Kind::Text(any), "", "User of the scheme \"digest\", who owns what is made here; empty logs in as nobody"),
+    key("zookeeper.password", Kind::Text(any), "", "Shown by no command; best set as HYDRANT__ZOOKEEPER__PASSWORD"),
+    key("zookeeper.tls_ca", Kind::Text(any), "", "PEM file with the certificate authorities of the servers; empty is no TLS"),
+    key("zookeeper.tls_cert", Kind::Text(any), "", "PEM file with the certificate that this node shows; a server asks for one unless its ssl.clientAuth is \"none\""),
+    key("zookeeper.tls_key", Kind::Text(any), "", "PEM file with the key of tls_cert"),
     choice("route_default.ack", "stored", ACKS, "When a publisher gets PUBACK or PUBREC: once the node has it in memory, the store on disk, or Kafka (the embedded log)"),
     time("supervision.restart_min", "10ms", MS, HOUR, "First wait before an actor is rebuilt, with jitter; doubled up to restart_max"),
     time("supervision.restart_max", "2s", MS, HOUR, "Longest such wait"),
@@ -294,6 +309,23 @@ fn keyspace(text: &str) -> Result<(), &'static str> {
 
 fn not_empty(text: &str) -> Result<(), &'static str> {
     if text.is_empty() { Err("must not be empty") } else { Ok(()) }
+}
+
+/// ZooKeeper's rule for paths, and no name that it or a shell would read as something else.
+fn chroot(text: &str) -> Result<(), &'static str> {
+    let good = |name: &str| name != "." && name != ".." && node_id(name).is_ok();
+    match text.strip_prefix('/') {
+        Some(names)
+            if text.len() <= 255
+                && names.split('/').all(good)
+                && names.split('/').next() != Some("zookeeper") =>
+        {
+            Ok(())
+        }
+        _ => Err(
+            "must be a path of names of the characters A-Z a-z 0-9 . _ -, as in \"/hydrant\", with no \"/\" at its end, and not below /zookeeper",
+        ),
+    }
 }
 
 fn node_id(text: &str) -> Result<(), &'static str> {

@@ -5,7 +5,7 @@
 //! - `source`: the layers, and which value wins.
 //! - `value`: one value's check.
 //! - `routes`, `properties`: the two parts with names of their own.
-//! - `cassandra`: `[cassandra]`.
+//! - `cassandra`: `[cassandra]`; `cluster`: `[cluster]` and `[zookeeper]`.
 //! - `check`: from values to [`Config`], and what must hold between keys.
 //! - `print`: `broker config print`, and the text of `config.toml`.
 //!
@@ -13,6 +13,7 @@
 
 mod cassandra;
 mod check;
+mod cluster;
 mod error;
 mod keys;
 mod print;
@@ -26,6 +27,7 @@ mod value;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hydrant_actors::settings::Settings;
 
@@ -33,6 +35,7 @@ use crate::admin::AdminLimits;
 use crate::cassandra::CassandraOptions;
 use crate::embedded::{LogOptions, StoreOptions};
 use crate::kafka::KafkaOptions;
+use crate::zookeeper::ZookeeperOptions;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use print::shipped;
 use source::Effective;
@@ -59,6 +62,26 @@ pub struct Config {
     pub kafka: Option<KafkaOptions>,
     /// `[cassandra]`; `Some` exactly when `storage.kind` is "cassandra".
     pub cassandra: Option<CassandraOptions>,
+    /// `[cluster]` and `[zookeeper]`; `Some` exactly when `cluster.kind` is "zookeeper".
+    pub cluster: Option<ClusterConfig>,
+}
+
+/// `[cluster]`: this node among others. `Debug` shows no secret.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// `cluster.id`: the same on every node; another cluster's nodes are strangers.
+    pub id: Arc<str>,
+    /// `cluster.listen`: where other nodes connect; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// `cluster.advertise`: host and port as the others reach it; `None` is the bound address.
+    pub advertise: Option<String>,
+    /// `cluster.advertise_mqtt`: host and port as clients reach this node; empty is the bound
+    /// address of `[listener]`.
+    pub advertise_mqtt: Vec<String>,
+    /// `cluster.max_link_bytes`: waiting for one other node, in memory.
+    pub max_link_bytes: usize,
+    /// `[zookeeper]`.
+    pub zookeeper: ZookeeperOptions,
 }
 
 /// `[listener]`.

@@ -131,6 +131,32 @@ fn list(items: impl Iterator<Item = String>) -> Result<Value, String> {
     Ok(Value::List(items))
 }
 
+/// "host:port", `default` added where there is no port; `None` for anything else. A host is a name,
+/// an IPv4 address, or an IPv6 address in brackets.
+pub fn host_port(text: &str, default: Option<u16>) -> Option<String> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            address.parse::<std::net::Ipv6Addr>().ok()?;
+            let port = if port.is_empty() { None } else { Some(port.strip_prefix(':')?) };
+            (format!("[{address}]"), port)
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host.to_string(), Some(port)),
+            None => (text.to_string(), None),
+        },
+    };
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    if !host.starts_with('[') && (host.is_empty() || !host.bytes().all(legal)) {
+        return None;
+    }
+    let port = match port {
+        Some(port) => port.parse().ok().filter(|port| *port != 0)?,
+        None => default?,
+    };
+    Some(format!("{host}:{port}"))
+}
+
 fn article(noun: &str) -> String {
     let vowel = noun.starts_with(['a', 'e', 'i', 'o', 'u']);
     format!("{} {noun}", if vowel { "an" } else { "a" })
@@ -158,4 +184,29 @@ pub fn time_text(ms: u64) -> String {
 /// `"a", "b"`.
 pub fn words_text(words: &[&str]) -> String {
     words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_port;
+
+    #[test]
+    fn hosts_and_ports() {
+        for (text, expected) in [
+            ("[::1]", Some("[::1]:9042")),
+            ("db-1.example_x:1", Some("db-1.example_x:1")),
+            ("::1", None),
+            ("a:", None),
+            ("a:0", None),
+            ("a:65536", None),
+            ("[a]:1", None),
+            ("[::1]9", None),
+            (":9042", None),
+            ("http://a", None),
+        ] {
+            assert_eq!(host_port(text, Some(9042)).as_deref(), expected, "{text}");
+        }
+        assert_eq!(host_port("a", None), None);
+        assert_eq!(host_port("a:1", None).as_deref(), Some("a:1"));
+    }
 }
