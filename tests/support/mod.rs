@@ -17,6 +17,8 @@ pub mod node;
 pub mod process;
 #[cfg(feature = "servers")]
 pub mod server;
+#[cfg(feature = "servers")]
+pub mod zookeeper;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -1,0 +1,116 @@
+//! A real ZooKeeper (one server) in a temporary folder on a free port.
+//!
+//! The jars come from `scripts/setup-jars zookeeper`; the process is a [`Server`].
+
+#![allow(dead_code)]
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::server::{Server, free_port};
+
+/// A ZooKeeper of this test's own. Sessions time out after one second or more.
+pub struct Zookeeper {
+    server: Server,
+    port: u16,
+}
+
+impl Zookeeper {
+    /// Installs nothing; makes a new folder, starts, waits until ready.
+    pub fn start() -> Self {
+        let mut zookeeper = Self::prepare();
+        zookeeper.restart();
+        zookeeper
+    }
+
+    /// The same without the start, for a ZooKeeper that is absent at first. `restart` starts it.
+    pub fn prepare() -> Self {
+        let (server, port) = (Server::new("zookeeper"), free_port());
+        let text = format!(
+            "tickTime=500\n\
+             dataDir={}\n\
+             clientPort={port}\n\
+             clientPortAddress=127.0.0.1\n\
+             maxClientCnxns=0\n\
+             admin.enableServer=false\n\
+             4lw.commands.whitelist=*\n",
+            server.folder().join("data").display()
+        );
+        std::fs::write(server.folder().join("zoo.cfg"), text).expect("zoo.cfg");
+        Self { server, port }
+    }
+
+    /// `host:port` for clients.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it (again): same data, same port. Waits until it serves.
+    pub fn restart(&mut self) {
+        let config = self.server.folder().join("zoo.cfg");
+        let options = [
+            "-Xmx128m",
+            "-XX:TieredStopAtLevel=1",
+            "-XX:+UseSerialGC",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=info",
+            // What a killed process wrote the system keeps; no machine crashes here.
+            "-Dzookeeper.forceSync=no",
+        ];
+        let main = "org.apache.zookeeper.server.ZooKeeperServerMain";
+        self.server.run(&options, None, &[main, &config.to_string_lossy()]);
+        self.server.await_ready("ZooKeeper serves", || {
+            self.command("srvr").is_some_and(|said| said.contains("Mode: standalone"))
+        });
+    }
+
+    /// What it says to a command of four letters; `None` when nobody answers.
+    pub fn command(&self, letters: &str) -> Option<String> {
+        let (address, limit) =
+            (SocketAddr::from(([127, 0, 0, 1], self.port)), Duration::from_secs(2));
+        let mut stream = TcpStream::connect_timeout(&address, limit).ok()?;
+        stream.set_read_timeout(Some(limit)).ok()?;
+        stream.write_all(letters.as_bytes()).ok()?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).ok()?;
+        Some(said)
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&mut self) {
+        self.server.stop();
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill9(&mut self) {
+        self.server.kill9();
+    }
+
+    /// While it does not run: removes all it knows.
+    pub fn forget(&self) {
+        std::fs::remove_dir_all(self.server.folder().join("data")).expect("its data");
+    }
+
+    /// SIGSTOP: it holds its connections and answers nothing.
+    pub fn pause(&self) {
+        self.server.pause();
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.server.resume();
+    }
+}
+
+/// A ZooKeeper that all tests of this binary may use, each under a chroot of its own, and none may
+/// disturb.
+pub fn shared() -> &'static Zookeeper {
+    static SHARED: OnceLock<Zookeeper> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let mut zookeeper = Zookeeper::prepare();
+        zookeeper.server.immortal();
+        zookeeper.restart();
+        zookeeper
+    })
+}
