@@ -1,8 +1,8 @@
 //! One session after the other: registers this node, follows the others, tells what it sees.
 //!
 //! One recursive watch stands on the entries. It loses what happens while the connection is down
-//! (ZOOKEEPER-4698), so everything is read again after each reconnection; otherwise only what
-//! changed. Nothing waits for ZooKeeper without looking at the connection's state and at `leave`.
+//! (ZOOKEEPER-4698), so it is set and everything is read again after each reconnection; otherwise
+//! only what changed is read. Nothing waits for ZooKeeper without looking at the connection's state and at `leave`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -209,7 +209,6 @@ impl Follower {
             leave: self.shared.leave.subscribe(),
             load: self.shared.load.subscribe(),
         };
-        // Declared before its user, so that it outlives every reconnection of the session.
         let mut watcher = None;
         let mut waits = waits();
         loop {
@@ -266,10 +265,10 @@ impl Follower {
     ) -> Result<(), Refused> {
         self.take_load(load);
         self.register(client).await?;
-        if watcher.is_none() {
-            let watched = client.watch(&self.paths.members, AddWatchMode::PersistentRecursive);
-            *watcher = Some(watched.await?);
-        }
+        // Each time: zookeeper-client 0.11.2 does not set it again after a reconnection. The one
+        // before goes after this one stands, so that the client does not take it off the server.
+        let watched = client.watch(&self.paths.members, AddWatchMode::PersistentRecursive);
+        *watcher = Some(watched.await?);
         // After a reconnection to a server that lags behind, it catches up first.
         client.sync(&self.paths.members).await?;
         self.roster.reconnected(Instant::now(), client.session_timeout());

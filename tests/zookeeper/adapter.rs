@@ -94,19 +94,13 @@ fn an_entry_taken_out_by_hand_is_put_back() {
     });
     n1.await_members("hand-1/1 hand-2/1");
     n2.await_members("hand-1/1 hand-2/1");
-    // With all that is above it.
+    // With the other and the parent, in one step.
     block_on(async {
-        client.delete(&entry, None).await.unwrap();
-        // One of the two may be faster than this.
-        for _ in 0..100 {
-            for path in [place.entry("hand-1"), place.entry("hand-2")] {
-                let _ = client.delete(&path, None).await;
-            }
-            if client.delete(&format!("{}/members", place.options.chroot), None).await.is_ok() {
-                return;
-            }
-        }
-        panic!("the parent cannot be deleted");
+        let mut step = client.new_multi_writer();
+        step.add_delete(&entry, None).unwrap();
+        step.add_delete(&place.entry("hand-1"), None).unwrap();
+        step.add_delete(&format!("{}/members", place.options.chroot), None).unwrap();
+        step.commit().await.unwrap();
     });
     eventually(SOON, "both are there again", || {
         let entries = ["hand-1", "hand-2"].map(|name| place.entry(name));
