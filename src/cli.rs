@@ -70,6 +70,8 @@ pub enum Command {
     Tree(TreeArgs),
     /// Print a running node's state in a few figures
     Status,
+    /// Print the nodes of a running node's cluster, as it sees them
+    Nodes,
     /// Check the session store, or move what it holds to a file and back
     Storage {
         /// Which way.

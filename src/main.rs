@@ -43,6 +43,9 @@ fn main() -> ExitCode {
         Some(Command::Status) => {
             ask(&cli, |dir| write!(out, "{}", admin::client::status(dir)?).map_err(Into::into))
         }
+        Some(Command::Nodes) => {
+            ask(&cli, |dir| write!(out, "{}", admin::client::nodes(dir)?).map_err(Into::into))
+        }
         Some(Command::Tail(args)) => {
             let request = TailRequest {
                 topic: args.topic.clone(),

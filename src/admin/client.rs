@@ -1,6 +1,6 @@
 //! The command line's end of the admin socket: blocking calls, one connection each.
 //!
-//! The results print themselves ([`Tree`] and [`Status`] are `Display`); errors are one sentence
+//! The results print themselves ([`Tree`], [`Status`] and [`Nodes`] are `Display`); errors are one sentence
 //! for the user.
 
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::view::{ActorRow, ConnectionRow, FaultAction};
+use super::view::{ActorRow, ConnectionRow, FaultAction, Nodes};
 use super::wire::{FollowUp, MAX_REPLY_LINE, Reply, Request, Status, TailRequest, TreeRequest};
 use super::{render, socket_path};
 
@@ -104,6 +104,20 @@ pub fn status(data_dir: &Path) -> Result<Status, ClientError> {
         }
     })?;
     status.ok_or_else(|| ClientError::Protocol("no status came".to_owned()))
+}
+
+/// The cluster as the node with this data directory sees it.
+///
+/// # Errors
+/// [`ClientError`]; a node that is alone refuses.
+pub fn nodes(data_dir: &Path) -> Result<Nodes, ClientError> {
+    let mut nodes = None;
+    ask(data_dir, &Request::Nodes {}, |reply| {
+        if let Reply::Nodes(found) = reply {
+            nodes = Some(found);
+        }
+    })?;
+    nodes.ok_or_else(|| ClientError::Protocol("no nodes came".to_owned()))
 }
 
 /// Makes an actor of the node with this data directory misbehave (tests).

@@ -1,5 +1,5 @@
 //! The admin endpoints of a node: an HTTP port for machines (`/metrics`, `/health`, `/ready`) and
-//! a unix socket in the data directory for `broker tree`, `tail`, `status` and the tests' faults.
+//! a unix socket in the data directory for `broker tree`, `tail`, `status`, `nodes` and the tests' faults.
 //!
 //! They run on a thread and a runtime of their own, so that they answer while every arbiter is
 //! busy or blocked, and ask the node through [`NodeView`] only. Everything a peer can hold open is
@@ -29,7 +29,8 @@ mod view;
 mod wire;
 
 pub use view::{
-    ActorRow, ConnectionRow, FAULTS_OFF, FaultAction, NodeView, TailRow, TailSource, ViewFuture,
+    ActorRow, ConnectionRow, FAULTS_OFF, FaultAction, NO_CLUSTER, NodeRow, NodeView, Nodes,
+    TailRow, TailSource, ViewFuture,
 };
 pub use wire::{MAX_PAGE_SIZE, Status, TailRequest, TreeRequest};
 

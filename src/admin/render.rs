@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::client::Tree;
-use super::view::{ActorRow, ConnectionRow, TailRow};
+use super::view::{ActorRow, ConnectionRow, Nodes, TailRow};
 use super::wire::Status;
 
 /// One record as one line without its end: offset, time (UTC), key, MQTT topic and payload,
@@ -113,6 +113,29 @@ pub fn connections(rows: &[ConnectionRow]) -> String {
         ]);
     }
     table.trim_fmt()
+}
+
+impl fmt::Display for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let zookeeper = if self.current { "current" } else { "away" };
+        writeln!(f, "generation {}, zookeeper {zookeeper}", self.generation)?;
+        let heads = ["node", "incarnation", "peer", "mqtt", "version", "connections", "state"];
+        let mut table = table(&heads, 5..6);
+        for row in &self.nodes {
+            // What other nodes say of themselves is theirs.
+            let escape = |text: &str| escape(text.as_bytes());
+            table.add_row([
+                escape(&row.node_id),
+                row.incarnation.to_string(),
+                escape(&row.peer),
+                escape(&row.mqtt.join(", ")),
+                escape(&row.version),
+                format!("{}/{}", row.connections, row.max_connections),
+                escape(&row.state),
+            ]);
+        }
+        writeln!(f, "{}", table.trim_fmt())
+    }
 }
 
 impl fmt::Display for Status {

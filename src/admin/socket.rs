@@ -232,6 +232,13 @@ async fn answer(
             peer.send(&Reply::Status(Box::new(status(context)))).await?;
             Ok(Ok(()))
         }
+        Request::Nodes {} => match node.nodes() {
+            Ok(nodes) => {
+                peer.send(&Reply::Nodes(nodes)).await?;
+                Ok(Ok(()))
+            }
+            Err(why) => Ok(Err(why)),
+        },
         Request::Fault { action, path } => Ok(node.fault(action, &path)),
         Request::Tail(_) => Ok(Ok(())), // answered by `connection`
     }

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use hydrant_actors::metrics::Metrics;
+use hydrant_protocol::cluster::{Member, View};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -17,6 +18,9 @@ pub type ViewFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The answer to a fault request on a node that was not started for it.
 pub const FAULTS_OFF: &str = "faults are off: start the node with debug.faults = true";
+
+/// The answer to a question about the cluster on a node that has none.
+pub const NO_CLUSTER: &str = "this node is not in a cluster: cluster.kind is \"single\", so there are no other nodes to list";
 
 /// What the admin endpoints see of a node. Called on the admin thread: no method may block.
 pub trait NodeView: Send + Sync + 'static {
@@ -33,6 +37,9 @@ pub trait NodeView: Send + Sync + 'static {
     /// Makes an actor misbehave. The error is one sentence for the user ([`FAULTS_OFF`] where the
     /// node was not started for it, or that no actor has this path).
     fn fault(&self, action: FaultAction, path: &str) -> Result<(), String>;
+    /// The cluster's nodes as this one sees them. The error is one sentence for the user
+    /// ([`NO_CLUSTER`] where it is alone).
+    fn nodes(&self) -> Result<Nodes, String>;
     /// The embedded log; None where `log.kind` is `kafka` or `none`.
     fn tail(&self) -> Option<Arc<dyn TailSource>>;
 }
@@ -99,6 +106,55 @@ pub struct ConnectionRow {
     pub queued: u64,
     /// Bytes waiting in its outgoing buffer.
     pub output_bytes: u64,
+}
+
+/// A cluster as one of its nodes sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Nodes {
+    /// Rises with every node that joins or leaves.
+    pub generation: u64,
+    /// ZooKeeper answers; otherwise the nodes are those known last.
+    pub current: bool,
+    /// By node id, the asked one among them.
+    pub nodes: Vec<NodeRow>,
+}
+
+/// A node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NodeRow {
+    /// `node.id`.
+    pub node_id: String,
+    /// The number of its start.
+    pub incarnation: u64,
+    /// Where the other nodes reach it.
+    pub peer: String,
+    /// Where clients reach it.
+    pub mqtt: Vec<String>,
+    /// Its program's version.
+    pub version: String,
+    /// Its open client connections, as it said last.
+    pub connections: u64,
+    /// Its `limits.max_connections`.
+    pub max_connections: u64,
+    /// Its state in one word: `active` or `draining`.
+    pub state: String,
+}
+
+impl From<&View> for Nodes {
+    fn from(view: &View) -> Self {
+        let row = |member: &Member| NodeRow {
+            node_id: member.node_id.to_string(),
+            incarnation: member.incarnation,
+            peer: member.peer.clone(),
+            mqtt: member.mqtt.clone(),
+            version: member.version.clone(),
+            connections: member.load.connections,
+            max_connections: member.load.max_connections,
+            state: if member.draining { "draining" } else { "active" }.to_owned(),
+        };
+        let nodes = view.members.iter().map(row).collect();
+        Self { generation: view.generation, current: view.current, nodes }
+    }
 }
 
 /// A record of the embedded log.

@@ -129,6 +129,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         shared: Arc::clone(&system.shared),
         registry: Arc::clone(&system.registry),
         tail,
+        members: None,
     });
     let options = AdminOptions {
         http: config.admin,

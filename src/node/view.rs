@@ -6,10 +6,12 @@ use hydrant_actors::metrics::Metrics;
 use hydrant_actors::shared::Shared;
 use hydrant_actors::supervision::{ActorState, Fault, Registry};
 use hydrant_actors::system::ActorSystem;
+use hydrant_protocol::cluster;
 use tokio::sync::watch;
 
 use crate::admin::{
-    ActorRow, ConnectionRow, FAULTS_OFF, FaultAction, NodeView, TailRow, TailSource, ViewFuture,
+    ActorRow, ConnectionRow, FAULTS_OFF, FaultAction, NO_CLUSTER, NodeView, Nodes, TailRow,
+    TailSource, ViewFuture,
 };
 use crate::embedded::EmbeddedLog;
 
@@ -21,6 +23,8 @@ pub struct View {
     pub shared: Arc<Shared>,
     pub registry: Arc<Registry>,
     pub tail: Option<Arc<dyn TailSource>>,
+    /// The members of the cluster; `None` for a single node.
+    pub members: Option<watch::Receiver<cluster::View>>,
 }
 
 impl NodeView for View {
@@ -101,6 +105,13 @@ impl NodeView for View {
             FaultAction::Fail => Fault::Fail,
         };
         ActorSystem::fault(&self.shared, &self.registry, path, fault)
+    }
+
+    fn nodes(&self) -> Result<Nodes, String> {
+        match &self.members {
+            Some(members) => Ok(Nodes::from(&*members.borrow())),
+            None => Err(NO_CLUSTER.to_owned()),
+        }
     }
 
     fn tail(&self) -> Option<Arc<dyn TailSource>> {

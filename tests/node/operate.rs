@@ -40,6 +40,15 @@ fn metrics_health_and_ready_are_served() {
 }
 
 #[test]
+fn a_node_alone_has_no_nodes_to_list() {
+    let node = Node::builder().start();
+    let output = node.cli(&["nodes"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && output.stdout.is_empty());
+    assert!(said.starts_with("broker: this node is not in a cluster"), "{said}");
+}
+
+#[test]
 fn the_tree_shows_every_actor() {
     let node = Node::builder().set("node.workers", 2).start();
     let _clients: Vec<_> = (0..4).map(|n| node.client(&format!("client-{n}"))).collect();

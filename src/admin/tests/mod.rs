@@ -24,6 +24,7 @@ struct Fake {
     not_ready: Mutex<Vec<String>>,
     not_healthy: Mutex<Vec<String>>,
     faults: Mutex<Option<Vec<(FaultAction, String)>>>,
+    nodes: Mutex<Option<Nodes>>,
     log: Option<Arc<FakeLog>>,
 }
 
@@ -89,6 +90,9 @@ impl NodeView for Fake {
         let mut faults = self.faults.lock().unwrap();
         faults.as_mut().ok_or(FAULTS_OFF)?.push((action, path.to_owned()));
         Ok(())
+    }
+    fn nodes(&self) -> Result<Nodes, String> {
+        self.nodes.lock().unwrap().clone().ok_or_else(|| NO_CLUSTER.to_owned())
     }
     fn tail(&self) -> Option<Arc<dyn TailSource>> {
         self.log.clone().map(|log| log as Arc<dyn TailSource>)

@@ -107,6 +107,42 @@ fn the_tree_is_drawn() {
 }
 
 #[test]
+fn the_nodes_of_a_cluster_are_a_table() {
+    use hydrant_protocol::cluster::{Load, Member, View};
+    let running = Running::start(Fake::new(), AdminLimits::default());
+    let error = client::nodes(running.dir()).unwrap_err().to_string();
+    assert_eq!(error, NO_CLUSTER);
+    let member = |node_id: &str, draining| Member {
+        node_id: node_id.into(),
+        incarnation: 7,
+        peer: format!("{node_id}.example:7883"),
+        mqtt: vec!["a:1883".to_owned(), "b\u{1b}:1883".to_owned()],
+        version: "0.1.0".to_owned(),
+        protocol: (1, 1),
+        load: Load { connections: 12, max_connections: 100 },
+        draining,
+    };
+    let members = [member("n1", false), member("n2", true)].into();
+    let mut nodes = Nodes::from(&View { generation: 4, members, current: true });
+    *running.node.nodes.lock().unwrap() = Some(nodes.clone());
+    let found = client::nodes(running.dir()).unwrap();
+    assert_eq!(found, nodes);
+    let drawn = found.to_string();
+    let lines: Vec<Vec<&str>> =
+        drawn.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0].join(" "), "generation 4, zookeeper current");
+    assert_eq!(lines[1].join(" "), "node incarnation peer mqtt version connections state");
+    let row = |id: &str, state: &str| {
+        format!("{id} 7 {id}.example:7883 a:1883, b\\u{{1b}}:1883 0.1.0 12/100 {state}")
+    };
+    assert_eq!(lines[2].join(" "), row("n1", "active"));
+    assert_eq!(lines[3].join(" "), row("n2", "draining"));
+    assert_eq!(lines.len(), 4, "{drawn}");
+    nodes.current = false;
+    assert!(nodes.to_string().starts_with("generation 4, zookeeper away\n"));
+}
+
+#[test]
 fn connections_come_in_pages() {
     let running = Running::start(Fake::new(), AdminLimits::default());
     let page = |page, page_size| {
