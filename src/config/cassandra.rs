@@ -74,7 +74,7 @@ pub(super) fn options(r: &mut Reader<'_>) -> Option<CassandraOptions> {
         speculative_delay: r.time("cassandra.speculative_delay"),
         max_requests: r.number("cassandra.max_requests"),
         lease: r.time("cassandra.lease"),
-        shared: false,
+        shared: r.text("cluster.kind") == "zookeeper",
         outbox_lanes: r.number("storage.outbox_lanes"),
     };
     (wanted && !options.contact_points.is_empty()).then_some(options)

@@ -36,6 +36,14 @@ pub enum NodeError {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// The port for other nodes cannot be bound.
+    #[error("cannot listen on {address} for other nodes ({source}): choose another with cluster.listen")]
+    Peer {
+        /// `cluster.listen`.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
     /// Store or log cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -110,6 +118,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         .local_addr()
         .map_err(|source| NodeError::Listen { address: config.listener.address, source })?;
     let opened = NodeStore::open(&config).await?;
+    let cluster = open::cluster(&config, &opened, address)?;
     let NodeLog { log, tail } = open::log(&config)?;
     let (failed, mut failures) = mpsc::unbounded_channel();
     let settings = Arc::new(config.settings.clone());
@@ -119,7 +128,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         log,
         listener: (Arc::new(listener), format!("tcp/{address}")),
         nodelay: config.listener.nodelay,
-        cluster: None,
+        cluster,
         on_failure: Arc::new(move |why| {
             let _ = failed.send(why);
         }),
@@ -129,7 +138,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         shared: Arc::clone(&system.shared),
         registry: Arc::clone(&system.registry),
         tail,
-        members: None,
+        members: system.views.clone(),
     });
     let options = AdminOptions {
         http: config.admin,

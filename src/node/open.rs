@@ -1,9 +1,11 @@
 //! Opens what a node stands on: the listening socket, the session store, the message log.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
-use hydrant_actors::ports::{MessageLog, SessionStore};
+use hydrant_actors::cluster::{ClusterParts, ClusterSettings};
+use hydrant_actors::ports::{MessageLog, SessionStore, SharedStore};
 use hydrant_actors::settings::LogKind;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -16,6 +18,7 @@ use crate::cassandra::CassandraStore;
 use crate::config::{Config, ListenerConfig};
 use crate::embedded::{EmbeddedLog, EmbeddedStore};
 use crate::kafka::KafkaLog;
+use crate::zookeeper::ZookeeperMembership;
 
 /// The folder of the embedded store, in the data directory.
 pub const STORE_FOLDER: &str = "store";
@@ -63,6 +66,44 @@ pub struct NodeLog {
     pub log: Arc<dyn MessageLog>,
     /// What `broker tail` reads; the embedded log only.
     pub tail: Option<Arc<dyn TailSource>>,
+}
+
+/// What joins this node to its cluster; `None` for a single node. `mqtt` is where its listener is
+/// bound.
+pub fn cluster(
+    config: &Config,
+    store: &NodeStore,
+    mqtt: SocketAddr,
+) -> Result<Option<ClusterParts>, NodeError> {
+    let (Some(cluster), Some(cassandra), Some(shared)) =
+        (&config.cluster, &config.cassandra, &store.cassandra)
+    else {
+        return Ok(None);
+    };
+    let address = cluster.listen;
+    let peer = std::net::TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .map_err(|source| NodeError::Peer { address, source })?;
+    let bound = peer.local_addr().map_err(|source| NodeError::Peer { address, source })?;
+    let membership = ZookeeperMembership::new(cluster.zookeeper.clone(), &cluster.id)
+        .map_err(NodeError::Failed)?;
+    let clients = match &cluster.advertise_mqtt {
+        given if given.is_empty() => vec![mqtt.to_string()],
+        given => given.clone(),
+    };
+    Ok(Some(ClusterParts {
+        membership: Arc::new(membership),
+        store: Arc::clone(shared) as Arc<dyn SharedStore>,
+        listener: Arc::new(peer),
+        settings: ClusterSettings {
+            id: Arc::clone(&cluster.id),
+            peer: cluster.advertise.clone().unwrap_or_else(|| bound.to_string()),
+            mqtt: clients,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            max_link_bytes: cluster.max_link_bytes,
+            repair: cluster.zookeeper.session_timeout + cassandra.lease + Duration::from_secs(1),
+        },
+    }))
 }
 
 /// Binds the MQTT port.
