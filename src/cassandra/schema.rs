@@ -195,21 +195,9 @@ impl Schema<'_> {
             }
             self.change(&layout::qualified(table, self.keyspace)).await?;
         }
-        self.agree().await;
-        let version = match version {
-            Some(version) => version,
-            None => {
-                self.write(&format!(
-                    "INSERT INTO {}.schema_version (name, version) VALUES ('schema', 1) IF NOT \
-                     EXISTS",
-                    self.keyspace
-                ))
-                .await?;
-                1
-            }
-        };
-        if version < VERSION {
-            for Column { table, name, kind } in layout::missing_columns(&self.columns().await?) {
+        // Tables that are made here have all columns.
+        if version.is_none_or(|version| version < VERSION) {
+            for Column { table, name, kind } in layout::missing_columns(&columns) {
                 if Instant::now() > until {
                     return Ok(());
                 }
@@ -217,6 +205,16 @@ impl Schema<'_> {
                 self.change(&format!("ALTER TABLE {column}")).await?;
             }
         }
+        self.agree().await;
+        let Some(version) = version else {
+            self.write(&format!(
+                "INSERT INTO {}.schema_version (name, version) VALUES ('schema', {VERSION}) IF NOT \
+                 EXISTS",
+                self.keyspace
+            ))
+            .await?;
+            return Ok(());
+        };
         for (to, statements) in MIGRATIONS.iter().filter(|(to, _)| *to > version) {
             for statement in *statements {
                 if Instant::now() > until {
