@@ -37,7 +37,9 @@ pub enum NodeError {
         source: std::io::Error,
     },
     /// The port for other nodes cannot be bound.
-    #[error("cannot listen on {address} for other nodes ({source}): choose another with cluster.listen")]
+    #[error(
+        "cannot listen on {address} for other nodes ({source}): choose another with cluster.listen"
+    )]
     Peer {
         /// `cluster.listen`.
         address: SocketAddr,

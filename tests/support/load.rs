@@ -250,6 +250,7 @@ impl Seen {
 /// A persistent session that is subscribed to the load, and connects again when its connection
 /// ends.
 pub struct Subscriber {
+    id: String,
     stop: Arc<AtomicBool>,
     place: Place,
     seen: Arc<Mutex<Seen>>,
@@ -262,7 +263,8 @@ impl Subscriber {
         let stop = Arc::new(AtomicBool::new(false));
         let place = Place(Arc::new(Mutex::new(address)));
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let connect = Connect::new(&unique("subscriber")).persistent();
+        let id = unique("subscriber");
+        let connect = Connect::new(&id).persistent();
         let mut client = place.connect(&connect);
         client.send(&subscribe(1, &[(&format!("{kind}/#"), qos)]));
         client.wait_for(&Packet::Suback(1, vec![qos]));
@@ -277,7 +279,12 @@ impl Subscriber {
                 }
             })
         };
-        Self { stop, place, seen, thread: Some(thread) }
+        Self { id, stop, place, seen, thread: Some(thread) }
+    }
+
+    /// Its client id.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// The node is at this address from here on.

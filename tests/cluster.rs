@@ -1,0 +1,18 @@
+//! The tier of whole clusters: nodes of the real binary on a real ZooKeeper and a real Cassandra.
+//! `cargo test --features servers --test cluster`, after `scripts/setup-jars zookeeper` and
+//! `scripts/setup-jars cassandra`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+// Each tier uses a part of it.
+#[allow(unused_imports)]
+mod support;
+
+#[path = "cluster/bad_input.rs"]
+mod bad_input;
+#[path = "cluster/loss.rs"]
+mod loss;
+#[path = "cluster/nodes.rs"]
+mod nodes;
+#[path = "cluster/routing.rs"]
+mod routing;

@@ -1,0 +1,150 @@
+//! A node that dies, freezes or leaves, and a ZooKeeper that is away: nothing acknowledged is lost.
+
+use std::time::Duration;
+
+use crate::nodes::{Cluster, sees};
+use crate::support::client::{Client, Connect, publish};
+use crate::support::eventually;
+use crate::support::load::{Load, PATIENCE, Subscriber};
+use crate::support::zookeeper::Zookeeper;
+
+#[test]
+fn a_node_that_is_killed_has_an_heir_and_loses_nothing_acknowledged() {
+    let cluster = Cluster::new();
+    let [n1, mut n2, n3] = cluster.start(["n1", "n2", "n3"]);
+    let mut watcher = n1.client("watcher");
+    watcher.subscribe("will/#", 1);
+    let will = Connect::new("dying").will("will/dying", "dead", 1, false);
+    let _dying = Client::connect(n2.mqtt, &will);
+    // Subscribers on the node that dies, publishers there and elsewhere.
+    let subscribers = [1, 2].map(|qos| {
+        let kind = format!("from1-qos{qos}");
+        let subscriber = Subscriber::start(n2.mqtt, &kind, qos);
+        (Load::start_stubborn(n1.mqtt, &kind, 2, qos), subscriber)
+    });
+    let moved = {
+        let subscriber = Subscriber::start(n3.mqtt, "from2", 1);
+        (Load::start_stubborn(n2.mqtt, "from2", 2, 1), subscriber)
+    };
+    let mut offline = n2.persistent("offline");
+    offline.subscribe("from1-qos1/#", 1);
+    offline.disconnect();
+    subscribers[0].0.goes_on(100);
+    moved.0.goes_on(100);
+    n2.kill9();
+    for (_, subscriber) in &subscribers {
+        subscriber.move_to(n3.mqtt);
+    }
+    moved.0.move_to(n1.mqtt);
+    subscribers[0].0.goes_on(200);
+    subscribers[1].0.goes_on(100);
+    moved.0.goes_on(100);
+    assert_eq!(watcher.take().text(), "dead");
+    let expected = subscribers.map(|(load, subscriber)| {
+        let acknowledged = load.finish();
+        subscriber.finish(&acknowledged);
+        acknowledged
+    });
+    let (load, subscriber) = moved;
+    subscriber.finish(&load.finish());
+    // Offline all the time: all of it waits, at the heir.
+    let (mut offline, present) =
+        Client::connect_present(n1.mqtt, &Connect::new("offline").persistent());
+    assert!(present);
+    let mut missing: u64 = expected[0].values().sum();
+    let mut seen = crate::support::load::Seen::default();
+    while missing > 0 && !seen.has(&expected[0]) {
+        let message = offline.take();
+        let key = message.topic.split('/').nth(1).unwrap().to_owned();
+        seen.take(&key, message.text().parse().unwrap());
+        missing = missing.saturating_sub(1).max(1);
+    }
+    seen.check(&expected[0]);
+    assert_eq!(watcher.recv_within(Duration::from_millis(200)).unwrap(), None, "the will once");
+}
+
+#[test]
+fn a_frozen_node_acknowledges_and_delivers_nothing_once_its_session_is_elsewhere() {
+    let cluster = Cluster::new();
+    let [n1, mut n2] = cluster.start(["n1", "n2"]);
+    let connect = Connect::new("device").persistent();
+    let mut old = Client::connect(n2.mqtt, &connect);
+    old.subscribe("to/device", 1);
+    n2.signal("STOP");
+    let (mut new, present) = Client::connect_present(n1.mqtt, &connect);
+    assert!(present, "taken over from the frozen node");
+    // The old socket is still open, and its client publishes on it.
+    let mut bytes = Vec::new();
+    for id in 1..20 {
+        bytes.extend(publish("from/device", b"late", 1, false, false, id));
+        bytes.extend(publish("to/device", b"late", 0, false, false, 0));
+    }
+    old.send(&bytes);
+    n2.signal("CONT");
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    while std::time::Instant::now() < deadline {
+        match old.recv_within(Duration::from_millis(200)) {
+            Ok(None) => {}
+            Ok(Some(packet)) => panic!("{packet:?} of a node that was fenced"),
+            Err(_) => break,
+        }
+    }
+    let mut publisher = n1.client("publisher");
+    publisher.publish("to/device", "after", 1);
+    assert_eq!(new.take().text(), "after");
+    // It ends, and says why.
+    assert_ne!(n2.wait_exit(PATIENCE), Some(0));
+}
+
+#[test]
+fn a_rolling_restart_loses_nothing_acknowledged() {
+    let cluster = Cluster::new();
+    let [mut n1, mut n2] = cluster.start(["n1", "n2"]);
+    let subscriber = Subscriber::start(n1.mqtt, "load", 2);
+    let load = Load::start_stubborn(n2.mqtt, "load", 2, 2);
+    load.goes_on(50);
+    subscriber.move_to(n2.mqtt);
+    n1.terminate();
+    load.goes_on(50);
+    n1 = n1.restart();
+    sees(&n1, &["n1", "n2"]);
+    load.goes_on(50);
+    subscriber.move_to(n1.mqtt);
+    load.move_to(n1.mqtt);
+    n2.terminate();
+    load.goes_on(50);
+    n2 = n2.restart();
+    sees(&n2, &["n1", "n2"]);
+    let acknowledged = load.finish();
+    subscriber.finish(&acknowledged);
+}
+
+#[test]
+fn without_zookeeper_the_cluster_goes_on() {
+    let mut zookeeper = Zookeeper::start();
+    let cluster = Cluster::beside(&zookeeper);
+    let nodes = cluster.start(["n1", "n2"]);
+    let subscriber = Subscriber::start(nodes[0].mqtt, "load", 1);
+    let load = Load::start(nodes[1].mqtt, "load", 2, 1);
+    load.goes_on(50);
+    zookeeper.kill9();
+    load.goes_on(100);
+    // Longer than the session time-out: nobody is taken for dead.
+    eventually(PATIENCE, "the nodes say that ZooKeeper is away", || {
+        let shown = String::from_utf8(nodes[0].cli(&["nodes"]).stdout).unwrap();
+        shown.contains("away")
+    });
+    let mut client = nodes[0].client("new");
+    client.subscribe("new/#", 1);
+    let mut publisher = nodes[1].client("publisher");
+    publisher.publish("new/topic", "still", 1);
+    assert_eq!(client.take().text(), "still");
+    zookeeper.restart();
+    load.goes_on(100);
+    eventually(PATIENCE, "ZooKeeper is back", || {
+        let shown = String::from_utf8(nodes[0].cli(&["nodes"]).stdout).unwrap();
+        shown.contains("current") && shown.contains("n2")
+    });
+    load.goes_on(50);
+    subscriber.finish(&load.finish());
+}

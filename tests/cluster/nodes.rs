@@ -1,0 +1,69 @@
+//! Nodes of one cluster, each cluster with a keyspace and a chroot of its own.
+
+use crate::support::cassandra::{Shared, shared};
+use crate::support::load::PATIENCE;
+use crate::support::node::Builder;
+use crate::support::zookeeper::{self, Zookeeper};
+use crate::support::{Node, eventually, unique};
+
+/// What the nodes of one cluster are started with.
+pub struct Cluster {
+    cassandra: Shared,
+    zookeeper: String,
+    name: String,
+}
+
+impl Cluster {
+    /// On the ZooKeeper that all tests share.
+    pub fn new() -> Self {
+        Self::on(&zookeeper::shared().address())
+    }
+
+    /// On this one.
+    pub fn on(zookeeper: &str) -> Self {
+        let name = unique("cluster");
+        Self { cassandra: shared(), zookeeper: zookeeper.to_owned(), name }
+    }
+
+    /// On a ZooKeeper of its own.
+    pub fn beside(zookeeper: &Zookeeper) -> Self {
+        Self::on(&zookeeper.address())
+    }
+
+    /// How a node of it is started.
+    pub fn builder(&self, id: &str) -> Builder {
+        Node::builder()
+            .id(id)
+            .set("storage.kind", "cassandra")
+            .set("cassandra.contact_points", self.cassandra.address())
+            .set("cassandra.keyspace", self.name.replace('-', "_"))
+            .set("cassandra.lease", "3s")
+            .set("log.kind", "none")
+            .set("cluster.kind", "zookeeper")
+            .set("cluster.id", &self.name)
+            .set("cluster.listen", "127.0.0.1:0")
+            .set("zookeeper.servers", &self.zookeeper)
+            .set("zookeeper.chroot", format!("/{}", self.name))
+            .set("zookeeper.session_timeout", "2s")
+    }
+
+    /// Starts these nodes, one after another, and waits until they see each other.
+    pub fn start<const N: usize>(&self, ids: [&str; N]) -> [Node; N] {
+        let nodes = ids.map(|id| self.builder(id).start());
+        for node in &nodes {
+            sees(node, &ids);
+        }
+        nodes
+    }
+}
+
+/// Waits until a node has links to all the others of these, and knows no other.
+#[track_caller]
+pub fn sees(node: &Node, ids: &[&str]) {
+    eventually(PATIENCE, "the nodes see each other", || {
+        let tree = node.tree();
+        let peers = tree.lines().find(|line| line.contains("peers")).unwrap_or_default();
+        let up = ids.iter().filter(|id| peers.contains(&format!("{id} up"))).count();
+        up == ids.len() - 1
+    });
+}

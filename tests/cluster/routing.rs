@@ -1,0 +1,105 @@
+//! What is published on one node, for subscribers on others.
+
+use crate::nodes::Cluster;
+use crate::support::client::{Client, Connect};
+use crate::support::eventually;
+use crate::support::load::{Load, PATIENCE, Subscriber};
+
+#[test]
+fn a_publish_reaches_every_node_and_a_retained_message_stays_on_all() {
+    let cluster = Cluster::new();
+    let nodes = cluster.start(["n1", "n2", "n3"]);
+    let mut subscribers: Vec<Client> = Vec::new();
+    for (at, node) in nodes.iter().enumerate() {
+        for filter in ["a/b", "a/+"] {
+            let mut client = node.client(&format!("subscriber-{at}-{}", filter.len()));
+            client.subscribe(filter, 2);
+            subscribers.push(client);
+        }
+        let mut stored = node.persistent(&format!("stored-{at}"));
+        stored.subscribe("a/#", 2);
+        subscribers.push(stored);
+    }
+    for (at, node) in nodes.iter().enumerate() {
+        let mut publisher = node.client(&format!("publisher-{at}"));
+        for qos in 0..3 {
+            publisher.publish("a/b", format!("{at}-{qos}"), qos);
+        }
+        publisher.ping();
+    }
+    for subscriber in &mut subscribers {
+        let mut got: Vec<String> = (0..9).map(|_| subscriber.take().text()).collect();
+        got.sort();
+        let all = (0..3).flat_map(|at| (0..3).map(move |qos| format!("{at}-{qos}")));
+        assert_eq!(got, all.collect::<Vec<_>>());
+    }
+    let mut publisher = nodes[0].client("retains");
+    publisher.retain("kept/topic", "kept", 1);
+    for node in &nodes {
+        let mut client = node.client("late");
+        eventually(PATIENCE, "the retained message is on every node", || {
+            client.subscribe("kept/#", 1);
+            client.recv_within(std::time::Duration::from_millis(100)).unwrap().is_some()
+        });
+    }
+    let shown = String::from_utf8(nodes[0].cli(&["nodes"]).stdout).unwrap();
+    for id in ["n1", "n2", "n3"] {
+        assert!(shown.contains(id), "{shown}");
+    }
+}
+
+#[test]
+fn a_session_that_moves_under_load_loses_and_doubles_nothing() {
+    let cluster = Cluster::new();
+    let nodes = cluster.start(["n1", "n2", "n3"]);
+    let loads = [(0, 1), (1, 2), (2, 2)].map(|(at, qos)| {
+        let kind = format!("kind{at}");
+        // Stored for another session on each node as well.
+        let mut other = nodes[at].persistent(&format!("other-{at}"));
+        other.subscribe(&format!("{kind}/#"), 1);
+        let subscriber = Subscriber::start(nodes[0].mqtt, &kind, qos);
+        (Load::start(nodes[at].mqtt, &kind, 2, qos), subscriber, other)
+    });
+    let ids = loads.each_ref().map(|(_, subscriber, _)| subscriber.id().to_owned());
+    for round in 0..6 {
+        loads[round % 3].0.goes_on(50);
+        let to = &nodes[(round + 1) % 3];
+        for (_, subscriber, _) in &loads {
+            subscriber.move_to(to.mqtt);
+        }
+        // Each comes back where it was sent: the same client connects elsewhere and goes again.
+        for id in &ids {
+            let (client, present) =
+                Client::connect_present(to.mqtt, &Connect::new(id).persistent());
+            assert!(present, "{id} in round {round}");
+            drop(client);
+        }
+    }
+    for (load, subscriber, _) in loads {
+        let acknowledged = load.finish();
+        subscriber.finish(&acknowledged);
+    }
+}
+
+#[test]
+fn one_client_is_connected_once_in_the_whole_cluster() {
+    let cluster = Cluster::new();
+    let nodes = cluster.start(["n1", "n2"]);
+    for clean in [true, false] {
+        let connect = Connect::new("device");
+        let connect = if clean { connect } else { connect.persistent() };
+        let mut here = Client::connect(nodes[0].mqtt, &connect);
+        let mut there = Client::connect(nodes[1].mqtt, &connect);
+        here.expect_end();
+        let mut back = Client::connect(nodes[0].mqtt, &connect);
+        there.expect_end();
+        back.ping();
+        back.disconnect();
+    }
+    // A clean session ends what was kept elsewhere.
+    let clean = Client::connect_present(nodes[1].mqtt, &Connect::new("device"));
+    assert!(!clean.1);
+    drop(clean);
+    let again = Client::connect_present(nodes[0].mqtt, &Connect::new("device").persistent());
+    assert!(!again.1, "the clean session has ended it");
+}
