@@ -77,7 +77,8 @@ pub(super) fn sentence(options: &ZookeeperOptions, error: &Error) -> String {
              zookeeper.password"
         ),
         Error::Timeout | Error::NoHosts | Error::ConnectionLoss | Error::SessionExpired => {
-            format!("ZooKeeper {options} does not answer ({error}): check zookeeper.servers")
+            let tls = if options.tls.is_some() { " and zookeeper.tls_ca" } else { "" };
+            format!("ZooKeeper {options} does not answer ({error}): check zookeeper.servers{tls}")
         }
         _ => format!("ZooKeeper {options} refused service: {error}"),
     }

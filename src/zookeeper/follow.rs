@@ -4,23 +4,23 @@
 //! (ZOOKEEPER-4698), so it is set and everything is read again after each reconnection; otherwise
 //! only what changed is read. Nothing waits for ZooKeeper without looking at the connection's state and at `leave`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use hydrant_protocol::cluster::{Load, Member};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use zookeeper_client::{
     AddWatchMode, Client, Error, EventType, PersistentWatcher, SessionState, StateWatcher,
-    TlsOptions, WatchedEvent,
+    TlsOptions,
 };
 
 use super::client::{connect, sentence, tls, waits};
 use super::membership::Shared;
 use super::options::ZookeeperOptions;
+use super::read::Dirty;
 use super::register::{Paths, Refused, prepare, register};
 use super::roster::{Change, Roster};
 use super::{TARGET, entry};
@@ -29,26 +29,22 @@ use super::{TARGET, entry};
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// How often a node id that is taken is tried again.
 const TAKEN_EVERY: Duration = Duration::from_millis(250);
-/// Entries that are read; more are ignored.
-const MAX_MEMBERS: usize = 1024;
-/// Entries read at once.
-const PARALLEL: usize = 32;
 /// How long the end of the session may take.
 const CLOSE: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Follower {
     options: ZookeeperOptions,
-    cluster: Arc<str>,
-    paths: Paths,
+    pub(super) cluster: Arc<str>,
+    pub(super) paths: Paths,
     tls: Option<TlsOptions>,
-    roster: Roster,
+    pub(super) roster: Roster,
     shared: Arc<Shared>,
     /// What stands in ZooKeeper, by name; `None` is none of this cluster's.
-    entries: BTreeMap<String, Option<Member>>,
-    cversion: i32,
+    pub(super) entries: BTreeMap<String, Option<Member>>,
+    pub(super) cversion: i32,
     /// Why an entry is ignored, said once.
-    ignored: BTreeMap<String, String>,
+    pub(super) ignored: BTreeMap<String, String>,
     /// Of our own entry.
     version: i32,
     /// It was said that our node id is taken.
@@ -62,18 +58,6 @@ enum End {
     Expired,
     /// This node leaves.
     Left,
-}
-
-/// What changed in ZooKeeper and was not read yet.
-#[derive(Default)]
-struct Dirty {
-    names: BTreeSet<String>,
-    /// Entries came or went.
-    list: bool,
-    /// Ours went.
-    own: bool,
-    /// The node that holds the entries went.
-    parent: bool,
 }
 
 /// What a session looks at besides ZooKeeper.
@@ -179,7 +163,7 @@ impl Follower {
         }
     }
 
-    async fn register(&mut self, client: &Client) -> Result<(), Refused> {
+    pub(super) async fn register(&mut self, client: &Client) -> Result<(), Refused> {
         prepare(client, &self.options, &self.paths, &self.cluster).await?;
         let me = self.roster.me();
         self.version = register(client, &self.options, &self.paths, &self.cluster, me).await?;
@@ -321,10 +305,6 @@ impl Follower {
                     self.publish(true, changes);
                 }
             }
-            if dirty.parent {
-                // Everything is made and read anew.
-                return Ok(None);
-            }
             let Signals { state, leave, .. } = &mut *signals;
             tokio::select! {
                 done = self.read(client, &dirty, false) => done?,
@@ -332,75 +312,6 @@ impl Follower {
                 () = leaving(leave) => return Ok(Some(End::Left)),
             }
             dirty = Dirty::default();
-        }
-    }
-
-    /// Reads what changed, or all there is, and tells it.
-    async fn read(&mut self, client: &Client, dirty: &Dirty, all: bool) -> Result<(), Refused> {
-        if dirty.own {
-            self.register(client).await?;
-        }
-        if !dirty.list && dirty.names.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<String> = if dirty.list {
-            let (mut names, stat) = client.get_children(&self.paths.members).await?;
-            self.cversion = stat.cversion;
-            names.sort_unstable();
-            names.truncate(MAX_MEMBERS);
-            names
-        } else {
-            self.entries.keys().cloned().collect()
-        };
-        let stale = names
-            .iter()
-            .filter(|name| all || dirty.names.contains(*name) || !self.entries.contains_key(*name));
-        let fetch = stale.map(|name| {
-            let data = client.get_data(&format!("{}/{name}", self.paths.members));
-            async move {
-                match data.await {
-                    Ok((data, _)) => Ok((name.clone(), Some(data))),
-                    Err(Error::NoNode) => Ok((name.clone(), None)),
-                    Err(error) => Err(error),
-                }
-            }
-        });
-        let fetch: Vec<_> = fetch.collect();
-        let fetched: Vec<(String, Option<Vec<u8>>)> =
-            stream::iter(fetch).buffer_unordered(PARALLEL).try_collect().await?;
-        self.entries.retain(|name, _| names.binary_search(name).is_ok());
-        for (name, data) in fetched {
-            match data {
-                Some(data) => {
-                    let member = self.decode(&name, &data);
-                    self.entries.insert(name, member);
-                }
-                None => {
-                    self.entries.remove(&name);
-                }
-            }
-        }
-        self.ignored.retain(|name, _| self.entries.contains_key(name));
-        let found = self.entries.values().flatten().cloned().collect();
-        let changes = self.roster.apply(found, self.cversion, Instant::now());
-        self.publish(true, changes);
-        Ok(())
-    }
-
-    /// The member in an entry; one that is none is reported once.
-    fn decode(&mut self, name: &str, data: &[u8]) -> Option<Member> {
-        match entry::decode(&self.cluster, name, data) {
-            Ok(member) => {
-                self.ignored.remove(name);
-                Some(member)
-            }
-            Err(why) => {
-                if self.ignored.get(name) != Some(&why) {
-                    log::warn!(target: TARGET, "entry {}/{name} in ZooKeeper is ignored: {why}", self.paths.members);
-                    self.ignored.insert(name.to_owned(), why);
-                }
-                None
-            }
         }
     }
 
@@ -429,7 +340,7 @@ impl Follower {
         }
     }
 
-    fn publish(&self, current: bool, changes: Vec<Change>) {
+    pub(super) fn publish(&self, current: bool, changes: Vec<Change>) {
         for change in changes {
             match change {
                 Change::Joined(member) => log::info!(
@@ -501,29 +412,6 @@ impl Follower {
         // Our entry is gone; the session's own time-out would do the rest.
         let _ = timeout(CLOSE, closed).await;
         Ok(())
-    }
-}
-
-impl Dirty {
-    fn note(&mut self, event: &WatchedEvent, paths: &Paths) {
-        let gone = event.event_type == EventType::NodeDeleted;
-        if event.event_type == EventType::Session {
-            return;
-        }
-        if event.path == paths.members {
-            self.list = true;
-            self.parent |= gone;
-            return;
-        }
-        if event.path == paths.own {
-            self.own |= gone;
-        }
-        // Below an entry is nothing of ours.
-        let name = event.path.strip_prefix(&paths.members).and_then(|rest| rest.strip_prefix('/'));
-        if let Some(name) = name.filter(|name| !name.contains('/')) {
-            self.list |= event.event_type != EventType::NodeDataChanged;
-            self.names.insert(name.to_owned());
-        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! of the node for a session time-out.
 //!
 //! - `membership`: the port, and the thread that keeps the session.
-//! - `follow`: one session after the other: registers, watches, reads.
+//! - `follow`: one session after the other; `read`: what it learns from the entries.
 //! - `register`: what is written: parents, cluster id, our own entry.
 //! - `roster`: who is a member; when one that is missing is believed dead.
 //! - `entry`: a member as JSON.
@@ -20,6 +20,7 @@ mod entry;
 mod follow;
 mod membership;
 mod options;
+mod read;
 mod register;
 mod roster;
 

@@ -10,11 +10,10 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::server::{Server, free_port};
+use super::server::{KEYSTORE_PASSWORD, Server, free_port, make_certificate};
 use super::{eventually, unique};
 
 /// The local data centre of every node here (that of SimpleSnitch).
@@ -26,9 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The argument file for `java`, and how it logs; benches/storage starts it with the same.
 const JAVA_ARGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/servers/cassandra/java.args");
 const LOGBACK: &str = include_str!("../../scripts/servers/cassandra/logback.xml");
-
-/// Of a key store that lives as long as a test.
-const KEYSTORE_PASSWORD: &str = "changeit";
 
 /// How a node differs from the ordinary one.
 #[derive(Debug, Clone, Default)]
@@ -230,23 +226,6 @@ pub enum Consistency {
     One = 1,
     All = 5,
     LocalQuorum = 6,
-}
-
-/// A key with a self-signed certificate, by the JDK's own tool: the key store, and `ca.pem` beside
-/// it.
-fn make_certificate(conf: &Path, ip: Ipv4Addr) -> String {
-    let store = conf.join("keystore.p12").display().to_string();
-    let keytool = |arguments: &[&str]| {
-        let common = ["-keystore", &store, "-storepass", KEYSTORE_PASSWORD, "-alias", "node"];
-        let done = Command::new("keytool").args(arguments).args(common).output().expect("keytool");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
-    };
-    let name = format!("san=ip:{ip}");
-    let key = ["-genkeypair", "-keyalg", "EC", "-storetype", "PKCS12", "-dname", "CN=node"];
-    keytool(&[&key[..], &["-validity", "2", "-ext", &name]].concat());
-    let ca = conf.join("ca.pem").display().to_string();
-    keytool(&["-exportcert", "-rfc", "-file", &ca]);
-    store
 }
 
 fn java_options(folder: &Path, heap: u32) -> Vec<String> {

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,6 +15,9 @@ use super::process::signal;
 
 /// How long a server may take to be ready or to stop.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Of a key store that lives as long as a test.
+pub const KEYSTORE_PASSWORD: &str = "changeit";
 
 /// One server: a folder that stays over restarts, and at most one process.
 pub struct Server {
@@ -177,4 +180,21 @@ pub fn class_path(name: &str) -> String {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("its address").port()
+}
+
+/// A key with a self-signed certificate, by the JDK's own tool: the key store, and `ca.pem` beside
+/// it.
+pub fn make_certificate(conf: &Path, ip: Ipv4Addr) -> String {
+    let store = conf.join("keystore.p12").display().to_string();
+    let keytool = |arguments: &[&str]| {
+        let common = ["-keystore", &store, "-storepass", KEYSTORE_PASSWORD, "-alias", "node"];
+        let done = Command::new("keytool").args(arguments).args(common).output().expect("keytool");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    };
+    let name = format!("san=ip:{ip}");
+    let key = ["-genkeypair", "-keyalg", "EC", "-storetype", "PKCS12", "-dname", "CN=node"];
+    keytool(&[&key[..], &["-validity", "2", "-ext", &name]].concat());
+    let ca = conf.join("ca.pem").display().to_string();
+    keytool(&["-exportcert", "-rfc", "-file", &ca]);
+    store
 }

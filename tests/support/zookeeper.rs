@@ -5,16 +5,19 @@
 #![allow(dead_code)]
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::server::{Server, free_port};
+use super::server::{KEYSTORE_PASSWORD, Server, free_port, make_certificate};
 
 /// A ZooKeeper of this test's own. Sessions time out after one second or more.
 pub struct Zookeeper {
     server: Server,
     port: u16,
+    /// Of the port that speaks TLS.
+    secure: Option<u16>,
 }
 
 impl Zookeeper {
@@ -39,7 +42,37 @@ impl Zookeeper {
             server.folder().join("data").display()
         );
         std::fs::write(server.folder().join("zoo.cfg"), text).expect("zoo.cfg");
-        Self { server, port }
+        Self { server, port, secure: None }
+    }
+
+    /// One with a second port that speaks TLS, with a certificate for 127.0.0.1: see [`Self::ca`].
+    pub fn start_tls() -> Self {
+        let mut zookeeper = Self::prepare();
+        let (secure, config) = (free_port(), zookeeper.server.folder().join("zoo.cfg"));
+        let store = make_certificate(zookeeper.server.folder(), Ipv4Addr::LOCALHOST);
+        let mut text = std::fs::read_to_string(&config).expect("zoo.cfg");
+        text += &format!(
+            "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
+             secureClientPort={secure}\n\
+             secureClientPortAddress=127.0.0.1\n\
+             ssl.clientAuth=none\n\
+             ssl.keyStore.location={store}\n\
+             ssl.keyStore.password={KEYSTORE_PASSWORD}\n"
+        );
+        std::fs::write(config, text).expect("zoo.cfg");
+        zookeeper.secure = Some(secure);
+        zookeeper.restart();
+        zookeeper
+    }
+
+    /// `host:port` for clients over TLS.
+    pub fn secure_address(&self) -> String {
+        format!("127.0.0.1:{}", self.secure.expect("start_tls"))
+    }
+
+    /// With [`Self::start_tls`]: the file with the certificate, which is its own authority.
+    pub fn ca(&self) -> PathBuf {
+        self.server.folder().join("ca.pem")
     }
 
     /// `host:port` for clients.

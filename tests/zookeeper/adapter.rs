@@ -26,18 +26,23 @@ fn three_members_see_each_other_and_what_they_tell() {
     assert_eq!(logged("INFO member sight-1 joined (incarnation 5, peer sight-1.example:7883)"), 2);
 
     // What is told often is written seldom, and the last of it counts.
+    let began = Instant::now();
     let generation = n1.view.borrow().generation;
     for connections in 1..=50 {
         n3.membership.update(Load { connections, max_connections: 100 }, connections == 50);
+        eventually(SOON, "it was taken", || {
+            let view = n3.view.borrow();
+            view.member("sight-3").is_some_and(|member| member.load.connections == connections)
+        });
     }
     eventually(SOON, "the load is seen", || {
         let view = n1.view.borrow();
         view.member("sight-3").is_some_and(|m| m.load.connections == 50 && m.draining)
     });
-    assert_eq!(n3.view.borrow().member("sight-3").unwrap().load.connections, 50);
     let client = place.raw(10);
     let (_, stat) = block_on(client.get_data(&place.entry("sight-3"))).unwrap();
-    assert!(stat.version <= 4, "{} writes", stat.version);
+    let seconds = began.elapsed().as_secs() as i32;
+    assert!(stat.version <= seconds + 2, "{} writes in {seconds} s", stat.version);
     assert_eq!(n1.view.borrow().generation, generation);
 
     let began = Instant::now();

@@ -1,10 +1,13 @@
 //! Joining that is refused, each with one sentence; and the login.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use hydrant::zookeeper::ZookeeperTls;
 use zookeeper_client::Error;
 
 use crate::peer::{CLUSTER, Place, block_on, json, member};
+use crate::support::server::make_certificate;
 use crate::support::zookeeper::{Zookeeper, shared};
 
 fn refused(place: &Place, cluster: &str, node_id: &str) -> String {
@@ -72,4 +75,22 @@ fn a_user_owns_what_it_makes() {
     place.options.credentials = Some(("hydrant".to_owned(), "wrong".to_owned()));
     let why = refused(&place, CLUSTER, "login-3");
     assert!(why.contains("zookeeper.password") && !why.contains("wrong"), "{why}");
+}
+
+#[test]
+fn tls_with_the_right_authority_and_no_other() {
+    let zookeeper = Zookeeper::start_tls();
+    let mut place = Place::new(&zookeeper, 1);
+    place.options.servers = vec![zookeeper.secure_address()];
+    place.options.tls = Some(ZookeeperTls { ca: zookeeper.ca(), identity: None });
+    assert_eq!(place.join("tls-1", 1).sees(), "tls-1/1");
+    let folder = tempfile::tempdir().unwrap();
+    make_certificate(folder.path(), Ipv4Addr::LOCALHOST);
+    let other = ZookeeperTls { ca: folder.path().join("ca.pem"), identity: None };
+    (place.options.tls, place.options.connect_timeout) = (Some(other), Duration::from_secs(1));
+    let why = refused(&place, CLUSTER, "tls-2");
+    assert!(why.contains("does not answer") && why.contains("zookeeper.tls_ca"), "{why}");
+    place.options.tls = Some(ZookeeperTls { ca: "/nowhere/ca.pem".into(), identity: None });
+    let why = refused(&place, CLUSTER, "tls-2");
+    assert!(why.starts_with("zookeeper.tls_ca: /nowhere/ca.pem cannot be read"), "{why}");
 }
