@@ -573,3 +573,22 @@ fn a_node_without_a_cluster_becomes_one_of_a_cluster_and_back() {
     let a = open(&options, "a");
     assert_eq!((ids(&wait(a.sessions())), sequences(&a, 1)), (vec![1, 2], vec![2, 3, 4]));
 }
+
+#[test]
+fn what_an_heir_got_moves_on_with_its_queue() {
+    let node = shared();
+    let options = options(&node);
+    let (a, b, c) = (open(&options, "a"), open(&options, "b"), open(&options, "c"));
+    let dead = a.incarnation();
+    write(&a, [vec![connect(1, 1), subscription(1, "s")], queued(1, 1..=3)].concat());
+    write(&a, queued(1, 4..=300));
+    drop(a);
+    let estate = sealed(&b, dead);
+    assert_eq!((estate.sessions[0].queued, estate.sessions[0].last_sequence), (300, 300));
+    write(&b, queued(1, 301..=310));
+    assert_eq!(sequences(&b, 1), (1..=310).collect::<Vec<_>>());
+    let taken = moves(&b, &c, 1);
+    assert_eq!((taken.queued, taken.last_sequence), (310, 310));
+    write(&c, queued(1, 311..=320));
+    assert_eq!(sequences(&c, 1), (1..=320).collect::<Vec<_>>());
+}

@@ -39,6 +39,7 @@ impl Cluster {
             .set("cassandra.keyspace", self.name.replace('-', "_"))
             .set("cassandra.lease", "3s")
             .set("log.kind", "none")
+            .set("session.max_queued_messages", 100_000)
             .set("cluster.kind", "zookeeper")
             .set("cluster.id", &self.name)
             .set("cluster.listen", "127.0.0.1:0")

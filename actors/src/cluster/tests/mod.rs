@@ -53,10 +53,12 @@ fn settings(node_id: &str) -> Settings {
     settings.limits.max_retained_messages = 100;
     settings.limits.max_retained_bytes = 100_000;
     settings.limits.max_output_bytes = 1 << 20;
+    settings.limits.max_unacknowledged = 100;
     settings.limits.max_router_bytes = 1 << 20;
     settings.limits.connect_rate = 10_000;
-    settings.session.max_queued_messages = 10_000;
-    settings.session.max_queued_bytes = 10_000_000;
+    settings.session.max_queued_messages = 1_000_000;
+    settings.session.max_queued_in_memory = 100;
+    settings.session.max_queued_bytes = 1_000_000_000;
     settings.session.max_sessions = 1000;
     settings.session.max_inflight = 100;
     settings.session.expiry = Duration::ZERO;
@@ -317,11 +319,15 @@ fn a_session_on_its_way_loses_and_doubles_nothing() {
                 let mut publisher = cluster.connect(node, &format!("publisher-{node}"), true);
                 let mut sent = 0_u32;
                 while stop.load(Ordering::SeqCst) == 0 {
-                    let mut payload = vec![node as u8];
-                    payload.extend_from_slice(&sent.to_be_bytes());
-                    let qos = if node == 2 { 1 } else { 2 };
-                    publisher.publish(&format!("a/{node}"), &payload, qos);
-                    sent += 1;
+                    // Many at once, and one by one.
+                    for _ in 0..if sent % 3 == 0 { 50 } else { 1 } {
+                        let mut payload = vec![node as u8];
+                        payload.extend_from_slice(&sent.to_be_bytes());
+                        let qos = if node == 2 { 1 } else { 2 };
+                        publisher.send_publish(&format!("a/{node}"), &payload, qos);
+                        sent += 1;
+                    }
+                    publisher.await_acks();
                 }
                 sent
             })

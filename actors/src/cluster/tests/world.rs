@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use hydrant_protocol::Message;
 use hydrant_protocol::cluster::{Load, Member, View};
@@ -16,6 +17,11 @@ use crate::ports::{
     SessionStore, SharedStore, StoreError, StoreFuture, StoreOp, StoredSession, StoredSubscription,
     StoredWill,
 };
+
+/// What a write takes, and what it takes to take a session over: long enough for much to come
+/// meanwhile.
+const WRITE: Duration = Duration::from_millis(1);
+const TAKE: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone)]
 struct Kept {
@@ -185,7 +191,10 @@ impl SessionStore for Node {
         for op in ops.iter() {
             self.apply(&mut state, op.clone());
         }
-        Self::now(Ok(()))
+        Box::pin(async {
+            tokio::time::sleep(WRITE).await;
+            Ok(())
+        })
     }
 
     fn sessions(&self) -> StoreFuture<Vec<StoredSession>> {
@@ -244,12 +253,16 @@ impl SharedStore for Node {
     }
 
     fn take(&self, _: Arc<str>, from: Holder) -> StoreFuture<Option<StoredSession>> {
-        let mut state = self.world.0.lock();
-        let kept = state.sessions.get_mut(&from.id).filter(|kept| kept.holder == from.incarnation);
-        Self::now(Ok(kept.map(|kept| {
-            kept.holder = self.incarnation;
-            found(from.id, kept)
-        })))
+        let (world, me) = (self.world.clone(), self.incarnation);
+        Box::pin(async move {
+            tokio::time::sleep(TAKE).await;
+            let mut state = world.0.lock();
+            let kept = state.sessions.get_mut(&from.id);
+            Ok(kept.filter(|kept| kept.holder == from.incarnation).map(|kept| {
+                kept.holder = me;
+                found(from.id, kept)
+            }))
+        })
     }
 
     fn give_up(&self, _: SessionId) {}
