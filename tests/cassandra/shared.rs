@@ -592,3 +592,44 @@ fn what_an_heir_got_moves_on_with_its_queue() {
     write(&c, queued(1, 311..=320));
     assert_eq!(sequences(&c, 1), (1..=320).collect::<Vec<_>>());
 }
+
+/// Back and forth, with writes of all sizes just before each move and deliveries in between.
+#[test]
+fn a_queue_that_moves_again_and_again_stays_whole() {
+    let node = shared();
+    let options = options(&node);
+    let (a, b) = (open(&options, "a"), open(&options, "b"));
+    write(&a, vec![connect(1, 1), subscription(1, "s")]);
+    let (mut here, mut there) = (a, b);
+    let (mut next, mut oldest, mut seed) = (1_u64, 1_u64, 7_u64);
+    for turn in 0..120 {
+        let mut random = |bound: u64| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % bound
+        };
+        // Several under way at once, as StorageActor has them.
+        let mut under_way = Vec::new();
+        for _ in 0..=random(3) {
+            let count = random(60);
+            let ops = queued(1, next..=next + count);
+            next += count + 1;
+            under_way.push(here.write(Arc::new(ops)));
+        }
+        let delivered: Vec<StoreOp> =
+            (0..random(next - oldest)).map(|n| delivered(1, oldest + n)).collect();
+        oldest += delivered.len() as u64;
+        under_way.push(here.write(Arc::new(delivered)));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            for write in under_way {
+                write.await.unwrap();
+            }
+        });
+        let taken = moves(&here, &there, 1);
+        assert_eq!((taken.last_sequence, taken.queued), (next - 1, next - oldest), "turn {turn}");
+        assert_eq!(sequences(&there, 1), (oldest..next).collect::<Vec<_>>(), "turn {turn}");
+        std::mem::swap(&mut here, &mut there);
+    }
+}

@@ -66,7 +66,8 @@ fn a_session_that_moves_under_load_loses_and_doubles_nothing() {
             subscriber.hop(nodes[(round + 1) % 3].mqtt);
         }
     }
-    for (load, subscriber, _) in loads {
+    for (at, (load, subscriber, _)) in loads.into_iter().enumerate() {
+        println!("the load of node {at}");
         let acknowledged = load.finish();
         subscriber.finish(&acknowledged);
     }

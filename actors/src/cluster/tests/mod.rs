@@ -64,6 +64,7 @@ fn settings(node_id: &str) -> Settings {
     settings.session.expiry = Duration::ZERO;
     settings.storage.max_pending_bytes = 1 << 20;
     settings.storage.retry_min = Duration::from_millis(10);
+    settings.storage.max_in_flight = 4;
     settings.supervision.stall_timeout = DEADLINE;
     settings.supervision.watchdog_warn = DEADLINE;
     settings.supervision.watchdog_exit = Duration::ZERO;
