@@ -131,10 +131,7 @@ impl Shard {
         self.flush();
         let lanes = u16::try_from(self.shared.routers.len()).unwrap_or(u16::MAX);
         if barrier.here {
-            let home = usize::from(self.shared.home(&barrier.client));
-            let (id, client) = (barrier.id, Arc::clone(&barrier.client));
-            let marked = RouterWork::Marked { id, client, lane: (0, self.index), lanes };
-            self.shared.routers[home].push(marked, SMALL);
+            self.send_mark(barrier.id, &barrier.client, (0, self.index), lanes);
         }
         if !barrier.to.is_empty() {
             let (barrier, lane) = (Arc::clone(barrier), (self.index, lanes));
@@ -145,9 +142,18 @@ impl Shard {
     /// The mark of another node's lane, behind what it has published: on to where the session is.
     pub fn pass_on(&self, id: u64, client: &Arc<str>, lane: Lane, lanes: u16) {
         self.flush();
-        let home = usize::from(self.shared.home(client));
+        self.send_mark(id, client, lane, lanes);
+    }
+
+    /// To where the session is. Here it counts at once: behind what stands in this router's own inbox
+    /// it would come too late for that.
+    fn send_mark(&self, id: u64, client: &Arc<str>, lane: Lane, lanes: u16) {
+        let home = self.shared.home(client);
+        if home == self.index {
+            return self.marked(id, client, lane, lanes);
+        }
         let marked = RouterWork::Marked { id, client: Arc::clone(client), lane, lanes };
-        self.shared.routers[home].push(marked, SMALL);
+        self.shared.routers[usize::from(home)].push(marked, SMALL);
     }
 
     /// A lane has marked the session.
