@@ -72,6 +72,8 @@ pub enum Command {
     Status,
     /// Print the nodes of a running node's cluster, as it sees them
     Nodes,
+    /// Empty a running node for a restart: no new clients, those it has are closed at node.drain_rate
+    Drain(DrainArgs),
     /// Check the session store, or move what it holds to a file and back
     Storage {
         /// Which way.
@@ -130,6 +132,17 @@ pub struct TailArgs {
     /// End after so many records
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
+}
+
+/// `broker drain`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+pub struct DrainArgs {
+    /// Return when the last client is gone; shows how many are left
+    #[arg(long)]
+    pub wait: bool,
+    /// Take clients again
+    #[arg(long, conflicts_with = "wait")]
+    pub cancel: bool,
 }
 
 /// `broker tree`.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use hydrant::admin::{self, TailRequest, TreeRequest};
-use hydrant::cli::{self, Cli, Command, ConfigAction};
+use hydrant::admin::{self, DrainAction, DrainState, TailRequest, TreeRequest};
+use hydrant::cli::{self, Cli, Command, ConfigAction, DrainArgs};
 use hydrant::node;
 
 #[cfg(feature = "jemalloc")]
@@ -55,6 +55,19 @@ fn main() -> ExitCode {
             };
             ask(&cli, |dir| Ok(admin::client::tail(dir, &request, &mut out, &mut err)?))
         }
+        Some(Command::Drain(DrainArgs { cancel: true, .. })) => ask(&cli, |dir| {
+            admin::client::drain(dir, DrainAction::Cancel)?;
+            writeln!(out, "the node takes clients again").map_err(Into::into)
+        }),
+        Some(Command::Drain(args)) => ask(&cli, |dir| {
+            let state = admin::client::drain(dir, DrainAction::Start)?;
+            let DrainState { left, rate, .. } = state;
+            writeln!(out, "the node drains: {left} connections, {rate} a second")?;
+            if args.wait {
+                admin::client::wait_drained(dir, &mut out)?;
+            }
+            Ok(())
+        }),
         Some(Command::Storage { action }) => {
             prepare("warn", None);
             cli::run_storage(&cli, action, &mut out, &mut err)

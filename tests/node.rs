@@ -36,12 +36,16 @@ mod conformance_topics;
 mod conformance_will;
 #[path = "node/crash.rs"]
 mod crash;
+#[path = "node/drain.rs"]
+mod drain;
 #[path = "node/flow.rs"]
 mod flow;
 #[path = "node/operate.rs"]
 mod operate;
 #[path = "node/persistence.rs"]
 mod persistence;
+#[path = "node/proxy.rs"]
+mod proxy;
 #[path = "node/start.rs"]
 mod start;
 #[path = "node/supervision.rs"]

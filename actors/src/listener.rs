@@ -1,10 +1,11 @@
 //! The listener: accepts sockets at a bounded rate and spreads them over the ConnectionManagers.
 //!
 //! Bounds: `limits.max_connections` open sockets (past it a socket is closed at once and counted),
-//! `limits.connect_rate` new ones a second (more wait in the listen backlog).
+//! `limits.connect_rate` new ones a second (more wait in the listen backlog). Who may not connect by
+//! its address is closed before it counts against either.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, Context, Handler, StreamHandler};
 use futures_util::Stream;
+use hydrant_protocol::access::within;
 use tokio::time::{Instant, Sleep};
 
 use crate::metrics::CloseReason;
@@ -60,6 +62,23 @@ impl Listener {
     }
 }
 
+/// Whether a socket of this address is looked at further.
+fn may_come(shared: &Shared, peer: SocketAddr) -> Result<(), CloseReason> {
+    match &shared.settings.access.proxy_from {
+        // The client's own address comes with the header.
+        Some(trusted) if within(trusted, peer.ip()) => Ok(()),
+        Some(_) => {
+            shared.refusals.untrusted.warn(format_args!(
+                "closing the connection from {peer}: it is not in listener.proxy_from, and \
+                 listener.proxy_protocol is \"required\""
+            ));
+            Err(CloseReason::UntrustedProxy)
+        }
+        None if shared.admits(peer) => Ok(()),
+        None => Err(CloseReason::Denied),
+    }
+}
+
 impl Actor for Listener {
     type Context = Context<Self>;
 }
@@ -68,6 +87,10 @@ impl StreamHandler<NewSocket> for Listener {
     fn handle(&mut self, socket: NewSocket, _: &mut Self::Context) {
         self.cell.enter(1);
         let shared = &self.shared;
+        if let Err(reason) = may_come(shared, socket.peer) {
+            shared.metrics.shards[0].close(reason);
+            return;
+        }
         let open = shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
         if open > shared.settings.limits.max_connections {
             shared.connections.fetch_sub(1, Ordering::Relaxed);
@@ -151,7 +174,9 @@ impl Stream for Accept {
                     }
                     // It is registered again with the arbiter that will own it.
                     if let Ok(stream) = stream.into_std() {
-                        return Poll::Ready(Some(NewSocket { stream, peer, read: Vec::new() }));
+                        let header_first = self.shared.settings.access.proxy_from.is_some();
+                        let read = Vec::new();
+                        return Poll::Ready(Some(NewSocket { stream, peer, read, header_first }));
                     }
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}

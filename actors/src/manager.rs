@@ -65,6 +65,7 @@ impl ConnectionManager {
         {
             self.shard.count_sessions();
         }
+        self.shard.drain_some();
         self.shard.flush();
         self.shard.report_drained();
     }
@@ -106,6 +107,9 @@ impl ConnectionManager {
                     let _ = reply.send(self.list(skip, limit));
                 }
                 Some(ManagerWork::Fault { client_id, fault }) => self.fault(&client_id, fault),
+                Some(ManagerWork::Connected { reply }) => {
+                    let _ = reply.send(shard.connected());
+                }
                 Some(ManagerWork::Drain { done }) => self.drain(done),
                 Some(ManagerWork::Granted { conn, client, taken }) => {
                     shard.granted(conn, &client, taken.as_deref());
@@ -188,7 +192,7 @@ impl Shard {
         ConnectionInfo {
             client_id: conn.client_id.borrow().as_deref().unwrap_or_default().to_owned(),
             manager: usize::from(self.index),
-            address: conn.peer.to_string(),
+            address: conn.peer.get().to_string(),
             clean,
             connected_ms: self.now_ms().saturating_sub(conn.accepted_ms),
             inflight,

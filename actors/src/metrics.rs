@@ -157,6 +157,14 @@ labelled! {
         ActorDied = "actor_died",
         /// The node shuts down.
         Shutdown = "shutdown",
+        /// `broker drain`.
+        Drain = "drain",
+        /// Not from `listener.proxy_from`.
+        UntrustedProxy = "untrusted_proxy",
+        /// No PROXY header, or a wrong one.
+        ProxyHeader = "proxy_header",
+        /// By `listener.allow` or `listener.deny`.
+        Denied = "address_denied",
         /// The node has `limits.max_connections`.
         TooMany = "too_many_connections",
     }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hydrant_protocol::access::{AddressRules, IpNet};
 use hydrant_protocol::mapping::Mapping;
 
 /// All settings of one node's actor tree.
@@ -17,6 +18,10 @@ pub struct Settings {
     pub workers: usize,
     /// `node.shutdown_deadline`: SIGTERM to exit.
     pub shutdown_deadline: Duration,
+    /// `node.drain_rate`: connections a second that `broker drain` closes.
+    pub drain_rate: u32,
+    /// Who may connect.
+    pub access: Access,
     /// Limits a peer meets.
     pub limits: Limits,
     /// Sessions.
@@ -33,6 +38,16 @@ pub struct Settings {
     pub sys_interval: Duration,
     /// `debug.faults`: the admin socket may make an actor panic, stall or fail. For tests.
     pub faults: bool,
+}
+
+/// Who may connect, by address; the rest of `[listener]`.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// `listener.proxy_from`, with `listener.proxy_protocol = "required"`: the load balancers, whose
+    /// word for a client's address is taken. `None`: no PROXY header comes.
+    pub proxy_from: Option<Vec<IpNet>>,
+    /// `listener.deny` and `listener.allow`, for the client's address.
+    pub rules: AddressRules,
 }
 
 /// Limits a peer meets. Past each: a clean close and a counter.

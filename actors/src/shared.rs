@@ -15,10 +15,12 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use crate::cluster::{Cluster, FromPeer};
+use crate::drain::Budget;
 use crate::inbox::Inbox;
 use crate::log::LaneBook;
 use crate::metrics::Metrics;
 use crate::ports::{LogRecord, QueueEntry, SessionId, StoreOp, StoredSession, StoredWill};
+use crate::refusals::Refusals;
 use crate::settings::Settings;
 use crate::shard::{Barrier, Lane, RemoteBatch};
 /// What a test can make a connection actor do: the same as any other actor.
@@ -116,10 +118,12 @@ pub struct LogWork {
 pub struct NewSocket {
     /// Non-blocking, accepted.
     pub stream: std::net::TcpStream,
-    /// The peer.
+    /// The client as far as it is known.
     pub peer: SocketAddr,
-    /// Bytes already read from it.
+    /// Bytes already read from it, without a PROXY header.
     pub read: Vec<u8>,
+    /// A PROXY header comes before the client's bytes.
+    pub header_first: bool,
 }
 
 /// One row of `broker tree --connections`.
@@ -169,6 +173,11 @@ pub enum ManagerWork {
         limit: usize,
         /// The answer.
         reply: oneshot::Sender<Vec<ConnectionInfo>>,
+    },
+    /// How many connections are past their CONNECT.
+    Connected {
+        /// The answer.
+        reply: oneshot::Sender<usize>,
     },
     /// Make a client's connection actor misbehave.
     Fault {
@@ -315,6 +324,12 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// This node's part in a cluster.
     pub cluster: Option<Arc<Cluster>>,
+    /// The node is being emptied ([`crate::drain`]): no new clients.
+    pub draining: AtomicBool,
+    /// How many connections may be closed for that.
+    pub drain_budget: Mutex<Budget>,
+    /// Connections turned away.
+    pub refusals: Refusals,
     /// Why the node is not ready, by the part that says so.
     pub not_ready: Mutex<HashMap<&'static str, String>>,
 }
@@ -390,6 +405,17 @@ impl Shared {
         let next = |last: u64| Some(now.max(last.saturating_add(1)));
         let last = self.retained_clock.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         now.max(last.unwrap_or_else(|last| last).saturating_add(1))
+    }
+
+    /// Whether a client of this address may connect; one that may not is logged.
+    pub fn admits(&self, client: SocketAddr) -> bool {
+        let admitted = self.settings.access.rules.admit(client.ip());
+        if !admitted {
+            self.refusals.denied.warn(format_args!(
+                "closing the connection from {client}: listener.deny or listener.allow keeps it out"
+            ));
+        }
+        admitted
     }
 
     /// A part of the node is not ready, and why; `None` when it is again.

@@ -22,6 +22,7 @@ use tokio::sync::{oneshot, watch};
 use crate::cluster::{
     Cluster, ClusterParts, DiscoveryActor, PeerWork, PeersActor, describe as describe_peers,
 };
+use crate::drain::Budget;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
 use crate::log::{self as log_actor, LaneBook, LogActor, LogParts};
@@ -31,6 +32,7 @@ use crate::ports::{
     Lanes, Membership, MessageLog, SessionStore, StoreError, StoredSession, StoredWill, UNFINISHED,
     UNFINISHED_WHY,
 };
+use crate::refusals::Refusals;
 use crate::router::TopicRouter;
 use crate::settings::Settings;
 use crate::shard::{ANY_ESTATE, Origin, Shard};
@@ -597,6 +599,9 @@ fn make_shared(
         connections_peak: AtomicUsize::new(0),
         stopping: AtomicBool::new(false),
         cluster,
+        draining: AtomicBool::new(false),
+        drain_budget: Mutex::new(Budget::new(Instant::now())),
+        refusals: Refusals::default(),
         not_ready: Mutex::new(HashMap::new()),
     })
 }

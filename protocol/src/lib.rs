@@ -10,13 +10,16 @@
 //! - [`mapping`]: the rules from MQTT topic to Kafka topic and key.
 //! - [`outbox`]: the cursor over an append-only lane of records.
 //! - [`message`]: one application message, neutral to the protocol version.
+//! - [`proxy`]: the PROXY protocol's header, before the first packet; [`access`]: who may connect.
 //! - [`cluster`]: who owns what in a cluster, and what its nodes say to each other.
 //! - [`violation`]: each way a peer can break the standard, by its number.
 
+pub mod access;
 pub mod cluster;
 pub mod mapping;
 pub mod message;
 pub mod outbox;
+pub mod proxy;
 pub mod session;
 pub mod topic;
 pub mod violation;

@@ -10,13 +10,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::view::{ActorRow, ConnectionRow, FaultAction, Nodes};
+use super::view::{ActorRow, ConnectionRow, DrainAction, DrainState, FaultAction, Nodes};
 use super::wire::{FollowUp, MAX_REPLY_LINE, Reply, Request, Status, TailRequest, TreeRequest};
 use super::{render, socket_path};
 
 /// How long a node may take to answer anything but a tail. Longer than the node's own time-out,
 /// whose error says more.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Between two looks at how far a drain is.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +121,43 @@ pub fn nodes(data_dir: &Path) -> Result<Nodes, ClientError> {
         }
     })?;
     nodes.ok_or_else(|| ClientError::Protocol("no nodes came".to_owned()))
+}
+
+/// Begins, takes back or looks at the emptying of the node with this data directory.
+///
+/// # Errors
+/// [`ClientError`].
+pub fn drain(data_dir: &Path, action: DrainAction) -> Result<DrainState, ClientError> {
+    let mut state = None;
+    ask(data_dir, &Request::Drain { action }, |reply| {
+        if let Reply::Drain(found) = reply {
+            state = Some(found);
+        }
+    })?;
+    state.ok_or_else(|| ClientError::Protocol("no state of the drain came".to_owned()))
+}
+
+/// Shows on `notes` how many connections are left, and returns when none is.
+///
+/// # Errors
+/// [`ClientError`]; also when the drain is taken back meanwhile.
+pub fn wait_drained(data_dir: &Path, notes: &mut dyn Write) -> Result<(), ClientError> {
+    let mut shown = None;
+    loop {
+        let DrainState { draining, left, .. } = drain(data_dir, DrainAction::Look)?;
+        if !draining {
+            return Err(ClientError::Refused(
+                "the drain was taken back (broker drain --cancel)".to_owned(),
+            ));
+        }
+        if shown.replace(left) != Some(left) {
+            let _ = writeln!(notes, "{left} connections left"); // nobody looks: fine
+        }
+        if left == 0 {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
 }
 
 /// Makes an actor of the node with this data directory misbehave (tests).

@@ -32,6 +32,7 @@ pub fn render(node: &dyn NodeView) -> Result<String, fmt::Error> {
         metrics: node.metrics(),
         actors: node.actors(),
         ready: node.ready().is_ok(),
+        draining: node.draining(),
         healthy: node.healthy().is_ok(),
     }));
     let mut out = String::with_capacity(32 * 1024);
@@ -44,6 +45,7 @@ struct Snapshot {
     metrics: Arc<Metrics>,
     actors: Vec<ActorRow>,
     ready: bool,
+    draining: bool,
     healthy: bool,
 }
 
@@ -52,6 +54,11 @@ impl Collector for Snapshot {
         let mut out = Out(encoder);
         out.build_info()?;
         out.process()?;
+        out.gauge(
+            "hydrant_draining",
+            "Whether the node is being emptied (1) or not (0).",
+            u64::from(self.draining),
+        )?;
         out.gauge(
             "hydrant_ready",
             "Whether clients can be served (1) or not (0).",

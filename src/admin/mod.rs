@@ -1,10 +1,11 @@
-//! The admin endpoints of a node: an HTTP port for machines (`/metrics`, `/health`, `/ready`) and
-//! a unix socket in the data directory for `broker tree`, `tail`, `status`, `nodes` and the tests' faults.
+//! The admin endpoints of a node: an HTTP port for machines (`/metrics`, `/health`, `/ready`), a
+//! port for HAProxy's agent-check, and a unix socket in the data directory for `broker tree`, `tail`,
+//! `status`, `nodes`, `drain` and the tests' faults.
 //!
 //! They run on a thread and a runtime of their own, so that they answer while every arbiter is
 //! busy or blocked, and ask the node through [`NodeView`] only. Everything a peer can hold open is
-//! bounded by [`AdminLimits`]. Neither endpoint authenticates: the port is on loopback unless the
-//! configuration says otherwise and changes nothing; the socket has mode 0600.
+//! bounded by [`AdminLimits`]. None of them authenticates: the ports change nothing and are on
+//! loopback, or off, unless the configuration says otherwise; the socket has mode 0600.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
+mod agent;
 pub mod client;
 mod exposition;
 mod families;
@@ -29,8 +31,8 @@ mod view;
 mod wire;
 
 pub use view::{
-    ActorRow, ConnectionRow, FAULTS_OFF, FaultAction, NO_CLUSTER, NodeRow, NodeView, Nodes,
-    TailRow, TailSource, ViewFuture,
+    ActorRow, ConnectionRow, DrainAction, DrainState, FAULTS_OFF, FaultAction, NO_CLUSTER, NodeRow,
+    NodeView, Nodes, TailRow, TailSource, ViewFuture,
 };
 pub use wire::{MAX_PAGE_SIZE, Status, TailRequest, TreeRequest};
 
@@ -44,6 +46,8 @@ pub fn socket_path(data_dir: &Path) -> PathBuf {
 pub struct AdminOptions {
     /// `admin.address`; None switches the HTTP port off.
     pub http: Option<SocketAddr>,
+    /// `admin.agent_listen`; None is off.
+    pub agent: Option<SocketAddr>,
     /// The admin socket, see [`socket_path`].
     pub socket: PathBuf,
     /// What a peer can use up.
@@ -53,7 +57,7 @@ pub struct AdminOptions {
 /// What a peer of the admin endpoints can use up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminLimits {
-    /// `admin.max_connections`: HTTP connections at a time; one more is closed at once.
+    /// `admin.max_connections`: HTTP connections at a time, and agent checks at a time; one more is closed at once.
     pub http_connections: usize,
     /// `admin.max_header_size`: bytes of an HTTP request's header; at least 8 KiB.
     pub http_header_bytes: usize,
@@ -91,6 +95,7 @@ impl Default for AdminLimits {
 #[derive(Debug)]
 pub struct AdminServer {
     http: Option<SocketAddr>,
+    agent: Option<SocketAddr>,
     socket: PathBuf,
     /// Device and inode of our socket: at the end only our own is removed.
     identity: (u64, u64),
@@ -105,19 +110,22 @@ impl AdminServer {
     /// The port or the socket cannot be bound, or there is no thread to be had; the error's text
     /// is one sentence for the user, with what to do.
     pub fn start(options: AdminOptions, node: Arc<dyn NodeView>) -> io::Result<Self> {
-        let AdminOptions { http, socket, limits } = options;
-        let tcp = http.map(bind_http).transpose()?;
+        let AdminOptions { http, agent, socket, limits } = options;
+        let tcp = http.map(|address| bind("admin.address", address)).transpose()?;
         let http = tcp.as_ref().map(StdTcpListener::local_addr).transpose()?;
+        let checks = agent.map(|address| bind("admin.agent_listen", address)).transpose()?;
+        let agent = checks.as_ref().map(StdTcpListener::local_addr).transpose()?;
         let unix = socket::bind(&socket)?;
         let made = socket.symlink_metadata()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(4)
             .build()?;
-        let (tcp, unix) = {
+        let (tcp, checks, unix) = {
             let _entered = runtime.enter();
             (
                 tcp.map(tokio::net::TcpListener::from_std).transpose()?,
+                checks.map(tokio::net::TcpListener::from_std).transpose()?,
                 tokio::net::UnixListener::from_std(unix)?,
             )
         };
@@ -135,8 +143,17 @@ impl AdminServer {
                         None => std::future::pending().await,
                     }
                 };
+                let agent = async {
+                    match checks {
+                        Some(checks) => {
+                            agent::serve(checks, context.limits.clone(), context.node.clone()).await
+                        }
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
                     () = web => {}
+                    () = agent => {}
                     () = socket::serve(unix, context.clone()) => {}
                     _ = stopped => {}
                 }
@@ -146,6 +163,7 @@ impl AdminServer {
         })?;
         Ok(Self {
             http,
+            agent,
             socket,
             identity: (made.dev(), made.ino()),
             stop: Some(stop),
@@ -158,7 +176,12 @@ impl AdminServer {
         self.http
     }
 
-    /// Closes the port, the socket and their connections, and removes the socket. Takes at most
+    /// The same of the agent check.
+    pub fn agent_address(&self) -> Option<SocketAddr> {
+        self.agent
+    }
+
+    /// Closes the ports, the socket and their connections, and removes the socket. Takes at most
     /// about a second.
     pub fn shutdown(mut self) {
         self.end();
@@ -188,14 +211,17 @@ impl Drop for AdminServer {
     }
 }
 
-fn bind_http(address: SocketAddr) -> io::Result<StdTcpListener> {
-    const ELSE: &str = "choose another with --set admin.address=HOST:PORT";
+fn bind(key: &str, address: SocketAddr) -> io::Result<StdTcpListener> {
     let listener = StdTcpListener::bind(address).map_err(|error| {
         let what = match error.kind() {
             io::ErrorKind::AddrInUse => {
-                format!("admin.address {address} is in use by another process: {ELSE}")
+                format!(
+                    "{key} {address} is in use by another process: choose another with --set {key}=HOST:PORT"
+                )
             }
-            _ => format!("admin.address {address} cannot be listened on ({error}): {ELSE}"),
+            _ => format!(
+                "{key} {address} cannot be listened on ({error}): choose another with --set {key}=HOST:PORT"
+            ),
         };
         io::Error::new(error.kind(), what)
     })?;

@@ -239,6 +239,10 @@ async fn answer(
             }
             Err(why) => Ok(Err(why)),
         },
+        Request::Drain { action } => {
+            peer.send(&Reply::Drain(node.drain(action).await)).await?;
+            Ok(Ok(()))
+        }
         Request::Fault { action, path } => Ok(node.fault(action, &path)),
         Request::Tail(_) => Ok(Ok(())), // answered by `connection`
     }

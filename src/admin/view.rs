@@ -34,6 +34,12 @@ pub trait NodeView: Send + Sync + 'static {
     fn ready(&self) -> Result<(), Vec<String>>;
     /// Whether no actor has failed for good; otherwise every reason.
     fn healthy(&self) -> Result<(), Vec<String>>;
+    /// Whether the node is being emptied (`broker drain`).
+    fn draining(&self) -> bool;
+    /// What of `limits.max_connections` is free, in percent.
+    fn spare_percent(&self) -> u64;
+    /// Begins to empty the node, takes that back, or only looks.
+    fn drain(&self, action: DrainAction) -> ViewFuture<DrainState>;
     /// Makes an actor misbehave. The error is one sentence for the user ([`FAULTS_OFF`] where the
     /// node was not started for it, or that no actor has this path).
     fn fault(&self, action: FaultAction, path: &str) -> Result<(), String>;
@@ -62,6 +68,29 @@ pub trait TailSource: Send + Sync + 'static {
     fn changed(&self) -> watch::Receiver<u64>;
     /// The topics there are.
     fn topics(&self) -> Vec<String>;
+}
+
+/// What `broker drain` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DrainAction {
+    /// No new clients, those that are there closed at `node.drain_rate`. Nothing when it does already.
+    Start,
+    /// Clients are welcome again.
+    Cancel,
+    /// Only the state.
+    Look,
+}
+
+/// How far a node is emptied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DrainState {
+    /// It is being emptied, or is empty and takes nobody.
+    pub draining: bool,
+    /// Connections past their CONNECT that are left.
+    pub left: u64,
+    /// Connections a second that are closed.
+    pub rate: u32,
 }
 
 /// An actor of the tree.

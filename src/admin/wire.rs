@@ -1,6 +1,6 @@
 //! The admin socket's protocol: one JSON object a line each way, the first line from the client.
 //!
-//! `tree`, `status`, `nodes` and `fault` are answered by lines up to `end` or `error`. `tail` is answered
+//! `tree`, `status`, `nodes`, `drain` and `fault` are answered by lines up to `end` or `error`. `tail` is answered
 //! by batches: `record` lines, then `batch`. With a group the client answers each batch with one
 //! `commit` line once it has printed it, and gets `committed` back before the next batch comes: a
 //! record is committed only after it was printed, so a group reads at least once. `notice` lines
@@ -14,7 +14,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
-use super::view::{ActorRow, ConnectionRow, FaultAction, Nodes, TailRow};
+use super::view::{ActorRow, ConnectionRow, DrainAction, DrainState, FaultAction, Nodes, TailRow};
 
 /// Longest reply line a client accepts: the largest MQTT packet (256 MB) in base64, and then some.
 pub const MAX_REPLY_LINE: u64 = 512 << 20;
@@ -34,6 +34,11 @@ pub enum Request {
     Status {},
     /// The cluster's nodes.
     Nodes {},
+    /// The node's emptying.
+    Drain {
+        /// What about it.
+        action: DrainAction,
+    },
     /// Makes an actor misbehave (tests).
     Fault {
         /// What it does.
@@ -105,6 +110,8 @@ pub enum Reply {
     Status(Box<Status>),
     /// The cluster's nodes.
     Nodes(Nodes),
+    /// How far the node is emptied.
+    Drain(DrainState),
     /// A record.
     Record(TailRow),
     /// The records so far are a batch; `next` is the offset after them.

@@ -19,7 +19,7 @@ use super::keys::{KEYS, PROPERTIES, parse_address};
 use super::source::Effective;
 use super::value::Value;
 use super::{Config, ListenerConfig};
-use super::{cassandra, cluster, properties, routes};
+use super::{cassandra, cluster, listener, properties, routes};
 use crate::admin::AdminLimits;
 use crate::embedded::{LogOptions, StoreOptions, SyncPolicy};
 use crate::kafka::KafkaOptions;
@@ -147,6 +147,7 @@ pub(super) fn build(
         receive_buffer: Some(r.number("listener.receive_buffer")).filter(|n| *n > 0),
         nodelay: r.flag("listener.nodelay"),
     };
+    let access = listener::access(&mut r);
     let admin_address = r.address("admin.address");
     let admin = r.flag("admin.enabled").then_some(admin_address);
     let clash = admin == Some(listener.address) && listener.address.port() != 0;
@@ -155,6 +156,7 @@ pub(super) fn build(
         ["listener.address", "admin.address"],
         "listener.address and admin.address are the same: give one of them another port",
     );
+    let agent = parse_address(r.text("admin.agent_listen"));
     let admin_limits = admin_limits(&mut r);
     let store = StoreOptions {
         sync,
@@ -177,6 +179,7 @@ pub(super) fn build(
     let node_id: Arc<str> = r.text("node.id").into();
     let data_dir = PathBuf::from(r.text("node.data_dir"));
     let shutdown_deadline = r.time("node.shutdown_deadline");
+    let drain_rate = r.number("node.drain_rate");
     let (limits, session, storage) = (limits(&mut r), session(&mut r), storage(&mut r));
     let supervision = supervision(&mut r);
     let (sys_interval, faults) = (r.time("sys.interval"), r.flag("debug.faults"));
@@ -192,6 +195,8 @@ pub(super) fn build(
         node_id,
         workers,
         shutdown_deadline,
+        drain_rate,
+        access,
         limits,
         session,
         storage,
@@ -207,6 +212,7 @@ pub(super) fn build(
             data_dir,
             listener,
             admin,
+            agent,
             admin_limits,
             store,
             log: embedded_log,

@@ -48,6 +48,10 @@ pub struct Key {
 pub const PROPERTIES: &str = "kafka.properties";
 /// The contact points of Cassandra, which have no default.
 pub const CONTACT_POINTS: &str = "cassandra.contact_points";
+/// Networks whose clients may connect, and may not; without a default.
+pub const ALLOW: &str = "listener.allow";
+/// See [`ALLOW`].
+pub const DENY: &str = "listener.deny";
 /// The array of tables.
 pub const ROUTE: &str = "route";
 
@@ -119,14 +123,20 @@ pub const KEYS: &[Key] = &[
     key("node.data_dir", Kind::Text(not_empty), "data", "Directory of the embedded store, the embedded log and the admin socket; locked by the running node"),
     key("node.workers", Kind::Auto { min: 1, max: 256, unit: "threads" }, "auto", "Threads that carry connections; \"auto\" is one a core"),
     time("node.shutdown_deadline", "15s", 0, HOUR, "From SIGTERM to exit, at most"),
+    int("node.drain_rate", "1000", 1, 1_000_000, "connections a second", "How fast `broker drain` closes connections"),
     key("listener.address", Kind::Text(address), "0.0.0.0:1883", "IP address and port for MQTT over TCP; port 0 takes a free one"),
     int("listener.backlog", "1024", 1, 65_535, "sockets", "Connections that wait in the kernel to be accepted"),
     size("listener.send_buffer", "0", 0, 64 * MIB, "Kernel send buffer of a connection; 0 leaves it to the system"),
     size("listener.receive_buffer", "0", 0, 64 * MIB, "Kernel receive buffer of a connection; 0 leaves it to the system"),
     flag("listener.nodelay", "true", "TCP_NODELAY: small packets leave at once"),
+    choice("listener.proxy_protocol", "off", &["off", "required"], "\"required\": each connection begins with a PROXY protocol header (version 1 or 2), which names the client's address. There is no \"optional\": any client could then name whatever address it likes"),
+    key("listener.proxy_from", Kind::List, "127.0.0.0/8,::1/128", "With proxy_protocol: the load balancers, as networks or addresses; a connection from elsewhere is closed"),
+    Key { path: ALLOW, kind: Kind::List, default: None, doc: "Networks or addresses whose clients may connect; not set is all. With proxy_protocol it is the client's address that counts" },
+    Key { path: DENY, kind: Kind::List, default: None, doc: "The same for those that may not; looked at before allow" },
     flag("admin.enabled", "true", "Serve the admin HTTP port"),
     key("admin.address", Kind::Text(address), "127.0.0.1:9883", "IP address and port; it has no authentication, so keep it on loopback or a private network"),
-    int("admin.max_connections", "64", 1, 65_535, "connections", "HTTP connections at once; one more is closed"),
+    key("admin.agent_listen", Kind::Text(address_or_off), "off", "IP address and port for HAProxy's agent-check: a line with the node's weight by its load, \"drain\" or \"down\"; or \"off\""),
+    int("admin.max_connections", "64", 1, 65_535, "connections", "HTTP connections at once, and agent checks at once; one more is closed"),
     size("admin.max_header_size", "16KiB", 8 * KIB, MIB, "Header of an HTTP request"),
     time("admin.header_timeout", "5s", 100 * MS, HOUR, "From accept to the end of an HTTP request's header"),
     time("admin.timeout", "15s", 100 * MS, HOUR, "From accept to the end of the answer over HTTP"),
@@ -341,6 +351,14 @@ fn address(text: &str) -> Result<(), &'static str> {
     parse_address(text)
         .map(|_| ())
         .ok_or("must be an IP address and a port, as in \"0.0.0.0:1883\" or \"[::]:1883\"")
+}
+
+fn address_or_off(text: &str) -> Result<(), &'static str> {
+    if text == "off" || parse_address(text).is_some() {
+        Ok(())
+    } else {
+        Err("must be \"off\", or an IP address and a port, as in \"10.0.0.1:9884\"")
+    }
 }
 
 /// "localhost" is the one name taken: a listener is bound to an address, not looked up.

@@ -5,7 +5,7 @@
 //! - `source`: the layers, and which value wins.
 //! - `value`: one value's check.
 //! - `routes`, `properties`: the two parts with names of their own.
-//! - `cassandra`: `[cassandra]`; `cluster`: `[cluster]` and `[zookeeper]`.
+//! - `cassandra`: `[cassandra]`; `cluster`: `[cluster]` and `[zookeeper]`; `listener`: who may connect.
 //! - `check`: from values to [`Config`], and what must hold between keys.
 //! - `print`: `broker config print`, and the text of `config.toml`.
 //!
@@ -16,6 +16,7 @@ mod check;
 mod cluster;
 mod error;
 mod keys;
+mod listener;
 mod print;
 mod properties;
 mod routes;
@@ -52,6 +53,8 @@ pub struct Config {
     pub listener: ListenerConfig,
     /// `admin.address`; `None` when `admin.enabled` is false.
     pub admin: Option<SocketAddr>,
+    /// `admin.agent_listen`; `None` is off.
+    pub agent: Option<SocketAddr>,
     /// What a peer of the admin endpoints can use up; the rest of `[admin]`.
     pub admin_limits: AdminLimits,
     /// The embedded store's part of `[storage]`.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use toml::Value as Raw;
 
-use super::keys::{CONTACT_POINTS, KEYS, Key, Kind, PROPERTIES, SECTIONS};
+use super::keys::{ALLOW, CONTACT_POINTS, DENY, KEYS, Key, Kind, PROPERTIES, SECTIONS};
 use super::properties::is_secret;
 use super::source::Effective;
 use super::value::{from_text, size_text, time_text, words_text};
@@ -108,6 +108,12 @@ pub fn shipped() -> String {
                 }
                 None if key.path == CONTACT_POINTS => {
                     line(&mut out, &format!("# {} = \"127.0.0.1:9042\"", name(key)));
+                }
+                None if [ALLOW, DENY].contains(&key.path) => {
+                    line(
+                        &mut out,
+                        &format!("# {} = [\"10.0.0.0/8\", \"2001:db8::/32\"]", name(key)),
+                    );
                 }
                 None => line(&mut out, &format!("# {} = \"127.0.0.1:9092\"", name(key))),
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hydrant_actors::settings::{LogKind, Overflow};
 use hydrant_protocol::AckLevel;
+use hydrant_protocol::access::AddressRules;
 
 use super::keys::KEYS;
 use super::*;
@@ -63,6 +64,29 @@ fn the_defaults_of_each_part_are_those_of_the_table() {
     assert_eq!(config.store, StoreOptions::default());
     assert_eq!(config.log, LogOptions::default());
     assert_eq!(config.admin_limits, AdminLimits::default());
+}
+
+#[test]
+fn networks_of_the_listener() {
+    let access = |text: &str| load(&from(text)).unwrap().config.settings.access;
+    let default = access("");
+    assert_eq!((&default.proxy_from, &default.rules), (&None, &AddressRules::default()));
+    let required = access("[listener]\nproxy_protocol = \"required\"\n");
+    assert_eq!(required.proxy_from.unwrap().len(), 2, "loopback of both families");
+    let all = access(
+        "[listener]\nproxy_protocol = \"required\"\nproxy_from = [\"10.0.0.1\"]\nallow = \"10.0.0.0/8, ::1\"\ndeny = [\"10.9.0.0/16\"]\n",
+    );
+    let counts = (all.proxy_from.unwrap().len(), all.rules.allow.len(), all.rules.deny.len());
+    assert_eq!(counts, (1, 2, 1));
+    assert_mistakes(
+        "[listener]\nproxy_protocol = \"optional\"\nallow = [\"10.0.0.0/33\"]\ndeny = \"lb.example\"\n[admin]\nagent_listen = \"9884\"\n",
+        &[
+            r#"c.toml:2: listener.proxy_protocol = "optional" is not one of "off", "required""#,
+            r#"c.toml:3: listener.allow: "10.0.0.0/33" is not right: it must be a network or an address"#,
+            r#"c.toml:4: listener.deny: "lb.example" is not right"#,
+            r#"c.toml:6: admin.agent_listen = "9884" is not right: it must be "off", or"#,
+        ],
+    );
 }
 
 #[test]

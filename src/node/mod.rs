@@ -144,13 +144,14 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     });
     let options = AdminOptions {
         http: config.admin,
+        agent: config.agent,
         socket: admin::socket_path(&config.data_dir),
         limits: config.admin_limits.clone(),
     };
     let admin = AdminServer::start(options, view).map_err(NodeError::Admin)?;
     // Before the ready line: who reads it may send one at once.
     let mut signals = Signals::new().map_err(NodeError::Signals)?;
-    announce(&config, &system, address, admin.bound_address()).await;
+    announce(&config, &system, address, &admin).await;
     let outcome = wait(&system, &mut signals, &mut failures).await;
     if let Err(error) = outcome {
         // The tree is not whole; what can still be written is, shortly.
@@ -187,21 +188,17 @@ fn at_once() -> ! {
     std::process::exit(130)
 }
 
-async fn announce(
-    config: &Config,
-    system: &ActorSystem,
-    address: SocketAddr,
-    admin: Option<SocketAddr>,
-) {
+async fn announce(config: &Config, system: &ActorSystem, address: SocketAddr, admin: &AdminServer) {
     // The tree is printed once it stands; an actor that does not come up is escalated.
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
     while !system.is_whole() && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
     log::info!("the actor tree:\n{}", system.registry.print());
-    let admin = admin.map_or_else(|| "off".to_owned(), |admin| admin.to_string());
+    let http = admin.bound_address().map_or_else(|| "off".to_owned(), |http| http.to_string());
+    let agent = admin.agent_address().map_or_else(String::new, |agent| format!(" agent={agent}"));
     log::info!(
-        "ready node={} tcp={address} admin={admin} data_dir={}",
+        "ready node={} tcp={address} admin={http}{agent} data_dir={}",
         config.settings.node_id,
         config.data_dir.display()
     );

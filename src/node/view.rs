@@ -1,6 +1,7 @@
 //! The node as the admin endpoints see it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hydrant_actors::metrics::Metrics;
 use hydrant_actors::shared::Shared;
@@ -10,8 +11,8 @@ use hydrant_protocol::cluster;
 use tokio::sync::watch;
 
 use crate::admin::{
-    ActorRow, ConnectionRow, FAULTS_OFF, FaultAction, NO_CLUSTER, NodeView, Nodes, TailRow,
-    TailSource, ViewFuture,
+    ActorRow, ConnectionRow, DrainAction, DrainState, FAULTS_OFF, FaultAction, NO_CLUSTER,
+    NodeView, Nodes, TailRow, TailSource, ViewFuture,
 };
 use crate::embedded::EmbeddedLog;
 
@@ -93,6 +94,32 @@ impl NodeView for View {
     fn healthy(&self) -> Result<(), Vec<String>> {
         let why = self.down(|state| state == ActorState::Failed);
         if why.is_empty() { Ok(()) } else { Err(why) }
+    }
+
+    fn draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    fn spare_percent(&self) -> u64 {
+        let max = self.shared.settings.limits.max_connections.max(1) as u64;
+        let open = self.shared.connections.load(Ordering::Relaxed) as u64;
+        100 * max.saturating_sub(open) / max
+    }
+
+    fn drain(&self, action: DrainAction) -> ViewFuture<DrainState> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            match action {
+                DrainAction::Start => shared.start_drain(),
+                DrainAction::Cancel => shared.cancel_drain(),
+                DrainAction::Look => {}
+            }
+            DrainState {
+                draining: shared.draining.load(Ordering::SeqCst),
+                left: shared.connected().await,
+                rate: shared.settings.drain_rate,
+            }
+        })
     }
 
     fn fault(&self, action: FaultAction, path: &str) -> Result<(), String> {

@@ -301,6 +301,18 @@ impl Node {
         success(&self.cli(&["tail", topic, "--from-start", "--count", &count.to_string()]))
     }
 
+    /// `broker tree --connections`, its first page.
+    #[track_caller]
+    pub fn connections(&self) -> String {
+        success(&self.cli(&["tree", "--connections"]))
+    }
+
+    /// Where it answers HAProxy's agent-check; the node needs `admin.agent_listen`.
+    #[track_caller]
+    pub fn agent(&self) -> SocketAddr {
+        address(&self.wait_log("ready node="), "agent=")
+    }
+
     /// Status code and body of a GET.
     #[track_caller]
     pub fn http(&self, path: &str) -> (u16, String) {

@@ -128,7 +128,8 @@ impl ConnectionIo {
             match stream.into_std() {
                 Ok(stream) => {
                     let read = self.conn.partial.take();
-                    let socket = NewSocket { stream, peer: self.conn.peer, read };
+                    let socket =
+                        NewSocket { stream, peer: self.conn.peer.get(), read, header_first: false };
                     let shared = &self.shard.shared;
                     shared.managers[usize::from(home)].push(ManagerWork::Accept(socket), 256);
                 }
@@ -160,12 +161,8 @@ impl Stream for ConnectionIo {
                 if conn.wants_pump.replace(false) {
                     return Poll::Ready(Some(IoEvent::Drained));
                 }
-                // What was read and not routed may still owe it an answer.
-                if conn.draining.get()
-                    && conn.acks_outstanding() == 0
-                    && !this.shard.has_router_work()
-                {
-                    conn.closing.set(Some(CloseReason::Shutdown));
+                if let Some(reason) = this.shard.drained(&conn) {
+                    conn.closing.set(Some(reason));
                     return this.end();
                 }
             }

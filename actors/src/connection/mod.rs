@@ -114,10 +114,11 @@ pub fn start(shard: &Rc<Shard>, socket: NewSocket) {
     if !handed_over {
         shard.metrics.accepted.inc();
     }
+    conn.header_first.set(socket.header_first);
     conn.draining.set(shard.is_draining());
     log::debug!(
         target: "hydrant::actors",
-        "actor connection-manager/{}/connection {} started", shard.index, conn.peer
+        "actor connection-manager/{}/connection {} started", shard.index, conn.peer.get()
     );
     let mut ctx = Context::new();
     ctx.add_stream(ConnectionIo::new(Rc::clone(shard), Rc::clone(&conn), stream, handed_over));

@@ -1,12 +1,13 @@
 //! From bytes to what the session does: every whole packet of a read is handled, the rest kept.
 //!
 //! A publish without credit ends the read's work: what follows stays undecoded and the socket
-//! unread until there is credit again.
+//! unread until there is credit again. With `listener.proxy_protocol` a PROXY header is taken off
+//! the front first.
 
 use std::rc::Rc;
 
 use hydrant_protocol::wire::{self, Frame, Packet};
-use hydrant_protocol::{QoS, Violation};
+use hydrant_protocol::{QoS, Violation, proxy};
 
 use crate::metrics::CloseReason;
 use crate::shard::{Conn, Shard};
@@ -14,7 +15,7 @@ use crate::shard::{Conn, Shard};
 /// So many bytes stand in the arbiter's read buffer.
 pub fn read(shard: &Rc<Shard>, conn: &Rc<Conn>, bytes: usize) {
     let mut partial = conn.partial.take();
-    if partial.is_empty() {
+    if partial.is_empty() && !conn.header_first.get() {
         // Most reads: whole packets, decoded where they are.
         let buffer = shard.read_buffer.borrow();
         let input = &buffer[..bytes];
@@ -39,8 +40,41 @@ pub fn resume(shard: &Rc<Shard>, conn: &Rc<Conn>) {
 }
 
 fn consume(shard: &Rc<Shard>, conn: &Rc<Conn>, partial: &mut Vec<u8>) {
+    if conn.header_first.get() && !header(shard, conn, partial) {
+        return;
+    }
     let used = packets(shard, conn, partial);
     partial.drain(..used);
+}
+
+/// Takes the PROXY header off the front, once: from here on the connection is its client's. False
+/// when it is not whole, or the connection is to end.
+fn header(shard: &Rc<Shard>, conn: &Rc<Conn>, partial: &mut Vec<u8>) -> bool {
+    let shared = &shard.shared;
+    let socket = conn.peer.get();
+    let found = match proxy::header(partial) {
+        Ok(None) => return false,
+        Ok(Some(found)) => found,
+        Err(error) => {
+            shared.refusals.header.warn(format_args!(
+                "closing the connection from {socket}: {error} (listener.proxy_protocol = \"required\")"
+            ));
+            shard.close(conn, CloseReason::ProxyHeader);
+            return false;
+        }
+    };
+    conn.header_first.set(false);
+    partial.drain(..found.len);
+    if let Some(client) = found.client {
+        conn.peer.set(client);
+        log::debug!(target: "hydrant::actors", "the connection from {socket} is that of {client}");
+    }
+    let client = conn.peer.get();
+    if !shared.admits(client) {
+        shard.close(conn, CloseReason::Denied);
+        return false;
+    }
+    true
 }
 
 fn keep(conn: &Rc<Conn>, mut partial: Vec<u8>) {
@@ -110,7 +144,7 @@ fn violate(shard: &Rc<Shard>, conn: &Rc<Conn>, violation: Violation) {
     log::debug!(
         target: "hydrant::mqtt",
         "closing {} ({}): {violation}",
-        conn.peer,
+        conn.peer.get(),
         conn.client_id.borrow().as_deref().unwrap_or("no CONNECT")
     );
     match violation.connack_code() {

@@ -53,8 +53,10 @@ pub struct Ack {
 pub struct Conn {
     /// Its key in the shard's slab.
     pub id: usize,
-    /// The peer.
-    pub peer: SocketAddr,
+    /// The client: the socket's peer, or who its PROXY header says.
+    pub peer: Cell<SocketAddr>,
+    /// A PROXY header comes first and has not been read.
+    pub header_first: Cell<bool>,
     /// When the socket came, by the shard's clock.
     pub accepted_ms: u64,
     /// When the last whole packet came.
@@ -73,8 +75,10 @@ pub struct Conn {
     pub claiming: Cell<Option<u32>>,
     /// It may.
     pub claimed: Cell<bool>,
-    /// The node shuts down: no more reading, close when everything is answered.
+    /// The node shuts down, or drains: no more reading, close when everything is answered.
     pub draining: Cell<bool>,
+    /// How many publishes the shard has routed once all of a draining connection's are.
+    pub drain_at: Cell<u64>,
     /// Not reading for want of credit.
     pub paused: Cell<bool>,
     /// It speaks MQTT 3.1, whose packets may have more flags.
@@ -124,7 +128,8 @@ impl Conn {
     pub fn new(id: usize, peer: SocketAddr, now_ms: u64, read: Vec<u8>) -> Self {
         Self {
             id,
-            peer,
+            peer: Cell::new(peer),
+            header_first: Cell::new(false),
             accepted_ms: now_ms,
             last_packet_ms: Cell::new(now_ms),
             keep_alive_s: Cell::new(0),
@@ -135,6 +140,7 @@ impl Conn {
             claiming: Cell::new(None),
             claimed: Cell::new(false),
             draining: Cell::new(false),
+            drain_at: Cell::new(0),
             paused: Cell::new(false),
             v31: Cell::new(false),
             unrouted: Cell::new(false),

@@ -35,7 +35,11 @@ impl Shard {
         {
             return self.refuse_connect(conn, IDENTIFIER_REJECTED);
         }
-        if self.is_draining() || self.shared.stopping.load(Ordering::Relaxed) {
+        let shared = &self.shared;
+        if self.is_draining()
+            || shared.stopping.load(Ordering::Relaxed)
+            || shared.draining.load(Ordering::Relaxed)
+        {
             return self.refuse_connect(conn, SERVER_UNAVAILABLE);
         }
         let client_id =

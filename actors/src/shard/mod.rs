@@ -13,6 +13,7 @@ mod cluster;
 mod conn;
 mod connect;
 mod deliver;
+mod drain;
 mod moving;
 mod outgoing;
 mod publish;
@@ -392,31 +393,6 @@ impl Shard {
         })
     }
 
-    /// Tells who waits for it that the last connection is gone.
-    pub fn report_drained(&self) {
-        if self.draining.get() && self.conns.borrow().is_empty() && !self.has_router_work() {
-            for done in self.drained.take() {
-                let _ = done.send(());
-            }
-        }
-    }
-
-    /// Stops taking work from sockets; connections close once their acknowledgements are out.
-    /// `done` is told when the last one is gone.
-    pub fn start_draining(&self, done: oneshot::Sender<()>) {
-        self.draining.set(true);
-        self.drained.borrow_mut().push(done);
-        for (_, conn) in self.conns.borrow().iter() {
-            conn.draining.set(true);
-            conn.wake();
-        }
-    }
-
-    /// True after [`Self::start_draining`].
-    pub fn is_draining(&self) -> bool {
-        self.draining.get()
-    }
-
     /// Looks at every connection's clocks: CONNECT in time, keep-alive, a socket that takes
     /// nothing, an actor that does not answer.
     pub fn check_timers(&self) {
@@ -442,7 +418,7 @@ impl Shard {
                 // The lease is back, and with it what is on its way to clients.
                 conn.wake();
             }
-            if self.draining.get() {
+            if conn.draining.get() {
                 // What it waits for may have been routed without an answer to it.
                 conn.wake();
             }

@@ -17,7 +17,7 @@ use super::{Conn, Shard};
 use crate::metrics::CloseReason;
 use crate::ports::{QueueEntry, StoreOp};
 use crate::settings::{
-    Limits, LogKind, LogSettings, Overflow, SessionSettings, Settings, StorageSettings,
+    Access, Limits, LogKind, LogSettings, Overflow, SessionSettings, Settings, StorageSettings,
     SupervisionSettings,
 };
 use crate::shared::{RouterWork, StorageWork};
@@ -33,6 +33,8 @@ pub(crate) fn settings(workers: usize) -> Settings {
         node_id: "n1".into(),
         workers,
         shutdown_deadline: SECOND,
+        drain_rate: 10,
+        access: Access::default(),
         limits: Limits {
             max_connections: 100,
             connect_rate: 100,
@@ -117,7 +119,7 @@ pub(crate) fn connect(shard: &Rc<Shard>, clean_session: bool, will: Option<&str>
     connect_as("c", shard, clean_session, will)
 }
 
-fn connect_as(
+pub(crate) fn connect_as(
     client_id: &str,
     shard: &Rc<Shard>,
     clean_session: bool,

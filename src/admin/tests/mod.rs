@@ -1,6 +1,7 @@
 //! The admin endpoints over real sockets, with a node that is only figures.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod agent;
 mod http;
 mod socket;
 mod tail;
@@ -26,6 +27,8 @@ struct Fake {
     faults: Mutex<Option<Vec<(FaultAction, String)>>>,
     nodes: Mutex<Option<Nodes>>,
     log: Option<Arc<FakeLog>>,
+    drain: Mutex<DrainState>,
+    spare: Mutex<u64>,
 }
 
 impl Fake {
@@ -85,6 +88,22 @@ impl NodeView for Fake {
     }
     fn healthy(&self) -> Result<(), Vec<String>> {
         verdict(&self.not_healthy)
+    }
+    fn draining(&self) -> bool {
+        self.drain.lock().unwrap().draining
+    }
+    fn spare_percent(&self) -> u64 {
+        *self.spare.lock().unwrap()
+    }
+    fn drain(&self, action: DrainAction) -> ViewFuture<DrainState> {
+        let mut state = self.drain.lock().unwrap();
+        match action {
+            DrainAction::Start => *state = DrainState { draining: true, left: 2, rate: 7 },
+            DrainAction::Cancel => state.draining = false,
+            DrainAction::Look => state.left = state.left.saturating_sub(1),
+        }
+        let state = *state;
+        Box::pin(async move { state })
     }
     fn fault(&self, action: FaultAction, path: &str) -> Result<(), String> {
         let mut faults = self.faults.lock().unwrap();
@@ -188,7 +207,8 @@ impl Running {
 }
 
 fn options(dir: &Path, limits: AdminLimits) -> AdminOptions {
-    AdminOptions { http: Some(([127, 0, 0, 1], 0).into()), socket: socket_path(dir), limits }
+    let any = Some(([127, 0, 0, 1], 0).into());
+    AdminOptions { http: any, agent: any, socket: socket_path(dir), limits }
 }
 
 fn eventually(what: &str, condition: impl Fn() -> bool) {

@@ -1,0 +1,140 @@
+//! Closing connections in order: all of them in a shutdown, some at a time in `broker drain`. Each
+//! is no longer read, and ends when what it sent is routed and its answers are out.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::{Conn, Shard};
+use crate::metrics::CloseReason;
+
+impl Shard {
+    /// Tells who waits for it that the last connection is gone.
+    pub fn report_drained(&self) {
+        if self.draining.get() && self.conns.borrow().is_empty() && !self.has_router_work() {
+            for done in self.drained.take() {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Stops taking work from sockets; connections close once their acknowledgements are out.
+    /// `done` is told when the last one is gone.
+    pub fn start_draining(&self, done: oneshot::Sender<()>) {
+        self.draining.set(true);
+        self.drained.borrow_mut().push(done);
+        for (_, conn) in self.conns.borrow().iter() {
+            self.drain_conn(conn);
+        }
+    }
+
+    /// True after [`Self::start_draining`].
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// At each tick: begins to close as many clients' connections as `broker drain` may now. Others
+    /// have no CONNECT yet, which is refused.
+    pub fn drain_some(&self) {
+        if !self.shared.draining.load(Ordering::Relaxed) {
+            return;
+        }
+        let conns = self.conns.borrow();
+        let whole = |conn: &Rc<Conn>| conn.session.get().is_some() && !conn.draining.get();
+        let wanted = conns.iter().filter(|(_, conn)| whole(conn)).count();
+        if wanted == 0 {
+            return;
+        }
+        let rate = self.shared.settings.drain_rate;
+        let now = self.shared.drain_budget.lock().take(Instant::now(), rate, wanted);
+        for (_, conn) in conns.iter().filter(|(_, conn)| whole(conn)).take(now) {
+            self.drain_conn(conn);
+        }
+    }
+
+    fn drain_conn(&self, conn: &Conn) {
+        conn.drain_at.set(self.routed_total.get() + self.router_depth() as u64);
+        conn.draining.set(true);
+        conn.wake();
+    }
+
+    /// Why a draining connection may close now; `None`: something it sent is not answered.
+    pub fn drained(&self, conn: &Conn) -> Option<CloseReason> {
+        // What was read and not routed may still owe it an answer.
+        let routed = self.routed_total.get() >= conn.drain_at.get();
+        let reason = if self.is_draining() { CloseReason::Shutdown } else { CloseReason::Drain };
+        (conn.draining.get() && routed && conn.acks_outstanding() == 0).then_some(reason)
+    }
+
+    /// Connections past their CONNECT.
+    pub fn connected(&self) -> usize {
+        self.conns.borrow().iter().filter(|(_, conn)| conn.session.get().is_some()).count()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use hydrant_protocol::wire::Publish;
+    use hydrant_protocol::{PacketId, QoS};
+
+    use super::*;
+    use crate::shard::tests::{conn, connect, connect_as, shard};
+
+    fn submit(shard: &Rc<Shard>, conn: &Rc<Conn>) {
+        let (topic, payload) = ("t", b"x");
+        let packet_id = Some(PacketId::MIN);
+        let qos = QoS::AtLeastOnce;
+        let publish = Publish { dup: false, qos, retain: false, topic, packet_id, payload };
+        shard.submit(conn, &publish, None);
+    }
+
+    #[test]
+    fn a_draining_connection_waits_for_what_it_sent_and_for_nobody_else() {
+        let shard = shard(1);
+        let (drained, other) = (connect(&shard, true, None), conn(&shard));
+        submit(&shard, &drained);
+        assert_eq!(shard.drained(&drained), None, "it is not to be drained");
+        shard.drain_conn(&drained);
+        assert_eq!(shard.drained(&drained), None, "not routed");
+        shard.route_all(|| ());
+        submit(&shard, &other);
+        assert!(shard.has_router_work());
+        assert_eq!(shard.drained(&drained), Some(CloseReason::Drain));
+        let waits = drained.owe(super::super::AckKind::Puback(PacketId::MIN));
+        assert_eq!(shard.drained(&drained), None, "not acknowledged");
+        drained.ack_done(waits);
+        let _ = drained.next_ack();
+        assert_eq!(shard.drained(&drained), Some(CloseReason::Drain));
+        shard.draining.set(true);
+        assert_eq!(shard.drained(&drained), Some(CloseReason::Shutdown));
+    }
+
+    #[test]
+    fn only_clients_are_drained_within_the_budget_and_new_ones_refused() {
+        let shard = shard(1);
+        let client = |n: usize| connect_as(&format!("c{n}"), &shard, true, None);
+        let clients: Vec<_> = (0..30).map(client).collect();
+        let socket = conn(&shard);
+        shard.drain_some();
+        assert!(clients.iter().all(|client| !client.draining.get()));
+        shard.shared.start_drain();
+        let since = Instant::now() - Duration::from_secs(5);
+        *shard.shared.drain_budget.lock() = crate::drain::Budget::new(since);
+        shard.drain_some();
+        let draining = clients.iter().filter(|client| client.draining.get()).count();
+        assert_eq!(draining, 10, "a second's worth");
+        assert!(!socket.draining.get());
+        let late = client(30);
+        assert_eq!(late.closing.get(), Some(CloseReason::Refused));
+        assert_eq!(late.out.borrow()[..], [0x20, 2, 0, 3]);
+        assert_eq!(shard.connected(), 30);
+        shard.shared.cancel_drain();
+        assert_eq!(client(31).closing.get(), None);
+        assert!(shard.shared.not_ready.lock().is_empty());
+    }
+}

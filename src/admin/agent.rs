@@ -1,0 +1,65 @@
+//! HAProxy's agent-check: a TCP port that says one line a connection, which sets the server's weight
+//! and state there (HAProxy's configuration manual, `agent-check`).
+//!
+//! `ready up 73%`: the part of `limits.max_connections` that is free, at least 1 %, so that a node
+//! with few connections gets more of the new ones. `drain` while it is emptied, `down` when it is
+//! not ready for another reason.
+//!
+//! Bounds: `admin.max_connections` at a time, each for `admin.timeout`; what a peer sends is thrown
+//! away, up to [`MAX_READ`] bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::AdminLimits;
+use super::view::NodeView;
+
+/// Longest `agent-send` that is read: a socket closed with bytes unread resets the connection, and
+/// the line could be lost.
+const MAX_READ: u64 = 1024;
+
+/// Serves until dropped.
+pub(super) async fn serve(listener: TcpListener, limits: AdminLimits, node: Arc<dyn NodeView>) {
+    let slots = Arc::new(Semaphore::new(limits.http_connections));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                log::warn!("agent check: accept failed: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
+            node.metrics().admin_bad_requests.inc();
+            continue; // dropping the stream closes it
+        };
+        let (line, timeout) = (line(&*node), limits.http_timeout);
+        tokio::spawn(async move {
+            // A peer that goes away is nobody's problem.
+            let _ = tokio::time::timeout(timeout, say(stream, &line)).await;
+            drop(slot);
+        });
+    }
+}
+
+fn line(node: &dyn NodeView) -> String {
+    if node.draining() {
+        "drain\n".to_owned()
+    } else if node.ready().is_err() {
+        "down\n".to_owned()
+    } else {
+        format!("ready up {}%\n", node.spare_percent().clamp(1, 100))
+    }
+}
+
+async fn say(mut stream: TcpStream, line: &str) -> std::io::Result<()> {
+    stream.write_all(line.as_bytes()).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(MAX_READ), &mut tokio::io::sink()).await?;
+    Ok(())
+}

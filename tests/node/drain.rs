@@ -1,0 +1,142 @@
+//! `broker drain`: a node is emptied for a restart, and what it says of itself meanwhile.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::support::client::{Connect, publish};
+use crate::support::{Client, Node, Packet, SOON, eventually};
+
+#[track_caller]
+fn drain(node: &Node, args: &[&str]) -> String {
+    let output = node.cli(&[&["drain"], args].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn agent(node: &Node) -> String {
+    let mut text = String::new();
+    let mut stream = TcpStream::connect(node.agent()).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn connack(node: &Node, id: &str) -> u8 {
+    let mut client = node.socket();
+    client.send(&Connect::new(id).bytes());
+    match client.recv() {
+        Packet::Connack { code, .. } => code,
+        other => panic!("{other:?} instead of CONNACK"),
+    }
+}
+
+#[test]
+fn a_drained_node_has_acknowledged_only_what_it_has_and_takes_nobody() {
+    let node = Node::builder()
+        .set("node.workers", 2)
+        .set("admin.agent_listen", "127.0.0.1:0")
+        .set("limits.max_connections", 100)
+        .start();
+    assert_eq!(agent(&node), "ready up 100%\n");
+    let mut watcher = node.persistent("watcher");
+    watcher.subscribe("will", 1);
+    let mut with_will =
+        Client::connect(node.mqtt, &Connect::new("c").will("will", "drained", 1, false));
+    let mut publishers: Vec<_> = (0..8).map(|n| node.client(&format!("publisher-{n}"))).collect();
+    assert_eq!(agent(&node), "ready up 90%\n");
+    for (n, publisher) in publishers.iter_mut().enumerate() {
+        let bytes: Vec<u8> = (1..=400u16)
+            .flat_map(|id| publish("load/x/t", format!("{n} {id}").as_bytes(), 1, false, false, id))
+            .collect();
+        publisher.send(&bytes);
+        publisher.expect(Packet::Puback(1));
+    }
+    let said = drain(&node, &["--wait"]);
+    assert!(
+        said.starts_with("the node drains: ") && said.ends_with("0 connections left\n"),
+        "{said}"
+    );
+    let mut acknowledged = BTreeSet::new();
+    for (n, publisher) in publishers.iter_mut().enumerate() {
+        acknowledged.insert(format!("{n} 1"));
+        while let Ok(Some(Packet::Puback(id))) = publisher.recv_within(SOON) {
+            acknowledged.insert(format!("{n} {id}"));
+        }
+    }
+    with_will.expect_closed();
+    node.wait_closed("drain", 10.0);
+    let tail = node.tail("load-t", acknowledged.len());
+    let logged: BTreeSet<_> =
+        tail.lines().filter_map(|line| line.rsplit('\t').next()).map(str::to_owned).collect();
+    // More may be in the log than was acknowledged; the tail ends after as many as were.
+    let all = node.metric("hydrant_log_acknowledged_total") as usize;
+    let logged = if acknowledged.is_subset(&logged) {
+        logged
+    } else {
+        let tail = node.tail("load-t", all - 1);
+        tail.lines().filter_map(|line| line.rsplit('\t').next()).map(str::to_owned).collect()
+    };
+    let lost: Vec<_> = acknowledged.difference(&logged).collect();
+    assert!(lost.is_empty(), "acknowledged and not in the log: {lost:?}");
+
+    assert_eq!(connack(&node, "new"), 3, "server unavailable");
+    let (status, body) = node.http("/ready");
+    assert!(status == 503 && body.contains("drain: "), "{status} {body}");
+    assert_eq!(node.http("/health").0, 200);
+    assert_eq!(agent(&node), "drain\n");
+    assert_eq!(node.metric("hydrant_draining"), 1.0);
+    drain(&node, &[]);
+
+    drain(&node, &["--cancel"]);
+    drain(&node, &["--cancel"]);
+    assert_eq!(node.http("/ready").0, 200);
+    assert_eq!(agent(&node), "ready up 100%\n");
+    assert_eq!(connack(&node, "new"), 0);
+    assert_eq!(node.persistent("watcher").take().text(), "drained");
+}
+
+#[test]
+fn connections_are_closed_at_the_rate() {
+    let node = Node::builder().set("node.workers", 2).set("node.drain_rate", 20).start();
+    let mut clients: Vec<_> = (0..30).map(|n| node.client(&format!("idle-{n}"))).collect();
+    let start = Instant::now();
+    let said = drain(&node, &["--wait"]);
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(1200), "{took:?} for 30 at 20 a second");
+    assert!(said.starts_with("the node drains: 30 connections, 20 a second\n"), "{said}");
+    for client in &mut clients {
+        client.expect_closed();
+    }
+}
+
+#[test]
+fn a_drain_that_is_taken_back_spares_the_rest() {
+    let node = Node::builder().set("node.drain_rate", 2).start();
+    let mut clients: Vec<_> = (0..6).map(|n| node.client(&format!("c{n}"))).collect();
+    drain(&node, &[]);
+    eventually(SOON, "one is closed", || node.closed("drain") >= 1.0);
+    drain(&node, &["--cancel"]);
+    let alive = clients
+        .iter_mut()
+        .filter_map(|client| {
+            client.try_send(&[0xc0, 0]).ok()?;
+            client.recv_within(SOON).ok()?
+        })
+        .count();
+    assert!((1..6).contains(&alive), "{alive} of 6 go on");
+    assert_eq!(alive as f64, 6.0 - node.closed("drain"));
+}
+
+#[test]
+fn a_shutdown_in_the_middle_of_a_drain_is_a_shutdown() {
+    let mut node = Node::builder().set("node.drain_rate", 1).start();
+    let mut clients: Vec<_> = (0..3).map(|n| node.client(&format!("c{n}"))).collect();
+    drain(&node, &[]);
+    assert_eq!(node.terminate(), Some(0));
+    for client in &mut clients {
+        client.expect_closed();
+    }
+}
