@@ -301,6 +301,23 @@ impl Node {
         success(&self.cli(&["tail", topic, "--from-start", "--count", &count.to_string()]))
     }
 
+    /// Lines of `broker tail TOPIC --from-start` before the first one with `marker`.
+    #[track_caller]
+    pub fn tail_to(&self, topic: &str, marker: &str) -> Vec<String> {
+        let mut command = broker(self.folder.path());
+        command.args(["tail", topic, "--from-start", "--data-dir"]).arg(self.data_dir());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("the broker starts");
+        let log = Arc::new(Log::default());
+        log.follow(child.stdout.take().expect("piped"));
+        let found = log.wait(0, |line| line.contains(marker));
+        let _ = child.kill();
+        let _ = child.wait();
+        let lines = log.lock().0.clone();
+        assert!(found.is_some(), "no '{marker}' in {topic}: {} lines", lines.len());
+        lines.into_iter().take_while(|line| !line.contains(marker)).collect()
+    }
+
     /// `broker tree --connections`, its first page.
     #[track_caller]
     pub fn connections(&self) -> String {

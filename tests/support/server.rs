@@ -1,6 +1,6 @@
-//! A real server on the JVM that a test started: its folder, its log, its signals, its end.
+//! A real server that a test started: its folder, its log, its signals, its end.
 //!
-//! The jars come from `scripts/setup-jars NAME`. The process dies with the test process: a small
+//! The jars of one on the JVM come from `scripts/setup-jars NAME`. The process dies with the test process: a small
 //! shell watches a pipe that closes with us, and kills by pid.
 
 use std::fs::File;
@@ -51,20 +51,24 @@ impl Server {
 
     /// Starts `java` with its jars on the class path, after `conf` when there is one.
     pub fn run(&mut self, options: &[&str], conf: Option<&Path>, arguments: &[&str]) {
-        assert!(self.child.is_none(), "{} is running", self.name);
-        let log = File::options().create(true).append(true).open(self.log_file()).expect("a log");
         let mut path = class_path(self.name);
         if let Some(conf) = conf {
             path = format!("{}:{path}", conf.display());
         }
+        self.run_program(Path::new("java"), &[options, &["-cp", &path], arguments].concat());
+    }
+
+    /// Starts this program.
+    pub fn run_program(&mut self, program: &Path, arguments: &[&str]) {
+        assert!(self.child.is_none(), "{} is running", self.name);
+        let log = File::options().create(true).append(true).open(self.log_file()).expect("a log");
         // Whatever ends this process closes the pipe, `cat` returns, and the server is killed.
         let guard = r#"exec 3>&1; "$@" >&2 3>&- </dev/null & child=$!; echo "$child" >&3; exec >&2 3>&-; cat >/dev/null; kill -9 "$child" 2>/dev/null; wait; [ -z "$REMOVE" ] || rm -rf "$REMOVE""#;
         let remove = if self.immortal { self.folder().as_os_str() } else { "".as_ref() };
         let mut child = Command::new("sh")
             .env("REMOVE", remove)
-            .args(["-c", guard, "guard", "java"])
-            .args(options)
-            .args(["-cp", &path])
+            .args(["-c", guard, "guard"])
+            .arg(program)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -165,15 +169,19 @@ impl Drop for Server {
 /// # Panics
 /// When they are not installed.
 pub fn class_path(name: &str) -> String {
-    let work = std::env::var_os("HYDRANT_WORK")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".work"), PathBuf::from)
-        .join(name);
+    let work = work().join(name);
     assert!(
         work.join("pom.installed").is_file(),
         "the jars of {name} are not in {}: run scripts/setup-jars {name} (or scripts/test) first",
         work.display()
     );
     format!("{}/*", work.join("libs").display())
+}
+
+/// Where what the tests need is installed: `.work`, or `HYDRANT_WORK`.
+pub fn work() -> PathBuf {
+    std::env::var_os("HYDRANT_WORK")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".work"), PathBuf::from)
 }
 
 /// A port that is free now.

@@ -1,0 +1,176 @@
+//! The tier "haproxy": three nodes behind a real HAProxy with docs/haproxy.cfg.
+//! `scripts/setup-haproxy` fetches it; no test skips: without it each fails.
+//!
+//! `cargo test --features servers --test haproxy`
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[allow(unused_imports)]
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, TcpStream};
+
+use socket2::{Domain, Socket, Type};
+use support::client::Connect;
+use support::haproxy::HaProxy;
+use support::load::Load;
+use support::node::Builder;
+use support::{Client, Node, Packet, SOON, eventually};
+
+fn behind_haproxy(n: usize) -> Builder {
+    Node::builder()
+        .id(&format!("n{n}"))
+        .set("listener.proxy_protocol", "required")
+        .set("admin.agent_listen", "127.0.0.1:0")
+}
+
+fn three_nodes(change: impl Fn(Builder) -> Builder) -> Vec<Node> {
+    (1..=3).map(|n| change(behind_haproxy(n)).start()).collect()
+}
+
+/// A client whose own address is this.
+#[track_caller]
+fn client_from(ip: [u8; 4], haproxy: &HaProxy) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+    socket.connect(&haproxy.mqtt.into()).unwrap();
+    Client::over(TcpStream::from(socket))
+}
+
+/// Clients of a node, as it lists them.
+fn connected(node: &Node) -> usize {
+    let tree = node.connections();
+    tree.lines().filter(|line| line.contains("127.0.0.") && !line.contains("listener/")).count()
+}
+
+/// Every load record of a node's log; `kind` is the load's. The node has to take clients.
+fn logged(node: &Node, kind: &str) -> BTreeSet<(String, u64)> {
+    // A record of our own says where the end is.
+    let mut client = Client::open(node.mqtt);
+    client.send(b"PROXY UNKNOWN\r\n");
+    client.send(&Connect::new("end").bytes());
+    client.expect(Packet::Connack { present: false, code: 0 });
+    let end = format!("{kind}/end/load");
+    client.publish(&end, "0", 1);
+    let lines = node.tail_to(&format!("{kind}-load"), &end);
+    let record = |line: &String| {
+        let fields: Vec<_> = line.split('\t').collect();
+        (fields[2].to_owned(), fields[4].parse().unwrap())
+    };
+    lines.iter().map(record).collect()
+}
+
+/// Nothing acknowledged is missing in the logs of all nodes together.
+#[track_caller]
+fn check(acknowledged: &BTreeMap<String, u64>, nodes: &[Node], kind: &str) {
+    let logged: BTreeSet<_> = nodes.iter().flat_map(|node| logged(node, kind)).collect();
+    let all = acknowledged.iter().flat_map(|(key, n)| (0..*n).map(|n| (key.clone(), n)));
+    let lost: Vec<_> = all.filter(|record| !logged.contains(record)).collect();
+    assert!(lost.is_empty(), "acknowledged and in no log: {lost:?}");
+}
+
+#[test]
+fn the_nodes_see_the_clients_addresses_by_version_1_and_2() {
+    for version in ["send-proxy", "send-proxy-v2"] {
+        let nodes = three_nodes(|node| node.set("listener.deny", "127.0.0.66"));
+        let haproxy = HaProxy::start_with(&nodes, |config| {
+            assert_eq!(config.matches(" send-proxy-v2 ").count(), 1);
+            config.replace(" send-proxy-v2 ", &format!(" {version} "))
+        });
+        let clients: Vec<_> = (0..9)
+            .map(|n| {
+                let mut client = client_from([127, 0, 0, 10 + n], &haproxy);
+                client.send(&Connect::new(&format!("c{n}")).bytes());
+                client.expect(Packet::Connack { present: false, code: 0 });
+                client
+            })
+            .collect();
+        let trees: Vec<_> = nodes.iter().map(Node::connections).collect();
+        for client in &clients {
+            let address = client.stream().local_addr().unwrap().to_string();
+            let seen = trees.iter().filter(|tree| tree.contains(&address)).count();
+            assert_eq!(seen, 1, "{version}: {address} in:\n{}", trees.join("\n"));
+        }
+        let spread: Vec<_> = nodes.iter().map(connected).collect();
+        assert_eq!(spread, [3, 3, 3], "{version}");
+        // Kept out by its own address, not by HAProxy's.
+        let mut denied = client_from([127, 0, 0, 66], &haproxy);
+        denied.send(&Connect::new("denied").bytes());
+        denied.expect_closed();
+        let denials = || nodes.iter().map(|node| node.closed("address_denied")).sum::<f64>();
+        eventually(SOON, "it is counted", || denials() == 1.0);
+        let line = |node: &Node| node.log().iter().any(|line| line.contains("from 127.0.0.66:"));
+        assert!(nodes.iter().any(line), "{version}: no line names the client");
+        // The health check is no bad request.
+        for (name, node) in ["n1", "n2", "n3"].iter().zip(&nodes) {
+            eventually(SOON, "it is checked", || haproxy.stat(name, "check_code") == "200");
+            assert_eq!(haproxy.stat(name, "status"), "UP");
+            assert_eq!(node.metric("hydrant_admin_bad_requests_total"), 0.0);
+        }
+    }
+}
+
+#[test]
+fn the_weight_follows_the_load() {
+    let nodes = three_nodes(|node| node.set("limits.max_connections", 10));
+    let haproxy = HaProxy::start(&nodes);
+    eventually(SOON, "an empty node has all of it", || haproxy.stat("n1", "weight") == "100");
+    let clients: Vec<_> =
+        (0..9).map(|n| Client::connect(haproxy.mqtt, &Connect::new(&format!("c{n}")))).collect();
+    for (name, node) in ["n1", "n2", "n3"].iter().zip(&nodes) {
+        let wanted = (100 - 10 * connected(node)).to_string();
+        eventually(SOON, "its weight is what is free", || haproxy.stat(name, "weight") == wanted);
+        assert!(wanted != "100", "nobody came to {name}");
+    }
+    assert!(haproxy.ask("get weight hydrant/n1").contains("(initial 100)"));
+    drop(clients);
+    eventually(SOON, "and back", || haproxy.stat("n1", "weight") == "100");
+}
+
+#[test]
+fn a_drained_node_gets_nobody_and_nothing_acknowledged_is_lost() {
+    let nodes = three_nodes(|node| node.set("node.drain_rate", 5));
+    let haproxy = HaProxy::start(&nodes);
+    let load = Load::start_stubborn(haproxy.mqtt, "drained", 12, 1);
+    load.goes_on(500);
+    assert_eq!(connected(&nodes[0]), 4);
+    let output = nodes[0].cli(&["drain", "--wait"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.ends_with("0 connections left\n"), "{said}");
+    assert_eq!(nodes[0].closed("drain"), 4.0);
+    load.goes_on(500);
+    let status = || haproxy.stat("n1", "status");
+    eventually(SOON, "HAProxy knows", || status().starts_with("DOWN") || status() == "DRAIN");
+    eventually(SOON, "all are elsewhere", || connected(&nodes[1]) + connected(&nodes[2]) == 12);
+    let before = nodes[0].metric("hydrant_connections_accepted_total");
+    let mut clients: Vec<_> =
+        (0..10).map(|n| Client::connect(haproxy.mqtt, &Connect::new(&format!("new{n}")))).collect();
+    clients.iter_mut().for_each(Client::ping);
+    assert_eq!(nodes[0].metric("hydrant_connections_accepted_total"), before, "one came to it");
+    let acknowledged = load.finish();
+    assert!(nodes[0].cli(&["drain", "--cancel"]).status.success());
+    eventually(SOON, "it is back", || status() == "UP");
+    eventually(SOON, "it gets clients again", || {
+        Client::connect(haproxy.mqtt, &Connect::new("late")).ping();
+        nodes[0].metric("hydrant_connections_accepted_total") > before
+    });
+    check(&acknowledged, &nodes, "drained");
+}
+
+#[test]
+fn clients_of_a_killed_node_come_back_to_the_others() {
+    let mut nodes = three_nodes(|node| node);
+    let haproxy = HaProxy::start(&nodes);
+    let load = Load::start_stubborn(haproxy.mqtt, "killed", 12, 1);
+    load.goes_on(500);
+    assert_eq!(connected(&nodes[0]), 4);
+    nodes[0].kill9();
+    load.goes_on(500);
+    eventually(SOON, "all are elsewhere", || connected(&nodes[1]) + connected(&nodes[2]) == 12);
+    eventually(SOON, "HAProxy knows", || haproxy.stat("n1", "status").starts_with("DOWN"));
+    let acknowledged = load.finish();
+    let killed = nodes.remove(0).restart();
+    nodes.push(killed);
+    check(&acknowledged, &nodes, "killed");
+}
