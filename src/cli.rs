@@ -376,6 +376,7 @@ mod tests {
         }
         assert!(cli(&["--node-id", "n1"]).command.is_none());
         assert!(Cli::try_parse_from(["broker", "tree", "--connections", "--page", "0"]).is_err());
+        assert!(Cli::try_parse_from(["broker", "drain", "--wait", "--cancel"]).is_err());
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! A CONNECT is answered with 0x03; what a connection has sent is finished and acknowledged before
 //! it is closed, as in a shutdown. The managers close at their ticks, from one budget.
 //!
-//! Bounds: `node.drain_rate` connections a second, at most a second's worth of them at once.
+//! Bounds: `node.drain_rate` connections a second, at most a second's worth of them at once; each
+//! waits for its acknowledgements `node.shutdown_deadline` at most.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

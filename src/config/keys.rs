@@ -122,7 +122,7 @@ pub const KEYS: &[Key] = &[
     key("node.id", Kind::Text(node_id), "n1", "Name of this node; its data directory is tied to it"),
     key("node.data_dir", Kind::Text(not_empty), "data", "Directory of the embedded store, the embedded log and the admin socket; locked by the running node"),
     key("node.workers", Kind::Auto { min: 1, max: 256, unit: "threads" }, "auto", "Threads that carry connections; \"auto\" is one a core"),
-    time("node.shutdown_deadline", "15s", 0, HOUR, "From SIGTERM to exit, at most"),
+    time("node.shutdown_deadline", "15s", 0, HOUR, "From SIGTERM to exit, at most; and what `broker drain` gives a connection for its acknowledgements"),
     int("node.drain_rate", "1000", 1, 1_000_000, "connections a second", "How fast `broker drain` closes connections"),
     key("listener.address", Kind::Text(address), "0.0.0.0:1883", "IP address and port for MQTT over TCP; port 0 takes a free one"),
     int("listener.backlog", "1024", 1, 65_535, "sockets", "Connections that wait in the kernel to be accepted"),

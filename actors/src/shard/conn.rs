@@ -79,6 +79,8 @@ pub struct Conn {
     pub draining: Cell<bool>,
     /// How many publishes the shard has routed once all of a draining connection's are.
     pub drain_at: Cell<u64>,
+    /// Since when it drains.
+    pub drain_ms: Cell<u64>,
     /// Not reading for want of credit.
     pub paused: Cell<bool>,
     /// It speaks MQTT 3.1, whose packets may have more flags.
@@ -141,6 +143,7 @@ impl Conn {
             claimed: Cell::new(false),
             draining: Cell::new(false),
             drain_at: Cell::new(0),
+            drain_ms: Cell::new(0),
             paused: Cell::new(false),
             v31: Cell::new(false),
             unrouted: Cell::new(false),

@@ -1,5 +1,7 @@
 //! Closing connections in order: all of them in a shutdown, some at a time in `broker drain`. Each
 //! is no longer read, and ends when what it sent is routed and its answers are out.
+//!
+//! Bounds: in `broker drain` a connection waits for that `node.shutdown_deadline` at most.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -56,6 +58,7 @@ impl Shard {
 
     fn drain_conn(&self, conn: &Conn) {
         conn.drain_at.set(self.routed_total.get() + self.router_depth() as u64);
+        conn.drain_ms.set(self.now_ms());
         conn.draining.set(true);
         conn.wake();
     }
@@ -66,6 +69,14 @@ impl Shard {
         let routed = self.routed_total.get() >= conn.drain_at.get();
         let reason = if self.is_draining() { CloseReason::Shutdown } else { CloseReason::Drain };
         (conn.draining.get() && routed && conn.acks_outstanding() == 0).then_some(reason)
+    }
+
+    /// What a connection waits for in `broker drain` has not come within `node.shutdown_deadline`: it
+    /// ends without, and its client sends again elsewhere. A shutdown has a deadline of its own.
+    pub(super) fn drained_late(&self, conn: &Conn, now_ms: u64) -> bool {
+        let patience = self.shared.settings.shutdown_deadline.as_millis();
+        let waits = u128::from(now_ms.saturating_sub(conn.drain_ms.get()));
+        !self.is_draining() && waits > patience
     }
 
     /// Connections past their CONNECT.

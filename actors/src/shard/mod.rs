@@ -421,6 +421,10 @@ impl Shard {
             if conn.draining.get() {
                 // What it waits for may have been routed without an answer to it.
                 conn.wake();
+                if self.drained_late(&conn, now) {
+                    self.close(&conn, CloseReason::Drain);
+                    continue;
+                }
             }
             if conn.woken_ms.get().is_some_and(|woken| now.saturating_sub(woken) > stall) {
                 // Woken and never polled: its actor waits for something that does not come.
