@@ -45,8 +45,8 @@ impl HaProxy {
             "stats socket /run/haproxy/admin.sock",
             &format!("stats socket {}", socket.display()),
         );
-        // As much as a test machine lets a process have open.
-        replace(&mut config, "    maxconn 100000\n", "    maxconn 1000\n");
+        // As much as a test machine lets a process have open; and no port shared with another's.
+        replace(&mut config, "    maxconn 100000\n", "    maxconn 1000\n    noreuseport\n");
         for (n, node) in (1..).zip(nodes) {
             let (mqtt, http, agent) = (node.mqtt, node.admin.port(), node.agent().port());
             let shipped = format!("server n{n} 10.0.0.{n}:1883 port 9883 agent-port 9884");
@@ -60,8 +60,11 @@ impl HaProxy {
         let mut haproxy = Self { server, mqtt: ([127, 0, 0, 1], port).into() };
         let file = haproxy.server.folder().join("haproxy.cfg");
         haproxy.server.run_program(&program, &["-db", "-f", &file.display().to_string()]);
-        let mqtt = haproxy.mqtt;
-        haproxy.server.await_ready("HAProxy takes clients", || TcpStream::connect(mqtt).is_ok());
+        let (mqtt, socket) = (haproxy.mqtt, haproxy.socket());
+        haproxy.server.await_ready("HAProxy takes clients", || {
+            // It gets its name last.
+            socket.exists() && TcpStream::connect(mqtt).is_ok()
+        });
         haproxy
     }
 
