@@ -90,6 +90,13 @@ fn version_2(input: &[u8]) -> Result<Option<Header>, ProxyError> {
     {
         return Err(ProxyError::TooLong(MAX_V2));
     }
+    // LOCAL: the rest is passed over, whatever family it names (2.2); `ppp` wants its addresses.
+    if let Some(head) = input.first_chunk::<V2_HEAD>()
+        && head[12] == (v2::Version::Two | v2::Command::Local)
+    {
+        let len = V2_HEAD + usize::from(u16::from_be_bytes([head[14], head[15]]));
+        return Ok((input.len() >= len).then_some(Header { client: None, len }));
+    }
     let found = match v2::Header::try_from(input) {
         Ok(found) => found,
         Err(v2::ParseError::Incomplete(..) | v2::ParseError::Partial(..)) => return Ok(None),
@@ -148,6 +155,8 @@ mod tests {
             (v2(0x21, 0x21, &v6()), Some("[2001:db8::1]:50000")),
             (v2(0x20, 0x00, &[]), None),
             (v2(0x20, 0x11, &V4), None),
+            (v2(0x20, 0x11, &[]), None),
+            (v2(0x20, 0x55, &[7; 9]), None),
             (v2(0x21, 0x00, &[]), None),
             (v2(0x21, 0x12, &V4), None),
             (v2(0x21, 0x31, &[0; 216]), None),
@@ -206,7 +215,7 @@ mod tests {
         /// No bytes make it panic, and none behind a whole header or a refusal change it.
         #[test]
         fn more_bytes_change_nothing(
-            pick in 0..14_usize,
+            pick in 0..16_usize,
             flip in any::<(prop::sample::Index, u8)>(),
             more in prop::collection::vec(any::<u8>(), 0..40),
         ) {

@@ -71,8 +71,9 @@ async fn connection(stream: TcpStream, limits: AdminLimits, router: Router, node
 fn router(node: Node) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/health", get(health))
-        .route("/ready", get(ready))
+        // HEAD comes with GET; OPTIONS is what HAProxy asks with when `option httpchk` names no method.
+        .route("/health", get(health).options(health))
+        .route("/ready", get(ready).options(ready))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .with_state(node)

@@ -166,6 +166,24 @@ fn health_and_ready_say_why_not() {
 }
 
 #[test]
+fn ready_answers_every_method_of_a_load_balancer() {
+    let running = Running::start(Fake::new(), AdminLimits::default());
+    for code in ["200", "503"] {
+        for method in ["GET", "HEAD", "OPTIONS"] {
+            for end in ["HTTP/1.0\r\n\r\n", "HTTP/1.1\r\nHost: n1\r\n\r\n"] {
+                let request = format!("{method} /ready {end}");
+                let answer = exchange(running.http(), request.as_bytes());
+                assert_eq!(answer.split(' ').nth(1), Some(code), "{request}{answer}");
+                let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+                assert_eq!(body.is_empty(), method == "HEAD", "{request}{answer}");
+            }
+        }
+        running.node.not_ready.lock().unwrap().push("drain: it is drained".to_owned());
+    }
+    assert_eq!(running.node.bad_requests(), 0);
+}
+
+#[test]
 fn bad_requests_are_answered_or_closed_and_counted() {
     let running = Running::start(Fake::new(), AdminLimits::default());
     let long = format!("GET /health HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(64 * 1024));
