@@ -41,7 +41,7 @@ impl<'a> Reader<'a> {
         self.effective.values.get(path).map_or(Origin::Default, |r| r.origin.clone())
     }
 
-    fn internal(&mut self, path: &str) {
+    pub(super) fn internal(&mut self, path: &str) {
         let origin = self.origin(path);
         self.errors.push(origin, format!("{path}: the table of keys and its reader disagree"));
     }

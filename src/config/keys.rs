@@ -27,6 +27,8 @@ pub enum Kind {
     Text(fn(&str) -> Result<(), &'static str>),
     /// A list of non-empty texts, or one text with commas.
     List,
+    /// A list of networks and addresses, or one text with commas; may be empty.
+    Networks,
     /// A table of its own, names free: `kafka.properties`.
     Table,
 }
@@ -48,10 +50,6 @@ pub struct Key {
 pub const PROPERTIES: &str = "kafka.properties";
 /// The contact points of Cassandra, which have no default.
 pub const CONTACT_POINTS: &str = "cassandra.contact_points";
-/// Networks whose clients may connect, and may not; without a default.
-pub const ALLOW: &str = "listener.allow";
-/// See [`ALLOW`].
-pub const DENY: &str = "listener.deny";
 /// The array of tables.
 pub const ROUTE: &str = "route";
 
@@ -130,9 +128,9 @@ pub const KEYS: &[Key] = &[
     size("listener.receive_buffer", "0", 0, 64 * MIB, "Kernel receive buffer of a connection; 0 leaves it to the system"),
     flag("listener.nodelay", "true", "TCP_NODELAY: small packets leave at once"),
     choice("listener.proxy_protocol", "off", &["off", "required"], "\"required\": each connection begins with a PROXY protocol header (version 1 or 2), which names the client's address. There is no \"optional\": any client could then name whatever address it likes"),
-    key("listener.proxy_from", Kind::List, "127.0.0.0/8,::1/128", "With proxy_protocol: the load balancers, as networks or addresses; a connection from elsewhere is closed"),
-    Key { path: ALLOW, kind: Kind::List, default: None, doc: "Networks or addresses whose clients may connect; not set is all. With proxy_protocol it is the client's address that counts" },
-    Key { path: DENY, kind: Kind::List, default: None, doc: "The same for those that may not; looked at before allow" },
+    key("listener.proxy_from", Kind::Networks, "[\"127.0.0.0/8\", \"::1\"]", "With proxy_protocol: the load balancers, as networks or addresses; a connection from elsewhere is closed"),
+    key("listener.allow", Kind::Networks, "[]", "Networks or addresses whose clients may connect; empty is all. With proxy_protocol it is the client's address that counts"),
+    key("listener.deny", Kind::Networks, "[]", "The same for those that may not; looked at before allow"),
     flag("admin.enabled", "true", "Serve the admin HTTP port"),
     key("admin.address", Kind::Text(address), "127.0.0.1:9883", "IP address and port; it has no authentication, so keep it on loopback or a private network"),
     key("admin.agent_listen", Kind::Text(address_or_off), "off", "IP address and port for HAProxy's agent-check: a line with the node's weight by its load, \"drain\" or \"down\"; or \"off\""),

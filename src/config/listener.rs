@@ -1,39 +1,36 @@
 //! Who may connect, of `[listener]`: from values to [`Access`].
 
 use hydrant_actors::settings::Access;
-use hydrant_protocol::access::{AddressRules, IpNet, parse_network};
+use hydrant_protocol::access::{AddressRules, IpNet};
 
 use super::check::Reader;
-use super::keys::{ALLOW, DENY};
 use super::value::Value;
-
-/// Where PROXY headers are taken from.
-const FROM: &str = "listener.proxy_from";
 
 /// The lists are checked whatever `listener.proxy_protocol` says.
 pub(super) fn access(r: &mut Reader<'_>) -> Access {
-    let trusted = networks(r, FROM);
-    let proxy_from = (r.text("listener.proxy_protocol") == "required").then_some(trusted);
+    let [required, from] = ["listener.proxy_protocol", "listener.proxy_from"];
+    let trusted = networks(r, from);
+    let expected = r.text(required) == "required";
+    r.cross(
+        !expected || !trusted.is_empty(),
+        [required, from],
+        "listener.proxy_protocol = \"required\" with an empty listener.proxy_from lets nobody in: name the load balancers there",
+    );
     Access {
-        proxy_from,
-        rules: AddressRules { deny: networks(r, DENY), allow: networks(r, ALLOW) },
+        proxy_from: expected.then_some(trusted),
+        rules: AddressRules {
+            deny: networks(r, "listener.deny"),
+            allow: networks(r, "listener.allow"),
+        },
     }
 }
 
 fn networks(r: &mut Reader<'_>, path: &'static str) -> Vec<IpNet> {
-    let given = match r.value(path) {
-        Some(Value::List(given)) => given.clone(),
-        _ => Vec::new(),
-    };
-    let mut networks = Vec::with_capacity(given.len());
-    for text in &given {
-        match parse_network(text) {
-            Some(network) => networks.push(network),
-            None => {
-                let origin = r.origin(path);
-                r.errors.push(origin, format!("{path}: \"{text}\" is not right: it must be a network or an address, as in \"10.0.0.0/8\", \"10.1.2.3\" or \"2001:db8::/32\""));
-            }
+    match r.value(path) {
+        Some(Value::Networks(networks)) => networks.clone(),
+        _ => {
+            r.internal(path);
+            Vec::new()
         }
     }
-    networks
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use toml::Value as Raw;
 
-use super::keys::{ALLOW, CONTACT_POINTS, DENY, KEYS, Key, Kind, PROPERTIES, SECTIONS};
+use super::keys::{CONTACT_POINTS, KEYS, Key, Kind, PROPERTIES, SECTIONS};
 use super::properties::is_secret;
 use super::source::Effective;
 use super::value::{from_text, size_text, time_text, words_text};
@@ -92,7 +92,7 @@ pub fn shipped() -> String {
                     format!(" ({} to {})", time_text(min), time_text(max))
                 }
                 Kind::Choice(words) => format!(" ({})", words_text(words)),
-                Kind::Text(_) | Kind::List | Kind::Table => String::new(),
+                Kind::Text(_) | Kind::List | Kind::Networks | Kind::Table => String::new(),
             };
             line(&mut out, &format!("# {}{range}.", key.doc));
             match key.default {
@@ -108,12 +108,6 @@ pub fn shipped() -> String {
                 }
                 None if key.path == CONTACT_POINTS => {
                     line(&mut out, &format!("# {} = \"127.0.0.1:9042\"", name(key)));
-                }
-                None if [ALLOW, DENY].contains(&key.path) => {
-                    line(
-                        &mut out,
-                        &format!("# {} = [\"10.0.0.0/8\", \"2001:db8::/32\"]", name(key)),
-                    );
                 }
                 None => line(&mut out, &format!("# {} = \"127.0.0.1:9092\"", name(key))),
             }

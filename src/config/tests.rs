@@ -78,12 +78,18 @@ fn networks_of_the_listener() {
     );
     let counts = (all.proxy_from.unwrap().len(), all.rules.allow.len(), all.rules.deny.len());
     assert_eq!(counts, (1, 2, 1));
+    let none = access("[listener]\nproxy_from = []\nallow = []\ndeny = \"\"\n");
+    assert_eq!(none.rules, AddressRules::default());
+    assert_mistakes(
+        "[listener]\nproxy_protocol = \"required\"\nproxy_from = []\n",
+        &["c.toml:3: listener.proxy_protocol = \"required\" with an empty listener.proxy_from"],
+    );
     assert_mistakes(
         "[listener]\nproxy_protocol = \"optional\"\nallow = [\"10.0.0.0/33\"]\ndeny = \"lb.example\"\n[admin]\nagent_listen = \"9884\"\n",
         &[
             r#"c.toml:2: listener.proxy_protocol = "optional" is not one of "off", "required""#,
-            r#"c.toml:3: listener.allow: "10.0.0.0/33" is not right: it must be a network or an address"#,
-            r#"c.toml:4: listener.deny: "lb.example" is not right"#,
+            r#"c.toml:3: listener.allow = "10.0.0.0/33" is not right: it must be a network or an address"#,
+            r#"c.toml:4: listener.deny = "lb.example" is not right"#,
             r#"c.toml:6: admin.agent_listen = "9884" is not right: it must be "off", or"#,
         ],
     );

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use hydrant_protocol::access::{IpNet, parse_network};
 use toml::Value as Raw;
 use toml::de::DeValue;
 
@@ -22,6 +23,8 @@ pub enum Value {
     Text(String),
     /// Of `List`.
     List(Vec<String>),
+    /// Of `Networks`.
+    Networks(Vec<IpNet>),
 }
 
 /// A TOML value of the file without its spans. `None` for a number no 64 bits hold and for a table.
@@ -112,6 +115,12 @@ pub fn check(key: &Key, raw: &Raw) -> Result<Value, String> {
             list(items.iter().filter_map(Raw::as_str).map(str::to_string))
         }
         (Kind::List, _) => wrong("a string or a list of strings"),
+        (Kind::Networks, Raw::String(text)) if text.trim().is_empty() => networks([].into_iter()),
+        (Kind::Networks, Raw::String(text)) => networks(text.split(',').map(str::trim)),
+        (Kind::Networks, Raw::Array(items)) if items.iter().all(Raw::is_str) => {
+            networks(items.iter().filter_map(Raw::as_str))
+        }
+        (Kind::Networks, _) => wrong("a string or a list of strings"),
         (Kind::Table, _) => wrong("a table"),
     }
 }
@@ -155,6 +164,15 @@ pub fn host_port(text: &str, default: Option<u16>) -> Option<String> {
         None => default?,
     };
     Some(format!("{host}:{port}"))
+}
+
+fn networks<'a>(items: impl Iterator<Item = &'a str>) -> Result<Value, String> {
+    let network = |text: &'a str| {
+        parse_network(text).ok_or_else(|| {
+            format!("= \"{text}\" is not right: it must be a network or an address, as in \"10.0.0.0/8\", \"10.1.2.3\" or \"2001:db8::/32\"")
+        })
+    };
+    items.map(network).collect::<Result<_, _>>().map(Value::Networks)
 }
 
 fn article(noun: &str) -> String {
