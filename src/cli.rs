@@ -72,7 +72,7 @@ pub enum Command {
     Status,
     /// Print the nodes of a running node's cluster, as it sees them
     Nodes,
-    /// Empty a running node for a restart: no new clients, those it has are closed at node.drain_rate
+    /// Empty a running node for a restart: no new clients, those it has are closed at a bounded rate
     Drain(DrainArgs),
     /// Check the session store, or move what it holds to a file and back
     Storage {
@@ -137,11 +137,14 @@ pub struct TailArgs {
 /// `broker drain`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
 pub struct DrainArgs {
+    /// Connections closed a second (node.drain_rate)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
     /// Return when the last client is gone; shows how many are left
     #[arg(long)]
     pub wait: bool,
     /// Take clients again
-    #[arg(long, conflicts_with = "wait")]
+    #[arg(long, conflicts_with_all = ["rate", "wait"])]
     pub cancel: bool,
 }
 
@@ -376,7 +379,9 @@ mod tests {
         }
         assert!(cli(&["--node-id", "n1"]).command.is_none());
         assert!(Cli::try_parse_from(["broker", "tree", "--connections", "--page", "0"]).is_err());
-        assert!(Cli::try_parse_from(["broker", "drain", "--wait", "--cancel"]).is_err());
+        for wrong in [["--wait", "--cancel"], ["--cancel", "--rate=5"], ["--wait", "--rate=0"]] {
+            assert!(Cli::try_parse_from([&["broker", "drain"], &wrong[..]].concat()).is_err());
+        }
     }
 
     #[test]

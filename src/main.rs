@@ -60,7 +60,7 @@ fn main() -> ExitCode {
             writeln!(out, "the node takes clients again").map_err(Into::into)
         }),
         Some(Command::Drain(args)) => ask(&cli, |dir| {
-            let state = admin::client::drain(dir, DrainAction::Start)?;
+            let state = admin::client::drain(dir, DrainAction::Start(args.rate))?;
             let DrainState { left, rate, .. } = state;
             writeln!(out, "the node drains: {left} connections, {rate} a second")?;
             if args.wait {

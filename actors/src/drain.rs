@@ -4,7 +4,7 @@
 //! A CONNECT is answered with 0x03; what a connection has sent is finished and acknowledged before
 //! it is closed, as in a shutdown. The managers close at their ticks, from one budget.
 //!
-//! Bounds: `node.drain_rate` connections a second, at most a second's worth of them at once; each
+//! Bounds: `node.drain_rate` connections a second (or the rate that was asked for), at most a second's worth of them at once; each
 //! waits for its acknowledgements `node.shutdown_deadline` at most.
 
 use std::sync::atomic::Ordering;
@@ -47,18 +47,23 @@ impl Budget {
 }
 
 impl Shared {
-    /// Begins to drain; nothing when it does already.
-    pub fn start_drain(&self) {
-        if self.draining.load(Ordering::SeqCst) {
+    /// Begins to drain, at `rate` connections a second or `node.drain_rate`. When it does already, a
+    /// rate that is given takes the place of the one before.
+    pub fn start_drain(&self, rate: Option<u32>) {
+        let again = self.draining.load(Ordering::SeqCst);
+        if again && rate.is_none() {
             return;
         }
+        let rate = rate.unwrap_or(self.settings.drain_rate).max(1);
+        self.drain_rate.store(rate, Ordering::Relaxed);
         self.drain_budget.lock().spent = Instant::now();
+        if again {
+            log::info!("broker drain: connections close at {rate} a second from now on");
+            return;
+        }
         self.set_ready(PART, Some("the node is drained (broker drain)".to_owned()));
         self.draining.store(true, Ordering::SeqCst);
-        log::info!(
-            "broker drain: no new clients, connections close at {} a second",
-            self.settings.drain_rate
-        );
+        log::info!("broker drain: no new clients, connections close at {rate} a second");
     }
 
     /// Takes clients again; those that were closed stay away until they come back.

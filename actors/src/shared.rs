@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hydrant_protocol::QoS;
 use hydrant_protocol::topic::{Retained, SubscriptionTable};
@@ -326,6 +326,8 @@ pub struct Shared {
     pub cluster: Option<Arc<Cluster>>,
     /// The node is being emptied ([`crate::drain`]): no new clients.
     pub draining: AtomicBool,
+    /// Connections a second that are closed meanwhile.
+    pub drain_rate: AtomicU32,
     /// How many connections may be closed for that.
     pub drain_budget: Mutex<Budget>,
     /// Connections turned away.

@@ -10,7 +10,7 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_rt::{Arbiter, ArbiterHandle};
@@ -600,6 +600,7 @@ fn make_shared(
         stopping: AtomicBool::new(false),
         cluster,
         draining: AtomicBool::new(false),
+        drain_rate: AtomicU32::new(settings.drain_rate),
         drain_budget: Mutex::new(Budget::new(Instant::now())),
         refusals: Refusals::default(),
         not_ready: Mutex::new(HashMap::new()),

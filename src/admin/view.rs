@@ -74,8 +74,9 @@ pub trait TailSource: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DrainAction {
-    /// No new clients, those that are there closed at `node.drain_rate`. Nothing when it does already.
-    Start,
+    /// No new clients, those that are there closed at so many a second; without, at `node.drain_rate`,
+    /// or as before when it does already.
+    Start(Option<u32>),
     /// Clients are welcome again.
     Cancel,
     /// Only the state.

@@ -110,14 +110,14 @@ impl NodeView for View {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             match action {
-                DrainAction::Start => shared.start_drain(),
+                DrainAction::Start(rate) => shared.start_drain(rate),
                 DrainAction::Cancel => shared.cancel_drain(),
                 DrainAction::Look => {}
             }
             DrainState {
                 draining: shared.draining.load(Ordering::SeqCst),
                 left: shared.connected().await,
-                rate: shared.settings.drain_rate,
+                rate: shared.drain_rate.load(Ordering::Relaxed),
             }
         })
     }

@@ -106,6 +106,27 @@ fn connections_are_closed_at_the_rate() {
 }
 
 #[test]
+fn a_drain_goes_on_at_the_rate_that_is_asked_for() {
+    let node = Node::builder().set("node.drain_rate", 1).start();
+    let mut clients: Vec<_> = (0..20).map(|n| node.client(&format!("idle-{n}"))).collect();
+    let said = drain(&node, &["--rate", "2"]);
+    assert!(said.ends_with("connections, 2 a second\n"), "{said}");
+    // Without one it stays as it is.
+    let said = drain(&node, &[]);
+    assert!(said.ends_with("connections, 2 a second\n"), "{said}");
+    let start = Instant::now();
+    drain(&node, &["--rate", "1000", "--wait"]);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?} at the new rate", start.elapsed());
+    for client in &mut clients {
+        client.expect_closed();
+    }
+    // The next one begins with what is configured.
+    drain(&node, &["--cancel"]);
+    let said = drain(&node, &[]);
+    assert!(said.ends_with(" 0 connections, 1 a second\n"), "{said}");
+}
+
+#[test]
 fn a_drain_that_is_taken_back_spares_the_rest() {
     let node = Node::builder().set("node.drain_rate", 2).start();
     let mut clients: Vec<_> = (0..6).map(|n| node.client(&format!("c{n}"))).collect();

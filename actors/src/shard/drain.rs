@@ -49,7 +49,7 @@ impl Shard {
         if wanted == 0 {
             return;
         }
-        let rate = self.shared.settings.drain_rate;
+        let rate = self.shared.drain_rate.load(Ordering::Relaxed);
         let now = self.shared.drain_budget.lock().take(Instant::now(), rate, wanted);
         for (_, conn) in conns.iter().filter(|(_, conn)| whole(conn)).take(now) {
             self.drain_conn(conn);
@@ -133,7 +133,7 @@ mod tests {
         let socket = conn(&shard);
         shard.drain_some();
         assert!(clients.iter().all(|client| !client.draining.get()));
-        shard.shared.start_drain();
+        shard.shared.start_drain(None);
         let since = Instant::now() - Duration::from_secs(5);
         *shard.shared.drain_budget.lock() = crate::drain::Budget::new(since);
         shard.drain_some();

@@ -29,7 +29,7 @@ fn the_agent_says_load_drain_and_down() {
     assert_eq!(said(asks), "ready up 1%\n");
     running.node.not_ready.lock().unwrap().push("log: away".to_owned());
     assert_eq!(said(connect(&running)), "down\n");
-    client::drain(running.dir(), DrainAction::Start).unwrap();
+    client::drain(running.dir(), DrainAction::Start(None)).unwrap();
     assert_eq!(said(connect(&running)), "drain\n");
 }
 
@@ -54,8 +54,10 @@ fn agent_checks_are_bounded() {
 #[test]
 fn a_drain_is_waited_for_and_can_be_taken_back() {
     let running = Running::start(Fake::new(), AdminLimits::default());
-    let state = client::drain(running.dir(), DrainAction::Start).unwrap();
+    let state = client::drain(running.dir(), DrainAction::Start(None)).unwrap();
     assert_eq!(state, DrainState { draining: true, left: 2, rate: 7 });
+    let state = client::drain(running.dir(), DrainAction::Start(Some(9))).unwrap();
+    assert_eq!(state.rate, 9);
     let mut notes = Vec::new();
     client::wait_drained(running.dir(), &mut notes).unwrap();
     assert_eq!(notes, b"1 connections left\n0 connections left\n");

@@ -98,7 +98,9 @@ impl NodeView for Fake {
     fn drain(&self, action: DrainAction) -> ViewFuture<DrainState> {
         let mut state = self.drain.lock().unwrap();
         match action {
-            DrainAction::Start => *state = DrainState { draining: true, left: 2, rate: 7 },
+            DrainAction::Start(rate) => {
+                *state = DrainState { draining: true, left: 2, rate: rate.unwrap_or(7) };
+            }
             DrainAction::Cancel => state.draining = false,
             DrainAction::Look => state.left = state.left.saturating_sub(1),
         }
