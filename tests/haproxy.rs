@@ -1,5 +1,6 @@
 //! The tier "haproxy": three nodes behind a real HAProxy with docs/haproxy.cfg.
-//! `scripts/setup-haproxy` fetches it; no test skips: without it each fails.
+//! `scripts/setup-haproxy` fetches it, `scripts/setup-clients` mosquitto_sub; no test skips: without
+//! them each fails.
 //!
 //! `cargo test --features servers --test haproxy`
 
@@ -10,12 +11,14 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 
 use socket2::{Domain, Socket, Type};
 use support::client::Connect;
 use support::haproxy::HaProxy;
 use support::load::Load;
 use support::node::Builder;
+use support::process::{guard, release};
 use support::{Client, Node, Packet, SOON, eventually};
 
 fn behind_haproxy(n: usize) -> Builder {
@@ -118,6 +121,34 @@ fn the_nodes_see_the_clients_addresses_by_version_1_and_2() {
             assert_eq!(haproxy.stat(name, "status"), "UP");
             assert_eq!(node.metric("hydrant_admin_bad_requests_total"), 0.0);
         }
+    }
+}
+
+#[test]
+fn mosquitto_comes_through_under_its_own_address() {
+    let program = support::server::work().join("clients/bin/mosquitto_sub");
+    assert!(program.is_file(), "run scripts/setup-clients (or scripts/test) first");
+    for version in ["send-proxy", "send-proxy-v2"] {
+        let nodes = three_nodes(|node| node);
+        let haproxy = HaProxy::start_with(&nodes, |config| {
+            config.replace(" send-proxy-v2 ", &format!(" {version} "))
+        });
+        let mut client = Command::new(&program)
+            .args(["-A", "127.0.0.77", "-h", "127.0.0.1", "-p", &haproxy.mqtt.port().to_string()])
+            .args(["-t", "t", "-i", "mosquitto"])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("mosquitto_sub starts");
+        let folder = tempfile::tempdir().unwrap();
+        let guard = guard(client.id(), folder.path());
+        let row = |node: &Node| {
+            let tree = node.connections();
+            tree.lines().any(|line| line.contains("mosquitto ") && line.contains(" 127.0.0.77:"))
+        };
+        eventually(SOON, "a node has it under its address", || nodes.iter().any(row));
+        let _ = client.kill();
+        let _ = client.wait();
+        release(guard);
     }
 }
 
