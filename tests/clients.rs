@@ -1,5 +1,5 @@
 //! The tier "clients": a node as a new user tries it, with mosquitto_pub and mosquitto_sub, the
-//! Python client paho-mqtt and MQTT.js, each from its own package. `scripts/setup-clients` fetches
+//! Python client paho-mqtt and MQTT.js, each from its own package, also by a name with several addresses. `scripts/setup-clients` fetches
 //! them; no test skips: without them each fails.
 //!
 //! `cargo test --features servers --test clients`
@@ -9,6 +9,8 @@
 #[allow(unused_imports)]
 mod support;
 
+#[path = "clients/dns.rs"]
+mod dns;
 #[path = "clients/mosquitto.rs"]
 mod mosquitto;
 #[path = "clients/mqttjs.rs"]

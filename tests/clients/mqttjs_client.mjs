@@ -1,4 +1,4 @@
-// The client MQTT.js against a running node: mqttjs_client.mjs SCENARIO PORT. Exits 0 when all is well.
+// The client MQTT.js against a running node: mqttjs_client.mjs SCENARIO PORT [HOST]. Exits 0 when all is well.
 // HYDRANT_NODE_MODULES names the folder that scripts/setup-clients has filled.
 //
 // tests/clients.rs starts the node, runs the scenarios and restarts the node between two of them.
@@ -8,7 +8,7 @@ import { createRequire } from "node:module";
 
 const require = createRequire(process.env.HYDRANT_NODE_MODULES + "/");
 const mqtt = require("mqtt");
-const [scenario, port] = process.argv.slice(2);
+const [scenario, port, host] = process.argv.slice(2);
 const SOON = 30_000;
 
 // Fails the promise of what does not come.
@@ -126,6 +126,13 @@ const scenarios = {
     await Promise.all(published);
     await publisher.publish("js/qos2", "fence", 2);
     assert.equal((await subscriber.take()).text, "fence", "a message came twice");
+  },
+
+  // Connects by a name and comes back as the client does by itself.
+  stays() {
+    const client = mqtt.connect(`mqtt://${host}:${port}`, { clientId: "stays", protocolVersion: 4 });
+    client.on("error", (error) => console.log(`${error}`));
+    return new Promise((done) => client.on("end", done));
   },
 };
 

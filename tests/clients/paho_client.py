@@ -1,4 +1,4 @@
-"""The client paho-mqtt against a running node: paho_client.py SCENARIO PORT. Exits 0 when all is well.
+"""The client paho-mqtt against a running node: paho_client.py SCENARIO PORT [HOST]. Exits 0 when all is well.
 
 tests/clients.rs starts the node, runs the scenarios and restarts the node between two of them.
 """
@@ -123,6 +123,15 @@ def qos_2():
     assert got == list(range(1000)), got
     publisher.publish("paho/qos2", "fence", 2)
     assert subscriber.take().payload == b"fence", "a message came twice"
+
+
+def stays():
+    """Connects by a name and comes back as the client does by itself."""
+    client = mqtt.Client(
+        mqtt.CallbackAPIVersion.VERSION2, client_id="stays", protocol=mqtt.MQTTv311
+    )
+    client.connect(sys.argv[3], PORT)
+    client.loop_forever()
 
 
 globals()[sys.argv[1]]()

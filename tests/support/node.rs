@@ -21,6 +21,7 @@ use super::process::{Log, guard, release, wait_exit};
 #[derive(Debug, Clone)]
 pub struct Builder {
     id: String,
+    listen: String,
     sets: Vec<String>,
     args: Vec<String>,
     env: Vec<(String, String)>,
@@ -46,6 +47,7 @@ impl Default for Builder {
     fn default() -> Self {
         Self {
             id: "n1".to_owned(),
+            listen: "127.0.0.1:0".to_owned(),
             sets: Vec::new(),
             args: Vec::new(),
             env: Vec::new(),
@@ -77,6 +79,12 @@ impl Builder {
     /// `--node-id`; n1 otherwise.
     pub fn id(mut self, id: &str) -> Self {
         self.id = id.to_owned();
+        self
+    }
+
+    /// `--listen`; a free port of 127.0.0.1 otherwise.
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen = address.to_owned();
         self
     }
 
@@ -132,7 +140,7 @@ impl Builder {
             std::fs::write(folder.join("config.toml"), text).expect("config.toml");
         }
         let mut command = broker(folder);
-        command.args(["--node-id", &self.id, "--listen", "127.0.0.1:0", "--data-dir"]);
+        command.args(["--node-id", &self.id, "--listen", &self.listen, "--data-dir"]);
         command.arg(self.data.clone().unwrap_or_else(|| folder.join("data")));
         command.args(["--set", "admin.address=127.0.0.1:0"]);
         for set in &self.sets {
