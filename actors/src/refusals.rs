@@ -1,7 +1,7 @@
 //! Connections turned away by their address or their PROXY protocol header. Each is counted under
 //! its [`CloseReason`](crate::metrics::CloseReason); the log has a line of them now and then.
 //!
-//! Bounds: one line a reason every [`PAUSE`], however many come.
+//! Bounds: one line a reason every 10 s, however many come.
 
 use std::time::{Duration, Instant};
 
