@@ -3,7 +3,7 @@
 //! - [`system`]: starts the tree, stops it.
 //! - [`supervision`]: how an actor's end is learned, and what is rebuilt.
 //! - [`inbox`]: work queues that outlive the actors that work them off.
-//! - [`shard`]: the state of one arbiter, on which [`connection`], [`manager`] and [`router`] act;
+//! - [`shard`]: the state of one arbiter, on which connections, [`manager`] and [`router`] act;
 //!   [`listener`] gives them sockets, [`refusals`] of them is what is turned away, [`drain`] empties
 //!   the node; [`sys`] makes the `$SYS` messages.
 //! - [`storage`], [`log`]: in front of the session store and of the message log.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::nodes::{Cluster, sees};
 use crate::support::client::{Client, Connect, Packet, publish};
 use crate::support::eventually;
+use crate::support::kafka::Kafka;
 use crate::support::load::{Load, PATIENCE, Seen, Subscriber};
 use crate::support::zookeeper::Zookeeper;
 
@@ -149,4 +150,40 @@ fn without_zookeeper_the_cluster_goes_on() {
     });
     load.goes_on(50);
     subscriber.finish(&load.finish());
+}
+
+/// With Kafka away the lost node's outbox is full of what was acknowledged; its heir brings it to Kafka.
+#[test]
+fn the_heir_brings_a_lost_nodes_outbox_to_kafka() {
+    let mut kafka = Kafka::start();
+    let cluster = Cluster::new();
+    let with_kafka = |id: &str| {
+        cluster
+            .builder(id)
+            .set("log.kind", "kafka")
+            .set("kafka.bootstrap_servers", kafka.address())
+            .set("route_default.ack", "stored")
+            .start()
+    };
+    let (n1, mut n2) = (with_kafka("n1"), with_kafka("n2"));
+    sees(&n1, &["n1", "n2"]);
+    let load = Load::start(n2.mqtt, "lost", 2, 1);
+    load.goes_on(50);
+    kafka.stop();
+    load.goes_on(500);
+    let topic = load.topic();
+    let acknowledged = load.finish();
+    n2.kill9();
+    kafka.restart();
+    n1.wait_log("is lost");
+    let mut seen = Seen::default();
+    eventually(PATIENCE, "everything acknowledged is in Kafka", || {
+        seen = Seen::default();
+        for record in kafka.read_all(&topic) {
+            let key = String::from_utf8(record.key.clone().unwrap()).unwrap();
+            seen.take(&key, record.text().parse().unwrap());
+        }
+        acknowledged.keys().all(|key| seen.next(key) >= acknowledged[key])
+    });
+    seen.check(&acknowledged);
 }

@@ -66,8 +66,7 @@ fn a_session_that_moves_under_load_loses_and_doubles_nothing() {
             subscriber.hop(nodes[(round + 1) % 3].mqtt);
         }
     }
-    for (at, (load, subscriber, _)) in loads.into_iter().enumerate() {
-        println!("the load of node {at}");
+    for (load, subscriber, _) in loads {
         let acknowledged = load.finish();
         subscriber.finish(&acknowledged);
     }

@@ -237,6 +237,11 @@ impl Seen {
         }
     }
 
+    /// So many messages of a key have come without a gap.
+    pub fn next(&self, key: &str) -> u64 {
+        self.next.get(key).copied().unwrap_or(0)
+    }
+
     /// Whether everything acknowledged came.
     pub fn has(&self, acknowledged: &BTreeMap<String, u64>) -> bool {
         acknowledged.iter().all(|(key, count)| self.next.get(key).is_some_and(|next| next >= count))

@@ -61,7 +61,14 @@ impl DiscoveryActor {
             connections: self.shared.connections.load(Ordering::Relaxed) as u64,
             max_connections: self.shared.settings.limits.max_connections as u64,
         };
-        let draining = self.shared.stopping.load(Ordering::Relaxed);
+        let shared = &self.shared;
+        let draining =
+            shared.stopping.load(Ordering::Relaxed) || shared.draining.load(Ordering::Relaxed);
+        let fenced = !self.cluster.may_act();
+        shared.set_ready(
+            "lease",
+            fenced.then(|| "the lease in the store is over: is Cassandra away?".to_owned()),
+        );
         self.membership.update(load, draining);
     }
 }

@@ -19,7 +19,7 @@ use crate::shared::Subscriber;
 use super::moving::Moving;
 use super::{Conn, Shard};
 
-/// [`Stored::estate`] of a session that was this node's in its earlier starts.
+/// `Stored::estate` of a session that was this node's in its earlier starts.
 pub const ANY_ESTATE: u64 = u64::MAX;
 
 /// What a persistent session has beside a clean one.

@@ -82,7 +82,7 @@ impl Incarnation {
     /// The same for dead incarnations of every other node id: watches for one lease. Who renews
     /// meanwhile is left alone; the node id of one of these, where there is one.
     ///
-    /// Among them may be some with higher stamps than ours: see [`Self::raise`].
+    /// Among them may be some with higher stamps than ours: see `raise`.
     ///
     /// # Errors
     /// Cassandra does not answer.
