@@ -321,7 +321,7 @@ fn a_session_on_its_way_loses_and_doubles_nothing() {
                 let mut sent = 0_u32;
                 while stop.load(Ordering::SeqCst) == 0 {
                     // Many at once, and one by one.
-                    for _ in 0..if sent % 3 == 0 { 50 } else { 1 } {
+                    for _ in 0..if sent.is_multiple_of(3) { 50 } else { 1 } {
                         let mut payload = vec![node as u8];
                         payload.extend_from_slice(&sent.to_be_bytes());
                         let qos = if node == 2 { 1 } else { 2 };
