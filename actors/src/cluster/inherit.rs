@@ -231,7 +231,10 @@ impl Peers {
         } else if let Some(link) = self.link(heir) {
             let incarnation = link.link.peer_incarnation().unwrap_or(0);
             let kept = Some(body.clone());
-            link.pending.insert(batch, super::link::Pending { body: kept, tokens, incarnation });
+            link.pending.insert(
+                batch,
+                super::link::Pending { body: kept, tokens, incarnation, sent: true },
+            );
             link.send(body);
         }
     }

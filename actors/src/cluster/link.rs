@@ -30,6 +30,8 @@ pub(super) struct Pending {
     pub tokens: Vec<Token>,
     /// The incarnation it was meant for; 0: the first that comes.
     pub incarnation: u64,
+    /// The link has it.
+    pub sent: bool,
 }
 
 /// See the module.
@@ -121,6 +123,27 @@ impl PeerLink {
         self.tell(Control::InterestWhole);
         self.tell(Control::Interest { request: announced, changes: Vec::new() });
         self.flush();
+    }
+
+    /// Whether it can be spoken to: it is a member, or was and is still there.
+    pub fn is_there(&self) -> bool {
+        self.is_member() || self.link.is_up()
+    }
+
+    /// Sends what was kept back while it was not there.
+    pub fn send_kept(&mut self) {
+        if !self.is_there() {
+            return;
+        }
+        let incarnation = self.link.peer_incarnation();
+        let mut kept = Vec::new();
+        for pending in self.pending.values_mut() {
+            let meant = incarnation.is_none_or(|it| [0, it].contains(&pending.incarnation));
+            if meant && !std::mem::replace(&mut pending.sent, true) {
+                kept.extend(pending.body.clone());
+            }
+        }
+        kept.into_iter().for_each(|body| self.send(body));
     }
 
     /// The tokens of what nobody needs to wait for while the node cannot be reached.

@@ -19,7 +19,7 @@ mod sessions;
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hydrant_protocol::QoS;
@@ -98,6 +98,8 @@ pub struct Cluster {
     pub work: Inbox<PeerWork>,
     /// Every member has told what it wants and holds: clients may come.
     pub synced: AtomicBool,
+    /// Members as this node sees them.
+    pub members: AtomicUsize,
     /// Changes of interest announced, and confirmed by every member.
     pub announced: AtomicU64,
     /// Number for the next session that leaves: this incarnation and a counter.
@@ -268,6 +270,7 @@ impl Cluster {
             nodes: RwLock::default(),
             work: Inbox::new(usize::MAX, max),
             synced: AtomicBool::new(false),
+            members: AtomicUsize::new(0),
             announced: AtomicU64::new(0),
             next_move: AtomicU64::new(store_incarnation << MOVE_BITS),
             confirmed: AtomicU64::new(0),

@@ -252,7 +252,7 @@ impl Peers {
             }
             PeerWork::Interest(token) => self.announce(token),
             PeerWork::Broadcast(message) => {
-                for link in self.links.iter_mut().filter(|link| link.is_member()) {
+                for link in self.links.iter_mut().filter(|link| link.is_there()) {
                     link.tell(message.clone());
                 }
             }
@@ -329,8 +329,9 @@ impl Peers {
             let body: Bytes = body.into();
             let incarnation = link.link.peer_incarnation().or(member).unwrap_or(0);
             let kept = queues.then(|| body.clone());
-            link.pending.insert(batch, Pending { body: kept, tokens, incarnation });
-            if member.is_some() {
+            let sent = link.is_there();
+            link.pending.insert(batch, Pending { body: kept, tokens, incarnation, sent });
+            if sent {
                 link.send(body);
             }
             self.next_batch += 1;
@@ -392,6 +393,7 @@ impl Peers {
             let mut dial = None;
             if let Some(link) = self.link_of(&member.node_id) {
                 link.member = Some((member.peer.clone(), member.incarnation));
+                link.send_kept();
                 if *me < *member.node_id && !std::mem::replace(&mut link.dialled, true) {
                     dial = Some(link.index);
                 }
@@ -405,6 +407,7 @@ impl Peers {
             }
         }
         self.complete(gone);
+        self.cluster.members.store(view.members.len(), Ordering::SeqCst);
         self.changes_go_on(&view);
         self.lose(&view);
         self.directory.members_changed(view);
@@ -601,6 +604,9 @@ impl Peers {
             if let Some(link) = self.link(node) {
                 link.greet(incarnation, whole, announced);
             }
+        }
+        if let Some(link) = self.link(node) {
+            link.send_kept();
         }
     }
 

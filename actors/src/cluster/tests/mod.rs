@@ -364,3 +364,28 @@ fn a_session_on_its_way_loses_and_doubles_nothing() {
         assert_eq!(once, (0..sent).collect::<Vec<_>>(), "of the publisher on node {node}");
     }
 }
+
+/// Whoever loses its place among the members and lives goes on: it is not sealed, and what is for its
+/// sessions gets there.
+#[test]
+fn a_node_that_is_no_member_for_a_while_keeps_what_it_has() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let cluster = Cluster::new(&["n1", "n2", "n3"]);
+    let mut device = cluster.connect(1, "device", false);
+    device.subscribe("a/b", 1);
+    let mut publisher = cluster.connect(0, "publisher", true);
+    publisher.publish("a/b", b"before", 1);
+    let member = cluster.world.hide("n2").unwrap();
+    until("the others have seen it", || {
+        let tree = |node: usize| cluster.nodes[node].shared.cluster.as_ref().unwrap();
+        [0, 2].iter().all(|node| tree(*node).members.load(Ordering::SeqCst) == 2)
+    });
+    publisher.publish("a/b", b"meanwhile", 1);
+    cluster.world.show(member);
+    publisher.publish("a/b", b"after", 1);
+    let got = device.receive(3);
+    assert_eq!(got, [b"before".to_vec(), b"meanwhile".to_vec(), b"after".to_vec()]);
+    drop(device);
+    let back = cluster.connect(2, "device", false);
+    assert!(back.session_present);
+}

@@ -77,6 +77,21 @@ impl World {
         Self::tell(&mut state);
     }
 
+    /// A node that the membership has lost and that lives: it stands there no longer.
+    pub fn hide(&self, node_id: &str) -> Option<Member> {
+        let mut state = self.0.lock();
+        let member = state.members.remove(node_id);
+        Self::tell(&mut state);
+        member
+    }
+
+    /// It is back, in the same start.
+    pub fn show(&self, member: Member) {
+        let mut state = self.0.lock();
+        state.members.insert(Arc::clone(&member.node_id), member);
+        Self::tell(&mut state);
+    }
+
     /// Entries that wait for a client.
     pub fn queued(&self, client: &str) -> usize {
         let state = self.0.lock();
