@@ -323,9 +323,9 @@ impl Shard {
             && stored.spilled
             && stored.reading.is_none()
         {
-            if self.remote_half_done.get() {
-                // A router died: a page would not show what its successor has yet to hand over,
-                // and reading would go on behind it. The successor has this called again.
+            if self.remote_half_done.get() || self.held_parts.get() > 0 {
+                // A router died, or a session is still to arrive: a page would not show what is yet to
+                // be handed over, and reading would go on behind it. This is called again then.
                 return;
             }
             // What is decided and not flushed stands before the read in the store's inbox.

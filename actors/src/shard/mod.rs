@@ -111,6 +111,9 @@ pub struct Shard {
     expected: RefCell<AHashMap<Arc<str>, u32>>,
     /// A session ends because its client is back or elsewhere: nobody is told.
     reconnecting: Cell<bool>,
+    /// Parts of transactions that wait for a session to arrive: entries of other sessions stand in
+    /// them, numbered and nowhere else.
+    held_parts: Cell<usize>,
     /// The lease ran when the clocks were looked at last.
     acted: Cell<bool>,
 }
@@ -155,6 +158,7 @@ impl Shard {
             arriving: RefCell::default(),
             expected: RefCell::default(),
             reconnecting: Cell::new(false),
+            held_parts: Cell::new(0),
             acted: Cell::new(true),
             shared,
         })

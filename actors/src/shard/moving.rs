@@ -253,6 +253,7 @@ impl Shard {
         };
         let at = moving.parts.len();
         moving.parts.push(part);
+        self.held_parts.set(self.held_parts.get() + 1);
         for early in moving.early.iter_mut().filter(|early| early.durable) {
             early.part.get_or_insert(at);
         }
@@ -298,11 +299,16 @@ impl Shard {
         }
         self.outgoing.borrow_mut().tokens.extend(tokens);
         self.flush();
+        let held = parts.len();
         for HeldPart { ops, tokens, transaction } in parts {
             let bytes = ops.iter().map(super::op_cost).sum::<usize>() + 64;
             let transaction = Some(transaction);
             let part = StorageWork::Write { ops, tokens, transaction, origin: None };
             self.shared.storage.push(part, bytes);
+        }
+        if held > 0 {
+            self.held_parts.set(self.held_parts.get().saturating_sub(held));
+            self.pump_all();
         }
     }
 

@@ -455,7 +455,7 @@ impl Shard {
     }
 
     /// Every connection looks again at what waits for it.
-    fn pump_all(&self) {
+    pub(super) fn pump_all(&self) {
         for (_, conn) in self.conns.borrow().iter() {
             conn.wants_pump.set(true);
             conn.wake();
