@@ -38,10 +38,10 @@ def cpu_seconds(pid):
     return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def hydrant(*settings):
+def hydrant(*settings, node_id="bench"):
     def command(port, folder):
         sets = [part for s in ("admin.enabled=false", *settings) for part in ("--set", s)]
-        return [BROKER, "--node-id", "bench", "--listen", f"127.0.0.1:{port}",
+        return [BROKER, "--node-id", node_id, "--listen", f"127.0.0.1:{port}",
                 "--data-dir", folder / "data", *sets]
     return command
 
@@ -133,6 +133,31 @@ def kafka():
         yield f"127.0.0.1:{port}", process.pid
     except subprocess.CalledProcessError as error:
         raise Failure(f"Kafka could not be set up: {error}") from error
+    finally:
+        if process:
+            stop(process)
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def zookeeper():
+    """A real one-node ZooKeeper: yields its address."""
+    subprocess.run([ROOT / "scripts/setup-jars", "zookeeper"], check=True)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="hydrant-bench-zookeeper-"))
+    port = free_port()
+    (folder / "zoo.cfg").write_text(
+        f"tickTime=1000\ndataDir={folder}/data\nclientPort={port}\nclientPortAddress=127.0.0.1\n"
+        "admin.enableServer=false\n")
+    log = open(folder / "output.log", "wb")
+    process = None
+    try:
+        process = subprocess.Popen(
+            ["java", "-Xmx128m", "-cp", f"{WORK}/zookeeper/libs/*",
+             "org.apache.zookeeper.server.ZooKeeperServerMain", str(folder / "zoo.cfg")],
+            stdout=log, stderr=log, cwd=folder)
+        wait_port(port, process, folder / "output.log", "ZooKeeper")
+        yield f"127.0.0.1:{port}"
     finally:
         if process:
             stop(process)

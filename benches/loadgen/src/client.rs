@@ -35,7 +35,8 @@ impl Client {
     /// Connects, and subscribes to `filter` when there is one; returns after CONNACK and SUBACK.
     pub fn open(target: &Target, name: &str, filter: Option<(&str, u8)>) -> Result<Client, Error> {
         let id = format!("{}-{name}", target.client_prefix);
-        let address: SocketAddr = target.address;
+        let elsewhere = filter.and(target.subscribe_address);
+        let address: SocketAddr = elsewhere.unwrap_or(target.address);
         let connect = |source| Error::Connect { address, source };
         let mut stream = std::net::TcpStream::connect(address).map_err(connect)?;
         let wait = Duration::from_secs(target.deadline.max(1));

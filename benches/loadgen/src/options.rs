@@ -41,6 +41,9 @@ pub struct Target {
     /// The broker's MQTT listener.
     #[arg(long)]
     pub address: SocketAddr,
+    /// Another node of the same cluster, for the subscribers.
+    #[arg(long)]
+    pub subscribe_address: Option<SocketAddr>,
     /// Process id of the broker: its CPU time and memory are read from /proc.
     #[arg(long)]
     pub pid: Option<u32>,
