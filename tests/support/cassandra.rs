@@ -133,6 +133,13 @@ impl Cassandra {
         Self { server, ip, port, password_auth: options.password_auth, heap, _turn: None }
     }
 
+    /// One more line of cassandra.yaml, from its next start on.
+    pub fn set(&self, key: &str, value: &str) {
+        let yaml = self.server.folder().join("conf/cassandra.yaml");
+        let text = std::fs::read_to_string(&yaml).expect("cassandra.yaml");
+        std::fs::write(&yaml, format!("{text}{key}: {value}\n")).expect("cassandra.yaml");
+    }
+
     /// `host:port` for clients.
     pub fn address(&self) -> String {
         format!("{}:{}", self.ip, self.port)
