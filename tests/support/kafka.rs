@@ -242,9 +242,14 @@ impl Kafka {
         let mut left: BTreeMap<i32, i64> = BTreeMap::new();
         let mut list = rdkafka::TopicPartitionList::new();
         for partition in 0..self.partitions(topic) as i32 {
-            let (low, high) = consumer
-                .fetch_watermarks(topic, partition, Duration::from_secs(10))
-                .expect("watermarks");
+            let mut marks = None;
+            // A Kafka that was just started may not lead its partitions yet.
+            eventually(PATIENCE, "the partition has its ends", || {
+                let found = consumer.fetch_watermarks(topic, partition, Duration::from_secs(10));
+                marks = found.ok();
+                marks.is_some()
+            });
+            let (low, high) = marks.expect("watermarks");
             list.add_partition_offset(topic, partition, rdkafka::Offset::Beginning)
                 .expect("a partition");
             if high > low {
