@@ -111,17 +111,20 @@ impl ConnectionManager {
                     let _ = reply.send(shard.connected());
                 }
                 Some(ManagerWork::Drain { done }) => self.drain(done),
-                Some(ManagerWork::Granted { conn, client, taken }) => {
-                    shard.granted(conn, &client, taken.as_deref());
+                Some(ManagerWork::Granted { conn, client, taken, admission }) => {
+                    shard.granted(conn, &client, taken.as_deref(), admission);
                 }
                 Some(ManagerWork::Release { owner, ticket, client, to }) => {
                     shard.give_up_session(&owner, ticket, &client, &to);
                 }
-                Some(ManagerWork::AllMarked { id, client, owner }) => {
-                    let owner = owner.as_ref().map(|(owner, ticket)| (owner, *ticket));
-                    shard.all_marked(id, &client, owner);
-                }
+                Some(ManagerWork::AllMarked { id, client }) => shard.all_marked(id, &client),
                 Some(ManagerWork::Stays { id, client }) => shard.stays(id, &client),
+                Some(ManagerWork::Taken { id, client }) => shard.taken(id, &client),
+                Some(ManagerWork::Forget { client, .. }) => shard.forget_expected(&client),
+                Some(ManagerWork::Recovered { id, client, taken }) => {
+                    shard.recovered(id, &client, taken.as_deref());
+                }
+                Some(ManagerWork::Settled { incarnation }) => shard.settled(incarnation),
                 Some(ManagerWork::Inherit { sessions, wills, incarnation, done }) => {
                     shard.inherit(&sessions, &wills, incarnation, done);
                 }

@@ -76,6 +76,14 @@ impl StreamHandler<Work> for TopicRouter {
                     shard.marked(*id, client, *lane, *lanes);
                     1
                 }
+                RouterWork::Resent { incarnation, lane, lanes } => {
+                    shard.pass_on_resent(*incarnation, *lane, *lanes);
+                    1
+                }
+                RouterWork::ResentHere { incarnation, lane, lanes } => {
+                    shard.resent(*incarnation, *lane, *lanes);
+                    1
+                }
                 RouterWork::Expect { id, client, filters } => {
                     shard.expect(*id, client, filters);
                     1

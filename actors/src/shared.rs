@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use ahash::AHashSet;
 use hydrant_protocol::QoS;
+use hydrant_protocol::cluster::marks::Lane;
 use hydrant_protocol::topic::{Retained, SubscriptionTable};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
@@ -22,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::ports::{LogRecord, QueueEntry, SessionId, StoreOp, StoredSession, StoredWill};
 use crate::refusals::Refusals;
 use crate::settings::Settings;
-use crate::shard::{Barrier, Lane, RemoteBatch};
+use crate::shard::{Barrier, RemoteBatch};
 /// What a test can make a connection actor do: the same as any other actor.
 pub use crate::supervision::Fault as ConnectionFault;
 
@@ -194,6 +196,8 @@ pub enum ManagerWork {
         client: Arc<str>,
         /// Its persistent session, taken over from another node.
         taken: Option<Box<StoredSession>>,
+        /// Rises from one to the next.
+        admission: u64,
     },
     /// Another node lets a client of ours in: its connection ends and its session is given up.
     Release {
@@ -212,8 +216,6 @@ pub enum ManagerWork {
         id: u64,
         /// Whose session it is.
         client: Arc<str>,
-        /// Who asked for it, and its ticket; `None`: it came here.
-        owner: Option<(Arc<str>, u64)>,
     },
     /// The node that should have got a session is lost.
     Stays {
@@ -221,6 +223,34 @@ pub enum ManagerWork {
         id: u64,
         /// Whose session it is.
         client: Arc<str>,
+    },
+    /// The node that gets a session has it.
+    Taken {
+        /// Number of the change of hands.
+        id: u64,
+        /// Whose session it is.
+        client: Arc<str>,
+    },
+    /// A session that was expected does not come.
+    Forget {
+        /// Number of the change of hands.
+        id: u64,
+        /// Whose session it is.
+        client: Arc<str>,
+    },
+    /// The store has answered whose a session is that was given up to a node that is lost.
+    Recovered {
+        /// Number of the change of hands.
+        id: u64,
+        /// Whose session it is.
+        client: Arc<str>,
+        /// The session, this node's again; `None`: another node has it.
+        taken: Option<Box<StoredSession>>,
+    },
+    /// Every node has sent again what a lost incarnation had not stored.
+    Settled {
+        /// The incarnation.
+        incarnation: u64,
     },
     /// What a lost node held and is ours now.
     Inherit {
@@ -271,6 +301,24 @@ pub enum RouterWork {
         /// See `lane`.
         lanes: u16,
     },
+    /// A lane of another node has sent again what a lost incarnation had not stored.
+    Resent {
+        /// The lost one.
+        incarnation: u64,
+        /// Which, and how many lanes that node has.
+        lane: Lane,
+        /// See `lane`.
+        lanes: u16,
+    },
+    /// The same, for the sessions of one arbiter.
+    ResentHere {
+        /// The lost one.
+        incarnation: u64,
+        /// Which, and how many lanes that node has.
+        lane: Lane,
+        /// See `lane`.
+        lanes: u16,
+    },
     /// A session is coming.
     Expect {
         /// Number of the change of hands.
@@ -291,7 +339,10 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Every subscription of the node.
     pub subscriptions: RwLock<SubscriptionTable<Subscriber>>,
-    /// Rises with every change of `subscriptions`; a cached route of another generation is stale.
+    /// Persistent sessions that are on their way between two nodes, by arbiter and slot.
+    pub moving: RwLock<AHashSet<(u16, u32)>>,
+    /// Rises with every change of `subscriptions` and `moving`; a cached route of another generation is
+    /// stale.
     pub generation: AtomicU64,
     /// Retained messages.
     pub retained: RwLock<Retained>,

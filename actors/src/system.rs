@@ -583,6 +583,7 @@ fn make_shared(
         settings: Arc::clone(settings),
         metrics,
         subscriptions: RwLock::new(SubscriptionTable::new()),
+        moving: RwLock::default(),
         generation: AtomicU64::new(0),
         retained: RwLock::new(retained),
         retained_clock: AtomicU64::new(found.retained_clock),

@@ -39,6 +39,10 @@ impl SharedStore for CassandraStore {
         self.inner.incarnation.number
     }
 
+    fn continues(&self) -> Vec<u64> {
+        self.inner.continued.clone()
+    }
+
     fn holds_lease(&self) -> bool {
         self.inner.incarnation.may_acknowledge()
     }
@@ -224,7 +228,9 @@ impl Inner {
                 fresh.push(LaneState { lane: number, cursor, end, bytes });
             }
         }
-        Ok(Estate { sessions: loaded.sessions.into_values().collect(), wills, lanes: fresh })
+        let incarnations = dead.iter().map(|one| one.number).collect();
+        let sessions = loaded.sessions.into_values().collect();
+        Ok(Estate { incarnations, sessions, wills, lanes: fresh })
     }
 
     /// Fences in the background what was taken over.

@@ -50,6 +50,8 @@ pub(super) struct Inner {
     pub(super) sealing: tokio::sync::Mutex<()>,
     /// Lanes that are adopted are numbered from here on.
     pub(super) first_lane: u16,
+    /// Dead incarnations that this one goes on with.
+    pub(super) continued: Vec<u64>,
     /// What dead incarnations left.
     wills: Vec<StoredWill>,
 }
@@ -150,6 +152,7 @@ impl Inner {
         } else {
             incarnation.claim_alone(&db).await?
         };
+        let continued = dead.iter().map(|one| one.number).collect();
         let (memory, wills) = match Self::succeed(&db, &incarnation, dead, lanes).await {
             Ok(recovered) => recovered,
             Err(error) => {
@@ -159,7 +162,7 @@ impl Inner {
             }
         };
         let (memory, sealing) = (Mutex::new(memory), tokio::sync::Mutex::new(()));
-        Ok(Self { db, incarnation, memory, sealing, first_lane: lanes, wills })
+        Ok(Self { db, incarnation, continued, memory, sealing, first_lane: lanes, wills })
     }
 
     /// Goes on where the dead ended.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::NodeIndex;
+use crate::shard::Needs;
 
 /// See the module.
 #[derive(Debug)]
@@ -20,4 +21,29 @@ pub struct FromPeer {
     pub store: bool,
     /// Sessions that are not here yet and get something of it, by their slots.
     pub arriving: SmallVec<[u32; 1]>,
+    /// Arbiters where there are such.
+    pub late: SmallVec<[u16; 1]>,
+}
+
+impl FromPeer {
+    /// Not begun.
+    pub fn new(node: NodeIndex, incarnation: u64, body: Bytes) -> Self {
+        let (arriving, late) = (SmallVec::new(), SmallVec::new());
+        Self { node, incarnation, body, done: 0, store: false, arriving, late }
+    }
+
+    /// What one of its publishes has to have done.
+    pub(crate) fn add(&mut self, needs: &Needs) {
+        self.store |= needs.store;
+        for slot in &needs.arriving {
+            if !self.arriving.contains(slot) {
+                self.arriving.push(*slot);
+            }
+        }
+        for shard in &needs.late {
+            if !self.late.contains(shard) {
+                self.late.push(*shard);
+            }
+        }
+    }
 }

@@ -1,20 +1,16 @@
-//! Nodes that are lost: their heir seals what they held and goes on with it, and what the others had
-//! sent them goes to the heir.
+//! Nodes that are lost: their heir seals what they held and goes on with it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use hydrant_protocol::cluster::message::{self, Control};
 use hydrant_protocol::cluster::{Key, Ring, View};
-use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::peers::{Peers, SELF};
-use super::{FromPeer, NodeIndex, PeerWork};
+use super::PeerWork;
+use super::peers::Peers;
 use crate::ports::{Estate, Sealing, StoredSession, StoredWill};
-use crate::shared::{ManagerWork, RouterWork, Token};
+use crate::shared::ManagerWork;
 
 /// An incarnation that was sealed or found alive is looked at again after this.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -39,11 +35,8 @@ impl Peers {
                 .member(&member.node_id)
                 .is_some_and(|now| now.incarnation == member.incarnation);
             if !back && *member.node_id != *self.cluster.node_id {
-                let lost = Lost {
-                    node: Arc::clone(&member.node_id),
-                    sealing: false,
-                    next: Instant::now(),
-                };
+                let node = Arc::clone(&member.node_id);
+                let lost = Lost { node, sealing: false, next: Instant::now() };
                 self.lost.entry(member.incarnation).or_insert(lost);
             }
         }
@@ -102,7 +95,7 @@ impl Peers {
                 );
                 self.take_estate(incarnation, *estate);
             }
-            // Its heir says so to everybody; a restarted node by what it wants.
+            // Its heir says so to everybody.
             Some(Sealing::Others(_) | Sealing::Alive) | None => {}
         }
     }
@@ -126,116 +119,15 @@ impl Peers {
             manager.push(ManagerWork::Inherit { sessions, wills, incarnation, done }, 256);
             waits.push(wait);
         }
+        let incarnations = estate.incarnations;
         self.shared.lanes.lock().inherit(&estate.lanes);
         let cluster = Arc::clone(&self.cluster);
         tokio::task::spawn_local(async move {
             for wait in waits {
                 let _ = wait.await;
             }
-            cluster.work.push(PeerWork::Inherited { incarnation, clients }, 64);
+            let inherited = PeerWork::Inherited { incarnation, incarnations, clients };
+            cluster.work.push(inherited, 64);
         });
-    }
-
-    /// What a lost incarnation held is in force here: everybody is told, behind what this node wants
-    /// since.
-    pub(super) fn inherited(&mut self, incarnation: u64, clients: &[Arc<str>]) {
-        clients.iter().for_each(|client| self.directory.holds(client, false));
-        self.announce(None);
-        self.act();
-        for link in self.links.iter_mut().filter(|link| link.is_member()) {
-            link.tell(Control::Inherited { incarnation });
-        }
-        self.directory.inherited(incarnation);
-        self.has_heir(incarnation, SELF);
-    }
-
-    /// Sends what a lost incarnation had not stored to the node that has its sessions now.
-    pub(super) fn has_heir(&mut self, incarnation: u64, heir: NodeIndex) {
-        self.lost.remove(&incarnation);
-        let mut nodes = Vec::new();
-        for link in &self.links {
-            let lost = link.member.is_none() && link.link.peer_incarnation() == Some(incarnation);
-            if lost {
-                nodes.push(link.index);
-            }
-        }
-        let open = self.take_pending(incarnation);
-        for (body, tokens) in open {
-            self.send_on(heir, incarnation, &body, tokens);
-        }
-        nodes.into_iter().for_each(|node| self.wants_nothing(node));
-    }
-
-    /// A node has said all it wants: what its earlier starts had not stored is for it.
-    pub(super) fn is_back(&mut self, node: NodeIndex, incarnation: u64) {
-        let Some(at) = usize::from(node).checked_sub(1) else { return };
-        let Some(link) = self.links.get(at) else { return };
-        let id = Arc::clone(&link.node.id);
-        let old: Vec<u64> = link
-            .pending
-            .values()
-            .map(|pending| pending.incarnation)
-            .chain(self.lost.iter().filter(|(_, lost)| lost.node == id).map(|(n, _)| *n))
-            .filter(|old| *old != incarnation && *old != 0)
-            .collect();
-        for old in old {
-            if self.lost.remove(&old).is_some() {
-                self.directory.inherited(old);
-            }
-            for (body, tokens) in self.take_pending(old) {
-                self.send_on(node, old, &body, tokens);
-            }
-        }
-    }
-
-    /// What is not stored of what was sent to an incarnation, oldest first.
-    fn take_pending(&mut self, incarnation: u64) -> Vec<(Bytes, Vec<Token>)> {
-        let mut open = Vec::new();
-        let mut answered = Vec::new();
-        for link in &mut self.links {
-            let numbers: Vec<u64> = link
-                .pending
-                .iter()
-                .filter(|(_, pending)| pending.incarnation == incarnation)
-                .map(|(number, _)| *number)
-                .collect();
-            for pending in numbers.iter().filter_map(|number| link.pending.remove(number)) {
-                match pending.body {
-                    Some(body) => open.push((body, pending.tokens)),
-                    None => answered.extend(pending.tokens),
-                }
-            }
-        }
-        self.complete(answered);
-        open
-    }
-
-    fn send_on(&mut self, heir: NodeIndex, estate: u64, body: &Bytes, tokens: Vec<Token>) {
-        let batch = self.batch();
-        let mut body = body.to_vec();
-        message::set_head(&mut body, batch, estate);
-        let body: Bytes = body.into();
-        if heir == SELF {
-            let (node, incarnation) = (SELF, self.cluster.incarnation);
-            self.own.insert(batch, tokens);
-            let bytes = body.len();
-            let work = FromPeer {
-                node,
-                incarnation,
-                body,
-                done: 0,
-                store: false,
-                arriving: SmallVec::new(),
-            };
-            self.shared.routers[0].push(RouterWork::FromPeer(work), bytes);
-        } else if let Some(link) = self.link(heir) {
-            let incarnation = link.link.peer_incarnation().unwrap_or(0);
-            let kept = Some(body.clone());
-            link.pending.insert(
-                batch,
-                super::link::Pending { body: kept, tokens, incarnation, sent: true },
-            );
-            link.send(body);
-        }
     }
 }

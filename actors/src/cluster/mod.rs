@@ -7,8 +7,9 @@
 //! link by `cluster.max_link_bytes`.
 
 mod discovery;
+mod heirs;
 mod inbound;
-pub(crate) mod inherit;
+mod inherit;
 mod interest;
 mod io;
 mod link;
@@ -29,7 +30,7 @@ use hydrant_protocol::topic::SubscriptionTable;
 use parking_lot::{Mutex, RwLock};
 
 use crate::inbox::Inbox;
-use crate::ports::{Membership, Sealing, SharedStore, StoredSession};
+use crate::ports::{Membership, Sealing, SessionId, SharedStore, StoredSession};
 use crate::shard::Barrier;
 use crate::shared::Token;
 
@@ -170,7 +171,12 @@ pub enum PeerWork {
         known: bool,
     },
     /// A session of this node has ended.
-    Gone(Arc<str>),
+    Gone {
+        /// Client id.
+        client: Arc<str>,
+        /// The last admission that had been heard of then.
+        seen: u64,
+    },
     /// Sessions that were found in the store at start.
     Holds(Vec<Arc<str>>),
     /// The members have changed.
@@ -179,16 +185,42 @@ pub enum PeerWork {
     Leaving {
         /// Number of the change of hands.
         id: u64,
-        /// Who asked.
-        owner: Arc<str>,
-        /// Its ticket.
-        ticket: u64,
         /// Client id.
         client: Arc<str>,
         /// The node that gets it.
         to: Arc<str>,
         /// Its filters, and the granted QoS of each.
         filters: Vec<(Arc<str>, u8)>,
+        /// The lost incarnation that it was inherited from, as in `shard::sessions::Stored::estate`.
+        estate: u64,
+    },
+    /// It stays after all.
+    Keeps {
+        /// Number of the change of hands.
+        id: u64,
+    },
+    /// A session was given up to a node that is lost now: whose is it? [`ManagerWork::Recovered`] is the
+    /// answer.
+    ///
+    /// [`ManagerWork::Recovered`]: crate::shared::ManagerWork::Recovered
+    Recover {
+        /// Index of its arbiter.
+        shard: u16,
+        /// Number of the change of hands.
+        id: u64,
+        /// Client id.
+        client: Arc<str>,
+        /// Its number in the store.
+        session: SessionId,
+    },
+    /// All lanes of a node have sent again what a lost incarnation had not stored, as one arbiter has seen.
+    ResentSeen {
+        /// The lost one.
+        incarnation: u64,
+        /// The arbiter.
+        shard: u16,
+        /// The node.
+        origin: NodeIndex,
     },
     /// The filters of a session that comes here are in force.
     Expected {
@@ -240,6 +272,8 @@ pub enum PeerWork {
     Inherited {
         /// The incarnation.
         incarnation: u64,
+        /// And those that it had sealed itself.
+        incarnations: Vec<u64>,
         /// Client ids of the sessions.
         clients: Vec<Arc<str>>,
     },

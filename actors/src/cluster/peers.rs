@@ -5,7 +5,7 @@
 //! no socket closes. Everything of it is on one thread.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use hydrant_protocol::cluster::View;
 use hydrant_protocol::cluster::directory::{Action, Directory, Holder};
 use hydrant_protocol::cluster::link::{Event, Hello, Identity, Role};
 use hydrant_protocol::cluster::message::{self, Control, Interest};
+use hydrant_protocol::cluster::moves::Moves;
 use hydrant_protocol::topic::TopicFilter;
 use hydrant_protocol::{Message, QoS, wire};
-use smallvec::SmallVec;
 use tokio::sync::Notify;
 
+use super::heirs::Heirs;
 use super::inherit::Lost;
 use super::link::{PeerLink, Pending};
-use super::moves::Change;
-use super::sessions::Claiming;
+use super::sessions::{Claiming, Release};
 use super::{Cluster, FromPeer, Node, NodeIndex, PeerWork, io};
 use crate::every::every;
-use crate::inbox::Work;
+use crate::inbox::{Inbox, Work};
 use crate::metrics::DropReason;
 use crate::shared::{ManagerWork, RouterWork, Shared, Token};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
@@ -136,10 +136,16 @@ pub(super) struct Peers {
     pub lost: BTreeMap<u64, Lost>,
     /// Batches that were sent to a lost node and are for sessions that are here now.
     pub own: BTreeMap<u64, Vec<Token>>,
-    /// Sessions on their way, by the number of the change of hands.
-    pub changes: BTreeMap<u64, Change>,
-    /// The members when they changed last.
-    pub known: BTreeSet<NodeIndex>,
+    /// Sessions on their way.
+    pub moves: Moves,
+    /// Sessions that other nodes take over, once what was for a lost one has been sent again.
+    pub deferred_moves: Vec<(NodeIndex, Control)>,
+    /// Sessions to be given up, once they are here.
+    pub deferred_releases: Vec<Release>,
+    /// Lost incarnations and who has what they held.
+    pub heirs: Heirs,
+    /// Number of the last client that was let in.
+    pub last_admission: u64,
     next_batch: u64,
     settling: VecDeque<(u64, Token)>,
     to_dial: Vec<NodeIndex>,
@@ -161,8 +167,11 @@ impl Peers {
             claims: BTreeMap::new(),
             lost: BTreeMap::new(),
             own: BTreeMap::new(),
-            changes: BTreeMap::new(),
-            known: BTreeSet::new(),
+            moves: Moves::new(Arc::clone(&cluster.node_id)),
+            deferred_moves: Vec::new(),
+            deferred_releases: Vec::new(),
+            heirs: Heirs::new(&cluster.store.continues()),
+            last_admission: 0,
             next_batch: 1,
             settling: VecDeque::new(),
             to_dial: Vec::new(),
@@ -185,7 +194,7 @@ impl Peers {
         }
     }
 
-    /// What the directory wants done.
+    /// What the directory and the changes of hands want done.
     pub fn act(&mut self) {
         while let Some(action) = self.directory.poll_action() {
             match action {
@@ -196,12 +205,11 @@ impl Peers {
                 }
                 Action::Grant { request, from } => self.grant(request, from),
                 Action::Release { owner, ticket, client, to } => {
-                    let home = usize::from(self.shared.home(&client));
-                    let work = ManagerWork::Release { owner, ticket, client, to };
-                    self.shared.managers[home].push(work, 64);
+                    self.release(Release { owner, ticket, client, to });
                 }
             }
         }
+        self.act_on_moves();
     }
 
     /// What follows from anything: actions of the directory, answers, frames.
@@ -278,23 +286,32 @@ impl Peers {
             PeerWork::Claim { shard, conn, client, clean, known } => {
                 self.claim(shard, conn, client, clean, known);
             }
-            PeerWork::Gone(client) => self.directory.gone(&client),
+            PeerWork::Gone { client, seen } => self.directory.gone(&client, seen),
             PeerWork::Holds(clients) => {
                 clients.iter().for_each(|client| self.directory.holds(client, false));
             }
-            PeerWork::Leaving { id, owner, ticket, client, to, filters } => {
-                self.leaving(id, (owner, ticket), client, to, filters);
+            PeerWork::Leaving { id, client, to, filters, estate } => {
+                let estates = self.heirs.estates(estate);
+                self.moves.leaving(id, client, to, filters, estates);
             }
-            PeerWork::Expected { id } => self.expected(id),
+            PeerWork::Keeps { id } => self.moves.keeps(id),
+            PeerWork::Recover { shard, id, client, session } => {
+                self.recover(shard, id, client, session);
+            }
+            PeerWork::Expected { id } => self.moves.expected(id),
             PeerWork::Passed { barrier, lane } => self.passed(&barrier, lane),
             PeerWork::Marked { id, origin } => self.marked(id, origin),
+            PeerWork::ResentSeen { incarnation, shard, origin } => {
+                self.resent_seen(incarnation, shard, origin);
+            }
             PeerWork::Released { owner, ticket, client, handed } => {
-                self.announce(None);
                 self.directory.released(&owner, ticket, &client, handed);
             }
             PeerWork::Looked { request, holder, taken } => self.looked(request, holder, taken),
             PeerWork::Sealed { incarnation, sealing } => self.sealed(incarnation, sealing),
-            PeerWork::Inherited { incarnation, clients } => self.inherited(incarnation, &clients),
+            PeerWork::Inherited { incarnation, incarnations, clients } => {
+                self.inherited(incarnation, incarnations, &clients);
+            }
         }
         // In order with what the next work says.
         self.act();
@@ -317,6 +334,11 @@ impl Peers {
             return;
         }
         let (member, up) = (link.member.as_ref().map(|member| member.1), link.link.is_up());
+        // Whose sessions it is for: who wanted it.
+        let incarnation = match link.whole {
+            0 => link.link.peer_incarnation().or(member).unwrap_or(0),
+            whole => whole,
+        };
         if !queues && !up {
             // Its subscribers cannot be reached: what nobody has to keep is not waited for.
             if member.is_some() {
@@ -327,14 +349,15 @@ impl Peers {
         if waited_for {
             message::set_head(&mut body, batch, 0);
             let body: Bytes = body.into();
-            let incarnation = link.link.peer_incarnation().or(member).unwrap_or(0);
             let kept = queues.then(|| body.clone());
-            let sent = link.is_there();
+            let there = link.is_there();
+            let sent = there && link.link.peer_incarnation().is_none_or(|now| now == incarnation);
             link.pending.insert(batch, Pending { body: kept, tokens, incarnation, sent });
             if sent {
                 link.send(body);
             }
             self.next_batch += 1;
+            self.send_on_late(incarnation);
         } else {
             link.send(body.into());
         }
@@ -347,7 +370,14 @@ impl Peers {
             (interest.take_changes(), self.cluster.announced.load(Ordering::SeqCst))
         };
         if !changes.is_empty() {
-            for link in self.links.iter_mut().filter(|link| link.greeted != 0) {
+            for link in &mut self.links {
+                if !link.is_there() {
+                    // It is told everything when it is back.
+                    link.greeted = 0;
+                }
+                if link.greeted == 0 {
+                    continue;
+                }
                 for changes in changes.chunks(256) {
                     let request = announced;
                     link.tell(Control::Interest { request, changes: changes.to_vec() });
@@ -408,7 +438,7 @@ impl Peers {
         }
         self.complete(gone);
         self.cluster.members.store(view.members.len(), Ordering::SeqCst);
-        self.changes_go_on(&view);
+        self.look_who_is_there();
         self.lose(&view);
         self.directory.members_changed(view);
     }
@@ -430,6 +460,13 @@ impl Peers {
     pub fn address(&self, node: NodeIndex) -> Option<String> {
         let link = self.links.get(usize::from(node).checked_sub(1)?)?;
         link.member.as_ref().map(|member| member.0.clone())
+    }
+
+    pub fn index_of(&self, node: &str) -> Option<NodeIndex> {
+        if *self.cluster.node_id == *node {
+            return Some(SELF);
+        }
+        self.links.iter().find(|link| *link.node.id == *node).map(|link| link.index)
     }
 
     pub fn name(&self, node: NodeIndex) -> Arc<str> {
@@ -559,6 +596,8 @@ impl Peers {
                     drop(link.link.take_unacknowledged());
                     let id = Arc::clone(&link.node.id);
                     self.directory.link_renewed(&id);
+                    self.moves.restarted(&id);
+                    self.heir_hears_nothing(node);
                 }
                 Event::RoomAgain => {}
                 Event::Frame { kind: message::PUBLISHES, body, .. } => self.publishes(node, body),
@@ -605,9 +644,12 @@ impl Peers {
                 link.greet(incarnation, whole, announced);
             }
         }
+        let inherited: Vec<Control> = self.heirs.announcements().collect();
         if let Some(link) = self.link(node) {
+            inherited.into_iter().for_each(|message| link.tell(message));
             link.send_kept();
         }
+        self.look_who_is_there();
     }
 
     fn down(&mut self, node: NodeIndex) {
@@ -615,6 +657,7 @@ impl Peers {
         link.node.up.store(false, Ordering::SeqCst);
         let tokens = link.give_up_live();
         self.complete(tokens);
+        self.look_who_is_there();
     }
 
     /// A batch of another node goes to a router; those of one lane to the same one, in order.
@@ -622,11 +665,14 @@ impl Peers {
         let Some((_, lane, ..)) = message::publishes(&body) else { return };
         let incarnation = self.link(node).and_then(|link| link.link.peer_incarnation());
         let Some(incarnation) = incarnation else { return };
-        let router = usize::from(lane) % self.shared.routers.len();
         let bytes = body.len();
-        let work =
-            FromPeer { node, incarnation, body, done: 0, store: false, arriving: SmallVec::new() };
-        self.shared.routers[router].push(RouterWork::FromPeer(work), bytes);
+        let work = RouterWork::FromPeer(FromPeer::new(node, incarnation, body));
+        self.router_of(lane).push(work, bytes);
+    }
+
+    /// The router that routes what a lane of another node publishes.
+    pub fn router_of(&self, lane: u16) -> &Inbox<RouterWork> {
+        &self.shared.routers[usize::from(lane) % self.shared.routers.len()]
     }
 
     fn control(&mut self, node: NodeIndex, message: Control) {
@@ -659,15 +705,17 @@ impl Peers {
             Control::Retained { topic, payload, qos, version } => {
                 self.retained(&topic, payload, qos, version);
             }
-            Control::Leaving { id, client, filters } => self.coming(node, id, client, filters),
-            Control::Move { id, client, from, filters } => {
-                self.moves(node, id, &client, &from, filters);
+            Control::Leaving { .. } | Control::Withdrawn { .. } | Control::Taken { .. } => {
+                let from = self.name(node);
+                self.moves.receive(&from, message);
             }
+            Control::Move { .. } => self.moves(node, message),
             Control::Mark { id, client, lane } => self.mark(node, id, client, lane),
-            Control::Inherited { incarnation } => {
-                self.told(node, Control::Inherited { incarnation });
-                self.has_heir(incarnation, node);
+            Control::Inherited { incarnation, estate } => {
+                self.told(node, message);
+                self.has_heir(incarnation, estate, node);
             }
+            Control::Resent { incarnation, lane } => self.resent(node, incarnation, lane),
             other => self.told(node, other),
         }
     }
@@ -720,7 +768,9 @@ impl Peers {
         let incarnation = link.link.peer_incarnation().unwrap_or(0);
         link.whole = incarnation;
         self.wants(node, &old);
-        self.is_back(node, incarnation);
+        if let Some(link) = self.link(node) {
+            link.send_kept();
+        }
     }
 
     /// Nobody is there any more who wants it.
@@ -756,11 +806,5 @@ impl Peers {
     fn tick(&mut self) {
         self.ask_again();
         self.seal_lost();
-    }
-
-    /// The number of the next batch.
-    pub fn batch(&mut self) -> u64 {
-        self.next_batch += 1;
-        self.next_batch - 1
     }
 }

@@ -8,13 +8,26 @@ use hydrant_protocol::cluster::message::Handed;
 
 use super::PeerWork;
 use super::peers::Peers;
-use crate::ports::{Holder, StoredSession};
+use crate::ports::{Holder, SessionId, StoredSession};
 use crate::shared::ManagerWork;
 
 /// A claim that waits for so long asks the store.
 const LONG: Duration = Duration::from_secs(1);
 /// The store is asked again so long after it did not answer.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// Another node lets a client in whose session this node may have.
+#[derive(Debug)]
+pub(super) struct Release {
+    /// The owner of the client id, who asks.
+    pub owner: Arc<str>,
+    /// Its ticket.
+    pub ticket: u64,
+    /// Client id.
+    pub client: Arc<str>,
+    /// The node that gets it.
+    pub to: Arc<str>,
+}
 
 /// A client that waits to be let in.
 #[derive(Debug)]
@@ -126,8 +139,10 @@ impl Peers {
             holder => {
                 let Some(mut claim) = self.claims.remove(&request) else { return };
                 (claim.asked, claim.granted) = (holder, false);
-                let request = self.directory.claim(&claim.client, claim.clean, holder);
+                let client = Arc::clone(&claim.client);
+                let request = self.directory.claim(&client, claim.clean, holder);
                 self.claims.insert(request, claim);
+                self.release_deferred(&client);
             }
         }
     }
@@ -135,9 +150,62 @@ impl Peers {
     fn let_in(&mut self, request: u64, taken: Option<Box<StoredSession>>) {
         let Some(claim) = self.claims.remove(&request) else { return };
         let client = Arc::clone(&claim.client);
-        let work = ManagerWork::Granted { conn: claim.conn, client: claim.client, taken };
+        self.last_admission += 1;
+        let admission = self.last_admission;
+        self.directory.admitted(&client, admission);
+        let work =
+            ManagerWork::Granted { conn: claim.conn, client: claim.client, taken, admission };
         self.shared.managers[usize::from(claim.shard)].push(work, 256);
-        self.came(&client);
+        self.moves.granted(&client);
+        self.release_deferred(&client);
+    }
+
+    /// Has an arbiter give a session up. One that this node is about to let in is given up only then:
+    /// else it would come when nobody expects it any more.
+    pub(super) fn release(&mut self, release: Release) {
+        let client = &release.client;
+        let granted = |claim: &Claiming| claim.granted && claim.client == *client;
+        if self.claims.values().any(granted) {
+            return self.deferred_releases.push(release);
+        }
+        let Release { owner, ticket, client, to } = release;
+        let home = usize::from(self.shared.home(&client));
+        self.shared.managers[home].push(ManagerWork::Release { owner, ticket, client, to }, 64);
+    }
+
+    fn release_deferred(&mut self, client: &str) {
+        let its = |release: &mut Release| *release.client == *client;
+        let releases: Vec<Release> = self.deferred_releases.extract_if(.., its).collect();
+        releases.into_iter().for_each(|release| self.release(release));
+    }
+
+    /// Finds out whose a session is that was given up to a node that is lost, and takes it back where it
+    /// is nobody's.
+    pub(super) fn recover(&self, shard: u16, id: u64, client: Arc<str>, session: SessionId) {
+        let (cluster, shared) = (Arc::clone(&self.cluster), Arc::clone(&self.shared));
+        tokio::task::spawn_local(async move {
+            let holder = Holder { id: session, incarnation: cluster.incarnation };
+            let taken = loop {
+                let answer = match cluster.store.locate(Arc::clone(&client)).await {
+                    Ok(Some(found)) if found == holder => {
+                        cluster.store.take(Arc::clone(&client), holder).await
+                    }
+                    Ok(_) => break None,
+                    Err(error) => Err(error),
+                };
+                match answer {
+                    Ok(Some(taken)) => break Some(Box::new(taken)),
+                    // It changes hands just now.
+                    Ok(None) => {}
+                    Err(error) => {
+                        log::debug!(target: "hydrant::peers", "session of {client}: {error}");
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                }
+            };
+            let work = ManagerWork::Recovered { id, client, taken };
+            shared.managers[usize::from(shard)].push(work, 256);
+        });
     }
 
     /// Claims that have waited long ask the store who holds the session.

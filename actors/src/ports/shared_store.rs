@@ -21,6 +21,8 @@ pub struct Holder {
 /// What a sealed incarnation held, now ours.
 #[derive(Debug, Clone, Default)]
 pub struct Estate {
+    /// The sealed one, and those before it that it had sealed itself.
+    pub incarnations: Vec<u64>,
     /// Its sessions, as after [`SharedStore::take`]: already this incarnation's.
     pub sessions: Vec<StoredSession>,
     /// Wills of connections that it did not see end.
@@ -45,6 +47,8 @@ pub enum Sealing {
 pub trait SharedStore: SessionStore {
     /// This start's number. Greater than that of every start before it.
     fn incarnation(&self) -> u64;
+    /// Incarnations that were over before this start and whose sessions it has had from the beginning.
+    fn continues(&self) -> Vec<u64>;
     /// False once the lease is over by the boot-time clock, until it is renewed: another may have
     /// taken over what this node held, so nothing may leave it. Cheap: asked before every read of
     /// a socket.

@@ -12,8 +12,10 @@ use hydrant_protocol::{Message, PacketId, QoS};
 use crate::ports::StoreOp;
 use crate::shared::{Token, Transaction};
 
+use hydrant_protocol::cluster::marks::Lane;
+use smallvec::SmallVec;
+
 use super::Conn;
-use super::moving::Lane;
 
 /// Where a publish comes from.
 #[derive(Debug, Clone)]
@@ -158,6 +160,11 @@ pub struct RemoteBatch {
     pub(super) ops: Vec<StoreOp>,
     /// See `ops`.
     pub(super) tokens: Vec<Token>,
+    /// Waits of the sender that go on when no session is on its way for which something of this was put
+    /// aside: those in `aside`, by their slots.
+    pub(super) late: Vec<Token>,
+    /// See `late`.
+    pub(super) aside: SmallVec<[u32; 1]>,
 }
 
 impl RemoteBatch {
@@ -195,14 +202,21 @@ impl RemoteBatch {
         Some((entry, topic(&self.arena, &entry.topic), slice(&self.arena, &entry.payload)))
     }
 
-    /// Cuts it back to `entries` publishes and `bytes` of arena.
-    pub(super) fn truncate(&mut self, entries: usize, bytes: usize) {
-        self.entries.truncate(entries);
-        self.arena.truncate(bytes);
+    pub(super) fn put_aside(&mut self, slot: u32) {
+        if !self.aside.contains(&slot) {
+            self.aside.push(slot);
+        }
     }
 
-    pub(super) fn mark(&self) -> (usize, usize) {
-        (self.entries.len(), self.arena.len())
+    /// Cuts it back to `entries` publishes, `bytes` of arena and `late` waits.
+    pub(super) fn truncate(&mut self, (entries, bytes, late): (usize, usize, usize)) {
+        self.entries.truncate(entries);
+        self.arena.truncate(bytes);
+        self.late.truncate(late);
+    }
+
+    pub(super) fn mark(&self) -> (usize, usize, usize) {
+        (self.entries.len(), self.arena.len(), self.late.len())
     }
 }
 

@@ -1,11 +1,13 @@
 //! What an arbiter does as a part of a cluster: publishes to and from other nodes, and sessions that
 //! change hands.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hydrant_protocol::QoS;
+use hydrant_protocol::cluster::marks::Marks;
 use hydrant_protocol::cluster::message::{self, Audience, Control, Handed, Publish};
 use tokio::sync::oneshot;
 
@@ -16,10 +18,11 @@ use crate::shared::Part;
 
 use super::conn::AckKind;
 use super::deliver::View;
-use super::moving::Marks;
+use super::moving::{Leaving, Moving};
 use super::outgoing::Undo;
 use super::publish::Needs;
 use super::routes::Route;
+use super::sessions::Session;
 use super::waits::MOST_PEERS;
 use super::{Conn, Shard, WaitKind};
 
@@ -116,20 +119,21 @@ impl Shard {
                 self.deliver_live(&route, &mut view);
             } else {
                 let needs = self.fan_out(&route, &mut view, publish.durable);
-                batch.store |= needs.store;
-                batch.arriving.extend(needs.arriving);
+                batch.add(&needs);
             }
             undo.keep();
             batch.done += 1;
         }
         let (node, incarnation) = (batch.node, batch.incarnation);
         if number != 0 {
-            if batch.store || !batch.arriving.is_empty() {
+            let others = batch.arriving.len() + batch.late.len();
+            if batch.store || others > 0 {
                 let kind = WaitKind::Peer { node, incarnation, batch: number };
-                let wait = self.wait(batch.store, false, batch.arriving.len(), kind);
+                let wait = self.wait(batch.store, false, others, kind);
                 if batch.store {
                     self.outgoing.borrow_mut().tokens.push(self.token(Part::Store, wait));
                 }
+                self.wait_for_late(&std::mem::take(&mut batch.late), wait);
                 for slot in std::mem::take(&mut batch.arriving) {
                     self.wait_for_arrival(slot, self.token(Part::Peer, wait));
                 }
@@ -174,12 +178,14 @@ impl Shard {
         (conn, stamp): (usize, u32),
         client: &Arc<str>,
         taken: Option<&StoredSession>,
+        admission: u64,
     ) {
+        self.admitted.set(admission);
         let known = || self.sessions.borrow().by_client.contains_key(client);
-        if let Some(taken) = taken
-            && !known()
-        {
-            self.arrived(client, taken);
+        match taken {
+            Some(taken) if !known() => self.arrived(client, taken),
+            // Its holder had none any more, or it is here.
+            _ => self.forget_expected(client),
         }
         let conn = self.conns.borrow().get(conn).map(Rc::clone);
         match conn.filter(|conn| conn.claiming.get() == Some(stamp)) {
@@ -195,7 +201,7 @@ impl Shard {
                 conn.wake();
             }
             None if !known() && !self.arriving.borrow().contains_key(client) => {
-                self.to_peers(PeerWork::Gone(Arc::clone(client)), SMALL);
+                self.say_gone(client);
             }
             None => {}
         }
@@ -211,7 +217,7 @@ impl Shard {
         if arriving.get(&client).is_some_and(|known| Rc::ptr_eq(known, conn)) {
             arriving.remove(&client);
             if !self.sessions.borrow().by_client.contains_key(&client) {
-                self.to_peers(PeerWork::Gone(client), SMALL);
+                self.say_gone(&client);
             }
         }
     }
@@ -230,33 +236,82 @@ impl Shard {
             self.take_over(slot);
             self.reconnecting.set(false);
         }
-        let Some(cluster) = &self.shared.cluster else { return };
-        let filters = slot().and_then(|slot| {
-            let id = cluster.next_move.fetch_add(1, Ordering::Relaxed);
-            let mut sessions = self.sessions.borrow_mut();
-            let session = sessions.get(slot)?;
-            let moving = session.moving.get_or_insert_default();
-            moving.leave = Some(Marks::new(id));
-            let subscriber = self.subscriber(slot, session);
-            let table = self.shared.subscriptions.read();
-            let granted = |filter| table.granted(filter, subscriber).unwrap_or(QoS::AtMostOnce);
-            let filters = session.filters.iter();
-            let filters =
-                filters.map(|filter| (Arc::clone(filter.arc()), granted(filter) as u8)).collect();
-            Some((id, filters))
-        });
-        self.flush();
-        match filters {
-            Some((id, filters)) => {
-                let (owner, to, client) = (Arc::clone(owner), Arc::clone(to), Arc::clone(client));
-                let work = PeerWork::Leaving { id, owner, ticket, client, to, filters };
-                self.to_peers(work, 256);
+        match slot() {
+            Some(slot) => self.begin_leaving(slot, owner, ticket, to),
+            None if self.given_up.borrow().contains_key(client) => {
+                self.ask_for_given_up(owner, ticket, client, to);
             }
             None => self.answer_release(owner, ticket, client, None),
         }
     }
 
-    fn answer_release(
+    fn begin_leaving(&self, slot: u32, owner: &Arc<str>, ticket: u64, to: &Arc<str>) {
+        let Some(cluster) = &self.shared.cluster else { return };
+        let abandoned = {
+            let mut sessions = self.sessions.borrow_mut();
+            let moving = sessions.get(slot).and_then(|session| session.moving.as_mut());
+            let under_way = moving.and_then(|moving| {
+                let id = moving.transit.leave.as_ref()?.id;
+                Some((id, moving.leaving.as_mut()?))
+            });
+            match under_way {
+                Some((_, leaving)) if leaving.to == *to => {
+                    return leaving.asked.push((Arc::clone(owner), ticket));
+                }
+                under_way => under_way.map(|(id, _)| id),
+            }
+        };
+        if let Some(id) = abandoned {
+            // For another node than before: that one does not get it, and whoever asked for it knows so.
+            self.to_peers(PeerWork::Keeps { id }, SMALL);
+            drop(self.keep(slot, None));
+        }
+        self.flag_moving(slot, true);
+        let id = cluster.next_move.fetch_add(1, Ordering::Relaxed);
+        let (client, filters, estate) = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            let moving = session.moving.get_or_insert_default();
+            moving.transit.leave = Some(Marks::new(id));
+            let (to, asked) = (Arc::clone(to), vec![(Arc::clone(owner), ticket)]);
+            moving.leaving = Some(Leaving { to, asked, read: None, later: Vec::new() });
+            let subscriber = self.subscriber(slot, session);
+            let table = self.shared.subscriptions.read();
+            let granted = |filter| table.granted(filter, subscriber).unwrap_or(QoS::AtMostOnce);
+            let filters: Vec<(Arc<str>, u8)> = session
+                .filters
+                .iter()
+                .map(|filter| (Arc::clone(filter.arc()), granted(filter) as u8))
+                .collect();
+            let estate = session.stored.as_ref().map_or(0, |stored| stored.estate);
+            (Arc::clone(&session.client_id), filters, estate)
+        };
+        self.flush();
+        let to = Arc::clone(to);
+        self.to_peers(PeerWork::Leaving { id, client, to, filters, estate }, 256);
+    }
+
+    /// A session that is given up already and that the node it was given to does not have yet.
+    fn ask_for_given_up(&self, owner: &Arc<str>, ticket: u64, client: &Arc<str>, to: &Arc<str>) {
+        let Some(slot) = self.given_up.borrow().get(client).copied() else { return };
+        let recover = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            let handed = self.handed(session);
+            let Some(moving) = &mut session.moving else { return };
+            let Some(leaving) = &mut moving.leaving else { return };
+            if leaving.to == *to {
+                return self.answer_release(owner, ticket, client, handed);
+            }
+            leaving.later.push((Arc::clone(owner), ticket, Arc::clone(to)));
+            moving.transit.leave.as_ref().map(|marks| marks.id)
+        };
+        if let Some(id) = recover {
+            self.recover(slot, id, client);
+        }
+    }
+
+    pub(super) fn answer_release(
         &self,
         owner: &Arc<str>,
         ticket: u64,
@@ -267,28 +322,32 @@ impl Shard {
         self.to_peers(PeerWork::Released { owner, ticket, client, handed }, SMALL);
     }
 
-    /// Everything of a session that is given up is stored: it goes.
-    pub(super) fn hand_over(&self, slot: u32, owner: &Arc<str>, ticket: u64) {
-        let session = {
+    fn handed(&self, session: &Session) -> Option<Handed> {
+        let (stored, cluster) = (session.stored.as_ref()?, self.shared.cluster.as_ref()?);
+        Some(Handed { session: stored.id, incarnation: cluster.incarnation })
+    }
+
+    /// Everything of a session that is given up is stored: the other node may take it. What is
+    /// published for it stays here until that has done so.
+    pub(super) fn hand_over(&self, slot: u32) {
+        let (client, handed, asked) = {
             let mut sessions = self.sessions.borrow_mut();
-            if sessions.get(slot).is_none() {
-                return;
-            }
-            let session = sessions.slots.remove(slot as usize);
-            sessions.by_client.remove(&session.client_id);
-            session
+            let Some(session) = sessions.get(slot) else { return };
+            let client = Arc::clone(&session.client_id);
+            let handed = self.handed(session);
+            let leaving = session.moving.as_mut().and_then(|moving| moving.leaving.as_mut());
+            let asked = leaving.map(|leaving| std::mem::take(&mut leaving.asked));
+            sessions.by_client.remove(&client);
+            (client, handed, asked.unwrap_or_default())
         };
-        let subscriber = self.subscriber(slot, &session);
-        for filter in &session.filters {
-            self.shared.unsubscribe(filter, subscriber);
-        }
         self.shared.persistent_sessions.fetch_sub(1, Ordering::Relaxed);
-        let handed = session.stored.as_ref().and_then(|stored| {
-            let cluster = self.shared.cluster.as_ref()?;
-            cluster.store.give_up(stored.id);
-            Some(Handed { session: stored.id, incarnation: cluster.incarnation })
-        });
-        self.answer_release(owner, ticket, &session.client_id, handed);
+        self.given_up.borrow_mut().insert(Arc::clone(&client), slot);
+        if let (Some(handed), Some(cluster)) = (handed, &self.shared.cluster) {
+            cluster.store.give_up(handed.session);
+        }
+        for (owner, ticket) in asked {
+            self.answer_release(&owner, ticket, &client, handed);
+        }
     }
 
     /// What a lost node held: its sessions are offline ones of this node, its wills fire.
@@ -299,11 +358,23 @@ impl Shard {
         incarnation: u64,
         done: oneshot::Sender<()>,
     ) {
+        let marks = Rc::new(RefCell::new(Marks::new(incarnation)));
         for session in sessions {
-            let known = self.sessions.borrow().by_client.contains_key(&session.client_id);
+            let client = &session.client_id;
+            // What was put aside for it here comes again, from those who had sent it there.
+            self.forget_moving(client);
+            let known = self.sessions.borrow().by_client.contains_key(client);
             if !known {
                 self.restore_session(session, incarnation);
+                let mut sessions = self.sessions.borrow_mut();
+                let slot = sessions.by_client.get(client).copied();
+                if let Some(session) = slot.and_then(|slot| sessions.get(slot)) {
+                    session.moving = Some(Box::new(Moving::inherited(Rc::clone(&marks))));
+                }
             }
+        }
+        if !sessions.is_empty() {
+            self.estates.borrow_mut().insert(incarnation, marks);
         }
         for will in wills {
             self.restore_will(will);
@@ -315,7 +386,12 @@ impl Shard {
     /// A session of this node has ended, for the owner of its client id.
     pub(super) fn session_ended(&self, client: &Arc<str>) {
         if !self.reconnecting.get() {
-            self.to_peers(PeerWork::Gone(Arc::clone(client)), SMALL);
+            self.say_gone(client);
         }
+    }
+
+    fn say_gone(&self, client: &Arc<str>) {
+        let (client, seen) = (Arc::clone(client), self.admitted.get());
+        self.to_peers(PeerWork::Gone { client, seen }, SMALL);
     }
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hydrant_protocol::cluster::marks::{Lane, Whose};
 use hydrant_protocol::session::Waiting;
 use hydrant_protocol::{Message, QoS, wire};
 
@@ -14,7 +15,6 @@ use crate::settings::Overflow;
 use crate::shared::StorageWork;
 
 use super::batch::Phase;
-use super::moving::Lane;
 use super::sessions::{ANY_ESTATE, Session, Stored};
 use super::{Conn, Shard, WaitKind};
 
@@ -87,14 +87,15 @@ impl Shard {
             return;
         }
         if let Some(moving) = &session.moving {
-            if !moving.takes(view.lane) {
-                return;
-            }
-            if moving.absent {
-                if qos != QoS::AtMostOnce && phase != Phase::Live {
-                    self.put_aside(slot, session, qos, view);
+            match moving.whose(view.lane, view.estate != 0) {
+                Whose::Ours => {}
+                Whose::NotOurs => return,
+                Whose::OursSoon | Whose::Takers => {
+                    if qos != QoS::AtMostOnce && phase != Phase::Live {
+                        self.put_aside(slot, session, qos, view);
+                    }
+                    return;
                 }
-                return;
             }
         }
         if qos == QoS::AtMostOnce {
@@ -323,9 +324,9 @@ impl Shard {
             && stored.spilled
             && stored.reading.is_none()
         {
-            if self.remote_half_done.get() || self.held_parts.get() > 0 {
-                // A router died, or a session is still to arrive: a page would not show what is yet to
-                // be handed over, and reading would go on behind it. This is called again then.
+            if self.remote_half_done.get() {
+                // A router died: a page would not show what is yet to be handed over, and reading
+                // would go on behind it. This is called again then.
                 return;
             }
             // What is decided and not flushed stands before the read in the store's inbox.

@@ -37,14 +37,16 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
+use hydrant_protocol::cluster::marks::Marks;
 use hydrant_protocol::wire;
 use slab::Slab;
 use tokio::sync::oneshot;
 
 pub use batch::{Origin, PublishBatch, RemoteBatch};
 pub use conn::{Ack, AckKind, Conn};
-pub use moving::{Barrier, EVERY, Lane};
+pub use moving::{Barrier, Pass};
 pub(crate) use outgoing::cost as op_cost;
+pub use publish::Needs;
 pub use sessions::{ANY_ESTATE, Session, unix_ms, unix_ns};
 pub use waits::WaitKind;
 
@@ -109,11 +111,14 @@ pub struct Shard {
     arriving: RefCell<AHashMap<Arc<str>, Rc<Conn>>>,
     /// Sessions that other nodes are about to give up for this one, by client id: their slots.
     expected: RefCell<AHashMap<Arc<str>, u32>>,
+    /// Sessions that this one has given up and that their takers do not have yet.
+    given_up: RefCell<AHashMap<Arc<str>, u32>>,
+    /// Lost incarnations some of whose sessions are here, while what they had not stored is sent again.
+    estates: RefCell<AHashMap<u64, Rc<RefCell<Marks>>>>,
+    /// The last admission of a client that was heard of.
+    admitted: Cell<u64>,
     /// A session ends because its client is back or elsewhere: nobody is told.
     reconnecting: Cell<bool>,
-    /// Parts of transactions that wait for a session to arrive: entries of other sessions stand in
-    /// them, numbered and nowhere else.
-    held_parts: Cell<usize>,
     /// The lease ran when the clocks were looked at last.
     acted: Cell<bool>,
 }
@@ -157,8 +162,10 @@ impl Shard {
             remote_half_done: Cell::new(false),
             arriving: RefCell::default(),
             expected: RefCell::default(),
+            given_up: RefCell::default(),
+            estates: RefCell::default(),
+            admitted: Cell::new(0),
             reconnecting: Cell::new(false),
-            held_parts: Cell::new(0),
             acted: Cell::new(true),
             shared,
         })

@@ -1,16 +1,23 @@
-//! A session on its way from one node to another. No message for it is lost and none comes twice:
-//! every router of every node says, in the stream of its publishes (a *lane*), from where on they go
-//! to the taker as well (a *mark*). The holder queues what came before the mark of its lane, the taker
-//! what came behind.
+//! A session on its way from one node to another, at its holder or at its taker. No message for it is lost
+//! and none comes twice: every router of every node says, in the stream of its publishes (a *lane*), from
+//! where on they are the taker's (a *mark*; [`hydrant_protocol::cluster::marks`]).
 //!
 //! A mark goes the way that its lane's publishes go, so that it overtakes none and none overtakes it:
 //! the link, the router that the lane has at the other node, the arbiter that holds the session.
 //!
-//! Bounds: `session.max_queued_messages` for what waits at the taker; past it the new one is dropped.
+//! What comes behind the marks is put aside by both: by the taker until it has the session, by the holder
+//! until the taker has it. Whoever waits for it waits for both, so that it is somebody's, whichever of
+//! them dies.
+//!
+//! Bounds: `session.max_queued_messages` for what is put aside; past it the new one is dropped.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use hydrant_protocol::Message;
 use hydrant_protocol::QoS;
+use hydrant_protocol::cluster::marks::{Lane, Marks, Transit, Whose};
 use hydrant_protocol::topic::TopicFilter;
 use hydrant_protocol::wire;
 use smallvec::SmallVec;
@@ -18,109 +25,97 @@ use smallvec::SmallVec;
 use crate::cluster::{NodeIndex, PeerWork, SMALL};
 use crate::metrics::DropReason;
 use crate::ports::StoredSession;
-use crate::shared::{RouterWork, StorageWork, Token, Transaction};
+use crate::shared::{ManagerWork, RouterWork, StorageWork, Token};
 
-use super::Shard;
 use super::deliver::View;
 use super::sessions::Session;
-use crate::ports::StoreOp;
-use hydrant_protocol::Message;
+use super::{Shard, WaitKind};
 
-/// A lane of an origin: one of its routers.
-pub type Lane = (NodeIndex, u16);
-/// Stands for all lanes of a node that is lost.
-pub const EVERY: u16 = u16::MAX;
-
-/// Which lanes have marked a change of hands.
-#[derive(Debug, Default)]
-pub struct Marks {
-    /// Number of the change of hands.
-    pub id: u64,
-    passed: SmallVec<[Lane; 6]>,
-}
-
-impl Marks {
-    /// Nobody has marked it.
-    pub fn new(id: u64) -> Self {
-        Self { id, passed: SmallVec::new() }
-    }
-
-    /// True when it was the last of the origin's `lanes`.
-    fn pass(&mut self, lane: Lane, lanes: u16) -> bool {
-        if self.has(lane) {
-            return false;
-        }
-        self.passed.push(lane);
-        let passed = self.passed.iter().filter(|known| known.0 == lane.0).count();
-        lane.1 == EVERY || passed >= usize::from(lanes)
-    }
-
-    fn has(&self, lane: Lane) -> bool {
-        self.passed.iter().any(|known| *known == lane || *known == (lane.0, EVERY))
-    }
-}
-
-/// A message for a session that is not here yet.
+/// A message that is put aside.
 #[derive(Debug)]
 struct Early {
     qos: QoS,
     message: Arc<Message>,
     durable: bool,
-    /// The held part of another arbiter's transaction that it belongs to.
-    part: Option<usize>,
 }
 
-/// A part of another arbiter's transaction that waits for a session to arrive.
+/// A session that is being given up.
 #[derive(Debug)]
-pub struct HeldPart {
-    /// What is in it already.
-    pub ops: Vec<StoreOp>,
-    /// See `ops`.
-    pub tokens: Vec<Token>,
-    /// The transaction.
-    pub transaction: Transaction,
+pub(super) struct Leaving {
+    /// The node that gets it.
+    pub to: Arc<str>,
+    /// Who asked, and their tickets.
+    pub asked: Vec<(Arc<str>, u64)>,
+    /// It goes once all of it is stored: the stamp of the read that says so.
+    pub read: Option<u32>,
+    /// It is given up, and the taker has not said that it has it. Who asked for it since, and for
+    /// whom: they get it when that is settled.
+    pub later: Vec<(Arc<str>, u64, Arc<str>)>,
 }
 
 /// What a session on its way has beside any other.
 #[derive(Debug, Default)]
 pub struct Moving {
-    /// It comes: only behind its mark an origin's messages are for it here.
-    pub arrive: Option<Marks>,
-    /// It goes: only before.
-    pub leave: Option<Marks>,
-    /// It goes once all of it is stored: the stamp of the read that says so, who asked, and the
-    /// ticket.
-    pub giving_up: Option<(u32, Arc<str>, u64)>,
-    /// It is not here yet.
-    pub absent: bool,
+    pub(super) transit: Transit,
+    /// It is inherited: who has marked that it has sent again what the lost node had not stored.
+    pub(super) heir: Option<Rc<RefCell<Marks>>>,
+    pub(super) leaving: Option<Leaving>,
     early: Vec<Early>,
     tokens: Vec<Token>,
-    parts: Vec<HeldPart>,
 }
 
 impl Moving {
     /// Of a session that is not here yet.
     pub fn absent() -> Self {
-        Self { absent: true, ..Self::default() }
+        let transit = Transit { absent: true, ..Transit::default() };
+        Self { transit, ..Self::default() }
     }
 
-    /// Whether what this lane publishes is for the session here.
-    pub fn takes(&self, lane: Lane) -> bool {
-        self.arrive.as_ref().is_none_or(|marks| marks.has(lane))
-            && self.leave.as_ref().is_none_or(|marks| !marks.has(lane))
+    /// Of one that is inherited.
+    pub fn inherited(marks: Rc<RefCell<Marks>>) -> Self {
+        Self { heir: Some(marks), ..Self::default() }
+    }
+
+    /// Whose a message of this lane is; `again`: it was for a lost node and is sent again.
+    pub fn whose(&self, lane: Lane, again: bool) -> Whose {
+        let marked = |marks: &Rc<RefCell<Marks>>| marks.borrow().has(lane);
+        if !again && !self.heir.as_ref().is_none_or(marked) {
+            return Whose::NotOurs;
+        }
+        self.transit.whose(lane)
+    }
+
+    fn is_over(&self) -> bool {
+        self.transit.is_over() && self.heir.is_none()
     }
 }
 
-/// Passed by each router of a node, between two publishes: what it routes behind it goes to the
-/// taker as well.
+/// What the routers of a node pass a [`Barrier`] for.
+#[derive(Debug)]
+pub enum Pass {
+    /// A session moves: what they route behind it goes to the taker as well.
+    Move {
+        /// Number of the change of hands.
+        id: u64,
+        /// Whose session it is.
+        client: Arc<str>,
+        /// The session is here, or comes here.
+        here: bool,
+    },
+    /// What they route behind it for the sessions of a lost node goes to its heir.
+    Heir {
+        /// The lost incarnation.
+        incarnation: u64,
+        /// Who has its sessions now.
+        heir: NodeIndex,
+    },
+}
+
+/// Passed by each router of a node, between two publishes.
 #[derive(Debug)]
 pub struct Barrier {
-    /// Number of the change of hands.
-    pub id: u64,
-    /// Whose session it is.
-    pub client: Arc<str>,
-    /// The session is here, or comes here.
-    pub here: bool,
+    /// What for.
+    pub pass: Pass,
     /// Nodes that are told.
     pub to: SmallVec<[NodeIndex; 2]>,
 }
@@ -130,13 +125,11 @@ impl Shard {
     pub fn pass(&self, barrier: &Arc<Barrier>) {
         self.flush();
         let lanes = u16::try_from(self.shared.routers.len()).unwrap_or(u16::MAX);
-        if barrier.here {
-            self.send_mark(barrier.id, &barrier.client, (0, self.index), lanes);
+        if let Pass::Move { id, client, here: true } = &barrier.pass {
+            self.send_mark(*id, client, (0, self.index), lanes);
         }
-        if !barrier.to.is_empty() {
-            let (barrier, lane) = (Arc::clone(barrier), (self.index, lanes));
-            self.to_peers(PeerWork::Passed { barrier, lane }, SMALL);
-        }
+        let (barrier, lane) = (Arc::clone(barrier), (self.index, lanes));
+        self.to_peers(PeerWork::Passed { barrier, lane }, SMALL);
     }
 
     /// The mark of another node's lane, behind what it has published: on to where the session is.
@@ -161,9 +154,9 @@ impl Shard {
         let slot = self.moving_slot(client);
         let mut sessions = self.sessions.borrow_mut();
         let moving = slot.and_then(|slot| sessions.get(slot)?.moving.as_mut());
-        let Some(moving) = moving else { return };
+        let Some(Moving { transit, .. }) = moving.map(|moving| &mut **moving) else { return };
         let mut counts = false;
-        for marks in [&mut moving.arrive, &mut moving.leave].into_iter().flatten() {
+        for marks in [&mut transit.arrive, &mut transit.leave].into_iter().flatten() {
             counts |= marks.id == id && marks.pass(lane, lanes);
         }
         if counts {
@@ -171,9 +164,62 @@ impl Shard {
         }
     }
 
+    /// A lane has sent again what a lost incarnation had not stored: on to every arbiter.
+    pub fn pass_on_resent(&self, incarnation: u64, lane: Lane, lanes: u16) {
+        self.flush();
+        for (index, router) in (0..).zip(&self.shared.routers) {
+            if index == self.index {
+                self.resent(incarnation, lane, lanes);
+            } else {
+                router.push(RouterWork::ResentHere { incarnation, lane, lanes }, SMALL);
+            }
+        }
+    }
+
+    /// The same, for the sessions here.
+    pub fn resent(&self, incarnation: u64, lane: Lane, lanes: u16) {
+        let complete = match self.estates.borrow().get(&incarnation) {
+            Some(marks) => marks.borrow_mut().pass(lane, lanes),
+            None => true,
+        };
+        if complete {
+            let (shard, origin) = (self.index, lane.0);
+            self.to_peers(PeerWork::ResentSeen { incarnation, shard, origin }, SMALL);
+        }
+    }
+
+    /// Every node has sent again what a lost incarnation had not stored.
+    pub fn settled(&self, incarnation: u64) {
+        if self.estates.borrow_mut().remove(&incarnation).is_none() {
+            return;
+        }
+        let mut sessions = self.sessions.borrow_mut();
+        for (_, session) in &mut sessions.slots {
+            let Some(moving) = &mut session.moving else { continue };
+            if moving.heir.as_ref().is_some_and(|marks| marks.borrow().id == incarnation) {
+                moving.heir = None;
+                if moving.is_over() {
+                    session.moving = None;
+                }
+            }
+        }
+    }
+
     fn moving_slot(&self, client: &str) -> Option<u32> {
         let arriving = self.expected.borrow().get(client).copied();
         arriving.or_else(|| self.sessions.borrow().by_client.get(client).copied())
+    }
+
+    /// Routes that lead to this session say that it is on its way, or no longer.
+    pub(super) fn flag_moving(&self, slot: u32, is: bool) {
+        let changed = {
+            let mut moving = self.shared.moving.write();
+            let session = (self.index, slot);
+            if is { moving.insert(session) } else { moving.remove(&session) }
+        };
+        if changed {
+            self.shared.generation.fetch_add(1, std::sync::atomic::Ordering::Release);
+        }
     }
 
     /// A session of this client is coming: what is published behind the marks waits for it here.
@@ -190,29 +236,45 @@ impl Shard {
                 slot
             }
         };
-        let mut sessions = self.sessions.borrow_mut();
-        let Some(session) = sessions.get(slot) else { return };
-        if let Some(moving) = &mut session.moving {
-            // Another holder, after the one before was lost: what waits is still for it.
-            moving.arrive = Some(Marks::new(id));
-        }
-        let subscriber = self.subscriber(slot, session);
-        for (filter, qos) in filters {
-            let parsed = TopicFilter::from_arc(Arc::clone(filter), &wire::Limits::PROTOCOL);
-            let Ok(filter) = parsed else { continue };
-            let qos = match qos {
+        self.flag_moving(slot, true);
+        {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            if let Some(moving) = &mut session.moving {
+                moving.transit.arrive = Some(Marks::new(id));
+                // Of another holder, before: that has kept it as well, and answers for it.
+                moving.early.clear();
+                self.outgoing.borrow_mut().tokens.append(&mut moving.tokens);
+            }
+            let qos = |qos: u8| match qos {
                 0 => QoS::AtMostOnce,
                 1 => QoS::AtLeastOnce,
                 _ => QoS::ExactlyOnce,
             };
+            let filters = filters.iter().map(|(filter, granted)| (filter, qos(*granted)));
+            self.subscribe_all(slot, session, filters);
+        }
+        self.flush();
+        self.to_peers(PeerWork::Expected { id }, SMALL);
+    }
+
+    fn subscribe_all<'a>(
+        &self,
+        slot: u32,
+        session: &mut Session,
+        filters: impl Iterator<Item = (&'a Arc<str>, QoS)>,
+    ) {
+        let subscriber = self.subscriber(slot, session);
+        for (filter, qos) in filters {
+            let parsed = TopicFilter::from_arc(Arc::clone(filter), &wire::Limits::PROTOCOL);
+            let Ok(filter) = parsed else { continue };
             if self.shared.subscribe(&filter, subscriber, qos) {
                 session.filters.push(filter);
             }
         }
-        self.to_peers(PeerWork::Expected { id }, SMALL);
     }
 
-    /// Puts a message aside for a session that is not here yet.
+    /// Puts a message aside for a session that is on its way.
     pub(super) fn put_aside(
         &self,
         slot: u32,
@@ -226,7 +288,7 @@ impl Shard {
             return;
         }
         let (message, durable) = (view.message(), view.durable);
-        moving.early.push(Early { qos, message, durable, part: None });
+        moving.early.push(Early { qos, message, durable });
         if durable {
             let mut outgoing = self.outgoing.borrow_mut();
             if !outgoing.aside.contains(&slot) {
@@ -235,116 +297,154 @@ impl Shard {
         }
     }
 
-    /// A wait goes on only when what was put aside for this session is stored.
+    /// A wait goes on only when what was put aside for this session is somebody's.
     pub(super) fn wait_for_arrival(&self, slot: u32, token: Token) {
         let mut sessions = self.sessions.borrow_mut();
         match sessions.get(slot).and_then(|session| session.moving.as_mut()) {
-            Some(moving) if moving.absent => moving.tokens.push(token),
-            // It has come meanwhile.
+            Some(moving) if !moving.early.is_empty() => moving.tokens.push(token),
+            // That has come about meanwhile.
             _ => self.outgoing.borrow_mut().tokens.push(token),
         }
     }
 
-    /// The part of a transaction waits for this session.
-    pub(super) fn hold_part(&self, slot: u32, part: HeldPart) {
-        let mut sessions = self.sessions.borrow_mut();
-        let Some(moving) = sessions.get(slot).and_then(|session| session.moving.as_mut()) else {
-            return;
-        };
-        let at = moving.parts.len();
-        moving.parts.push(part);
-        self.held_parts.set(self.held_parts.get() + 1);
-        for early in moving.early.iter_mut().filter(|early| early.durable) {
-            early.part.get_or_insert(at);
+    /// What another arbiter waits for, beside the store: the sessions for which something was put aside.
+    pub(super) fn wait_for_arrivals(&self, slots: &[u32], late: impl Iterator<Item = Token>) {
+        for token in late {
+            if slots.is_empty() {
+                let completed = ManagerWork::Completed([token].into());
+                self.shared.managers[usize::from(token.shard)].push(completed, SMALL);
+                continue;
+            }
+            let wait = self.wait(false, false, slots.len(), WaitKind::Forward(token));
+            for slot in slots {
+                self.wait_for_arrival(*slot, self.token(crate::shared::Part::Peer, wait));
+            }
         }
     }
 
     /// A session that was expected is here: what waited for it is queued, in order.
     pub(super) fn arrived(&self, client: &Arc<str>, taken: &StoredSession) {
-        let Some(slot) = self.expected.borrow_mut().remove(client) else {
-            return self.restore_session(taken, 0);
-        };
-        let (early, tokens, mut parts) = {
+        let given_up = self.given_up.borrow_mut().remove(client);
+        let expected = self.expected.borrow_mut().remove(client);
+        let Some(slot) = given_up.or(expected) else { return self.restore_session(taken, 0) };
+        if let (Some(_), Some(expected)) = (given_up, expected) {
+            self.forget(expected);
+        }
+        let later = {
             let mut sessions = self.sessions.borrow_mut();
             sessions.by_client.insert(Arc::clone(client), slot);
             let Some(session) = sessions.get(slot) else { return };
             self.fill_session(session, taken);
-            let subscriber = self.subscriber(slot, session);
-            for subscription in &taken.subscriptions {
-                let filter = Arc::clone(&subscription.filter);
-                let parsed = TopicFilter::from_arc(filter, &wire::Limits::PROTOCOL);
-                let Ok(filter) = parsed else { continue };
-                if self.shared.subscribe(&filter, subscriber, subscription.qos) {
-                    session.filters.push(filter);
-                }
-            }
+            let filters = taken.subscriptions.iter();
+            self.subscribe_all(slot, session, filters.map(|known| (&known.filter, known.qos)));
             let Some(moving) = &mut session.moving else { return };
-            moving.absent = false;
-            let early = std::mem::take(&mut moving.early);
-            (early, std::mem::take(&mut moving.tokens), std::mem::take(&mut moving.parts))
+            moving.transit.absent = false;
+            moving.transit.leave = None;
+            moving.leaving.take().map(|leaving| leaving.later)
         };
-        self.flush();
+        self.queue_aside(slot);
+        self.release_again(client, later.unwrap_or_default());
+    }
+
+    /// What was put aside is the session's.
+    fn queue_aside(&self, slot: u32) {
+        self.flag_moving(slot, false);
+        let (early, tokens) = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            let Some(moving) = &mut session.moving else { return };
+            let aside = (std::mem::take(&mut moving.early), std::mem::take(&mut moving.tokens));
+            if moving.is_over() {
+                session.moving = None;
+            }
+            aside
+        };
         for early in early {
             let message = &early.message;
             let mut view = View::new(&message.topic, &message.payload, message.qos, early.durable);
             view.owned = Some(Arc::clone(message));
-            {
-                let mut sessions = self.sessions.borrow_mut();
-                let Some(session) = sessions.get(slot) else { return };
-                self.deliver_stored(slot, session, early.qos, false, &mut view);
-            }
-            if let Some(part) = early.part.and_then(|part| parts.get_mut(part)) {
-                part.ops.append(&mut self.outgoing.borrow_mut().ops);
-            }
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            self.deliver_stored(slot, session, early.qos, false, &mut view);
         }
         self.outgoing.borrow_mut().tokens.extend(tokens);
         self.flush();
-        let held = parts.len();
-        for HeldPart { ops, tokens, transaction } in parts {
-            let bytes = ops.iter().map(super::op_cost).sum::<usize>() + 64;
-            let transaction = Some(transaction);
-            let part = StorageWork::Write { ops, tokens, transaction, origin: None };
-            self.shared.storage.push(part, bytes);
+    }
+
+    /// A session that is not here is not waited for any more, and what was put aside is somebody else's.
+    fn forget(&self, slot: u32) {
+        self.flag_moving(slot, false);
+        let session = self.sessions.borrow_mut().slots.try_remove(slot as usize);
+        let Some(mut session) = session else { return };
+        let subscriber = self.subscriber(slot, &session);
+        for filter in &session.filters {
+            self.shared.unsubscribe(filter, subscriber);
         }
-        if held > 0 {
-            self.held_parts.set(self.held_parts.get().saturating_sub(held));
-            self.pump_all();
+        self.end_moving(&mut session);
+        self.flush();
+    }
+
+    /// A session that was on its way is gone: nobody waits for it.
+    pub(super) fn end_moving(&self, session: &mut Session) {
+        if let Some(mut moving) = session.moving.take() {
+            self.outgoing.borrow_mut().tokens.append(&mut moving.tokens);
+        }
+    }
+
+    /// A session that was expected does not come.
+    pub fn forget_expected(&self, client: &Arc<str>) {
+        let expected = self.expected.borrow_mut().remove(client);
+        if let Some(slot) = expected {
+            self.forget(slot);
+        }
+    }
+
+    /// What a lost node held was on its way: the session is here in the end, and what was put aside comes
+    /// again to whom inherited it.
+    pub(super) fn forget_moving(&self, client: &Arc<str>) {
+        self.forget_expected(client);
+        let given_up = self.given_up.borrow_mut().remove(client);
+        if let Some(slot) = given_up {
+            self.forget(slot);
         }
     }
 
     /// Every origin has marked it.
-    pub fn all_marked(&self, id: u64, client: &Arc<str>, owner: Option<(&Arc<str>, u64)>) {
+    pub fn all_marked(&self, id: u64, client: &Arc<str>) {
         let Some(slot) = self.moving_slot(client) else { return };
-        let left = {
+        let leaves = {
             let mut sessions = self.sessions.borrow_mut();
             let Some(session) = sessions.get(slot) else { return };
             let Some(moving) = &mut session.moving else { return };
             let is = |marks: &Option<Marks>| marks.as_ref().is_some_and(|marks| marks.id == id);
-            if is(&moving.arrive) && !moving.absent {
-                moving.arrive = None;
+            if is(&moving.transit.arrive) && !moving.transit.absent {
+                moving.transit.arrive = None;
             }
-            let left = is(&moving.leave);
-            if moving.arrive.is_none() && moving.leave.is_none() && !moving.absent {
+            let leaves = is(&moving.transit.leave);
+            if moving.is_over() {
                 session.moving = None;
             }
-            left
+            leaves
         };
-        if let Some((owner, ticket)) = owner
-            && left
-        {
-            self.give_up_when_stored(slot, Arc::clone(owner), ticket);
+        if leaves {
+            self.give_up_when_stored(slot);
         }
     }
 
     /// A read that shows nothing comes back when everything that was pushed for the session before
     /// is stored, also what is a part of another arbiter's transaction.
-    fn give_up_when_stored(&self, slot: u32, owner: Arc<str>, ticket: u64) {
+    fn give_up_when_stored(&self, slot: u32) {
         self.flush();
         let stamp = self.stamp();
         let mut sessions = self.sessions.borrow_mut();
         let Some(session) = sessions.get(slot) else { return };
         let (Some(moving), Some(stored)) = (&mut session.moving, &session.stored) else { return };
-        moving.giving_up = Some((stamp, owner, ticket));
+        let Moving { transit, leaving: Some(leaving), .. } = &mut **moving else { return };
+        if let Some(marks) = &mut transit.leave {
+            // Whoever comes now has not been waited for.
+            marks.pass_all();
+        }
+        leaving.read = Some(stamp);
         let next = stored.next_sequence;
         self.shared.storage.push(
             StorageWork::ReadQueue {
@@ -362,28 +462,98 @@ impl Shard {
 
     /// The page that a session to be given up waited for has come. False: it is another.
     pub(super) fn gives_up(&self, slot: u32, stamp: u32) -> bool {
-        let given_up = {
+        let is = {
             let mut sessions = self.sessions.borrow_mut();
             let moving = sessions.get(slot).and_then(|session| session.moving.as_mut());
-            moving.and_then(|moving| moving.giving_up.take_if(|(read, ..)| *read == stamp))
+            let leaving = moving.and_then(|moving| moving.leaving.as_mut());
+            leaving.and_then(|leaving| leaving.read.take_if(|read| *read == stamp)).is_some()
         };
-        let Some((_, owner, ticket)) = given_up else { return false };
-        self.hand_over(slot, &owner, ticket);
-        true
+        if is {
+            self.hand_over(slot);
+        }
+        is
     }
 
-    /// The node that should have got it is lost: it stays.
+    /// The node that should have got it is lost. It stays, unless that has taken it from the store already.
     pub fn stays(&self, id: u64, client: &Arc<str>) {
-        let Some(slot) = self.moving_slot(client) else { return };
-        let mut sessions = self.sessions.borrow_mut();
-        let Some(session) = sessions.get(slot) else { return };
-        if let Some(moving) = &mut session.moving
-            && moving.leave.as_ref().is_some_and(|marks| marks.id == id)
-        {
-            moving.leave = None;
-            if moving.arrive.is_none() && !moving.absent {
-                session.moving = None;
+        if let Some(slot) = self.given_up_slot(id, client) {
+            return self.recover(slot, id, client);
+        }
+        let slot = self.sessions.borrow().by_client.get(client).copied();
+        let Some(slot) = slot else { return };
+        let asked = self.keep(slot, Some(id));
+        if !asked.is_empty() {
+            for (owner, ticket) in asked {
+                self.answer_release(&owner, ticket, client, None);
             }
+            self.to_peers(PeerWork::Holds(vec![Arc::clone(client)]), SMALL);
+        }
+    }
+
+    /// A session that was being given up stays here; returns who had asked for it.
+    pub(super) fn keep(&self, slot: u32, id: Option<u64>) -> Vec<(Arc<str>, u64)> {
+        let leaving = {
+            let mut sessions = self.sessions.borrow_mut();
+            let moving = sessions.get(slot).and_then(|session| session.moving.as_mut());
+            let Some(moving) = moving else { return Vec::new() };
+            let leaves = moving.transit.leave.as_ref().map(|marks| marks.id);
+            if id.is_some() && leaves != id {
+                return Vec::new();
+            }
+            moving.transit.leave = None;
+            moving.leaving.take()
+        };
+        self.queue_aside(slot);
+        leaving.map(|leaving| leaving.asked).unwrap_or_default()
+    }
+
+    fn given_up_slot(&self, id: u64, client: &str) -> Option<u32> {
+        let slot = self.given_up.borrow().get(client).copied()?;
+        let mut sessions = self.sessions.borrow_mut();
+        let leave = sessions.get(slot)?.moving.as_ref()?.transit.leave.as_ref()?;
+        (leave.id == id).then_some(slot)
+    }
+
+    /// Asks the store whose a session is that was given up, and takes it back if it is nobody's.
+    pub(super) fn recover(&self, slot: u32, id: u64, client: &Arc<str>) {
+        let mut sessions = self.sessions.borrow_mut();
+        let stored = sessions.get(slot).and_then(|session| session.stored.as_ref());
+        if let Some(stored) = stored {
+            let (shard, client, session) = (self.index, Arc::clone(client), stored.id);
+            self.to_peers(PeerWork::Recover { shard, id, client, session }, SMALL);
+        }
+    }
+
+    /// The answer: the session, or nothing where another has it.
+    pub fn recovered(&self, id: u64, client: &Arc<str>, taken: Option<&StoredSession>) {
+        match taken {
+            Some(taken) if self.given_up_slot(id, client).is_some() => {
+                self.to_peers(PeerWork::Holds(vec![Arc::clone(client)]), SMALL);
+                self.arrived(client, taken);
+            }
+            _ => self.taken(id, client),
+        }
+    }
+
+    /// The node that gets it has it.
+    pub fn taken(&self, id: u64, client: &Arc<str>) {
+        let Some(slot) = self.given_up_slot(id, client) else {
+            // It has come to terms without it: nobody has to give anything up.
+            return self.stays(id, client);
+        };
+        self.given_up.borrow_mut().remove(client);
+        let later = {
+            let mut sessions = self.sessions.borrow_mut();
+            let moving = sessions.get(slot).and_then(|session| session.moving.as_mut());
+            moving.and_then(|moving| moving.leaving.take()).map(|leaving| leaving.later)
+        };
+        self.forget(slot);
+        self.release_again(client, later.unwrap_or_default());
+    }
+
+    fn release_again(&self, client: &Arc<str>, later: Vec<(Arc<str>, u64, Arc<str>)>) {
+        for (owner, ticket, to) in later {
+            self.give_up_session(&owner, ticket, client, &to);
         }
     }
 }

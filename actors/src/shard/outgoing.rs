@@ -25,7 +25,7 @@ pub struct Outgoing {
     pub joined: SmallVec<[bool; 8]>,
     /// Publishes for other nodes, by their index.
     pub peers: Vec<PeerBatch>,
-    /// Slots of sessions that are not here yet and for which something was put aside.
+    /// Slots of sessions that are on their way and for which something was put aside.
     pub aside: SmallVec<[u32; 1]>,
     /// For every other node.
     pub broadcast: Vec<Control>,
@@ -73,7 +73,7 @@ pub struct Mark {
     ops: usize,
     tokens: usize,
     log: usize,
-    remote: SmallVec<[(usize, usize); 8]>,
+    remote: SmallVec<[(usize, usize, usize); 8]>,
     peers: SmallVec<[PeerMark; 4]>,
     broadcast: usize,
 }
@@ -117,8 +117,8 @@ impl Outgoing {
         self.ops.truncate(mark.ops);
         self.tokens.truncate(mark.tokens);
         self.log.truncate(mark.log);
-        for (batch, (entries, bytes)) in self.remote.iter_mut().zip(&mark.remote) {
-            batch.truncate(*entries, *bytes);
+        for (batch, mark) in self.remote.iter_mut().zip(&mark.remote) {
+            batch.truncate(*mark);
         }
         let empty = (0, 0, 0, false);
         for (at, batch) in self.peers.iter_mut().enumerate() {

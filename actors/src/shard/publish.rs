@@ -19,7 +19,6 @@ use smallvec::SmallVec;
 use super::batch::{Entry, InternalPublish, Origin, Phase, RemoteBatch};
 use super::conn::AckKind;
 use super::deliver::View;
-use super::moving::HeldPart;
 use super::outgoing::Undo;
 use super::routes::Route;
 use super::sessions::unix_ms;
@@ -34,20 +33,27 @@ const KEEP_ARENA: usize = 1024 * 1024;
 
 /// What of a publish is not over when it has been routed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Needs {
+pub struct Needs {
     /// The session store.
     pub store: bool,
     /// The log, by the index of its record in [`super::outgoing::Outgoing`].
     pub log: Option<usize>,
     /// Other nodes.
     pub peers: SmallVec<[NodeIndex; 2]>,
-    /// Sessions that are not here yet, by their slots.
+    /// Sessions that are on their way, by their slots.
     pub arriving: SmallVec<[u32; 1]>,
+    /// Arbiters where there are such.
+    pub late: SmallVec<[u16; 1]>,
 }
 
 impl Needs {
+    /// What is neither the store nor the log.
+    fn others(&self) -> usize {
+        self.peers.len() + self.arriving.len() + self.late.len()
+    }
+
     fn nothing(&self) -> bool {
-        !self.store && self.log.is_none() && self.peers.is_empty() && self.arriving.is_empty()
+        !self.store && self.log.is_none() && self.others() == 0
     }
 }
 
@@ -284,8 +290,7 @@ impl Shard {
         {
             conn.log_waits.set(conn.log_waits.get() + 1);
         }
-        let others = needs.peers.len() + needs.arriving.len();
-        let wait = self.wait(needs.store, needs.log.is_some(), others, kind);
+        let wait = self.wait(needs.store, needs.log.is_some(), needs.others(), kind);
         let mut outgoing = self.outgoing.borrow_mut();
         if needs.store {
             outgoing.tokens.push(self.token(Part::Store, wait));
@@ -299,8 +304,18 @@ impl Shard {
             outgoing.peer(node).tokens.push(self.token(Part::Peer, wait));
         }
         drop(outgoing);
+        self.wait_for_late(&needs.late, wait);
         for slot in needs.arriving {
             self.wait_for_arrival(slot, self.token(Part::Peer, wait));
+        }
+    }
+
+    /// A wait goes on only when other arbiters have what they get of this.
+    pub(super) fn wait_for_late(&self, shards: &[u16], wait: (u32, u32)) {
+        let mut outgoing = self.outgoing.borrow_mut();
+        for shard in shards {
+            let token = self.token(Part::Peer, wait);
+            outgoing.remote[usize::from(*shard)].late.push(token);
         }
     }
 
@@ -356,12 +371,12 @@ impl Shard {
         }
         if !route.remote.is_empty() {
             let mut outgoing = self.outgoing.borrow_mut();
-            for (shard, stored) in &route.remote {
-                let stored = queues && *stored;
+            for remote in &route.remote {
+                let stored = queues && remote.queues;
                 if held && !stored {
                     continue;
                 }
-                let at = usize::from(*shard);
+                let at = usize::from(remote.shard);
                 outgoing.remote[at].push(
                     view.topic,
                     view.payload,
@@ -373,6 +388,9 @@ impl Shard {
                 if durable && stored {
                     outgoing.joined[at] = true;
                     needs.store = true;
+                    if remote.moving {
+                        needs.late.push(remote.shard);
+                    }
                 }
             }
         }
@@ -395,8 +413,8 @@ impl Shard {
             self.deliver(*slot, *granted, Phase::Live, view);
         }
         let mut outgoing = self.outgoing.borrow_mut();
-        for (shard, _) in &route.remote {
-            let at = usize::from(*shard);
+        for remote in &route.remote {
+            let at = usize::from(remote.shard);
             outgoing.remote[at].push(
                 view.topic,
                 view.payload,
@@ -429,23 +447,17 @@ impl Shard {
             let mut outgoing = self.outgoing.borrow_mut();
             batch.ops.append(&mut outgoing.ops);
             batch.tokens.append(&mut outgoing.tokens);
+            let aside = std::mem::take(&mut outgoing.aside);
+            aside.into_iter().for_each(|slot| batch.put_aside(slot));
             batch.done += 1;
         }
         let mut outgoing = self.outgoing.borrow_mut();
         outgoing.ops.append(&mut batch.ops);
         outgoing.tokens.append(&mut batch.tokens);
         outgoing.transaction = batch.transaction.take();
-        let aside = std::mem::take(&mut outgoing.aside).first().copied();
-        let part = aside.and_then(|slot| {
-            let transaction = outgoing.transaction.take()?;
-            let (ops, tokens) =
-                (std::mem::take(&mut outgoing.ops), std::mem::take(&mut outgoing.tokens));
-            Some((slot, HeldPart { ops, tokens, transaction }))
-        });
         drop(outgoing);
-        if let Some((slot, part)) = part {
-            self.hold_part(slot, part);
-        }
+        self.flush();
+        self.wait_for_arrivals(&batch.aside, batch.late.drain(..));
         self.flush();
         self.remote_half_done.set(false);
         if interrupted {

@@ -28,13 +28,23 @@ pub struct Route {
     pub local: Box<[(u32, QoS)]>,
     /// Some of `local` are persistent and take QoS 1-2.
     pub local_queues: bool,
-    /// Other arbiters with subscribers; true: persistent ones that take QoS 1-2 among them.
-    pub remote: SmallVec<[(u16, bool); 4]>,
+    /// Other arbiters with subscribers.
+    pub remote: SmallVec<[Remote; 4]>,
     /// Other nodes with subscribers; true: persistent ones that take QoS 1-2 among them.
     pub nodes: SmallVec<[(NodeIndex, bool); 2]>,
     /// Kafka topic and key; `None` when nothing goes to the log.
     pub mapped: Option<Mapped>,
     pub level: AckLevel,
+}
+
+/// Another arbiter with subscribers.
+#[derive(Debug, Clone, Copy)]
+pub struct Remote {
+    pub shard: u16,
+    /// Persistent ones that take QoS 1-2 among them.
+    pub queues: bool,
+    /// One of these is on its way between two nodes.
+    pub moving: bool,
 }
 
 #[derive(Debug, Default)]
@@ -99,16 +109,22 @@ impl Shard {
     ) -> Route {
         let mut local = Vec::new();
         let mut local_queues = false;
-        let mut remote: SmallVec<[(u16, bool); 4]> = SmallVec::new();
+        let mut remote: SmallVec<[Remote; 4]> = SmallVec::new();
+        let on_their_way = self.shared.moving.read();
         for (subscriber, qos) in matches {
             let queues = subscriber.persistent && *qos != QoS::AtMostOnce;
             if subscriber.shard == self.index {
                 local.push((subscriber.slot, *qos));
                 local_queues |= queues;
             } else {
-                match remote.iter_mut().find(|(shard, _)| *shard == subscriber.shard) {
-                    Some((_, any)) => *any |= queues,
-                    None => remote.push((subscriber.shard, queues)),
+                let moving = !on_their_way.is_empty()
+                    && on_their_way.contains(&(subscriber.shard, subscriber.slot));
+                match remote.iter_mut().find(|known| known.shard == subscriber.shard) {
+                    Some(known) => {
+                        known.queues |= queues;
+                        known.moving |= moving;
+                    }
+                    None => remote.push(Remote { shard: subscriber.shard, queues, moving }),
                 }
             }
         }

@@ -154,8 +154,9 @@ impl Shard {
     pub(super) fn remove_session(&self, slot: u32) {
         let (session, subscriber) = {
             let mut sessions = self.sessions.borrow_mut();
-            let Some(session) = sessions.slots.try_remove(slot as usize) else { return };
+            let Some(mut session) = sessions.slots.try_remove(slot as usize) else { return };
             sessions.by_client.remove(&session.client_id);
+            self.end_moving(&mut session);
             let subscriber = self.subscriber(slot, &session);
             (session, subscriber)
         };
@@ -193,7 +194,7 @@ impl Shard {
             .borrow()
             .slots
             .iter()
-            .filter(|(_, session)| session.conn.is_none())
+            .filter(|(_, session)| session.conn.is_none() && session.moving.is_none())
             .filter_map(|(slot, session)| {
                 let stored = session.stored.as_ref()?;
                 let since = stored.disconnected_ms?;

@@ -13,9 +13,9 @@ use std::time::Instant;
 
 use hydrant_protocol::{Message, PacketId, QoS, wire};
 
-use crate::cluster::NodeIndex;
+use crate::cluster::{NodeIndex, SMALL};
 use crate::metrics::CloseReason;
-use crate::shared::{Part, Token};
+use crate::shared::{ManagerWork, Part, Token};
 
 use super::conn::AckKind;
 use super::outgoing::Undo;
@@ -107,6 +107,8 @@ pub enum WaitKind {
         /// The batch.
         batch: u64,
     },
+    /// What another arbiter waits for.
+    Forward(Token),
     /// A PUBREL whose stage had to be durable first.
     Release {
         /// The connection it is for.
@@ -317,6 +319,10 @@ impl Shard {
             }
             WaitKind::Peer { node, incarnation, batch } => {
                 self.peer_stored(node, incarnation, batch);
+            }
+            WaitKind::Forward(token) => {
+                let completed = ManagerWork::Completed([token].into());
+                self.shared.managers[usize::from(token.shard)].push(completed, SMALL);
             }
             WaitKind::Release { conn, packet_id } => {
                 if conn.closing.get().is_none() {

@@ -87,6 +87,19 @@ struct Owned {
     moving: Option<Box<(u64, VecDeque<Waiter>)>>,
 }
 
+/// A session of this node.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// It ends with its connection.
+    clean: bool,
+    /// The admission that it was held with last; [`ADMITTING`]: that is still to come. 0: it was not a
+    /// connection's.
+    admission: u64,
+}
+
+/// A claim is granted, and its client not let in yet.
+const ADMITTING: u64 = u64::MAX;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Directory {
@@ -94,10 +107,11 @@ pub struct Directory {
     view: View,
     digest: u64,
     ring: Ring,
-    /// Sessions of this node; true: it ends with its connection.
-    held: AHashMap<Arc<str>, bool>,
+    held: AHashMap<Arc<str>, Held>,
     owned: AHashMap<Arc<str>, Owned>,
     claims: BTreeMap<u64, Claim>,
+    /// How many of `claims` a client has.
+    claiming: AHashMap<Arc<str>, u32>,
     next_request: u64,
     next_ticket: u64,
     /// The digest under which each member has told what it holds.
@@ -120,6 +134,7 @@ impl Directory {
             held: AHashMap::new(),
             owned: AHashMap::new(),
             claims: BTreeMap::new(),
+            claiming: AHashMap::new(),
             next_request: 1,
             next_ticket: 1,
             synced: AHashMap::new(),
@@ -186,12 +201,12 @@ impl Directory {
         }
         let ring = Ring::new(view.members.iter().map(|member| Arc::clone(&member.node_id)));
         let mut told: AHashMap<Arc<str>, Vec<(Arc<str>, bool)>> = AHashMap::new();
-        for (client, clean) in &self.held {
+        for (client, held) in &self.held {
             let owner = Self::owner_in(&ring, &view, client);
             if let Some(owner) = owner
                 && self.owner(client).as_ref() != Some(&owner)
             {
-                told.entry(owner.node).or_default().push((Arc::clone(client), *clean));
+                told.entry(owner.node).or_default().push((Arc::clone(client), held.clean));
             }
         }
         (self.view, self.ring, self.digest) = (view, ring, digest);
@@ -239,7 +254,7 @@ impl Directory {
             .held
             .iter()
             .filter(|(client, _)| self.ring.owns(&node, Key::Client(client)))
-            .map(|(client, clean)| (Arc::clone(client), *clean))
+            .map(|(client, held)| (Arc::clone(client), held.clean))
             .collect();
         while !clients.is_empty() {
             let rest = clients.split_off(clients.len().min(AT_ONCE));
@@ -268,6 +283,7 @@ impl Directory {
         self.next_request += 1;
         let claim = Claim { client: Arc::clone(client), clean, hint, sent: None };
         self.claims.insert(request, claim);
+        *self.claiming.entry(Arc::clone(client)).or_default() += 1;
         self.send_claim(request);
         request
     }
@@ -308,17 +324,28 @@ impl Directory {
 
     /// This node holds the session from the start: found in the store, or inherited.
     pub fn holds(&mut self, client: &Arc<str>, clean: bool) {
-        self.held.insert(Arc::clone(client), clean);
+        self.held.insert(Arc::clone(client), Held { clean, admission: 0 });
         if let Some(owner) = self.owner(client) {
             self.tell(&owner.node, Control::Held { clients: vec![(Arc::clone(client), clean)] });
         }
     }
 
-    /// A session of this node has ended, or its claim came to nothing.
-    pub fn gone(&mut self, client: &Arc<str>) {
-        if self.held.remove(client).is_some()
-            && let Some(owner) = self.owner(client)
-        {
+    /// A client whose claim was granted is let in; `admission` rises from one to the next.
+    pub fn admitted(&mut self, client: &str, admission: u64) {
+        if let Some(held) = self.held.get_mut(client) {
+            held.admission = admission;
+        }
+    }
+
+    /// A session of this node has ended, or its claim came to nothing. `seen`: the last admission that had
+    /// been heard of where that was noticed. A later one, or a claim of the same client, holds it on.
+    pub fn gone(&mut self, client: &Arc<str>, seen: u64) {
+        let Some(held) = self.held.get(client) else { return };
+        if held.admission > seen || self.claiming.contains_key(client) {
+            return;
+        }
+        self.held.remove(client);
+        if let Some(owner) = self.owner(client) {
             self.tell(&owner.node, Control::Gone { client: Arc::clone(client) });
         }
     }
@@ -387,7 +414,14 @@ impl Directory {
                 if asked == Some(from)
                     && let Some(claim) = self.claims.remove(&request)
                 {
-                    self.held.insert(claim.client, claim.clean);
+                    if let Some(claiming) = self.claiming.get_mut(&claim.client) {
+                        *claiming -= 1;
+                        if *claiming == 0 {
+                            self.claiming.remove(&claim.client);
+                        }
+                    }
+                    let held = Held { clean: claim.clean, admission: ADMITTING };
+                    self.held.insert(claim.client, held);
                     self.actions.push_back(Action::Grant { request, from: handed });
                 }
             }
@@ -410,7 +444,7 @@ impl Directory {
             }
             Control::Released { ticket, client, handed } => self.moved(ticket, &client, handed),
             Control::Gone { client } => self.ended(from, &client),
-            Control::Inherited { incarnation } => self.inherited(incarnation),
+            Control::Inherited { incarnation, .. } => self.inherited(incarnation),
             _ => {}
         }
     }

@@ -132,6 +132,9 @@ pub enum Control {
     Inherited {
         /// The lost one.
         incarnation: u64,
+        /// As which the sender knows its sessions: the one that it inherited them from, where that had
+        /// inherited them itself.
+        estate: u64,
     },
     /// To the node that gets a session: its holder is ready to give it up.
     Leaving {
@@ -141,6 +144,20 @@ pub enum Control {
         client: Arc<str>,
         /// Its filters, and the granted QoS of each.
         filters: Vec<(Arc<str>, u8)>,
+        /// The lost incarnations that it may have been inherited from.
+        estates: Vec<u64>,
+    },
+    /// The sender keeps that session after all.
+    Withdrawn {
+        /// As in [`Control::Leaving`].
+        id: u64,
+        /// Client id.
+        client: Arc<str>,
+    },
+    /// The sender has that session.
+    Taken {
+        /// As in [`Control::Leaving`].
+        id: u64,
     },
     /// The sender takes a session with these filters over from a node: the receiver sends what
     /// matches them to the sender as well, and says to both where in its stream that begins.
@@ -153,6 +170,8 @@ pub enum Control {
         from: Arc<str>,
         /// Its filters.
         filters: Vec<Arc<str>>,
+        /// As in [`Control::Leaving`]: what was for these is to be sent again before the marks.
+        estates: Vec<u64>,
     },
     /// What this lane of the sender publishes behind this goes to the taker of that session as well: its holder
     /// queues nothing of it any more, and its taker everything.
@@ -162,6 +181,14 @@ pub enum Control {
         /// Client id.
         client: Arc<str>,
         /// The lane, and how many the sender has: each says so for itself.
+        lane: (u16, u16),
+    },
+    /// This lane of the sender has sent the receiver again what a lost incarnation had not stored: what
+    /// it publishes behind this for the sessions of that one, it publishes to the receiver alone.
+    Resent {
+        /// The lost one.
+        incarnation: u64,
+        /// As in [`Control::Mark`].
         lane: (u16, u16),
     },
 }

@@ -2,14 +2,18 @@
 //!
 //! - [`directory`]: which node holds which session, and how it changes hands.
 //! - [`link`]: the reliable stream of frames between two nodes.
+//! - [`marks`]: from where on a stream of publishes is another node's.
 //! - [`member`]: what a node says of itself, and the view a node has of all.
 //! - [`message`]: what the nodes say to each other.
+//! - [`moves`]: who is told what when a session changes hands.
 //! - [`ring`]: which member owns a client id or a topic filter.
 
 pub mod directory;
 pub mod link;
+pub mod marks;
 pub mod member;
 pub mod message;
+pub mod moves;
 pub mod ring;
 
 pub use member::{Load, Member, View};

@@ -2,6 +2,7 @@
 //! share are in memory.
 
 mod client;
+mod faults;
 mod world;
 
 use std::net::{SocketAddr, TcpListener};
@@ -168,6 +169,18 @@ impl Cluster {
         let node = self.nodes.remove(node);
         node.node.cut.store(true, Ordering::SeqCst);
         self.world.bury(node.id, node.incarnation);
+    }
+
+    /// It answers nothing any more, and nobody knows yet.
+    fn stop(&mut self, node: usize) -> (&'static str, u64) {
+        let node = self.nodes.remove(node);
+        node.node.cut.store(true, Ordering::SeqCst);
+        (node.id, node.incarnation)
+    }
+
+    fn start(&mut self, id: &'static str) {
+        let node = start(&self.world, id);
+        self.nodes.push(node);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::ready;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hydrant_protocol::Message;
@@ -18,10 +18,29 @@ use crate::ports::{
     StoredWill,
 };
 
-/// What a write takes, and what it takes to take a session over: long enough for much to come
-/// meanwhile.
+/// What a write takes, and what it takes to take a session over unless a test says otherwise: long enough
+/// for much to come meanwhile.
 const WRITE: Duration = Duration::from_millis(1);
 const TAKE: Duration = Duration::from_millis(20);
+
+/// What a test does to the store.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// Sessions that are asked for or taken wait while this is set.
+    pub hold_locate: AtomicBool,
+    /// See `hold_locate`.
+    pub hold_take: AtomicBool,
+    /// Attempts to take one.
+    pub takes: AtomicU64,
+    /// See `takes`.
+    pub locates: AtomicU64,
+}
+
+async fn while_held(flag: impl Fn() -> bool) {
+    while flag() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
 
 #[derive(Debug, Clone)]
 struct Kept {
@@ -50,12 +69,12 @@ struct State {
 
 /// What all nodes share.
 #[derive(Debug, Default, Clone)]
-pub struct World(Arc<Mutex<State>>);
+pub struct World(Arc<Mutex<State>>, pub Arc<Faults>);
 
 impl World {
     /// One start of a node.
     pub fn node(&self, incarnation: u64) -> Arc<Node> {
-        Arc::new(Node { world: self.clone(), incarnation, cut: AtomicBool::new(false) })
+        Arc::new(Node { world: self.clone(), incarnation, cut: Arc::default() })
     }
 
     fn tell(state: &mut State) {
@@ -110,7 +129,7 @@ pub struct Node {
     world: World,
     incarnation: u64,
     /// It is frozen or cut off: nothing of it is written any more.
-    pub cut: AtomicBool,
+    pub cut: Arc<AtomicBool>,
 }
 
 fn found(id: SessionId, kept: &Kept) -> StoredSession {
@@ -257,20 +276,35 @@ impl SharedStore for Node {
         self.incarnation
     }
 
+    fn continues(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
     fn holds_lease(&self) -> bool {
         !self.cut.load(Ordering::SeqCst) && !self.world.0.lock().dead.contains(&self.incarnation)
     }
 
     fn locate(&self, client_id: Arc<str>) -> StoreFuture<Option<Holder>> {
-        let state = self.world.0.lock();
-        let found = state.sessions.iter().find(|(_, kept)| kept.client_id == client_id);
-        Self::now(Ok(found.map(|(id, kept)| Holder { id: *id, incarnation: kept.holder })))
+        let world = self.world.clone();
+        world.1.locates.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            while_held(|| world.1.hold_locate.load(Ordering::SeqCst)).await;
+            let state = world.0.lock();
+            let found = state.sessions.iter().find(|(_, kept)| kept.client_id == client_id);
+            Ok(found.map(|(id, kept)| Holder { id: *id, incarnation: kept.holder }))
+        })
     }
 
     fn take(&self, _: Arc<str>, from: Holder) -> StoreFuture<Option<StoredSession>> {
         let (world, me) = (self.world.clone(), self.incarnation);
+        let cut = Arc::clone(&self.cut);
+        world.1.takes.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             tokio::time::sleep(TAKE).await;
+            while_held(|| world.1.hold_take.load(Ordering::SeqCst)).await;
+            if cut.load(Ordering::SeqCst) {
+                return std::future::pending().await;
+            }
             let mut state = world.0.lock();
             let kept = state.sessions.get_mut(&from.id);
             Ok(kept.filter(|kept| kept.holder == from.incarnation).map(|kept| {
@@ -291,7 +325,7 @@ impl SharedStore for Node {
             return Self::now(Ok(Sealing::Alive));
         }
         state.sealed.insert(incarnation, self.incarnation);
-        let mut estate = Estate::default();
+        let mut estate = Estate { incarnations: vec![incarnation], ..Estate::default() };
         for (id, kept) in &mut state.sessions {
             if kept.holder == incarnation {
                 kept.holder = self.incarnation;

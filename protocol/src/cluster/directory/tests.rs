@@ -189,7 +189,7 @@ impl Cluster {
             }
             for other in others {
                 let link = self.links.entry((heir.clone(), other)).or_default();
-                link.push_back(Control::Inherited { incarnation });
+                link.push_back(Control::Inherited { incarnation, estate: incarnation });
             }
             if let Some(directory) = self.nodes.get_mut(&heir) {
                 directory.inherited(incarnation);
@@ -270,6 +270,42 @@ fn a_lost_session_waits_for_its_heir_and_a_clean_one_does_not() {
     cluster.inherit();
     cluster.settle();
     assert_eq!(cluster.granted, 20);
+}
+
+/// A device that reconnects while its old connection ends.
+#[test]
+fn what_an_earlier_attempt_says_does_not_end_a_later_one() {
+    let mut cluster = Cluster::new(&["a", "b"]);
+    cluster.see_all();
+    cluster.settle();
+    let client: Arc<str> = "device".into();
+    let elsewhere = |cluster: &mut Cluster| {
+        cluster.settle();
+        cluster.claim("b", "device", true);
+        cluster.settle();
+        !cluster.holders("device").contains(&"a".into())
+    };
+    cluster.claim("a", "device", true);
+    cluster.settle();
+    let node = |cluster: &mut Cluster, act: &dyn Fn(&mut Directory)| {
+        cluster.nodes.get_mut("a").into_iter().for_each(act);
+        cluster.act("a");
+    };
+    node(&mut cluster, &|a| a.admitted("device", 1));
+    // The second claim is under way, then granted, then let in: each time the first one's end is late.
+    cluster.claim("a", "device", true);
+    node(&mut cluster, &|a| a.gone(&client, 1));
+    cluster.settle();
+    node(&mut cluster, &|a| a.gone(&client, 1));
+    node(&mut cluster, &|a| a.admitted("device", 2));
+    node(&mut cluster, &|a| a.gone(&client, 1));
+    assert!(cluster.nodes["a"].is_held("device"));
+    assert!(elsewhere(&mut cluster), "its owner knew where it was");
+    cluster.claim("a", "device", true);
+    cluster.settle();
+    node(&mut cluster, &|a| a.admitted("device", 3));
+    node(&mut cluster, &|a| a.gone(&client, 3));
+    assert!(!cluster.nodes["a"].is_held("device"));
 }
 
 #[test]

@@ -1,0 +1,191 @@
+//! Nodes that die or start anew while a session is on its way.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// Connects in a thread of its own, since the answer takes until the test lets it come.
+fn connecting(address: SocketAddr, client: &'static str) -> JoinHandle<Client> {
+    std::thread::spawn(move || Client::connect(address, client, false))
+}
+
+/// A session with a subscription, offline on a node.
+fn offline(cluster: &Cluster, node: usize, client: &str) {
+    let mut device = cluster.connect(node, client, false);
+    device.subscribe("a/b", 2);
+    device.disconnect();
+}
+
+/// How often each payload has come: once, where it was of QoS 2.
+fn all_once(got: &[Vec<u8>], sent: std::ops::Range<u8>) {
+    let mut times: BTreeMap<u8, usize> = BTreeMap::new();
+    got.iter().for_each(|payload| *times.entry(payload[0]).or_default() += 1);
+    assert_eq!(times, sent.map(|n| (n, 1)).collect());
+}
+
+fn everything(cluster: &Cluster, client: &str, device: &mut Client) -> Vec<Vec<u8>> {
+    let mut got = Vec::new();
+    until("everything has come", || {
+        got.append(&mut device.drain());
+        cluster.world.queued(client) == 0 && device.is_quiet()
+    });
+    got.append(&mut device.drain());
+    got
+}
+
+#[test]
+fn the_holder_dies_and_who_waits_for_the_session_inherits_it() {
+    let _turn = ONE_AT_A_TIME.lock();
+    for marked in [false, true] {
+        let mut cluster = Cluster::new(&["n1", "n2"]);
+        offline(&cluster, 0, "device");
+        let mut publisher = cluster.connect(1, "publisher", true);
+        publisher.publish("a/b", &[0], 2);
+        if marked {
+            // It is given up, and its taker is about to take it.
+            cluster.world.1.hold_take.store(true, Ordering::SeqCst);
+        } else {
+            // Something for it is not stored: it is not given up.
+            cluster.nodes[0].node.cut.store(true, Ordering::SeqCst);
+            publisher.send_publish("a/b", &[1], 2);
+        }
+        let device = connecting(cluster.nodes[1].address, "device");
+        if marked {
+            until("it is taken", || cluster.world.1.takes.load(Ordering::SeqCst) > 0);
+            publisher.send_publish("a/b", &[1], 2);
+        }
+        for n in 2..20 {
+            publisher.send_publish("a/b", &[n], 2);
+        }
+        cluster.kill(0);
+        cluster.world.1.hold_take.store(false, Ordering::SeqCst);
+        publisher.await_acks();
+        let mut device = device.join().unwrap();
+        assert!(device.session_present);
+        publisher.publish("a/b", &[20], 2);
+        all_once(&everything(&cluster, "device", &mut device), 0..21);
+    }
+}
+
+#[test]
+fn the_taker_dies_and_what_was_published_for_it_is_the_holders() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
+    offline(&cluster, 0, "device");
+    let mut publisher = cluster.connect(2, "publisher", true);
+    let mut near = cluster.connect(0, "near", true);
+    publisher.publish("a/b", &[0], 2);
+    cluster.world.1.hold_take.store(true, Ordering::SeqCst);
+    let device = connecting(cluster.nodes[1].address, "device");
+    until("it is taken", || cluster.world.1.takes.load(Ordering::SeqCst) > 0);
+    for n in 1..20 {
+        let publisher = if n % 2 == 0 { &mut publisher } else { &mut near };
+        publisher.send_publish("a/b", &[n], 2);
+    }
+    cluster.kill(1);
+    cluster.world.1.hold_take.store(false, Ordering::SeqCst);
+    publisher.await_acks();
+    near.await_acks();
+    assert!(device.join().is_err(), "its node is dead");
+    for n in 20..30 {
+        publisher.publish("a/b", &[n], 2);
+    }
+    let mut device = cluster.connect(1, "device", false);
+    assert!(device.session_present);
+    all_once(&everything(&cluster, "device", &mut device), 0..30);
+}
+
+#[test]
+fn a_third_node_starts_anew_while_sessions_move_and_owners_change() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
+    let devices: Vec<String> = (0..12).map(|n| format!("device-{n}")).collect();
+    devices.iter().for_each(|device| offline(&cluster, 0, device));
+    let mut publisher = cluster.connect(1, "publisher", true);
+    publisher.publish("a/b", &[0], 2);
+    // It marks nothing, and is still a member.
+    let (id, _) = cluster.stop(2);
+    let coming: Vec<JoinHandle<Client>> = devices
+        .iter()
+        .map(|device| connecting(cluster.nodes[1].address, device.clone().leak()))
+        .collect();
+    for n in 1..20 {
+        publisher.send_publish("a/b", &[n], 2);
+    }
+    // Some of them have another owner now, who asks again for what is under way.
+    cluster.start("n4");
+    cluster.start(id);
+    publisher.await_acks();
+    for (device, coming) in devices.iter().zip(coming) {
+        let mut client = coming.join().unwrap();
+        assert!(client.session_present, "{device}");
+        all_once(&everything(&cluster, device, &mut client), 0..20);
+    }
+}
+
+#[test]
+fn a_client_that_connects_twice_at_once_is_connected_once() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let cluster = Cluster::new(&["n1", "n2"]);
+    let locates = || cluster.world.1.locates.load(Ordering::SeqCst);
+    cluster.world.1.hold_locate.store(true, Ordering::SeqCst);
+    let before = locates();
+    let first = connecting(cluster.nodes[0].address, "device");
+    until("the first one is granted", || locates() > before);
+    let second = connecting(cluster.nodes[1].address, "device");
+    cluster.world.1.hold_locate.store(false, Ordering::SeqCst);
+    let mut second = second.join().unwrap();
+    second.subscribe("a/b", 1);
+    assert!(
+        first.join().is_err() || cluster.nodes[0].shared.connections.load(Ordering::SeqCst) == 0
+    );
+    let mut publisher = cluster.connect(0, "publisher", true);
+    publisher.publish("a/b", b"once", 1);
+    assert_eq!(second.receive(1), [b"once".to_vec()]);
+}
+
+/// A stream of messages meets a session whose node dies and another one at its heir.
+#[test]
+fn what_is_published_while_a_node_is_lost_comes_once() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
+    for node in 0..3 {
+        offline(&cluster, node, ["device-0", "device-1", "device-2"][node]);
+    }
+    let stop = Arc::new(AtomicU64::new(0));
+    let publishers: Vec<JoinHandle<Vec<Vec<u8>>>> = [0, 2]
+        .into_iter()
+        .map(|node| {
+            let (address, stop) = (cluster.nodes[node].address, Arc::clone(&stop));
+            std::thread::spawn(move || {
+                let mut publisher = Client::connect(address, &format!("publisher-{node}"), true);
+                let mut sent = Vec::new();
+                while stop.load(Ordering::SeqCst) == 0 {
+                    for _ in 0..20 {
+                        let payload = format!("{node}/{}", sent.len()).into_bytes();
+                        publisher.send_publish("a/b", &payload, 2);
+                        sent.push(payload);
+                    }
+                    publisher.await_acks();
+                }
+                sent
+            })
+        })
+        .collect();
+    until("much is queued", || cluster.world.queued("device-1") > 100);
+    cluster.nodes[1].node.cut.store(true, Ordering::SeqCst);
+    cluster.kill(1);
+    let before = cluster.world.queued("device-0");
+    until("it goes on", || cluster.world.queued("device-0") > before + 200);
+    stop.store(1, Ordering::SeqCst);
+    let mut sent: Vec<Vec<u8>> =
+        publishers.into_iter().flat_map(|publisher| publisher.join().unwrap()).collect();
+    sent.sort();
+    for device in ["device-0", "device-1", "device-2"] {
+        let mut client = cluster.connect(0, device, false);
+        assert!(client.session_present);
+        let mut got = everything(&cluster, device, &mut client);
+        got.sort();
+        assert!(got == sent, "{device}: {} came of {}", got.len(), sent.len());
+    }
+}
