@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use hydrant_protocol::cluster::{Key, Ring};
+
 use super::*;
 
 /// Connects in a thread of its own, since the answer takes until the test lets it come.
@@ -33,33 +35,39 @@ fn everything(cluster: &Cluster, client: &str, device: &mut Client) -> Vec<Vec<u
     got
 }
 
+/// The session is with its taker's heir, or with another's: the publisher is where it is not.
 #[test]
-fn the_holder_dies_and_who_waits_for_the_session_inherits_it() {
+fn the_holder_dies_and_its_heir_has_the_session() {
     let _turn = ONE_AT_A_TIME.lock();
-    for marked in [false, true] {
-        let mut cluster = Cluster::new(&["n1", "n2"]);
+    let heir = Ring::new(["n2".into(), "n3".into()]);
+    let heir = if heir.owns("n2", Key::Client("n1")) { 1 } else { 2 };
+    for (given_up, taker) in [(false, heir), (true, heir), (false, 3 - heir), (true, 3 - heir)] {
+        let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
         offline(&cluster, 0, "device");
-        let mut publisher = cluster.connect(1, "publisher", true);
+        let mut publisher = cluster.connect(3 - taker, "publisher", true);
+        let mut near = cluster.connect(taker, "near", true);
         publisher.publish("a/b", &[0], 2);
-        if marked {
-            // It is given up, and its taker is about to take it.
+        if given_up {
+            // Its taker is about to take it.
             cluster.world.1.hold_take.store(true, Ordering::SeqCst);
         } else {
             // Something for it is not stored: it is not given up.
             cluster.nodes[0].node.cut.store(true, Ordering::SeqCst);
             publisher.send_publish("a/b", &[1], 2);
         }
-        let device = connecting(cluster.nodes[1].address, "device");
-        if marked {
+        let device = connecting(cluster.nodes[taker].address, "device");
+        if given_up {
             until("it is taken", || cluster.world.1.takes.load(Ordering::SeqCst) > 0);
             publisher.send_publish("a/b", &[1], 2);
         }
         for n in 2..20 {
+            let publisher = if n % 2 == 0 { &mut publisher } else { &mut near };
             publisher.send_publish("a/b", &[n], 2);
         }
         cluster.kill(0);
         cluster.world.1.hold_take.store(false, Ordering::SeqCst);
         publisher.await_acks();
+        near.await_acks();
         let mut device = device.join().unwrap();
         assert!(device.session_present);
         publisher.publish("a/b", &[20], 2);
@@ -70,29 +78,40 @@ fn the_holder_dies_and_who_waits_for_the_session_inherits_it() {
 #[test]
 fn the_taker_dies_and_what_was_published_for_it_is_the_holders() {
     let _turn = ONE_AT_A_TIME.lock();
-    let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
-    offline(&cluster, 0, "device");
-    let mut publisher = cluster.connect(2, "publisher", true);
-    let mut near = cluster.connect(0, "near", true);
-    publisher.publish("a/b", &[0], 2);
-    cluster.world.1.hold_take.store(true, Ordering::SeqCst);
-    let device = connecting(cluster.nodes[1].address, "device");
-    until("it is taken", || cluster.world.1.takes.load(Ordering::SeqCst) > 0);
-    for n in 1..20 {
-        let publisher = if n % 2 == 0 { &mut publisher } else { &mut near };
-        publisher.send_publish("a/b", &[n], 2);
+    for given_up in [false, true] {
+        let mut cluster = Cluster::new(&["n1", "n2", "n3", "n4"]);
+        offline(&cluster, 0, "device");
+        let mut publisher = cluster.connect(2, "publisher", true);
+        let mut near = cluster.connect(0, "near", true);
+        publisher.publish("a/b", &[0], 2);
+        // One that marks nothing: it is not given up.
+        let silent = (!given_up).then(|| cluster.stop(3));
+        cluster.world.1.hold_take.store(true, Ordering::SeqCst);
+        let expected = || cluster.nodes[1].shared.subscriptions.read().len() > 0;
+        let device = connecting(cluster.nodes[1].address, "device");
+        until("it is on its way", || match given_up {
+            true => cluster.world.1.takes.load(Ordering::SeqCst) > 0,
+            false => expected(),
+        });
+        for n in 1..20 {
+            let publisher = if n % 2 == 0 { &mut publisher } else { &mut near };
+            publisher.send_publish("a/b", &[n], 2);
+        }
+        cluster.kill(1);
+        cluster.world.1.hold_take.store(false, Ordering::SeqCst);
+        if let Some((id, incarnation)) = silent {
+            cluster.world.bury(id, incarnation);
+        }
+        publisher.await_acks();
+        near.await_acks();
+        assert!(device.join().is_err(), "its node is dead");
+        for n in 20..30 {
+            publisher.publish("a/b", &[n], 2);
+        }
+        let mut device = cluster.connect(1, "device", false);
+        assert!(device.session_present);
+        all_once(&everything(&cluster, "device", &mut device), 0..30);
     }
-    cluster.kill(1);
-    cluster.world.1.hold_take.store(false, Ordering::SeqCst);
-    publisher.await_acks();
-    near.await_acks();
-    assert!(device.join().is_err(), "its node is dead");
-    for n in 20..30 {
-        publisher.publish("a/b", &[n], 2);
-    }
-    let mut device = cluster.connect(1, "device", false);
-    assert!(device.session_present);
-    all_once(&everything(&cluster, "device", &mut device), 0..30);
 }
 
 #[test]
