@@ -60,6 +60,14 @@ fn the_holder_dies_and_its_heir_has_the_session() {
             until("it is taken", || cluster.world.1.takes.load(Ordering::SeqCst) > 0);
             publisher.send_publish("a/b", &[1], 2);
         }
+        until("it is on its way", || {
+            let moving = |node: usize| !cluster.nodes[node].shared.moving.read().is_empty();
+            moving(0) && moving(taker)
+        });
+        // The routers of all nodes have passed their marks in the meantime.
+        for _ in 0..50 {
+            near.publish("else", b"", 1);
+        }
         for n in 2..20 {
             let publisher = if n % 2 == 0 { &mut publisher } else { &mut near };
             publisher.send_publish("a/b", &[n], 2);
