@@ -508,7 +508,8 @@ impl ActorSystem {
         );
     }
 
-    /// Waits until StorageActor and the log actor have nothing under way.
+    /// Waits until StorageActor and the log actor have nothing under way, and other nodes have what was
+    /// published here for their queues.
     async fn until_written(&self, until: Instant) -> bool {
         // Twice in a row: work on its way from one actor to the next is in neither's hands.
         let mut idle_before = false;
@@ -519,7 +520,8 @@ impl ActorSystem {
             // that waits for the log was acknowledged.
             let log_idle = !self.log.log.is_up()
                 || (self.shared.log.is_empty() && self.log.state.lock().is_empty());
-            let idle = storage_idle && routers_idle && log_idle;
+            let peers_idle = self.shared.cluster.as_ref().is_none_or(|cluster| cluster.is_idle());
+            let idle = storage_idle && routers_idle && log_idle && peers_idle;
             if idle && idle_before {
                 return true;
             }

@@ -107,6 +107,9 @@ pub struct Cluster {
     pub next_move: AtomicU64,
     /// See `announced`.
     pub confirmed: AtomicU64,
+    /// Batches for other nodes that are not stored there yet, and that somebody waits for or has to
+    /// have.
+    pub unstored: AtomicUsize,
 }
 
 /// Another node.
@@ -308,12 +311,18 @@ impl Cluster {
             announced: AtomicU64::new(0),
             next_move: AtomicU64::new(store_incarnation << MOVE_BITS),
             confirmed: AtomicU64::new(0),
+            unstored: AtomicUsize::new(0),
         })
     }
 
     /// The lease in the store runs: what leaves this node counts.
     pub fn may_act(&self) -> bool {
         self.store.holds_lease()
+    }
+
+    /// Nothing that was published here is still on its way to another node.
+    pub fn is_idle(&self) -> bool {
+        self.work.is_empty() && self.unstored.load(Ordering::SeqCst) == 0
     }
 
     /// True while a change of interest is not confirmed by every member.

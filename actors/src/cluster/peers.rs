@@ -222,6 +222,8 @@ impl Peers {
         for link in &mut self.links {
             link.flush();
         }
+        let unstored = self.links.iter().map(|link| link.pending.len()).sum::<usize>();
+        self.cluster.unstored.store(unstored + self.own.len(), Ordering::SeqCst);
         if !self.cluster.synced.load(Ordering::Relaxed) && self.is_synced() {
             self.cluster.synced.store(true, Ordering::SeqCst);
         }

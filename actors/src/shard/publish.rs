@@ -187,27 +187,15 @@ impl Shard {
         let mut view = View::new(topic, payload, entry.qos, durable);
         view.lane.1 = self.index;
         view.shared_topic = Some(&route.topic);
-        // QoS 2 into a log that acknowledges by itself: the log first, then receipt and queue
-        // entries in one write. A crash in between repeats a record in the log, which may happen,
-        // and nothing at the subscribers, which may not.
-        let log_first = view.held() && route.mapped.is_some() && self.log_acknowledges(&route);
-        let mut needs = Needs::default();
-        if !log_first {
-            needs = self.fan_out(&route, &mut view, durable);
-            self.fan_out_to_nodes(&route, &view, durable, &mut needs);
-            if entry.retain {
-                needs.store |= self.retain(&mut view, durable);
-            }
-        }
-        if let Some(mapped) = &route.mapped {
+        let identity = route.mapped.is_some().then(|| {
             let sequence = conn.publishes.get();
             conn.publishes.set(sequence + 1);
             let client_id = conn.client_id.borrow().clone().unwrap_or_default();
-            let identity = (client_id, conn.epoch.get(), sequence);
-            self.log_record(mapped, &route, identity, &mut view, entry.retain, &mut needs);
-        }
-        let Some(id) = entry.packet_id else { return };
-        if view.held() {
+            (client_id, conn.epoch.get(), sequence)
+        });
+        if view.held()
+            && let Some(id) = entry.packet_id
+        {
             let exact = Exact {
                 message: view.message(),
                 retain: entry.retain,
@@ -215,16 +203,20 @@ impl Shard {
                 receipt: entry.receipt,
                 level: route.level as u8,
                 at: Instant::now(),
+                record: identity,
+                ops: Vec::new(),
             };
-            if log_first {
-                let index = conn.owe(publish_answer(view.qos, id));
-                let answer = (Rc::clone(conn), index);
-                self.attach(needs, WaitKind::Logged { answer, exact: Box::new(exact) });
-            } else {
-                self.finish_exact(exact, Some(conn), None, needs);
-            }
-            return;
+            return self.route_exact(&route, &mut view, exact, Some(conn));
         }
+        let mut needs = self.fan_out(&route, &mut view, durable);
+        self.fan_out_to_nodes(&route, &view, durable, &mut needs);
+        if entry.retain {
+            needs.store |= self.retain(&mut view, durable);
+        }
+        if let (Some(mapped), Some(identity)) = (&route.mapped, identity) {
+            self.log_record(mapped, &route, identity, &mut view, entry.retain, &mut needs);
+        }
+        let Some(id) = entry.packet_id else { return };
         if needs.nothing() {
             self.receipt_done(entry.receipt, id, conn);
             self.metrics.acks[route.level as usize].inc();
@@ -242,19 +234,63 @@ impl Shard {
         self.attach(needs, kind);
     }
 
+    /// A QoS 2 message whose route waits for the store. Into a log that acknowledges by itself it goes
+    /// first; receipt and queue entries follow in one write. A crash in between repeats a record in the
+    /// log, which may happen, and nothing at the subscribers, which may not.
+    ///
+    /// Other nodes get it at the same time as the store here, between the same two marks.
+    fn route_exact(
+        &self,
+        route: &Route,
+        view: &mut View<'_>,
+        mut exact: Exact,
+        conn: Option<&Rc<Conn>>,
+    ) {
+        if !self.log_acknowledges(route) {
+            return self.store_exact(route, view, exact, conn, None);
+        }
+        let (Some(mapped), Some(identity)) = (&route.mapped, exact.record.take()) else {
+            return self.store_exact(route, view, exact, conn, None);
+        };
+        let mut needs = Needs::default();
+        self.log_record(mapped, route, identity, view, exact.retain, &mut needs);
+        let answer = conn.map(|conn| {
+            let index = conn.owe(AckKind::Pubrec(exact.packet_id));
+            (Rc::clone(conn), index)
+        });
+        self.attach(needs, WaitKind::Logged { answer, exact: Box::new(exact) });
+    }
+
     /// The log has a QoS 2 message: queue entries, retained message and receipt follow.
-    pub(super) fn logged(&self, (conn, index): (Rc<Conn>, u32), exact: Exact) {
+    pub(super) fn logged(&self, answer: Option<(Rc<Conn>, u32)>, exact: Exact) {
         let message = Arc::clone(&exact.message);
         let route = self.route(&message.topic);
         let mut view = View::new(&message.topic, &message.payload, message.qos, true);
         view.lane.1 = self.index;
         view.owned = Some(Arc::clone(&message));
-        let mut needs = self.fan_out(&route, &mut view, true);
-        self.fan_out_to_nodes(&route, &view, true, &mut needs);
+        let (conn, index) = answer.unzip();
+        self.store_exact(&route, &mut view, exact, conn.as_ref(), index);
+    }
+
+    /// What of it is stored, here and elsewhere. `index` is that of an answer that is owed already.
+    fn store_exact(
+        &self,
+        route: &Route,
+        view: &mut View<'_>,
+        mut exact: Exact,
+        conn: Option<&Rc<Conn>>,
+        index: Option<u32>,
+    ) {
+        let mut needs = self.fan_out(route, view, true);
+        self.fan_out_to_nodes(route, view, true, &mut needs);
         if exact.retain {
-            needs.store |= self.retain(&mut view, true);
+            needs.store |= self.retain(view, true);
         }
-        self.finish_exact(exact, Some(&conn), Some(index), needs);
+        if let (Some(mapped), Some(identity)) = (&route.mapped, exact.record.take()) {
+            self.log_record(mapped, route, identity, view, exact.retain, &mut needs);
+        }
+        self.outgoing.borrow_mut().ops.append(&mut exact.ops);
+        self.finish_exact(exact, conn, index, needs);
     }
 
     /// A QoS 2 message whose route waits for the store: its receipt goes with what it causes; its
@@ -326,6 +362,30 @@ impl Shard {
         let mut view = View::new(&message.topic, &message.payload, message.qos, durable);
         view.lane.1 = self.index;
         view.shared_topic = Some(&message.topic);
+        // A client that is back with another will has replaced the stored one: it stays.
+        let replaced = matches!(origin, Origin::Will(client_id) if self.has_will(client_id));
+        let ops = if replaced { Vec::new() } else { ops };
+        let identity = match origin {
+            // Not its epoch's number of the message, which nobody has counted for a will that was
+            // found in the store; unique all the same.
+            Origin::Will(client_id) if route.mapped.is_some() => {
+                Some((Arc::clone(client_id), unix_ms(), u64::MAX))
+            }
+            _ => None,
+        };
+        if view.held() {
+            let exact = Exact {
+                message: Arc::clone(message),
+                retain: message.retain,
+                packet_id: PacketId::MIN,
+                receipt: None,
+                level: route.level as u8,
+                at: Instant::now(),
+                record: identity,
+                ops,
+            };
+            return self.route_exact(&route, &mut view, exact, None);
+        }
         let mut needs = self.fan_out(&route, &mut view, durable);
         if !own {
             self.fan_out_to_nodes(&route, &view, durable, &mut needs);
@@ -333,26 +393,14 @@ impl Shard {
         if message.retain {
             needs.store |= self.retain(&mut view, durable);
         }
-        if let (Some(mapped), Origin::Will(client_id)) = (&route.mapped, origin) {
-            // Not its epoch's number of the message, which nobody has counted for a will that was
-            // found in the store; unique all the same.
-            let identity = (Arc::clone(client_id), unix_ms(), u64::MAX);
+        if let (Some(mapped), Some(identity)) = (&route.mapped, identity) {
             self.log_record(mapped, &route, identity, &mut view, message.retain, &mut needs);
         }
-        // A client that is back with another will has replaced the stored one: it stays.
-        if !matches!(origin, Origin::Will(client_id) if self.has_will(client_id)) {
+        if durable && needs.others() > 0 {
+            // It is over only when others have it.
+            self.attach(needs, WaitKind::Then(ops));
+        } else {
             self.outgoing.borrow_mut().ops.extend(ops);
-        }
-        if view.held() {
-            let exact = Exact {
-                message: Arc::clone(message),
-                retain: false,
-                packet_id: PacketId::MIN,
-                receipt: None,
-                level: route.level as u8,
-                at: Instant::now(),
-            };
-            self.finish_exact(exact, None, None, needs);
         }
     }
 

@@ -15,6 +15,7 @@ use hydrant_protocol::{Message, PacketId, QoS, wire};
 
 use crate::cluster::{NodeIndex, SMALL};
 use crate::metrics::CloseReason;
+use crate::ports::StoreOp;
 use crate::shared::{ManagerWork, Part, Token};
 
 use super::conn::AckKind;
@@ -36,6 +37,10 @@ pub struct Exact {
     pub level: u8,
     /// When it was routed.
     pub at: Instant,
+    /// Its record for the log is still to be made: publisher, epoch and number there.
+    pub record: Option<(Arc<str>, u64, u64)>,
+    /// Written together with what it causes here.
+    pub ops: Vec<StoreOp>,
 }
 
 impl Exact {
@@ -62,11 +67,13 @@ pub enum WaitKind {
     },
     /// A QoS 2 publish that the log has to have before anything of it is stored.
     Logged {
-        /// Who is owed PUBREC, and its index.
-        answer: (Rc<Conn>, u32),
+        /// Who is owed PUBREC, and its index; nobody for a will.
+        answer: Option<(Rc<Conn>, u32)>,
         /// The message.
         exact: Box<Exact>,
     },
+    /// These are written when others have what belongs to them.
+    Then(Vec<StoreOp>),
     /// A QoS 2 publish: its live subscribers and its PUBREC.
     Exact {
         /// Who is owed PUBREC, and its index; nobody for a will.
@@ -122,8 +129,10 @@ impl WaitKind {
     /// The connection whose publish this is.
     pub(super) fn publisher(&self) -> Option<&Rc<Conn>> {
         match self {
-            Self::Publish { conn, .. } | Self::Logged { answer: (conn, _), .. } => Some(conn),
-            Self::Exact { answer, .. } => answer.as_ref().map(|(conn, _)| conn),
+            Self::Publish { conn, .. } => Some(conn),
+            Self::Logged { answer, .. } | Self::Exact { answer, .. } => {
+                answer.as_ref().map(|(conn, _)| conn)
+            }
             _ => None,
         }
     }
@@ -293,6 +302,7 @@ impl Shard {
                 self.send_acks(&conn);
             }
             WaitKind::Logged { answer, exact } => self.logged(answer, *exact),
+            WaitKind::Then(ops) => self.outgoing.borrow_mut().ops.extend(ops),
             WaitKind::Exact { answer, exact } => {
                 let (conn, index) = answer.unzip();
                 self.exact_done(conn.as_ref(), index, &exact);
