@@ -262,6 +262,8 @@ impl Planner<'_> {
             | StoreOp::PutWill { .. }
             | StoreOp::DeleteWill { .. }
             | StoreOp::PutOutbox { .. }
+            | StoreOp::PutPeerBatch { .. }
+            | StoreOp::ForgetPeerBatches { .. }
             | StoreOp::MoveCursor { .. } => return None,
         };
         (!self.memory.holds(id)).then_some(id)
@@ -327,6 +329,18 @@ impl Planner<'_> {
             StoreOp::DeleteWill { client_id } => self.put_will(client_id, Vec::new()),
             StoreOp::PutOutbox { record, position } => {
                 self.put_outbox(position.lane, position.position, record)?;
+            }
+            StoreOp::PutPeerBatch { origin, batch } => {
+                // With its messages, or these are lost or doubled.
+                self.plan.atomic = true;
+                let number = self.memory.number;
+                let values = vec![long(number), long(*origin), long(*batch), self.stamp()];
+                self.single(S::PutPeerBatch, values);
+            }
+            StoreOp::ForgetPeerBatches { origin, below } => {
+                let (number, below) = (self.memory.number, (*below).min(i64::MAX as u64));
+                let values = vec![self.stamp(), long(number), long(*origin), long(below)];
+                self.single(S::ForgetPeerBatches, values);
             }
             StoreOp::MoveCursor { lane, position } => {
                 let moved = self.moved.entry(*lane).or_default();

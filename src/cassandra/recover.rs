@@ -60,7 +60,7 @@ pub(super) async fn recover(
     // The first of our line keeps its row: sessions are held under its number.
     for number in drained.into_iter().filter(|number| !with_wills.contains(number)) {
         if number == me.line() {
-            delete_wills(db, memory.stamp(), number).await?;
+            delete_small(db, memory.stamp(), number).await?;
         } else {
             keep_cursors(db, me, &memory).await?;
             forget(db, me, memory.stamp(), number).await?;
@@ -105,6 +105,22 @@ pub(super) async fn wills(
         wills.extend(left.into_iter().map(|will| (predecessor.number, will)));
     }
     Ok(wills)
+}
+
+/// Batches of other nodes that dead incarnations had stored.
+pub(super) async fn peer_batches(
+    db: &Db,
+    dead: &[Predecessor],
+) -> Result<Vec<(u64, u64)>, StoreError> {
+    let mut batches = Vec::new();
+    for predecessor in dead {
+        let values = vec![long(predecessor.number)];
+        let rows = db.rows(Bound { statement: Statement::PeerBatches, values }).await?;
+        for row in rows {
+            batches.push((row.u64("origin")?, row.u64("batch")?));
+        }
+    }
+    Ok(batches)
 }
 
 /// They are ours from here on; of a client's several the last one.
@@ -296,15 +312,17 @@ async fn forget(db: &Db, me: &Incarnation, stamp: u64, number: u64) -> Result<()
         let buckets = read::outbox_buckets(db, number, lane).await?;
         drop_buckets(db, (number, lane), &buckets, stamp).await?;
     }
-    delete_wills(db, stamp, number).await?;
+    delete_small(db, stamp, number).await?;
     // By them the lanes are found, so they go last.
     write_all(db, vec![(Statement::DeleteCursors, vec![long(stamp), long(number)])]).await?;
     me.forget(db, number).await
 }
 
-async fn delete_wills(db: &Db, stamp: u64, number: u64) -> Result<(), StoreError> {
+/// Its wills, and the batches of other nodes that it had stored.
+async fn delete_small(db: &Db, stamp: u64, number: u64) -> Result<(), StoreError> {
     let wills = |shard| (Statement::DeleteWills, vec![long(stamp), long(number), int(shard)]);
-    write_all(db, (0..WILL_SHARDS).map(wills).collect()).await
+    let batches = (Statement::DropPeerBatches, vec![long(stamp), long(number)]);
+    write_all(db, (0..WILL_SHARDS).map(wills).chain([batches]).collect()).await
 }
 
 /// Forgets adopted incarnations of which nothing is left to do. The first of a line stays as long as

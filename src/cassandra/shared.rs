@@ -40,7 +40,11 @@ impl SharedStore for CassandraStore {
     }
 
     fn continues(&self) -> Vec<u64> {
-        self.inner.continued.clone()
+        self.inner.continued.0.clone()
+    }
+
+    fn stored_batches(&self) -> Vec<(u64, u64)> {
+        self.inner.continued.1.clone()
     }
 
     fn holds_lease(&self) -> bool {
@@ -201,6 +205,7 @@ impl Inner {
             recover::redo_and_clear(db, stamps.next(), one.number).await?;
         }
         let wills = recover::wills(db, dead).await?;
+        let batches = recover::peer_batches(db, dead).await?;
         let groups = recover::by_line(dead);
         let mut lanes: Vec<(u64, Vec<u64>, BTreeMap<u16, Lane>)> = Vec::new();
         for (line, numbers) in groups {
@@ -230,7 +235,7 @@ impl Inner {
         }
         let incarnations = dead.iter().map(|one| one.number).collect();
         let sessions = loaded.sessions.into_values().collect();
-        Ok(Estate { incarnations, sessions, wills, lanes: fresh })
+        Ok(Estate { incarnations, sessions, wills, batches, lanes: fresh })
     }
 
     /// Fences in the background what was taken over.

@@ -78,11 +78,16 @@ pub enum Statement {
     IncarnationLine,
     FenceHeld,
     DropHeld,
+    // Batches of other nodes that an incarnation has stored.
+    PutPeerBatch,
+    ForgetPeerBatches,
+    DropPeerBatches,
+    PeerBatches,
 }
 
 impl Statement {
     /// In the order of their numbers.
-    pub const ALL: [(Self, &'static str); 66] = {
+    pub const ALL: [(Self, &'static str); 70] = {
         use Statement as S;
         [
             (
@@ -289,6 +294,19 @@ impl Statement {
                 "UPDATE session_epoch SET fence = ? WHERE client_id = ? IF id = ? AND holder = ? AND fence < ?",
             ),
             (S::DropHeld, "DELETE FROM session_epoch WHERE client_id = ? IF id = ? AND fence < ?"),
+            (
+                S::PutPeerBatch,
+                "INSERT INTO peer_batch (incarnation, origin, batch) VALUES (?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::ForgetPeerBatches,
+                "DELETE FROM peer_batch USING TIMESTAMP ? WHERE incarnation = ? AND origin = ? AND batch < ?",
+            ),
+            (
+                S::DropPeerBatches,
+                "DELETE FROM peer_batch USING TIMESTAMP ? WHERE incarnation = ?",
+            ),
+            (S::PeerBatches, "SELECT origin, batch FROM peer_batch WHERE incarnation = ?"),
         ]
     };
 
@@ -298,7 +316,7 @@ impl Statement {
     }
 }
 
-/// The tables, as [`super::schema`] makes them (version 2). To one of an older version its missing
+/// The tables, as [`super::schema`] makes them (version 3). To one of an older version its missing
 /// columns are added.
 ///
 /// `gc_grace_seconds` is short where tombstones are regular: a deleted partition of a queue or the
@@ -320,4 +338,5 @@ pub const TABLES: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS outbox_bucket (incarnation bigint, lane int, bucket bigint, PRIMARY KEY ((incarnation, lane), bucket)) WITH gc_grace_seconds = 86400",
     "CREATE TABLE IF NOT EXISTS outbox_cursor (incarnation bigint, lane int, position bigint, PRIMARY KEY (incarnation, lane))",
     "CREATE TABLE IF NOT EXISTS journal (incarnation bigint, slot int, part int, statements blob, PRIMARY KEY ((incarnation, slot), part))",
+    "CREATE TABLE IF NOT EXISTS peer_batch (incarnation bigint, origin bigint, batch bigint, PRIMARY KEY (incarnation, origin, batch)) WITH gc_grace_seconds = 3600",
 ];

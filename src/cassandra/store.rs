@@ -50,8 +50,9 @@ pub(super) struct Inner {
     pub(super) sealing: tokio::sync::Mutex<()>,
     /// Lanes that are adopted are numbered from here on.
     pub(super) first_lane: u16,
-    /// Dead incarnations that this one goes on with.
-    pub(super) continued: Vec<u64>,
+    /// Dead incarnations that this one goes on with, and the batches of other nodes that they had
+    /// stored.
+    pub(super) continued: (Vec<u64>, Vec<(u64, u64)>),
     /// What dead incarnations left.
     wills: Vec<StoredWill>,
 }
@@ -153,7 +154,7 @@ impl Inner {
             incarnation.claim_alone(&db).await?
         };
         let continued = dead.iter().map(|one| one.number).collect();
-        let (memory, wills) = match Self::succeed(&db, &incarnation, dead, lanes).await {
+        let (memory, wills, batches) = match Self::succeed(&db, &incarnation, dead, lanes).await {
             Ok(recovered) => recovered,
             Err(error) => {
                 incarnation.release(&db).await;
@@ -162,6 +163,7 @@ impl Inner {
             }
         };
         let (memory, sealing) = (Mutex::new(memory), tokio::sync::Mutex::new(()));
+        let continued = (continued, batches);
         Ok(Self { db, incarnation, continued, memory, sealing, first_lane: lanes, wills })
     }
 
@@ -171,14 +173,16 @@ impl Inner {
         incarnation: &Incarnation,
         mut dead: Vec<Predecessor>,
         first_lane: u16,
-    ) -> Result<(Memory, Vec<StoredWill>), StoreError> {
+    ) -> Result<(Memory, Vec<StoredWill>, Vec<(u64, u64)>), StoreError> {
         let highest = dead.iter().map(|one| one.stamps).max().unwrap_or_default();
         incarnation.raise(db, highest).await?;
         if incarnation.line() != ALONE {
             incarnation.join_line(db, &dead).await?;
             estate::convert(db, incarnation, &mut dead).await?;
         }
-        recover::recover(db, incarnation, &dead, first_lane).await
+        let batches = recover::peer_batches(db, &dead).await?;
+        let (memory, wills) = recover::recover(db, incarnation, &dead, first_lane).await?;
+        Ok((memory, wills, batches))
     }
 
     /// Does what a plan says, once those are done that it follows.

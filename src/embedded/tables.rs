@@ -224,6 +224,8 @@ impl Engine {
                     (position.lane, position.position),
                 )?;
             }
+            // A node that has its store for itself has no heir.
+            StoreOp::PutPeerBatch { .. } | StoreOp::ForgetPeerBatches { .. } => {}
             StoreOp::MoveCursor { lane, position } => {
                 self.outbox.move_cursor(changes, *lane, *position)
             }

@@ -17,8 +17,9 @@ use smallvec::SmallVec;
 use super::link::{PeerLink, Pending};
 use super::peers::{Peers, SELF};
 use super::{FromPeer, NodeIndex};
+use crate::ports::StoreOp;
 use crate::shard::{ANY_ESTATE, Barrier, Pass};
-use crate::shared::{ManagerWork, RouterWork, Token};
+use crate::shared::{ManagerWork, RouterWork, StorageWork, Token};
 
 /// Lost incarnations that are known, a few an outage.
 const REMEMBERED: usize = 1024;
@@ -145,6 +146,7 @@ impl Peers {
             return;
         }
         self.heirs.known.retain(|known| known.incarnation != incarnation);
+        self.forget_batches(incarnation, u64::MAX);
         if self.heirs.known.len() >= REMEMBERED {
             self.heirs.known.pop_front();
         }
@@ -157,6 +159,26 @@ impl Peers {
         lost.into_iter().for_each(|node| self.wants_nothing(node));
         let pass = Pass::Heir { incarnation, heir: node };
         self.barrier(Barrier { pass, to: SmallVec::new() });
+    }
+
+    /// Tells each node below which number it need not remember what it has stored.
+    pub(super) fn say_what_is_answered(&mut self) {
+        let next = self.next_batch;
+        for link in self.links.iter_mut().filter(|link| link.link.is_up()) {
+            let below = link.pending.keys().next().copied().unwrap_or(next);
+            // Only where something was sent since.
+            if below > link.answered && link.sent_since {
+                (link.answered, link.sent_since) = (below, !link.pending.is_empty());
+                link.tell(Control::Answered { below });
+            }
+        }
+    }
+
+    /// Nobody sends these again: the store need not know them.
+    pub(super) fn forget_batches(&self, origin: u64, below: u64) {
+        let ops = vec![StoreOp::ForgetPeerBatches { origin, below }];
+        let (tokens, transaction, origin) = (Vec::new(), None, None);
+        self.shared.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, 64);
     }
 
     /// Whether all that this node had for a lost incarnation is sent to its heir.

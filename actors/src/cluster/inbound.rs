@@ -19,6 +19,8 @@ pub struct FromPeer {
     pub done: usize,
     /// What was routed of it is being stored.
     pub store: bool,
+    /// It brings QoS 2 to queues.
+    pub exact: bool,
     /// Sessions that are not here yet and get something of it, by their slots.
     pub arriving: SmallVec<[u32; 1]>,
     /// Arbiters where there are such.
@@ -29,12 +31,14 @@ impl FromPeer {
     /// Not begun.
     pub fn new(node: NodeIndex, incarnation: u64, body: Bytes) -> Self {
         let (arriving, late) = (SmallVec::new(), SmallVec::new());
-        Self { node, incarnation, body, done: 0, store: false, arriving, late }
+        let (store, exact) = (false, false);
+        Self { node, incarnation, body, done: 0, store, exact, arriving, late }
     }
 
     /// What one of its publishes has to have done.
-    pub(crate) fn add(&mut self, needs: &Needs) {
+    pub(crate) fn add(&mut self, needs: &Needs, held: bool) {
         self.store |= needs.store;
+        self.exact |= needs.store && held;
         for slot in &needs.arriving {
             if !self.arriving.contains(slot) {
                 self.arriving.push(*slot);

@@ -119,6 +119,7 @@ impl Peers {
             manager.push(ManagerWork::Inherit { sessions, wills, incarnation, done }, 256);
             waits.push(wait);
         }
+        self.cluster.stored_batches.lock().extend(estate.batches);
         let incarnations = estate.incarnations;
         self.shared.lanes.lock().inherit(&estate.lanes);
         let cluster = Arc::clone(&self.cluster);

@@ -59,6 +59,10 @@ pub(super) struct PeerLink {
     pub whole: u64,
     /// By number.
     pub pending: BTreeMap<u64, Pending>,
+    /// The last [`Control::Answered`] that it was told.
+    pub answered: u64,
+    /// A batch for its queues was sent after that.
+    pub sent_since: bool,
     controls: Vec<Control>,
 }
 
@@ -79,6 +83,8 @@ impl PeerLink {
             anew: None,
             whole: 0,
             pending: BTreeMap::new(),
+            answered: 0,
+            sent_since: false,
             controls: Vec::new(),
         }
     }

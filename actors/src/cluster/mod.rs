@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ahash::AHashSet;
 use hydrant_protocol::QoS;
 use hydrant_protocol::cluster::View;
 use hydrant_protocol::cluster::message::{Control, Handed, Interest};
@@ -93,6 +94,9 @@ pub struct Cluster {
     /// Which of two changes of a topic's retained message counts; taken under the lock of
     /// [`Shared::retained`](crate::shared::Shared::retained).
     pub retained: Mutex<RetainedVersions>,
+    /// Batches of other nodes that a lost incarnation had stored whose sessions are here now, by the
+    /// sender's incarnation and number: when they are sent again, they are known.
+    pub stored_batches: Mutex<AHashSet<(u64, u64)>>,
     /// The nodes that ever were members, by their index.
     pub nodes: RwLock<Vec<Arc<Node>>>,
     /// PeersActor's inbox.
@@ -296,6 +300,7 @@ impl Cluster {
     ) -> Arc<Self> {
         let max = settings.max_link_bytes;
         let store_incarnation = store.incarnation();
+        let stored_batches = store.stored_batches().into_iter().collect();
         Arc::new(Self {
             node_id: Arc::clone(node_id),
             incarnation: store_incarnation,
@@ -304,6 +309,7 @@ impl Cluster {
             remote: RwLock::new(SubscriptionTable::new()),
             interest: Mutex::new(LocalInterest::default()),
             retained: Mutex::default(),
+            stored_batches: Mutex::new(stored_batches),
             nodes: RwLock::default(),
             work: Inbox::new(usize::MAX, max),
             synced: AtomicBool::new(false),

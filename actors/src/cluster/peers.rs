@@ -146,7 +146,7 @@ pub(super) struct Peers {
     pub heirs: Heirs,
     /// Number of the last client that was let in.
     pub last_admission: u64,
-    next_batch: u64,
+    pub next_batch: u64,
     settling: VecDeque<(u64, Token)>,
     to_dial: Vec<NodeIndex>,
     /// Tokens to be answered, by arbiter.
@@ -358,6 +358,7 @@ impl Peers {
             if sent {
                 link.send(body);
             }
+            link.sent_since |= queues;
             self.next_batch += 1;
             self.send_on_late(incarnation);
         } else {
@@ -704,6 +705,10 @@ impl Peers {
                     self.complete(done.map(|pending| pending.tokens).unwrap_or_default());
                 }
             }
+            Control::Answered { below } => {
+                let origin = self.link(node).and_then(|link| link.link.peer_incarnation());
+                origin.into_iter().for_each(|origin| self.forget_batches(origin, below));
+            }
             Control::Retained { topic, payload, qos, version } => {
                 self.retained(&topic, payload, qos, version);
             }
@@ -808,5 +813,6 @@ impl Peers {
     fn tick(&mut self) {
         self.ask_again();
         self.seal_lost();
+        self.say_what_is_answered();
     }
 }

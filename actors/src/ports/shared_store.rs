@@ -27,6 +27,8 @@ pub struct Estate {
     pub sessions: Vec<StoredSession>,
     /// Wills of connections that it did not see end.
     pub wills: Vec<StoredWill>,
+    /// Batches of other nodes that it had stored: their incarnation, and the number.
+    pub batches: Vec<(u64, u64)>,
     /// Its outbox and what it had left to drain of others, under lane numbers that this store uses
     /// for nothing else; `read_outbox` and `MoveCursor` take them from now on.
     pub lanes: Lanes,
@@ -49,6 +51,8 @@ pub trait SharedStore: SessionStore {
     fn incarnation(&self) -> u64;
     /// Incarnations that were over before this start and whose sessions it has had from the beginning.
     fn continues(&self) -> Vec<u64>;
+    /// Batches of other nodes that these had stored: their incarnation, and the number.
+    fn stored_batches(&self) -> Vec<(u64, u64)>;
     /// False once the lease is over by the boot-time clock, until it is renewed: another may have
     /// taken over what this node held, so nothing may leave it. Cheap: asked before every read of
     /// a socket.

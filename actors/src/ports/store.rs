@@ -133,6 +133,11 @@ pub enum StoreOp {
     DeleteWill { client_id: Arc<str> },
     /// Appends to the outbox. Positions within a lane come without gaps, in order.
     PutOutbox { record: LogRecord, position: OutboxPosition },
+    /// The publishes of a batch of another node stand in this write: `origin` is that node's incarnation,
+    /// and this its number. So that the heir of this node takes it for its own only once.
+    PutPeerBatch { origin: u64, batch: u64 },
+    /// Nobody will send again what has a lower number.
+    ForgetPeerBatches { origin: u64, below: u64 },
     /// Everything in the lane below `position` is acknowledged by the log. Buckets wholly below
     /// it are dropped whole.
     MoveCursor { lane: u16, position: u64 },

@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering;
 
 use hydrant_protocol::QoS;
 use hydrant_protocol::cluster::marks::Marks;
-use hydrant_protocol::cluster::message::{self, Audience, Control, Handed, Publish};
+use hydrant_protocol::cluster::message::{self, Audience, Control, Handed, Publish, Publishes};
 use tokio::sync::oneshot;
 
 use crate::cluster::{FromPeer, NodeIndex, PeerWork, SMALL};
 use crate::metrics::{CloseReason, DropReason};
-use crate::ports::{StoredSession, StoredWill};
+use crate::ports::{StoreOp, StoredSession, StoredWill};
 use crate::shared::Part;
 
 use super::conn::AckKind;
@@ -108,6 +108,8 @@ impl Shard {
         let first = batch.done;
         let body = batch.body.clone();
         let Some((number, lane, estate, publishes)) = message::publishes(&body) else { return 0 };
+        let known = estate != 0 && self.was_stored(batch.incarnation, number);
+        let publishes = if known { Publishes::default() } else { publishes };
         for publish in publishes.skip(first) {
             before_each();
             let undo = Undo::new(self);
@@ -119,12 +121,17 @@ impl Shard {
                 self.deliver_live(&route, &mut view);
             } else {
                 let needs = self.fan_out(&route, &mut view, publish.durable);
-                batch.add(&needs);
+                batch.add(&needs, view.held());
             }
             undo.keep();
             batch.done += 1;
         }
         let (node, incarnation) = (batch.node, batch.incarnation);
+        if batch.exact && number != 0 && batch.arriving.is_empty() && batch.late.is_empty() {
+            // What is put aside for a session on its way is not in this write.
+            let stored = StoreOp::PutPeerBatch { origin: incarnation, batch: number };
+            self.outgoing.borrow_mut().ops.push(stored);
+        }
         if number != 0 {
             let others = batch.arriving.len() + batch.late.len();
             if batch.store || others > 0 {
@@ -144,6 +151,12 @@ impl Shard {
         self.flush();
         self.to_peers(PeerWork::Consumed { node, incarnation, bytes: body.len() as u64 }, SMALL);
         (batch.done - first) as u64
+    }
+
+    /// A lost node, whose sessions are here now, has stored this batch.
+    fn was_stored(&self, origin: u64, number: u64) -> bool {
+        let stored = self.shared.cluster.as_ref().map(|cluster| cluster.stored_batches.lock());
+        stored.is_some_and(|stored| stored.contains(&(origin, number)))
     }
 
     /// A publish of another node makes the router panic again and again: it is given up.

@@ -61,6 +61,11 @@ pub enum Control {
         /// Their numbers.
         batches: Vec<u64>,
     },
+    /// The sender has heard of the end of every batch with a lower number, and sends none of them again.
+    Answered {
+        /// The lowest that is open.
+        below: u64,
+    },
     /// A retained message, or the end of one.
     Retained {
         /// Topic name.
@@ -280,7 +285,7 @@ pub fn publishes(body: &[u8]) -> Option<(u64, u16, u64, Publishes<'_>)> {
 }
 
 /// The publishes of a batch, in order; ends early at a record that is cut off or not one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Publishes<'a> {
     rest: &'a [u8],
 }

@@ -216,3 +216,24 @@ fn what_is_published_while_a_node_is_lost_comes_once() {
         assert!(got == sent, "{device}: {} came of {}", got.len(), sent.len());
     }
 }
+
+#[test]
+fn what_a_lost_node_had_stored_and_not_answered_is_known_to_its_heir() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
+    offline(&cluster, 1, "device");
+    let mut publisher = cluster.connect(0, "publisher", true);
+    for n in 0..5 {
+        publisher.publish("a/b", &[n], 2);
+    }
+    cluster.nodes[1].node.mute.store(true, Ordering::SeqCst);
+    for n in 5..20 {
+        publisher.send_publish("a/b", &[n], 2);
+    }
+    until("some of it is stored", || cluster.world.queued("device") > 5);
+    cluster.kill(1);
+    publisher.await_acks();
+    publisher.publish("a/b", &[20], 2);
+    let mut device = cluster.connect(0, "device", false);
+    all_once(&everything(&cluster, "device", &mut device), 0..21);
+}

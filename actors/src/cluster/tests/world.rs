@@ -59,6 +59,8 @@ struct State {
     sessions: BTreeMap<SessionId, Kept>,
     retained: BTreeMap<Arc<str>, (Arc<Message>, u64)>,
     wills: HashMap<(u64, Arc<str>), StoredWill>,
+    /// Batches of other nodes, by the incarnation that has stored them.
+    batches: HashMap<u64, BTreeSet<(u64, u64)>>,
     /// Incarnations whose lease has ended, and those that were sealed.
     dead: BTreeSet<u64>,
     sealed: BTreeMap<u64, u64>,
@@ -74,7 +76,7 @@ pub struct World(Arc<Mutex<State>>, pub Arc<Faults>);
 impl World {
     /// One start of a node.
     pub fn node(&self, incarnation: u64) -> Arc<Node> {
-        Arc::new(Node { world: self.clone(), incarnation, cut: Arc::default() })
+        Arc::new(Node { world: self.clone(), incarnation, cut: Arc::default(), mute: Arc::default() })
     }
 
     fn tell(state: &mut State) {
@@ -130,6 +132,8 @@ pub struct Node {
     incarnation: u64,
     /// It is frozen or cut off: nothing of it is written any more.
     pub cut: Arc<AtomicBool>,
+    /// What it writes is written, and it never hears so.
+    pub mute: Arc<AtomicBool>,
 }
 
 fn found(id: SessionId, kept: &Kept) -> StoredSession {
@@ -204,6 +208,13 @@ impl Node {
                 state.wills.insert((me, Arc::clone(&will.client_id)), will);
             }
             StoreOp::DeleteWill { client_id } => drop(state.wills.remove(&(me, client_id))),
+            StoreOp::PutPeerBatch { origin, batch } => {
+                state.batches.entry(me).or_default().insert((origin, batch));
+            }
+            StoreOp::ForgetPeerBatches { origin, below } => {
+                let batches = state.batches.entry(me).or_default();
+                batches.retain(|(of, batch)| *of != origin || *batch >= below);
+            }
             StoreOp::PutOutbox { .. } | StoreOp::MoveCursor { .. } => {}
         }
     }
@@ -225,8 +236,12 @@ impl SessionStore for Node {
         for op in ops.iter() {
             self.apply(&mut state, op.clone());
         }
-        Box::pin(async {
+        let mute = Arc::clone(&self.mute);
+        Box::pin(async move {
             tokio::time::sleep(WRITE).await;
+            if mute.load(Ordering::SeqCst) {
+                return std::future::pending().await;
+            }
             Ok(())
         })
     }
@@ -277,6 +292,10 @@ impl SharedStore for Node {
     }
 
     fn continues(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    fn stored_batches(&self) -> Vec<(u64, u64)> {
         Vec::new()
     }
 
@@ -332,6 +351,7 @@ impl SharedStore for Node {
                 estate.sessions.push(found(*id, kept));
             }
         }
+        estate.batches = state.batches.remove(&incarnation).into_iter().flatten().collect();
         let theirs: Vec<_> =
             state.wills.keys().filter(|(of, _)| *of == incarnation).cloned().collect();
         estate.wills = theirs.iter().filter_map(|key| state.wills.remove(key)).collect();

@@ -80,9 +80,11 @@ fn subject(op: &StoreOp) -> Subject<'_> {
         StoreOp::PutWill { will } => Subject::Will(&will.client_id),
         StoreOp::DeleteWill { client_id } => Subject::Will(client_id),
         // The end of a session stays true.
-        StoreOp::DeleteSession { .. } | StoreOp::PutOutbox { .. } | StoreOp::MoveCursor { .. } => {
-            Subject::Nothing
-        }
+        StoreOp::DeleteSession { .. }
+        | StoreOp::PutOutbox { .. }
+        | StoreOp::PutPeerBatch { .. }
+        | StoreOp::ForgetPeerBatches { .. }
+        | StoreOp::MoveCursor { .. } => Subject::Nothing,
     }
 }
 
