@@ -117,7 +117,7 @@ pub(super) async fn peer_batches(
         let values = vec![long(predecessor.number)];
         let rows = db.rows(Bound { statement: Statement::PeerBatches, values }).await?;
         for row in rows {
-            batches.push((row.u64("origin")?, row.u64("batch")?));
+            batches.push((row.u64("origin")?, row.u64("number")?));
         }
     }
     Ok(batches)

@@ -296,17 +296,17 @@ impl Statement {
             (S::DropHeld, "DELETE FROM session_epoch WHERE client_id = ? IF id = ? AND fence < ?"),
             (
                 S::PutPeerBatch,
-                "INSERT INTO peer_batch (incarnation, origin, batch) VALUES (?, ?, ?) USING TIMESTAMP ?",
+                "INSERT INTO peer_batch (incarnation, origin, number) VALUES (?, ?, ?) USING TIMESTAMP ?",
             ),
             (
                 S::ForgetPeerBatches,
-                "DELETE FROM peer_batch USING TIMESTAMP ? WHERE incarnation = ? AND origin = ? AND batch < ?",
+                "DELETE FROM peer_batch USING TIMESTAMP ? WHERE incarnation = ? AND origin = ? AND number < ?",
             ),
             (
                 S::DropPeerBatches,
                 "DELETE FROM peer_batch USING TIMESTAMP ? WHERE incarnation = ?",
             ),
-            (S::PeerBatches, "SELECT origin, batch FROM peer_batch WHERE incarnation = ?"),
+            (S::PeerBatches, "SELECT origin, number FROM peer_batch WHERE incarnation = ?"),
         ]
     };
 
@@ -338,5 +338,5 @@ pub const TABLES: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS outbox_bucket (incarnation bigint, lane int, bucket bigint, PRIMARY KEY ((incarnation, lane), bucket)) WITH gc_grace_seconds = 86400",
     "CREATE TABLE IF NOT EXISTS outbox_cursor (incarnation bigint, lane int, position bigint, PRIMARY KEY (incarnation, lane))",
     "CREATE TABLE IF NOT EXISTS journal (incarnation bigint, slot int, part int, statements blob, PRIMARY KEY ((incarnation, slot), part))",
-    "CREATE TABLE IF NOT EXISTS peer_batch (incarnation bigint, origin bigint, batch bigint, PRIMARY KEY (incarnation, origin, batch)) WITH gc_grace_seconds = 3600",
+    "CREATE TABLE IF NOT EXISTS peer_batch (incarnation bigint, origin bigint, number bigint, PRIMARY KEY (incarnation, origin, number)) WITH gc_grace_seconds = 3600",
 ];

@@ -177,6 +177,53 @@ fn at_start_a_node_finds_its_own_sessions() {
     assert_eq!(wait(b.take(client(1), Holder { id: 1, incarnation: b.incarnation() })), None);
 }
 
+/// The node that it was given up to is lost before it takes it.
+#[test]
+fn what_was_given_up_and_taken_by_nobody_is_taken_back() {
+    let node = shared();
+    let options = options(&node);
+    let (a, b) = (open(&options, "a"), open(&options, "b"));
+    write(&a, [vec![connect(1, 1), subscription(1, "a/#")], queued(1, 1..=3)].concat());
+    a.give_up(1);
+    let given_up = Holder { id: 1, incarnation: a.incarnation() };
+    let back = wait(a.take(client(1), given_up)).expect("it is nobody else's");
+    assert_eq!((back.queued, filters(&back)), (3, vec!["a/#"]));
+    assert_eq!(wait(b.locate(client(1))), Some(given_up));
+    write(&a, queued(1, 4..=5));
+    assert_eq!(sequences(&a, 1), [1, 2, 3, 4, 5]);
+    // Or that one has it after all.
+    a.give_up(1);
+    wait(b.take(client(1), given_up)).expect("it was given up");
+    assert_eq!(wait(a.take(client(1), given_up)), None);
+}
+
+#[test]
+fn batches_of_other_nodes_are_known_to_who_seals_the_one_that_stored_them() {
+    let node = shared();
+    let options = options(&node);
+    let (a, b) = (open(&options, "a"), open(&options, "b"));
+    let put = |origin, batch| StoreOp::PutPeerBatch { origin, batch };
+    write(&a, vec![connect(1, 1)]);
+    for batch in 1..=4 {
+        write(&a, [queued(1, batch..=batch), vec![put(77, batch), put(78, batch)]].concat());
+    }
+    write(&a, vec![StoreOp::ForgetPeerBatches { origin: 77, below: 3 }]);
+    write(&a, vec![StoreOp::ForgetPeerBatches { origin: 78, below: u64::MAX }]);
+    // Its next start goes on with what it had.
+    let first = a.incarnation();
+    drop(a);
+    let a = open(&options, "a");
+    assert!(a.continues().contains(&first) && b.continues().is_empty());
+    assert_eq!(a.stored_batches(), [(77, 3), (77, 4)]);
+    write(&a, vec![put(77, 5)]);
+    let second = a.incarnation();
+    drop(a);
+    let estate = sealed(&b, second);
+    assert!(estate.incarnations.contains(&second));
+    assert!(estate.batches.contains(&(77, 5)), "{:?}", estate.batches);
+    assert_eq!(ids(&estate.sessions), [1]);
+}
+
 #[test]
 fn a_session_moves_there_and_back_with_everything_it_has() {
     let node = shared();
