@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, Context, Handler, StreamHandler};
 use futures_util::Stream;
-use hydrant_protocol::access::within;
+use hydrant_protocol::access::{canonical, within};
 use tokio::time::{Instant, Sleep};
 
 use crate::metrics::CloseReason;
@@ -23,6 +23,8 @@ use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// Wait after an error of accept itself (no file descriptors left).
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
+/// Sockets that are closed for their address before other actors of the arbiter get their turn.
+const REFUSED_AT_ONCE: usize = 64;
 /// The rate may be used up in bursts of a tenth of a second.
 const BURST_PARTS: u32 = 10;
 
@@ -62,21 +64,23 @@ impl Listener {
     }
 }
 
-/// Whether a socket of this address is looked at further.
-fn may_come(shared: &Shared, peer: SocketAddr) -> Result<(), CloseReason> {
-    match &shared.settings.access.proxy_from {
+/// Whether a socket of this address is looked at further; one that is not is counted.
+fn may_come(shared: &Shared, peer: SocketAddr) -> bool {
+    let refused = match &shared.settings.access.proxy_from {
         // The client's own address comes with the header.
-        Some(trusted) if within(trusted, peer.ip()) => Ok(()),
+        Some(trusted) if within(trusted, peer.ip()) => return true,
         Some(_) => {
             shared.refusals.untrusted.warn(format_args!(
                 "closing the connection from {peer}: it is not in listener.proxy_from, and \
                  listener.proxy_protocol is \"required\""
             ));
-            Err(CloseReason::UntrustedProxy)
+            CloseReason::UntrustedProxy
         }
-        None if shared.admits(peer) => Ok(()),
-        None => Err(CloseReason::Denied),
-    }
+        None if shared.admits(peer) => return true,
+        None => CloseReason::Denied,
+    };
+    shared.metrics.shards[0].close(refused);
+    false
 }
 
 impl Actor for Listener {
@@ -87,10 +91,6 @@ impl StreamHandler<NewSocket> for Listener {
     fn handle(&mut self, socket: NewSocket, _: &mut Self::Context) {
         self.cell.enter(1);
         let shared = &self.shared;
-        if let Err(reason) = may_come(shared, socket.peer) {
-            shared.metrics.shards[0].close(reason);
-            return;
-        }
         let open = shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
         if open > shared.settings.limits.max_connections {
             shared.connections.fetch_sub(1, Ordering::Relaxed);
@@ -154,6 +154,7 @@ impl Stream for Accept {
     type Item = NewSocket;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<NewSocket>> {
+        let mut refused = 0;
         loop {
             if self.shared.stopping.load(Ordering::Relaxed) {
                 // A new connection is refused by the closed socket once the node is gone.
@@ -168,6 +169,15 @@ impl Stream for Accept {
             match self.socket.poll_accept(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok((stream, peer))) => {
+                    let peer = canonical(peer);
+                    if !may_come(&self.shared, peer) {
+                        refused += 1;
+                        if refused < REFUSED_AT_ONCE {
+                            continue;
+                        }
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     if !self.may_accept() {
                         // Accepted already: the pause that was set holds back the next one.
                         cx.waker().wake_by_ref();

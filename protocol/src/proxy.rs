@@ -7,9 +7,11 @@
 //!
 //! Bounds: a header of version 1 is at most [`MAX_V1`] bytes, one of version 2 at most [`MAX_V2`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ppp::{v1, v2};
+
+use crate::access::canonical;
 
 /// Bytes of a header of version 1, its end of line included (`proxy-protocol.txt` 2.1).
 pub const MAX_V1: usize = 107;
@@ -20,12 +22,23 @@ pub const MAX_V2: usize = 4096;
 /// Bytes of a header of version 2 before the part whose length they say.
 const V2_HEAD: usize = 16;
 
+/// Whose connection it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// That of this client; IPv4 in IPv6 clothes is IPv4.
+    Client(SocketAddr),
+    /// Somebody's whom the header does not name (UNKNOWN, a unix socket): the socket's own address
+    /// counts.
+    Unknown,
+    /// The load balancer's own, a health check (LOCAL): it is to be accepted (2.2).
+    Local,
+}
+
 /// A whole header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The client; `None` where the header names none (LOCAL, UNKNOWN, a unix socket): the socket's
-    /// own address counts then.
-    pub client: Option<SocketAddr>,
+    /// Whose connection it is.
+    pub origin: Origin,
     /// Bytes of the header; the client's begin behind it.
     pub len: usize,
 }
@@ -56,6 +69,10 @@ pub fn header(input: &[u8]) -> Result<Option<Header>, ProxyError> {
     }
 }
 
+fn client(ip: impl Into<IpAddr>, port: u16) -> Origin {
+    Origin::Client(canonical(SocketAddr::new(ip.into(), port)))
+}
+
 fn begins(input: &[u8], signature: &[u8]) -> bool {
     let both = input.len().min(signature.len());
     input[..both] == signature[..both]
@@ -73,12 +90,12 @@ fn version_1(input: &[u8]) -> Result<Option<Header>, ProxyError> {
     if found.header.len() != end + 1 {
         return Err(ProxyError::Malformed);
     }
-    let client = match found.addresses {
-        v1::Addresses::Tcp4(ip) => Some((ip.source_address, ip.source_port).into()),
-        v1::Addresses::Tcp6(ip) => Some((ip.source_address, ip.source_port).into()),
-        v1::Addresses::Unknown => None,
+    let origin = match found.addresses {
+        v1::Addresses::Tcp4(ip) => client(ip.source_address, ip.source_port),
+        v1::Addresses::Tcp6(ip) => client(ip.source_address, ip.source_port),
+        v1::Addresses::Unknown => Origin::Unknown,
     };
-    Ok(Some(Header { client, len: end + 1 }))
+    Ok(Some(Header { origin, len: end + 1 }))
 }
 
 fn version_2(input: &[u8]) -> Result<Option<Header>, ProxyError> {
@@ -95,23 +112,24 @@ fn version_2(input: &[u8]) -> Result<Option<Header>, ProxyError> {
         && head[12] == (v2::Version::Two | v2::Command::Local)
     {
         let len = V2_HEAD + usize::from(u16::from_be_bytes([head[14], head[15]]));
-        return Ok((input.len() >= len).then_some(Header { client: None, len }));
+        return Ok((input.len() >= len).then_some(Header { origin: Origin::Local, len }));
     }
     let found = match v2::Header::try_from(input) {
         Ok(found) => found,
         Err(v2::ParseError::Incomplete(..) | v2::ParseError::Partial(..)) => return Ok(None),
         Err(_) => return Err(ProxyError::Malformed),
     };
-    let client = match (found.command, found.protocol, found.addresses) {
-        (v2::Command::Proxy, v2::Protocol::Stream, v2::Addresses::IPv4(ip)) => {
-            Some((ip.source_address, ip.source_port).into())
+    // LOCAL does not come so far.
+    let origin = match (found.protocol, found.addresses) {
+        (v2::Protocol::Stream, v2::Addresses::IPv4(ip)) => {
+            client(ip.source_address, ip.source_port)
         }
-        (v2::Command::Proxy, v2::Protocol::Stream, v2::Addresses::IPv6(ip)) => {
-            Some((ip.source_address, ip.source_port).into())
+        (v2::Protocol::Stream, v2::Addresses::IPv6(ip)) => {
+            client(ip.source_address, ip.source_port)
         }
-        _ => None,
+        _ => Origin::Unknown,
     };
-    Ok(Some(Header { client, len: found.header.len() }))
+    Ok(Some(Header { origin, len: found.header.len() }))
 }
 
 #[cfg(test)]
@@ -137,40 +155,44 @@ mod tests {
         body
     }
 
-    /// Each with the client it names.
-    fn good() -> Vec<(Vec<u8>, Option<&'static str>)> {
+    /// Each with whose connection it is.
+    fn good() -> Vec<(Vec<u8>, Origin)> {
+        let client = |text: &str| Origin::Client(text.parse().unwrap());
         let long = "PROXY TCP6 ffff:f:f:f:f:f:f:ff ffff:f:f:f:f:f:f:ff 65535 65535\r\n";
         let tlvs = [&V4[..], &[3, 0, 4, 1, 2, 3, 4], &[0x20, 0, 3, 1, 2, 3]].concat();
         vec![
-            (b"PROXY TCP4 192.0.2.1 198.51.100.2 50000 1883\r\n".to_vec(), Some("192.0.2.1:50000")),
+            (
+                b"PROXY TCP4 192.0.2.1 198.51.100.2 50000 1883\r\n".to_vec(),
+                client("192.0.2.1:50000"),
+            ),
             (
                 b"PROXY TCP6 2001:db8::1 2001:db8::2 50000 1883\r\n".to_vec(),
-                Some("[2001:db8::1]:50000"),
+                client("[2001:db8::1]:50000"),
             ),
-            (long.into(), Some("[ffff:f:f:f:f:f:f:ff]:65535")),
-            (b"PROXY UNKNOWN\r\n".to_vec(), None),
-            (b"PROXY UNKNOWN ffff:f:f:f ffff 65535 65535\r\n".to_vec(), None),
-            (v2(0x21, 0x11, &V4), Some("192.0.2.1:50000")),
-            (v2(0x21, 0x11, &tlvs), Some("192.0.2.1:50000")),
-            (v2(0x21, 0x21, &v6()), Some("[2001:db8::1]:50000")),
-            (v2(0x20, 0x00, &[]), None),
-            (v2(0x20, 0x11, &V4), None),
-            (v2(0x20, 0x11, &[]), None),
-            (v2(0x20, 0x55, &[7; 9]), None),
-            (v2(0x21, 0x00, &[]), None),
-            (v2(0x21, 0x12, &V4), None),
-            (v2(0x21, 0x31, &[0; 216]), None),
+            (long.into(), client("[ffff:f:f:f:f:f:f:ff]:65535")),
+            (b"PROXY UNKNOWN\r\n".to_vec(), Origin::Unknown),
+            (b"PROXY UNKNOWN ffff:f:f:f ffff 65535 65535\r\n".to_vec(), Origin::Unknown),
+            (v2(0x21, 0x11, &V4), client("192.0.2.1:50000")),
+            (v2(0x21, 0x11, &tlvs), client("192.0.2.1:50000")),
+            (v2(0x21, 0x21, &v6()), client("[2001:db8::1]:50000")),
+            (b"PROXY TCP6 ::ffff:192.0.2.1 ::1 50000 1883\r\n".to_vec(), client("192.0.2.1:50000")),
+            (v2(0x20, 0x00, &[]), Origin::Local),
+            (v2(0x20, 0x11, &V4), Origin::Local),
+            (v2(0x20, 0x11, &[]), Origin::Local),
+            (v2(0x20, 0x55, &[7; 9]), Origin::Local),
+            (v2(0x21, 0x00, &[]), Origin::Unknown),
+            (v2(0x21, 0x12, &V4), Origin::Unknown),
+            (v2(0x21, 0x31, &[0; 216]), Origin::Unknown),
         ]
     }
 
     #[test]
-    fn each_form_names_its_client_and_waits_until_it_is_whole() {
-        for (bytes, client) in good() {
+    fn each_form_says_whose_it_is_and_waits_until_it_is_whole() {
+        for (bytes, origin) in good() {
             for cut in 0..bytes.len() {
                 assert_eq!(header(&bytes[..cut]), Ok(None), "{cut} of {bytes:?}");
             }
-            let client = client.map(|text| text.parse().unwrap());
-            let whole = Ok(Some(Header { client, len: bytes.len() }));
+            let whole = Ok(Some(Header { origin, len: bytes.len() }));
             assert_eq!(header(&bytes), whole, "{bytes:?}");
             let behind = [&bytes[..], b"\x10\x0c\0\x04MQTT"].concat();
             assert_eq!(header(&behind), whole, "with CONNECT behind it: {bytes:?}");
@@ -215,7 +237,7 @@ mod tests {
         /// No bytes make it panic, and none behind a whole header or a refusal change it.
         #[test]
         fn more_bytes_change_nothing(
-            pick in 0..16_usize,
+            pick in 0..17_usize,
             flip in any::<(prop::sample::Index, u8)>(),
             more in prop::collection::vec(any::<u8>(), 0..40),
         ) {

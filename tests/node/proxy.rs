@@ -1,6 +1,9 @@
 //! The PROXY protocol in front of MQTT, and who may connect by address.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::support::client::Connect;
 use crate::support::node::Builder;
@@ -160,11 +163,46 @@ fn clients_are_kept_out_by_their_own_address() {
     refused(&node, &[&v1(66)[..], &connect].concat(), "address_denied");
     let other = b"PROXY TCP4 198.51.100.1 127.0.0.1 50000 1883\r\n";
     refused(&node, &[other, &connect[..]].concat(), "address_denied");
-    // The proxy's own address is not that of an allowed client either.
-    refused(&node, &[&v2(0x20, 0, &[])[..], &connect].concat(), "address_denied");
+    // Whom the proxy does not name has its address, which is not that of an allowed client either.
+    refused(&node, &[&b"PROXY UNKNOWN\r\n"[..], &connect].concat(), "address_denied");
+    // Its own connections are let in all the same.
+    client(&node, &v2(0x20, 0, &[]), "local").ping();
     assert_eq!(lines(&node, "listener.deny or listener.allow"), 1, "one line for all of them");
 
     let direct = Node::builder().set("listener.deny", "127.0.0.0/8").start();
     refused(&direct, &connect, "address_denied");
     assert_eq!(direct.metric("hydrant_connections_accepted_total"), 0.0);
+}
+
+#[test]
+fn who_is_kept_out_uses_up_no_connect_rate() {
+    let node = Node::builder()
+        .set("listener.deny", "::ffff:127.0.0.66")
+        .set("limits.connect_rate", 1)
+        .start();
+    let start = Instant::now();
+    let denied: Vec<_> = (0..150)
+        .map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from(([127, 0, 0, 66], 0)).into()).unwrap();
+            socket.connect(&node.mqtt.into()).unwrap();
+            socket
+        })
+        .collect();
+    node.client("allowed").ping();
+    node.wait_closed("address_denied", 150.0);
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    drop(denied);
+}
+
+#[test]
+fn ipv4_on_a_port_of_ipv6_is_shown_and_compared_as_ipv4() {
+    let node = behind_proxy().listen("[::]:0").start();
+    let port = node.mqtt.port();
+    let mut direct = Client::open(([127, 0, 0, 1], port).into());
+    let address = direct.stream().local_addr().unwrap().to_string();
+    direct.send(&[b"PROXY UNKNOWN\r\n", &Connect::new("c").bytes()[..]].concat());
+    direct.expect(Packet::Connack { present: false, code: 0 });
+    let tree = node.connections();
+    assert!(tree.contains(&format!(" {address}")) && !tree.contains("ffff"), "{tree}");
 }

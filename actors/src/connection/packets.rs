@@ -6,8 +6,9 @@
 
 use std::rc::Rc;
 
+use hydrant_protocol::proxy::{self, Origin};
 use hydrant_protocol::wire::{self, Frame, Packet};
-use hydrant_protocol::{QoS, Violation, proxy};
+use hydrant_protocol::{QoS, Violation};
 
 use crate::metrics::CloseReason;
 use crate::shard::{Conn, Shard};
@@ -65,11 +66,16 @@ fn header(shard: &Rc<Shard>, conn: &Rc<Conn>, partial: &mut Vec<u8>) -> bool {
     };
     conn.header_first.set(false);
     partial.drain(..found.len);
-    if let Some(client) = found.client {
-        conn.peer.set(client);
-        log::debug!(target: "hydrant::actors", "the connection from {socket} is that of {client}");
-    }
-    let client = conn.peer.get();
+    let client = match found.origin {
+        Origin::Client(client) => {
+            conn.peer.set(client);
+            log::debug!(target: "hydrant::actors", "the connection from {socket} is that of {client}");
+            client
+        }
+        Origin::Unknown => socket,
+        // The balancer's own: that it stands in listener.proxy_from is enough.
+        Origin::Local => return true,
+    };
     if !shared.admits(client) {
         shard.close(conn, CloseReason::Denied);
         return false;
