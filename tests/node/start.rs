@@ -4,8 +4,8 @@
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use hydrant::embedded::{EmbeddedStore, StoreOptions, suite};
-use hydrant_actors::ports::{SessionStore, StoreOp, UNFINISHED};
+use hydrant::embedded::{EmbeddedStore, StoreOptions};
+use hydrant_actors::ports::{SessionStore as _, StoreOp, UNFINISHED};
 
 use crate::support::Node;
 use crate::support::node::run_broker;
@@ -173,7 +173,9 @@ fn a_store_with_an_unfinished_import_is_refused() {
     let store = EmbeddedStore::open(&store, "n1", StoreOptions::default()).unwrap();
     let client_id = UNFINISHED.into();
     let mark = StoreOp::PutSession { id: 1, client_id, epoch: 0, disconnected_ms: Some(0) };
-    suite::write(&(store as Arc<dyn SessionStore>), vec![mark]);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(store.write(Arc::new(vec![mark]))).unwrap();
+    drop(store);
     let (code, said) = Node::builder().id("n1").data_dir(folder.path()).fails();
     assert_eq!(code, Some(1));
     assert!(said.contains("an import into it was not finished: empty it"), "{said}");
