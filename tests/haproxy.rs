@@ -170,6 +170,29 @@ fn the_weight_follows_the_load() {
 }
 
 #[test]
+fn what_an_operator_says_to_haproxy_stays() {
+    let nodes = three_nodes(|node| node.set("limits.max_connections", 10));
+    let haproxy = HaProxy::start(&nodes);
+    let weighs = |percent: &str| {
+        let said = || haproxy.ask("get weight hydrant/n1");
+        eventually(SOON, "the agent was asked", || said().starts_with(&format!("{percent} ")));
+    };
+    for (state, shown) in [("drain", "DRAIN"), ("maint", "MAINT")] {
+        weighs("100");
+        assert_eq!(haproxy.ask(&format!("set server hydrant/n1 state {state}")).trim(), "");
+        let mut client = Client::open(nodes[0].mqtt);
+        client.send(&[b"PROXY UNKNOWN\r\n", &Connect::new("c").bytes()[..]].concat());
+        client.expect(Packet::Connack { present: false, code: 0 });
+        // So what the agent says now has been heard.
+        weighs("90");
+        let status = haproxy.stat("n1", "status");
+        assert!(status.starts_with(shown), "{status} although the operator said {state}");
+        assert_eq!(haproxy.ask("set server hydrant/n1 state ready").trim(), "");
+        eventually(SOON, "it is back", || haproxy.stat("n1", "status") == "UP");
+    }
+}
+
+#[test]
 fn a_drained_node_gets_nobody_and_nothing_acknowledged_is_lost() {
     let nodes = three_nodes(|node| node.set("node.drain_rate", 5));
     let haproxy = HaProxy::start(&nodes);
@@ -182,7 +205,10 @@ fn a_drained_node_gets_nobody_and_nothing_acknowledged_is_lost() {
     assert_eq!(nodes[0].closed("drain"), here as f64);
     load.goes_on(500);
     let status = || haproxy.stat("n1", "status");
-    eventually(SOON, "HAProxy knows", || status().starts_with("DOWN") || status() == "DRAIN");
+    eventually(SOON, "HAProxy knows", || !status().starts_with("UP"));
+    eventually(SOON, "by the agent, too", || {
+        haproxy.ask("get weight hydrant/n1").starts_with("0 ")
+    });
     eventually(SOON, "all are elsewhere", || connected(&nodes[1]) + connected(&nodes[2]) == 12);
     let before = nodes[0].metric("hydrant_connections_accepted_total");
     let mut clients: Vec<_> =

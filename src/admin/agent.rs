@@ -1,9 +1,11 @@
 //! HAProxy's agent-check: a TCP port that says one line a connection, which sets the server's weight
 //! and state there (HAProxy's configuration manual, `agent-check`).
 //!
-//! `ready up 73%`: the part of `limits.max_connections` that is free, at least 1 %, so that a node
-//! with few connections gets more of the new ones. `drain` while it is emptied, `down` when it is
-//! not ready for another reason.
+//! `up 73%`: the part of `limits.max_connections` that is free, at least 1 %, so that a node with few
+//! connections gets more of the new ones. `up 0%` while it is emptied, which gets none; `down` when it
+//! wants none for another reason. The words `ready` and `drain` are never said: they set the server's
+//! administrative state, which is the operator's, and `ready` would take back a drain or a
+//! maintenance of his within a second.
 //!
 //! Bounds: `admin.max_connections` at a time, each for `admin.timeout`; what a peer sends is thrown
 //! away, up to [`MAX_READ`] bytes.
@@ -49,11 +51,11 @@ pub(super) async fn serve(listener: TcpListener, limits: AdminLimits, node: Arc<
 
 fn line(node: &dyn NodeView) -> String {
     if node.draining() {
-        "drain\n".to_owned()
-    } else if node.ready().is_err() {
-        "down\n".to_owned()
+        "up 0%\n".to_owned()
+    } else if node.takes_clients() {
+        format!("up {}%\n", node.spare_percent().clamp(1, 100))
     } else {
-        format!("ready up {}%\n", node.spare_percent().clamp(1, 100))
+        "down\n".to_owned()
     }
 }
 

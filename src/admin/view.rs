@@ -32,6 +32,9 @@ pub trait NodeView: Send + Sync + 'static {
     fn connections(&self, page: usize, page_size: usize) -> ViewFuture<Vec<ConnectionRow>>;
     /// Whether clients can be served; otherwise every reason why not.
     fn ready(&self) -> Result<(), Vec<String>>;
+    /// Whether new clients may be sent here. Not the same as [`Self::ready`]: an actor that restarts,
+    /// for some milliseconds mostly, is no reason against.
+    fn takes_clients(&self) -> bool;
     /// Whether no actor has failed for good; otherwise every reason.
     fn healthy(&self) -> Result<(), Vec<String>>;
     /// Whether the node is being emptied (`broker drain`).

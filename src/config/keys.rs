@@ -133,7 +133,7 @@ pub const KEYS: &[Key] = &[
     key("listener.deny", Kind::Networks, "[]", "The same for those that may not; looked at before allow"),
     flag("admin.enabled", "true", "Serve the admin HTTP port"),
     key("admin.address", Kind::Text(address), "127.0.0.1:9883", "IP address and port; it has no authentication, so keep it on loopback or a private network"),
-    key("admin.agent_listen", Kind::Text(address_or_off), "off", "IP address and port for HAProxy's agent-check: a line with the node's weight by its load, \"drain\" or \"down\"; or \"off\""),
+    key("admin.agent_listen", Kind::Text(address_or_off), "off", "IP address and port for HAProxy's agent-check: a line with the node's weight by its load (0 while it drains), or \"down\"; or \"off\""),
     int("admin.max_connections", "64", 1, 65_535, "connections", "HTTP connections at once, and agent checks at once; one more is closed"),
     size("admin.max_header_size", "16KiB", 8 * KIB, MIB, "Header of an HTTP request"),
     time("admin.header_timeout", "5s", 100 * MS, HOUR, "From accept to the end of an HTTP request's header"),

@@ -74,21 +74,13 @@ impl NodeView for View {
     }
 
     fn ready(&self) -> Result<(), Vec<String>> {
-        let mut why: Vec<String> = self
-            .shared
-            .not_ready
-            .lock()
-            .iter()
-            .map(|(part, why)| format!("{part}: {why}"))
-            .collect();
-        if self.shared.lanes.lock().is_full() {
-            why.push(
-                "outbox: full, stored publishes are not acknowledged until Kafka takes records"
-                    .to_owned(),
-            );
-        }
+        let mut why = self.unwilling();
         why.extend(self.down(|state| state != ActorState::Running));
         if why.is_empty() { Ok(()) } else { Err(why) }
+    }
+
+    fn takes_clients(&self) -> bool {
+        self.unwilling().is_empty() && self.healthy().is_ok()
     }
 
     fn healthy(&self) -> Result<(), Vec<String>> {
@@ -147,6 +139,21 @@ impl NodeView for View {
 }
 
 impl View {
+    /// Why the node wants no clients, but for its actors.
+    fn unwilling(&self) -> Vec<String> {
+        let not_ready = self.shared.not_ready.lock();
+        let mut why: Vec<String> =
+            not_ready.iter().map(|(part, why)| format!("{part}: {why}")).collect();
+        drop(not_ready);
+        if self.shared.lanes.lock().is_full() {
+            why.push(
+                "outbox: full, stored publishes are not acknowledged until Kafka takes records"
+                    .to_owned(),
+            );
+        }
+        why
+    }
+
     fn down(&self, is_down: impl Fn(ActorState) -> bool) -> Vec<String> {
         let cells = self.registry.cells();
         let down = cells.iter().filter(|cell| is_down(cell.state()));

@@ -40,13 +40,13 @@ fn a_drained_node_has_acknowledged_only_what_it_has_and_takes_nobody() {
         .set("admin.agent_listen", "127.0.0.1:0")
         .set("limits.max_connections", 100)
         .start();
-    assert_eq!(agent(&node), "ready up 100%\n");
+    assert_eq!(agent(&node), "up 100%\n");
     let mut watcher = node.persistent("watcher");
     watcher.subscribe("will", 1);
     let mut with_will =
         Client::connect(node.mqtt, &Connect::new("c").will("will", "drained", 1, false));
     let mut publishers: Vec<_> = (0..8).map(|n| node.client(&format!("publisher-{n}"))).collect();
-    assert_eq!(agent(&node), "ready up 90%\n");
+    assert_eq!(agent(&node), "up 90%\n");
     for (n, publisher) in publishers.iter_mut().enumerate() {
         let bytes: Vec<u8> = (1..=400u16)
             .flat_map(|id| publish("load/x/t", format!("{n} {id}").as_bytes(), 1, false, false, id))
@@ -73,14 +73,14 @@ fn a_drained_node_has_acknowledged_only_what_it_has_and_takes_nobody() {
     let (status, body) = node.http("/ready");
     assert!(status == 503 && body.contains("drain: "), "{status} {body}");
     assert_eq!(node.http("/health").0, 200);
-    assert_eq!(agent(&node), "drain\n");
+    assert_eq!(agent(&node), "up 0%\n");
     assert_eq!(node.metric("hydrant_draining"), 1.0);
     drain(&node, &[]);
 
     drain(&node, &["--cancel"]);
     drain(&node, &["--cancel"]);
     assert_eq!(node.http("/ready").0, 200);
-    assert_eq!(agent(&node), "ready up 100%\n");
+    assert_eq!(agent(&node), "up 100%\n");
     assert_eq!(connack(&node, "new"), 0);
     assert_eq!(node.persistent("watcher").take().text(), "drained");
     node.client("end").publish("load/x/t", "end", 1);
@@ -89,6 +89,20 @@ fn a_drained_node_has_acknowledged_only_what_it_has_and_takes_nobody() {
         lines.iter().filter_map(|line| line.rsplit('\t').next()).map(str::to_owned).collect();
     let lost: Vec<_> = acknowledged.difference(&logged).collect();
     assert!(lost.is_empty(), "acknowledged and not in the log: {lost:?}");
+}
+
+#[test]
+fn an_actor_that_restarts_is_not_ready_and_keeps_nobody_away() {
+    let node = Node::builder()
+        .set("admin.agent_listen", "127.0.0.1:0")
+        .set("debug.faults", true)
+        .set("supervision.restart_min", "20s")
+        .set("supervision.restart_max", "20s")
+        .start();
+    node.fault("fail", "log");
+    eventually(SOON, "it restarts", || node.http("/ready").1.contains("actor log is "));
+    assert_eq!((node.http("/ready").0, node.http("/health").0), (503, 200));
+    assert!(agent(&node).starts_with("up "), "{}", agent(&node));
 }
 
 #[test]

@@ -20,17 +20,19 @@ fn said(mut stream: TcpStream) -> String {
 #[test]
 fn the_agent_says_load_drain_and_down() {
     let running = Running::start(Fake::new(), AdminLimits::default());
-    for (spare, line) in [(73, "ready up 73%\n"), (100, "ready up 100%\n"), (0, "ready up 1%\n")] {
+    for (spare, line) in [(73, "up 73%\n"), (100, "up 100%\n"), (0, "up 1%\n")] {
         *running.node.spare.lock().unwrap() = spare;
         assert_eq!(said(connect(&running)), line);
     }
     let mut asks = connect(&running);
     asks.write_all(b"an agent-send of HAProxy\n").unwrap();
-    assert_eq!(said(asks), "ready up 1%\n");
-    running.node.not_ready.lock().unwrap().push("log: away".to_owned());
+    assert_eq!(said(asks), "up 1%\n");
+    running.node.not_ready.lock().unwrap().push("actor storage is restarting".to_owned());
+    assert_eq!(said(connect(&running)), "up 1%\n");
+    *running.node.unwilling.lock().unwrap() = true;
     assert_eq!(said(connect(&running)), "down\n");
     client::drain(running.dir(), DrainAction::Start(None)).unwrap();
-    assert_eq!(said(connect(&running)), "drain\n");
+    assert_eq!(said(connect(&running)), "up 0%\n");
 }
 
 #[test]
@@ -42,12 +44,12 @@ fn agent_checks_are_bounded() {
     };
     let running = Running::start(Fake::new(), limits);
     let mut holds = connect(&running);
-    let mut line = [0; 11];
+    let mut line = [0; 5];
     holds.read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"ready up 1%");
+    assert_eq!(&line, b"up 1%");
     assert_eq!(said(connect(&running)), "", "closed at once");
     assert_eq!(running.node.bad_requests(), 1);
-    eventually("the first is cut off", || said(connect(&running)) == "ready up 1%\n");
+    eventually("the first is cut off", || said(connect(&running)) == "up 1%\n");
     drop(holds);
 }
 

@@ -24,6 +24,7 @@ struct Fake {
     metrics: Option<Arc<Metrics>>,
     not_ready: Mutex<Vec<String>>,
     not_healthy: Mutex<Vec<String>>,
+    unwilling: Mutex<bool>,
     faults: Mutex<Option<Vec<(FaultAction, String)>>>,
     nodes: Mutex<Option<Nodes>>,
     log: Option<Arc<FakeLog>>,
@@ -85,6 +86,9 @@ impl NodeView for Fake {
     }
     fn ready(&self) -> Result<(), Vec<String>> {
         verdict(&self.not_ready)
+    }
+    fn takes_clients(&self) -> bool {
+        !*self.unwilling.lock().unwrap()
     }
     fn healthy(&self) -> Result<(), Vec<String>> {
         verdict(&self.not_healthy)
