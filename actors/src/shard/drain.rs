@@ -94,7 +94,7 @@ mod tests {
     use hydrant_protocol::{PacketId, QoS};
 
     use super::*;
-    use crate::shard::tests::{conn, connect, connect_as, shard};
+    use crate::shard::tests::{conn, connect, connect_as, settings, shard, shard_with};
 
     fn submit(shard: &Rc<Shard>, conn: &Rc<Conn>) {
         let (topic, payload) = ("t", b"x");
@@ -123,6 +123,24 @@ mod tests {
         assert_eq!(shard.drained(&drained), Some(CloseReason::Drain));
         shard.draining.set(true);
         assert_eq!(shard.drained(&drained), Some(CloseReason::Shutdown));
+    }
+
+    #[test]
+    fn an_actor_that_stalls_while_it_drains_is_aborted() {
+        let mut settings = settings(1);
+        settings.shutdown_deadline = Duration::ZERO;
+        settings.supervision.stall_timeout = Duration::ZERO;
+        let shard = shard_with(settings);
+        let client = connect(&shard, true, None);
+        shard.drain_conn(&client);
+        let since = shard.now_ms();
+        let soon = Instant::now() + Duration::from_secs(10);
+        // It is late and never polled: the second look finds that, a millisecond later.
+        while client.killed().is_none() {
+            assert!(Instant::now() < soon, "after {} ms", shard.now_ms() - since);
+            shard.check_timers();
+        }
+        assert_eq!(client.closing.get(), Some(CloseReason::ActorDied));
     }
 
     #[test]

@@ -432,10 +432,6 @@ impl Shard {
             if conn.draining.get() {
                 // What it waits for may have been routed without an answer to it.
                 conn.wake();
-                if self.drained_late(&conn, now) {
-                    self.close(&conn, CloseReason::Drain);
-                    continue;
-                }
             }
             if conn.woken_ms.get().is_some_and(|woken| now.saturating_sub(woken) > stall) {
                 // Woken and never polled: its actor waits for something that does not come.
@@ -445,6 +441,10 @@ impl Shard {
             }
             if conn.closing.get().is_some() {
                 // It was woken to end; one that does not is killed a stall later.
+                continue;
+            }
+            if conn.draining.get() && self.drained_late(&conn, now) {
+                self.close(&conn, CloseReason::Drain);
                 continue;
             }
             if conn.session.get().is_none() && conn.claiming.get().is_none() {

@@ -102,7 +102,7 @@ pub(crate) fn shard(workers: usize) -> Rc<Shard> {
     shard_with(settings(workers))
 }
 
-fn shard_with(settings: Settings) -> Rc<Shard> {
+pub(crate) fn shard_with(settings: Settings) -> Rc<Shard> {
     Shard::new(0, crate::system::shared_for_tests(&Arc::new(settings)))
 }
 
