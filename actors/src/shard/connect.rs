@@ -1,6 +1,7 @@
 //! CONNECT: limits, takeover, session, will, and the CONNACK that follows when what must be
 //! durable is.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +22,22 @@ use super::{Conn, Shard, WaitKind};
 const IDENTIFIER_REJECTED: u8 = 2;
 const SERVER_UNAVAILABLE: u8 = 3;
 
+/// [`Shard::reconnecting`] until dropped, also by a panic.
+pub(super) struct Reconnecting<'a>(&'a Cell<bool>);
+
+impl Drop for Reconnecting<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
 impl Shard {
+    /// Sessions that end from here on end because their client is back or elsewhere.
+    pub(super) fn reconnecting(&self) -> Reconnecting<'_> {
+        self.reconnecting.set(true);
+        Reconnecting(&self.reconnecting)
+    }
+
     /// The first packet of a connection. Either its session is attached, or it is closing.
     pub fn connect(&self, conn: &Rc<Conn>, connect: Connect) {
         let limits = &self.shared.settings.limits;
@@ -58,7 +74,7 @@ impl Shard {
         if conn.claimed.replace(false) {
             self.arriving.borrow_mut().remove(&client_id);
         }
-        self.reconnecting.set(true);
+        let reconnecting = self.reconnecting();
         let known = self.sessions.borrow().by_client.get(&client_id).copied();
         if let Some(slot) = known {
             self.take_over(slot);
@@ -75,11 +91,11 @@ impl Shard {
             && self.shared.persistent_sessions.load(Ordering::Relaxed)
                 >= self.shared.settings.session.max_sessions
         {
-            self.reconnecting.set(false);
+            drop(reconnecting);
             self.session_ended(&client_id);
             return self.refuse_connect(conn, SERVER_UNAVAILABLE);
         }
-        self.reconnecting.set(false);
+        drop(reconnecting);
         let known = self.attach_session(conn, &client_id, connect.clean_session);
         conn.v31.set(connect.version == Version::V31);
         // CONNACK has no such flag in MQTT 3.1: the byte is reserved (its section 3.2).

@@ -31,6 +31,16 @@ fn publish_exactly_once(shard: &Rc<Shard>, conn: &Rc<Conn>, topic: &str) {
     shard.submit(conn, &publish, receipt);
 }
 
+#[test]
+fn a_panic_while_a_client_comes_back_leaves_nothing_behind_for_the_next() {
+    let shard = shard(1);
+    assert!(panics(|| {
+        let _reconnecting = shard.reconnecting();
+        panic!("in the middle");
+    }));
+    assert!(!shard.reconnecting.get(), "the end of every session after it would be told to nobody");
+}
+
 const PUBREC: &[u8] = b"\x50\x02\x00\x01";
 
 #[test]
