@@ -4,7 +4,7 @@
 //!
 //! Nothing is read without credit ([`Shard::has_credit`]): that is how TCP tells the device.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,6 +14,7 @@ use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::packets;
 use crate::metrics::CloseReason;
 use crate::shard::{Conn, READ_BUFFER, Shard};
 use crate::shared::{ManagerWork, NewSocket};
@@ -98,7 +99,9 @@ impl ConnectionIo {
         Poll::Ready(Ok(()))
     }
 
-    /// The connection is to end: what waits goes out as far as the socket takes it now.
+    /// The connection is to end: what waits goes out as far as the socket takes it now. Of one that
+    /// drained, what its client has said since is looked at for a DISCONNECT, which discards the will
+    /// ([MQTT-3.14.4-3]).
     fn end(&mut self) -> Poll<Option<IoEvent>> {
         let abrupt = matches!(
             self.conn.closing.get(),
@@ -107,7 +110,13 @@ impl ConnectionIo {
         if let Some(stream) = self.stream.take()
             && let Ok(mut stream) = stream.into_std()
         {
-            if !abrupt {
+            let drained =
+                matches!(self.conn.closing.get(), Some(CloseReason::Drain | CloseReason::Shutdown));
+            if drained && self.conn.will.borrow().is_some() && self.takes_leave(&mut stream) {
+                self.conn.closing.set(Some(CloseReason::Disconnect));
+            }
+            // Nothing leaves while another may have what this node held.
+            if !abrupt && self.shard.shared.may_act() {
                 // The socket itself is asked: of one that has just moved here the runtime does not
                 // know yet that it can be written. It does not block.
                 let out = self.conn.out.borrow();
@@ -120,6 +129,16 @@ impl ConnectionIo {
             let _ = stream.shutdown(Shutdown::Both);
         }
         Poll::Ready(None)
+    }
+
+    /// Whether a DISCONNECT is among what has come: one read, which does not block.
+    fn takes_leave(&self, stream: &mut std::net::TcpStream) -> bool {
+        let mut come = self.conn.partial.take();
+        let mut buffer = self.shard.read_buffer.borrow_mut();
+        if let Ok(n) = stream.read(&mut buffer) {
+            come.extend_from_slice(&buffer[..n]);
+        }
+        packets::has_disconnect(&self.shard, &self.conn, &come)
     }
 
     /// The socket moves to another arbiter with what was read of it.
@@ -212,5 +231,64 @@ impl Stream for ConnectionIo {
                 Poll::Ready(Some(IoEvent::Read(n)))
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::TcpListener;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::ports::StoreOp;
+    use crate::shard::tests::{connect, shard, store};
+
+    const DISCONNECT: &[u8] = &[0xe0, 0];
+    /// A PUBLISH of QoS 1 and, but for its end, another.
+    const PUBLISH: &[u8] = &[0x32, 6, 0, 1, b't', 0, 7, b'x', 0x32, 6, 0, 1];
+
+    /// Its client has sent `sent` since it drains, after `partial`; whether its will is discarded
+    /// as it ends for `reason`.
+    fn discards_the_will(reason: CloseReason, partial: &[u8], sent: &[u8]) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let _entered = runtime.enter();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        client.write_all(sent).unwrap();
+        // It is there: no other way leads to the socket.
+        socket.peek(&mut [0; 1]).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let shard = shard(1);
+        let conn = connect(&shard, false, Some("gone"));
+        store(&shard);
+        *conn.partial.borrow_mut() = partial.to_vec();
+        conn.draining.set(true);
+        conn.closing.set(Some(reason));
+        let stream = TcpStream::from_std(socket).unwrap();
+        let mut io = ConnectionIo::new(Rc::clone(&shard), Rc::clone(&conn), stream, false);
+        let next = Pin::new(&mut io).poll_next(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(next, Poll::Ready(None)));
+        shard.detach(&conn, reason);
+        shard.flush();
+        let discarded = |op: &StoreOp| matches!(op, StoreOp::DeleteWill { .. });
+        store(&shard).0.iter().any(discarded)
+    }
+
+    #[test]
+    fn who_takes_leave_while_he_is_drained_has_no_will() {
+        let behind = [&PUBLISH[8..], &[b't', 0, 8, b'y'], DISCONNECT].concat();
+        for reason in [CloseReason::Drain, CloseReason::Shutdown] {
+            assert!(discards_the_will(reason, &[], DISCONNECT), "{reason:?}");
+            assert!(discards_the_will(reason, &DISCONNECT[..1], &DISCONNECT[1..]), "{reason:?}");
+            assert!(discards_the_will(reason, &PUBLISH[..8], &behind), "{reason:?}");
+        }
+        assert!(!discards_the_will(CloseReason::Drain, &[], &DISCONNECT[..1]), "half of one");
+        assert!(!discards_the_will(CloseReason::Drain, &[], PUBLISH));
+        // What is no MQTT ends it before, and the will is published.
+        let broken = [&[0xe0, 1, 0], DISCONNECT].concat();
+        assert!(!discards_the_will(CloseReason::Drain, &[], &broken));
+        assert!(!discards_the_will(CloseReason::KeepAlive, &[], DISCONNECT));
     }
 }

@@ -144,6 +144,22 @@ fn packets(shard: &Rc<Shard>, conn: &Rc<Conn>, input: &[u8]) -> usize {
     used
 }
 
+/// Whether a whole DISCONNECT stands in `input`, which is not handled otherwise.
+pub fn has_disconnect(shard: &Shard, conn: &Conn, mut input: &[u8]) -> bool {
+    while let Ok(Frame::Complete { first, body, len }) =
+        wire::next_frame(input, shard.wire_limits.max_packet_size)
+    {
+        let first = if conn.v31.get() { wire::first_byte_of_v31(first) } else { first };
+        match wire::decode(first, body, &shard.wire_limits) {
+            Ok(Packet::Disconnect) => return true,
+            Ok(_) => input = &input[len..],
+            // It would have ended the connection.
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
 /// [MQTT-4.8.0-1]: a protocol error ends the connection, a bad CONNECT with its return code where
 /// the standard has one.
 fn violate(shard: &Rc<Shard>, conn: &Rc<Conn>, violation: Violation) {
