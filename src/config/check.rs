@@ -4,6 +4,7 @@
 //! key nobody reads, fails a test.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +87,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn address(&mut self, path: &'a str) -> std::net::SocketAddr {
+    pub(super) fn address(&mut self, path: &'a str) -> SocketAddr {
         let text = self.text(path);
         parse_address(text).unwrap_or_else(|| {
             self.internal(path);
@@ -150,13 +151,17 @@ pub(super) fn build(
     let access = listener::access(&mut r);
     let admin_address = r.address("admin.address");
     let admin = r.flag("admin.enabled").then_some(admin_address);
-    let clash = admin == Some(listener.address) && listener.address.port() != 0;
-    r.cross(
-        !clash,
-        ["listener.address", "admin.address"],
-        "listener.address and admin.address are the same: give one of them another port",
-    );
     let agent = parse_address(r.text("admin.agent_listen"));
+    let peers = cluster.as_ref().map(|cluster| cluster.listen);
+    ports_differ(
+        &mut r,
+        &[
+            ("cluster.listen", peers),
+            ("listener.address", Some(listener.address)),
+            ("admin.address", admin),
+            ("admin.agent_listen", agent),
+        ],
+    );
     let admin_limits = admin_limits(&mut r);
     let store = StoreOptions {
         sync,
@@ -222,6 +227,28 @@ pub(super) fn build(
         },
         read,
     ))
+}
+
+/// Each port of the node is its own; `None` is not listened on.
+fn ports_differ(r: &mut Reader<'_>, ports: &[(&'static str, Option<SocketAddr>)]) {
+    for (n, (key, address)) in ports.iter().enumerate() {
+        for (other, taken) in &ports[n + 1..] {
+            let clash = address.zip(*taken).is_some_and(|(one, two)| overlap(one, two));
+            let sentence =
+                format!("{key} and {other} take the same port: give one of them another");
+            r.cross(!clash, [*key, *other], &sentence);
+        }
+    }
+}
+
+/// Whether two sockets cannot listen on these at the same time.
+fn overlap(one: SocketAddr, two: SocketAddr) -> bool {
+    // Every address, with `::` those of IPv4 as well.
+    let takes = |all: SocketAddr, other: SocketAddr| {
+        all.ip().is_unspecified() && (all.is_ipv6() || other.is_ipv4())
+    };
+    let free = one.port() == 0 || one.port() != two.port();
+    !free && (one.ip() == two.ip() || takes(one, two) || takes(two, one))
 }
 
 /// `ack = "kafka"` waits for a log; without one such a publish would never be acknowledged.

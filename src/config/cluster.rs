@@ -51,12 +51,6 @@ pub(super) fn options(r: &mut Reader<'_>) -> Option<ClusterConfig> {
         ["cluster.listen", ADVERTISE],
         "cluster.listen takes every address of this machine, and the other nodes need one: set cluster.advertise to \"host:port\"",
     );
-    let mqtt = r.address("listener.address");
-    r.cross(
-        !wanted || listen != mqtt || listen.port() == 0,
-        ["cluster.listen", "listener.address"],
-        "cluster.listen and listener.address are the same: give one of them another port",
-    );
     let cluster = ClusterConfig {
         id: r.text("cluster.id").into(),
         listen,
@@ -191,7 +185,7 @@ mod tests {
         );
         assert_mistake(
             "listen = \"0.0.0.0:1883\"\nadvertise = \"a:1883\"\n",
-            "c.toml:7: cluster.listen and listener.address are the same",
+            "c.toml:7: cluster.listen and listener.address take the same port",
         );
         for chroot in ["", "/", "a", "/a/", "/a//b", "/a/../b", "/zookeeper", "/zookeeper/a"] {
             let found = mistakes(&format!("{BASE}[zookeeper]\nchroot = \"{chroot}\"\n"));
