@@ -16,3 +16,5 @@ mod loss;
 mod nodes;
 #[path = "cluster/routing.rs"]
 mod routing;
+#[path = "cluster/start.rs"]
+mod start;

@@ -45,8 +45,13 @@ use crate::sys::Sys;
 
 /// Sessions that one incarnation of a node in a cluster can make: 2 to the power of this.
 const SESSION_BITS: u32 = 40;
-/// Longest wait for ZooKeeper at shutdown; the others learn of it by the session's end then.
+/// Longest wait for ZooKeeper at shutdown, within the deadline; the others learn of it by the session's
+/// end then.
 const LEAVE: Duration = Duration::from_secs(2);
+/// What flushing the log and leaving the cluster get of a deadline that is over, each.
+const LEAST: Duration = Duration::from_millis(100);
+/// How long a tree that did not get whole is given to write what it has.
+const UNDONE: Duration = Duration::from_secs(1);
 
 thread_local! {
     static SHARD: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
@@ -111,6 +116,9 @@ pub enum StartError {
     /// The node cannot join the cluster.
     #[error("{0}")]
     Cluster(String),
+    /// What was to interrupt it came first.
+    #[error("the start was interrupted")]
+    Interrupted,
 }
 
 /// A running tree.
@@ -130,12 +138,30 @@ pub struct ActorSystem {
 }
 
 impl ActorSystem {
-    /// Starts the tree; on the main arbiter, which carries supervisor and listener.
+    /// [`Self::start_unless`] nothing interrupts it.
     ///
     /// # Errors
-    /// The store cannot be read, or there is no thread to be had.
+    /// See there.
     pub async fn start(parts: Parts) -> Result<Self, StartError> {
-        let found = read(&parts.store).await?;
+        Self::start_unless(parts, std::future::pending()).await
+    }
+
+    /// Starts the tree; on the main arbiter, which carries supervisor and listener. Given up once
+    /// `interrupted` is ready. What has begun by then, or when it fails, is stopped: nothing is
+    /// written any more and the cluster is left.
+    ///
+    /// # Errors
+    /// The store cannot be read, there is no thread to be had, the cluster cannot be joined, or it was
+    /// interrupted.
+    pub async fn start_unless(
+        parts: Parts,
+        interrupted: impl Future<Output = ()>,
+    ) -> Result<Self, StartError> {
+        let mut interrupted = std::pin::pin!(interrupted);
+        let found = tokio::select! {
+            found = read(&parts.store) => found?,
+            () = &mut interrupted => return Err(StartError::Interrupted),
+        };
         let settings = Arc::clone(&parts.settings);
         let cluster = parts.cluster.as_ref().map(|cluster| {
             let store = Arc::clone(&cluster.store);
@@ -176,8 +202,17 @@ impl ActorSystem {
             membership: None,
             views: None,
         };
-        system.start_children(parts.listener, parts.nodelay, found, parts.cluster).await?;
-        Ok(system)
+        let started = tokio::select! {
+            started = system.start_children(parts.listener, parts.nodelay, found, parts.cluster) => started,
+            () = &mut interrupted => Err(StartError::Interrupted),
+        };
+        match started {
+            Ok(()) => Ok(system),
+            Err(error) => {
+                system.stop(UNDONE).await;
+                Err(error)
+            }
+        }
     }
 
     async fn start_children(
@@ -280,9 +315,10 @@ impl ActorSystem {
             load: Load::default(),
             draining: false,
         };
+        // Before it is joined: who is interrupted leaves, however far it is.
+        self.membership = Some(Arc::clone(&parts.membership));
         let views = parts.membership.join(me).await.map_err(StartError::Cluster)?;
         self.views = Some(views.clone());
-        self.membership = Some(Arc::clone(&parts.membership));
         let (shared, known) = (Arc::clone(&self.shared), Arc::clone(&cluster));
         let membership = parts.membership;
         self.child(discovery, &arbiter, move |cell| {
@@ -483,13 +519,13 @@ impl ActorSystem {
         }
         whole &= self.until_written(until).await;
         if self.log.log.is_up() {
-            whole &= self.log.log.flush(left(until).max(Duration::from_millis(100)));
+            whole &= self.log.log.flush(left(until).max(LEAST));
         } else {
             self.say_what_stays();
         }
         if let Some(membership) = &self.membership {
             // What is left to do others do now.
-            let _ = tokio::time::timeout(LEAVE, membership.leave()).await;
+            let _ = tokio::time::timeout(left(until).clamp(LEAST, LEAVE), membership.leave()).await;
         }
         self.supervisor.finish();
         drop(self.watchdog.take());

@@ -10,6 +10,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -91,32 +92,69 @@ impl Default for AdminLimits {
     }
 }
 
+/// What the admin endpoints listen on, bound: who connects waits until they are served. Dropping it
+/// removes the socket.
+#[derive(Debug)]
+pub struct AdminPorts {
+    http: Option<StdTcpListener>,
+    agent: Option<StdTcpListener>,
+    unix: UnixListener,
+    file: SocketFile,
+    limits: AdminLimits,
+}
+
+/// The admin socket in the file system, as long as it is ours.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: only our own is removed.
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let found = self.path.symlink_metadata();
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
+            let _ = std::fs::remove_file(&self.path); // a stale one is replaced at the next start
+        }
+    }
+}
+
+impl AdminPorts {
+    /// Binds the ports and the socket.
+    ///
+    /// # Errors
+    /// One of them cannot be bound; the error's text is one sentence for the user, with what to do.
+    pub fn bind(options: AdminOptions) -> io::Result<Self> {
+        let AdminOptions { http, agent, socket, limits } = options;
+        let http = http.map(|address| bind("admin.address", address)).transpose()?;
+        let agent = agent.map(|address| bind("admin.agent_listen", address)).transpose()?;
+        let unix = socket::bind(&socket)?;
+        let made = socket.symlink_metadata()?;
+        let file = SocketFile { path: socket, identity: (made.dev(), made.ino()) };
+        Ok(Self { http, agent, unix, file, limits })
+    }
+}
+
 /// The running admin endpoints. Dropping it shuts them down.
 #[derive(Debug)]
 pub struct AdminServer {
     http: Option<SocketAddr>,
     agent: Option<SocketAddr>,
-    socket: PathBuf,
-    /// Device and inode of our socket: at the end only our own is removed.
-    identity: (u64, u64),
+    file: Option<SocketFile>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl AdminServer {
-    /// Binds the port and the socket and starts serving on a thread of its own.
+    /// Starts serving, on a thread of its own.
     ///
     /// # Errors
-    /// The port or the socket cannot be bound, or there is no thread to be had; the error's text
-    /// is one sentence for the user, with what to do.
-    pub fn start(options: AdminOptions, node: Arc<dyn NodeView>) -> io::Result<Self> {
-        let AdminOptions { http, agent, socket, limits } = options;
-        let tcp = http.map(|address| bind("admin.address", address)).transpose()?;
+    /// There is no thread or runtime to be had.
+    pub fn start(ports: AdminPorts, node: Arc<dyn NodeView>) -> io::Result<Self> {
+        let AdminPorts { http: tcp, agent: checks, unix, file, limits } = ports;
         let http = tcp.as_ref().map(StdTcpListener::local_addr).transpose()?;
-        let checks = agent.map(|address| bind("admin.agent_listen", address)).transpose()?;
         let agent = checks.as_ref().map(StdTcpListener::local_addr).transpose()?;
-        let unix = socket::bind(&socket)?;
-        let made = socket.symlink_metadata()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(4)
@@ -161,14 +199,7 @@ impl AdminServer {
             // A log that never answers must not keep the node from ending.
             runtime.shutdown_timeout(Duration::from_secs(1));
         })?;
-        Ok(Self {
-            http,
-            agent,
-            socket,
-            identity: (made.dev(), made.ino()),
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        Ok(Self { http, agent, file: Some(file), stop: Some(stop), thread: Some(thread) })
     }
 
     /// The HTTP port's address, with the port the system chose where the configuration says 0.
@@ -194,13 +225,7 @@ impl AdminServer {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        if self
-            .socket
-            .symlink_metadata()
-            .is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
-        {
-            let _ = std::fs::remove_file(&self.socket); // a stale one is replaced at the next start
-        }
+        drop(self.file.take());
         let _ = thread.join();
     }
 }

@@ -1,12 +1,13 @@
 //! One node from its checked configuration: opens store and log, binds its ports, starts the actor
-//! tree and the admin endpoints, waits for a signal, stops in order.
+//! tree and the admin endpoints, waits for a signal, stops in order. A signal that comes earlier ends
+//! the start in order, too; a second one ends the process at once.
 
 mod data_dir;
 mod no_log;
 mod open;
 mod view;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,9 +15,9 @@ use hydrant_actors::ports::StoreError;
 use hydrant_actors::supervision;
 use hydrant_actors::system::{ActorSystem, Parts, StartError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use crate::admin::{self, AdminOptions, AdminServer};
+use crate::admin::{self, AdminOptions, AdminPorts, AdminServer};
 use crate::cassandra::db::CassandraError;
 use crate::config::Config;
 use crate::embedded::OpenError;
@@ -92,6 +93,7 @@ impl From<StartError> for NodeError {
             StartError::Store(error) => Self::Store(error),
             StartError::Thread(error) => Self::Thread(error),
             StartError::Cluster(why) => Self::Failed(why),
+            StartError::Interrupted => Self::Failed(error.to_string()),
         }
     }
 }
@@ -109,22 +111,71 @@ fn advice(error: &std::io::Error) -> &'static str {
 /// How long a lease may take to be given back, behind `node.shutdown_deadline`.
 const RELEASE: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// How long a tree that is not whole is given to write what it has.
+const BROKEN: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Runs a node until a signal ends it.
 ///
 /// # Errors
 /// [`NodeError`]; the process then exits non-zero.
 pub async fn run(config: Config) -> Result<(), NodeError> {
     supervision::install_panic_hook();
+    // Before all that can take its time. And who reads the ready line may send one at once.
+    let mut signals = Signals::new().map_err(NodeError::Signals)?;
     let listener = open::listen(&config.listener)?;
     let address = listener
         .local_addr()
         .map_err(|source| NodeError::Listen { address: config.listener.address, source })?;
-    let opened = NodeStore::open(&config).await?;
-    let cluster = open::cluster(&config, &opened, address)?;
-    let NodeLog { log, tail } = open::log(&config)?;
+    let Some(opened) = open_store(&config, &signals).await? else { return Ok(()) };
+    let outcome = run_with(&config, (listener, address), &opened, &mut signals).await;
+    // A Cassandra that does not answer holds nobody up: the successor waits for the lease.
+    let _ = tokio::time::timeout(RELEASE, opened.release()).await;
+    if outcome.is_ok() {
+        log::info!("node {} stopped", config.settings.node_id);
+    }
+    outcome
+}
+
+/// `None`: a signal came before the store was open.
+async fn open_store(config: &Config, signals: &Signals) -> Result<Option<NodeStore>, NodeError> {
+    let node_id = &config.settings.node_id;
+    let mut open = std::pin::pin!(NodeStore::open(config));
+    tokio::select! {
+        opened = &mut open => return opened.map(Some),
+        () = signals.stop() => {}
+    }
+    log::info!("node {node_id} stops: it was told to before its store was open");
+    // It may have its lease by now, which is given back if that does not take long.
+    match tokio::time::timeout(RELEASE, &mut open).await {
+        Ok(Ok(opened)) => {
+            let _ = tokio::time::timeout(RELEASE, opened.release()).await;
+        }
+        Ok(Err(_)) => {}
+        // Whom it waits for would hold up the end of this process as well.
+        Err(_) => std::process::exit(0),
+    }
+    log::info!("node {node_id} stopped");
+    Ok(None)
+}
+
+async fn run_with(
+    config: &Config,
+    (listener, address): (TcpListener, SocketAddr),
+    opened: &NodeStore,
+    signals: &mut Signals,
+) -> Result<(), NodeError> {
+    let ports = AdminPorts::bind(AdminOptions {
+        http: config.admin,
+        agent: config.agent,
+        socket: admin::socket_path(&config.data_dir),
+        limits: config.admin_limits.clone(),
+    })
+    .map_err(NodeError::Admin)?;
+    let cluster = open::cluster(config, opened, address)?;
+    let NodeLog { log, tail } = open::log(config)?;
     let (failed, mut failures) = mpsc::unbounded_channel();
     let settings = Arc::new(config.settings.clone());
-    let system = ActorSystem::start(Parts {
+    let parts = Parts {
         settings: Arc::clone(&settings),
         store: Arc::clone(&opened.store),
         log,
@@ -134,43 +185,37 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         on_failure: Arc::new(move |why| {
             let _ = failed.send(why);
         }),
-    })
-    .await?;
+    };
+    let system = match ActorSystem::start_unless(parts, signals.stop()).await {
+        Ok(system) => system,
+        Err(StartError::Interrupted) => {
+            log::info!("node {} stops: it was told to before it was ready", settings.node_id);
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
     let view = Arc::new(View {
         shared: Arc::clone(&system.shared),
         registry: Arc::clone(&system.registry),
         tail,
         members: system.views.clone(),
     });
-    let options = AdminOptions {
-        http: config.admin,
-        agent: config.agent,
-        socket: admin::socket_path(&config.data_dir),
-        limits: config.admin_limits.clone(),
+    let admin = match AdminServer::start(ports, view) {
+        Ok(admin) => admin,
+        Err(error) => {
+            system.stop(BROKEN).await;
+            return Err(NodeError::Admin(error));
+        }
     };
-    let admin = AdminServer::start(options, view).map_err(NodeError::Admin)?;
-    // Before the ready line: who reads it may send one at once.
-    let mut signals = Signals::new().map_err(NodeError::Signals)?;
-    announce(&config, &system, address, &admin).await;
-    let outcome = wait(&system, &mut signals, &mut failures).await;
-    if let Err(error) = outcome {
+    announce(config, &system, address, &admin).await;
+    if let Err(error) = wait(&system, signals, &mut failures).await {
         // The tree is not whole; what can still be written is, shortly.
-        system.stop(std::time::Duration::from_secs(1)).await;
+        system.stop(BROKEN).await;
         return Err(error);
     }
     log::info!("node {} stops: no new connections, finishing what is in flight", settings.node_id);
-    let stopped = async {
-        let whole = system.stop(settings.shutdown_deadline).await;
-        admin.shutdown();
-        // A Cassandra that does not answer holds nobody up: the successor waits for the lease.
-        let _ = tokio::time::timeout(RELEASE, opened.release()).await;
-        whole
-    };
-    let whole = tokio::select! {
-        whole = stopped => whole,
-        _ = signals.terminate.recv() => at_once(),
-        _ = signals.interrupt.recv() => at_once(),
-    };
+    let whole = system.stop(settings.shutdown_deadline).await;
+    admin.shutdown();
     if !whole {
         // Nothing that was acknowledged is lost by this: no reason to exit non-zero.
         log::warn!(
@@ -178,7 +223,6 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
              acknowledgement did not get one and are sent again by their clients"
         );
     }
-    log::info!("node {} stopped", settings.node_id);
     Ok(())
 }
 
@@ -206,18 +250,40 @@ async fn announce(config: &Config, system: &ActorSystem, address: SocketAddr, ad
 
 /// The signals a node knows.
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    /// True once one has asked for the end.
+    stop: watch::Receiver<bool>,
     print: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            print: signal(SignalKind::user_defined1())?,
-        })
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (sender, stop) = watch::channel(false);
+        actix_rt::spawn(async move {
+            let mut next = async || {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            };
+            next().await;
+            sender.send_replace(true);
+            next().await;
+            at_once()
+        });
+        Ok(Self { stop, print: signal(SignalKind::user_defined1())? })
+    }
+
+    /// Until one asks for the end.
+    fn stop(&self) -> impl Future<Output = ()> + use<> {
+        let mut stop = self.stop.clone();
+        async move {
+            // Who sends it lives as long as this thread.
+            if stop.wait_for(|stop| *stop).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 
@@ -229,8 +295,7 @@ async fn wait(
 ) -> Result<(), NodeError> {
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => return Ok(()),
-            _ = signals.interrupt.recv() => return Ok(()),
+            () = signals.stop() => return Ok(()),
             _ = signals.print.recv() => log::info!("the actor tree:\n{}", system.registry.print()),
             Some(why) = failures.recv() => return Err(NodeError::Failed(why)),
         }

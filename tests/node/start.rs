@@ -7,8 +7,9 @@ use std::sync::Arc;
 use hydrant::embedded::{EmbeddedStore, StoreOptions};
 use hydrant_actors::ports::{SessionStore as _, StoreOp, UNFINISHED};
 
-use crate::support::Node;
 use crate::support::node::run_broker;
+use crate::support::process::signal;
+use crate::support::{Node, SOON, eventually};
 
 #[test]
 fn every_mistake_of_a_configuration_is_reported_at_once_with_its_line() {
@@ -64,6 +65,35 @@ fn a_port_in_use_is_one_sentence() {
     assert!(!output.status.success());
     assert!(said.contains(&address) && said.contains("--listen"), "{said}");
     assert_eq!(said.lines().filter(|line| line.contains(&address)).count(), 1, "{said}");
+}
+
+#[test]
+fn a_port_for_machines_that_is_taken_is_known_before_anything_runs() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for key in ["admin.address", "admin.agent_listen"] {
+        let (code, said) = Node::builder().set(key, &address).fails();
+        assert_eq!(code, Some(1));
+        let expected = format!("{key} {address} is in use by another process");
+        assert!(said.contains(&expected) && !said.contains("actor "), "{said}");
+    }
+}
+
+#[test]
+fn a_signal_in_the_middle_of_a_long_start_ends_it() {
+    // Takes connections and never answers: the node waits for cassandra.connect_timeout.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let (code, said) = Node::builder()
+        .set("storage.kind", "cassandra")
+        .set("cassandra.contact_points", &address)
+        .ends(|pid| {
+            eventually(SOON, "it asks for Cassandra", || silent.accept().is_ok());
+            signal(pid, "TERM");
+        });
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("it was told to before its store was open"), "{said}");
 }
 
 #[test]

@@ -162,9 +162,23 @@ impl Builder {
     /// The same in a folder that exists.
     #[track_caller]
     pub fn fails_in(self, folder: &Path) -> (Option<i32>, String) {
+        self.ends_in(folder, |_| ())
+    }
+
+    /// Starts a node that ends because of what is done to it, given its process, before it is ready.
+    #[track_caller]
+    pub fn ends(self, by: impl FnOnce(u32)) -> (Option<i32>, String) {
+        let folder =
+            tempfile::Builder::new().prefix("hydrant-").tempdir().expect("a temporary folder");
+        self.ends_in(folder.path(), by)
+    }
+
+    #[track_caller]
+    fn ends_in(self, folder: &Path, by: impl FnOnce(u32)) -> (Option<i32>, String) {
         let mut child = self.spawn(folder);
         let log = Arc::new(Log::default());
         log.follow(child.stderr.take().expect("stderr"));
+        by(child.id());
         let code = wait_exit(&mut child, SOON);
         log.wait(usize::MAX, |_| false);
         let text = log.lock().0.join("\n");

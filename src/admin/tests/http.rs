@@ -247,7 +247,7 @@ fn a_port_in_use_is_a_clear_error() {
     let dir = tempfile::tempdir().unwrap();
     let taken =
         AdminOptions { http: Some(running.http()), ..options(dir.path(), AdminLimits::default()) };
-    let error = AdminServer::start(taken, Arc::new(Fake::new())).unwrap_err();
+    let error = serve(taken, Arc::new(Fake::new())).unwrap_err();
     let expected = format!(
         "admin.address {} is in use by another process: choose another with --set admin.address=HOST:PORT",
         running.http()
@@ -266,7 +266,7 @@ fn shutdown_frees_the_port_whoever_is_connected() {
     assert!(TcpStream::connect(address).is_err());
     let off = tempfile::tempdir().unwrap();
     let none = AdminOptions { http: None, ..options(off.path(), AdminLimits::default()) };
-    let server = AdminServer::start(none, Arc::new(Fake::new())).unwrap();
+    let server = serve(none, Arc::new(Fake::new())).unwrap();
     assert_eq!(server.bound_address(), None);
     assert_eq!(client::status(off.path()).unwrap().http, None);
 }

@@ -201,7 +201,7 @@ struct Running {
 impl Running {
     fn start(node: Fake, limits: AdminLimits) -> Self {
         let (node, dir) = (Arc::new(node), tempfile::tempdir().unwrap());
-        let server = AdminServer::start(options(dir.path(), limits), node.clone()).unwrap();
+        let server = serve(options(dir.path(), limits), node.clone()).unwrap();
         Self { server, node, dir }
     }
     fn http(&self) -> SocketAddr {
@@ -210,6 +210,10 @@ impl Running {
     fn dir(&self) -> &Path {
         self.dir.path()
     }
+}
+
+fn serve(options: AdminOptions, node: Arc<Fake>) -> std::io::Result<AdminServer> {
+    AdminServer::start(AdminPorts::bind(options)?, node)
 }
 
 fn options(dir: &Path, limits: AdminLimits) -> AdminOptions {

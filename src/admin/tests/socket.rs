@@ -30,8 +30,7 @@ fn a_live_socket_is_left_alone_and_a_stale_one_replaced() {
     let running = Running::start(Fake::new(), AdminLimits::default());
     let path = socket_path(running.dir());
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    let second =
-        AdminServer::start(options(running.dir(), AdminLimits::default()), Arc::new(Fake::new()));
+    let second = serve(options(running.dir(), AdminLimits::default()), Arc::new(Fake::new()));
     let error = second.unwrap_err().to_string();
     assert!(
         error.starts_with("another node answers at") && error.contains("choose another --data-dir"),
@@ -53,16 +52,13 @@ fn a_live_socket_is_left_alone_and_a_stale_one_replaced() {
     assert!(path.exists());
     let error = client::status(dir.path()).unwrap_err().to_string();
     assert!(error.starts_with("no node answers at"), "{error}");
-    let server =
-        AdminServer::start(options(dir.path(), AdminLimits::default()), Arc::new(Fake::new()))
-            .unwrap();
+    let server = serve(options(dir.path(), AdminLimits::default()), Arc::new(Fake::new())).unwrap();
     client::status(dir.path()).unwrap();
 
     // A successor's socket survives the end of the one before it.
     std::fs::remove_file(&path).unwrap();
     let _successor =
-        AdminServer::start(options(dir.path(), AdminLimits::default()), Arc::new(Fake::new()))
-            .unwrap();
+        serve(options(dir.path(), AdminLimits::default()), Arc::new(Fake::new())).unwrap();
     server.shutdown();
     client::status(dir.path()).unwrap();
 }
@@ -71,9 +67,7 @@ fn a_live_socket_is_left_alone_and_a_stale_one_replaced() {
 fn what_cannot_be_a_socket_is_a_clear_error() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(socket_path(dir.path()), "precious").unwrap();
-    let start = |dir: &Path| {
-        AdminServer::start(options(dir, AdminLimits::default()), Arc::new(Fake::new()))
-    };
+    let start = |dir: &Path| serve(options(dir, AdminLimits::default()), Arc::new(Fake::new()));
     let error = start(dir.path()).unwrap_err().to_string();
     assert!(error.contains("is not a socket: move it away"), "{error}");
     assert_eq!(std::fs::read(socket_path(dir.path())).unwrap(), b"precious");
