@@ -114,7 +114,8 @@ impl Stream for RouterStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Work>> {
         self.shard.set_router_waker(cx.waker());
-        if self.shard.has_router_work() || self.shard.poll_remote_room(cx.waker()) {
+        let may_route = self.shard.has_router_work() && self.shard.may_route();
+        if may_route || self.shard.poll_remote_room(cx.waker()) {
             return Poll::Ready(Some(Work));
         }
         Pin::new(&mut self.inbox).poll_next(cx)

@@ -1,8 +1,10 @@
 //! Who has what a lost incarnation held, and what was sent to it and not stored: that goes to its heir,
 //! marked by every router of every node behind it.
 //!
-//! Until a router has marked it, what it publishes for a session of the lost one is sent again, whoever
-//! else it goes to: the heir takes it from there, and not what comes for its other subscribers.
+//! Until a router has marked it, what it publishes for a session of the lost one is kept for that one and sent
+//! again, whoever else it goes to: the heir takes it from there, and not what comes for its other subscribers.
+//! Behind its mark the heir takes what comes, and nothing is kept. The heir's own routers publish nothing
+//! in between.
 //!
 //! Bounds: the last [`REMEMBERED`] incarnations.
 
@@ -152,11 +154,6 @@ impl Peers {
         }
         let marks = Marks::new(incarnation);
         self.heirs.known.push_back(Heir { incarnation, estate, node, by, marks, resent: false });
-        // What it wanted is the heir's business now, unless a later start of it just says what it wants.
-        let wanted = |link: &&PeerLink| link.whole == incarnation && link.anew.is_none();
-        let lost = self.links.iter().filter(wanted).map(|link| link.index);
-        let lost: Vec<NodeIndex> = lost.collect();
-        lost.into_iter().for_each(|node| self.wants_nothing(node));
         let pass = Pass::Heir { incarnation, heir: node };
         self.barrier(Barrier { pass, to: SmallVec::new() });
     }
@@ -198,18 +195,24 @@ impl Peers {
         let known = self.heirs.known.iter_mut().find(|known| known.incarnation == incarnation);
         let Some(known) = known.filter(|known| known.node == heir) else { return };
         known.resent |= known.marks.pass((SELF, lane.0), lane.1);
-        if known.resent {
-            for (taker, message) in std::mem::take(&mut self.deferred_moves) {
-                self.moves(taker, message);
-            }
+        if !known.resent {
+            return;
+        }
+        // What it wanted is the heir's business now, unless a later start of it just says what it wants.
+        let wanted = |link: &&PeerLink| link.whole == incarnation && link.anew.is_none();
+        let lost = self.links.iter().filter(wanted).map(|link| link.index);
+        let lost: Vec<NodeIndex> = lost.collect();
+        lost.into_iter().for_each(|node| self.wants_nothing(node));
+        for (taker, message) in std::mem::take(&mut self.deferred_moves) {
+            self.moves(taker, message);
         }
     }
 
-    /// What was published for a lost incarnation although it has an heir: by a route that was made before.
-    pub(super) fn send_on_late(&mut self, incarnation: u64) {
-        if self.is_resent(incarnation) {
-            self.send_on(incarnation, |_| true);
-        }
+    /// Whether a batch for a lost incarnation was published behind its lane's mark: its heir has it.
+    pub(super) fn is_behind_mark(&self, incarnation: u64, body: &[u8]) -> bool {
+        let Some(heir) = self.heirs.find(incarnation) else { return false };
+        let lane = message::publishes(body).map_or(0, |(_, lane, ..)| lane);
+        heir.marks.has((SELF, lane))
     }
 
     /// Sends what is kept for a lost incarnation, of some lanes, to its heir; oldest first, under the

@@ -331,17 +331,19 @@ impl Peers {
         let batch = self.next_batch;
         let Some(link) = self.link(node) else { return self.complete(tokens) };
         let waited_for = queues || !tokens.is_empty();
+        // Whose sessions it is for: who wanted it.
+        let (whole, met) = (link.whole, link.link.peer_incarnation());
+        let member = link.member.as_ref().map(|member| member.1);
+        let incarnation = if whole == 0 { met.or(member).unwrap_or(0) } else { whole };
+        if self.is_behind_mark(incarnation, &body) {
+            return self.complete(tokens);
+        }
+        let Some(link) = self.link(node) else { return };
         if !waited_for && link.link.unacknowledged().1 > max {
             self.shared.metrics.shards[0].drop_messages(DropReason::PeerSlow, count.into());
             return;
         }
-        let (member, up) = (link.member.as_ref().map(|member| member.1), link.link.is_up());
-        // Whose sessions it is for: who wanted it.
-        let incarnation = match link.whole {
-            0 => link.link.peer_incarnation().or(member).unwrap_or(0),
-            whole => whole,
-        };
-        if !queues && !up {
+        if !queues && !link.link.is_up() {
             // Its subscribers cannot be reached: what nobody has to keep is not waited for.
             if member.is_some() {
                 link.send(body.into());
@@ -360,7 +362,6 @@ impl Peers {
             }
             link.sent_since |= queues;
             self.next_batch += 1;
-            self.send_on_late(incarnation);
         } else {
             link.send(body.into());
         }

@@ -245,9 +245,8 @@ impl Shard {
         }
         let slot = || self.sessions.borrow().by_client.get(client).copied();
         if let Some(slot) = slot() {
-            self.reconnecting.set(true);
+            let _back = self.reconnecting();
             self.take_over(slot);
-            self.reconnecting.set(false);
         }
         match slot() {
             Some(slot) => self.begin_leaving(slot, owner, ticket, to),

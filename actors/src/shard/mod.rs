@@ -56,7 +56,7 @@ use batch::InternalPublish;
 use outgoing::Outgoing;
 use routes::Routes;
 use sessions::Sessions;
-use waits::Wait;
+use waits::{Exact, Wait};
 
 /// Bytes that one read of a socket can bring; the buffer belongs to the arbiter.
 pub const READ_BUFFER: usize = 64 * 1024;
@@ -115,6 +115,11 @@ pub struct Shard {
     given_up: RefCell<AHashMap<Arc<str>, u32>>,
     /// Lost incarnations some of whose sessions are here, while what they had not stored is sent again.
     estates: RefCell<AHashMap<u64, Rc<RefCell<Marks>>>>,
+    /// Lost incarnations whose heir this node is, while this router waits for what it had published for
+    /// them itself: it publishes nothing meanwhile.
+    held_up: Cell<u32>,
+    /// QoS 2 messages that the log has got meanwhile.
+    logged: RefCell<Vec<(Option<(Rc<Conn>, u32)>, Exact)>>,
     /// The last admission of a client that was heard of.
     admitted: Cell<u64>,
     /// A session ends because its client is back or elsewhere: nobody is told.
@@ -164,6 +169,8 @@ impl Shard {
             expected: RefCell::default(),
             given_up: RefCell::default(),
             estates: RefCell::default(),
+            held_up: Cell::new(0),
+            logged: RefCell::default(),
             admitted: Cell::new(0),
             reconnecting: Cell::new(false),
             acted: Cell::new(true),
@@ -186,8 +193,14 @@ impl Shard {
     /// True while publishes wait for the router.
     pub fn has_router_work(&self) -> bool {
         !self.batch.borrow().is_empty()
+            || !self.logged.borrow().is_empty()
             || self.routed.get() < self.routing.borrow().len()
             || !self.internal.borrow().is_empty()
+    }
+
+    /// Whether the router may route what waits on its arbiter.
+    pub fn may_route(&self) -> bool {
+        self.held_up.get() == 0
     }
 
     /// Publishes that wait for the router.

@@ -125,8 +125,13 @@ impl Shard {
     pub fn pass(&self, barrier: &Arc<Barrier>) {
         self.flush();
         let lanes = u16::try_from(self.shared.routers.len()).unwrap_or(u16::MAX);
-        if let Pass::Move { id, client, here: true } = &barrier.pass {
-            self.send_mark(*id, client, (0, self.index), lanes);
+        match &barrier.pass {
+            Pass::Move { id, client, here: true } => {
+                self.send_mark(*id, client, (0, self.index), lanes);
+            }
+            // What was published before comes back to this router, and its mark behind it.
+            Pass::Heir { heir: 0, .. } => self.held_up.set(self.held_up.get() + 1),
+            Pass::Move { .. } | Pass::Heir { .. } => {}
         }
         let (barrier, lane) = (Arc::clone(barrier), (self.index, lanes));
         self.to_peers(PeerWork::Passed { barrier, lane }, SMALL);
@@ -167,6 +172,10 @@ impl Shard {
     /// A lane has sent again what a lost incarnation had not stored: on to every arbiter.
     pub fn pass_on_resent(&self, incarnation: u64, lane: Lane, lanes: u16) {
         self.flush();
+        if lane == (0, self.index) {
+            self.held_up.set(self.held_up.get().saturating_sub(1));
+            self.wake_router();
+        }
         for (index, router) in (0..).zip(&self.shared.routers) {
             if index == self.index {
                 self.resent(incarnation, lane, lanes);

@@ -93,6 +93,12 @@ impl Shard {
     /// and may panic (a test's fault); that publish is then begun again by the next call.
     pub fn route_all(&self, before_each: impl Fn()) -> u64 {
         let mut handled = 0;
+        if !self.may_route() {
+            return handled;
+        }
+        for (answer, exact) in self.logged.take() {
+            self.logged(answer, exact);
+        }
         loop {
             if self.routed.get() >= self.routing.borrow().len() {
                 self.routing.borrow_mut().clear(KEEP_ARENA);
@@ -263,6 +269,9 @@ impl Shard {
 
     /// The log has a QoS 2 message: queue entries, retained message and receipt follow.
     pub(super) fn logged(&self, answer: Option<(Rc<Conn>, u32)>, exact: Exact) {
+        if !self.may_route() {
+            return self.logged.borrow_mut().push((answer, exact));
+        }
         let message = Arc::clone(&exact.message);
         let route = self.route(&message.topic);
         let mut view = View::new(&message.topic, &message.payload, message.qos, true);
