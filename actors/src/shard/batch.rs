@@ -16,6 +16,7 @@ use hydrant_protocol::cluster::marks::Lane;
 use smallvec::SmallVec;
 
 use super::Conn;
+use super::deliver::View;
 
 /// Where a publish comes from.
 #[derive(Debug, Clone)]
@@ -145,6 +146,8 @@ pub struct RemoteEntry {
     pub phase: Phase,
     /// Where it was published: node and router.
     pub lane: Lane,
+    /// As in [`View::estate`](super::deliver::View::estate).
+    pub estate: u64,
 }
 
 /// Publishes whose subscribers are on another arbiter.
@@ -168,18 +171,11 @@ pub struct RemoteBatch {
 }
 
 impl RemoteBatch {
-    pub(super) fn push(
-        &mut self,
-        topic: &str,
-        payload: &[u8],
-        qos: QoS,
-        durable: bool,
-        phase: Phase,
-        lane: Lane,
-    ) {
-        let topic = append(&mut self.arena, topic.as_bytes());
-        let payload = append(&mut self.arena, payload);
-        self.entries.push(RemoteEntry { topic, payload, qos, durable, phase, lane });
+    pub(super) fn push(&mut self, view: &View<'_>, durable: bool, phase: Phase) {
+        let topic = append(&mut self.arena, view.topic.as_bytes());
+        let payload = append(&mut self.arena, view.payload);
+        let (qos, lane, estate) = (view.qos, view.lane, view.estate);
+        self.entries.push(RemoteEntry { topic, payload, qos, durable, phase, lane, estate });
     }
 
     /// Publishes in it.

@@ -434,14 +434,7 @@ impl Shard {
                     continue;
                 }
                 let at = usize::from(remote.shard);
-                outgoing.remote[at].push(
-                    view.topic,
-                    view.payload,
-                    view.qos,
-                    durable,
-                    phase,
-                    view.lane,
-                );
+                outgoing.remote[at].push(view, durable, phase);
                 if durable && stored {
                     outgoing.joined[at] = true;
                     needs.store = true;
@@ -472,14 +465,7 @@ impl Shard {
         let mut outgoing = self.outgoing.borrow_mut();
         for remote in &route.remote {
             let at = usize::from(remote.shard);
-            outgoing.remote[at].push(
-                view.topic,
-                view.payload,
-                view.qos,
-                true,
-                Phase::Live,
-                view.lane,
-            );
+            outgoing.remote[at].push(view, true, Phase::Live);
         }
     }
 
@@ -496,7 +482,7 @@ impl Shard {
             let route = self.route(topic);
             let mut view = View::new(topic, payload, entry.qos, entry.durable);
             view.shared_topic = Some(&route.topic);
-            view.lane = entry.lane;
+            (view.lane, view.estate) = (entry.lane, entry.estate);
             for (slot, granted) in &route.local {
                 self.deliver(*slot, *granted, entry.phase, &mut view);
             }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::shard::RemoteBatch;
 use crate::shard::batch::Phase;
+use crate::shard::deliver::View;
 use crate::shared::Transaction;
 
 /// A subscriber that makes every route to it panic.
@@ -126,7 +127,7 @@ fn a_router_that_dies_in_a_batch_leaves_its_part_whole() {
     store(&shard);
     let mut batch = RemoteBatch::default();
     for topic in ["a", "b", "c"] {
-        batch.push(topic, b"x", QoS::AtLeastOnce, true, Phase::All, (0, 0));
+        batch.push(&View::new(topic, b"x", QoS::AtLeastOnce, true), true, Phase::All);
     }
     batch.transaction = Some(Transaction { id: 9, parts: 2 });
     let left = std::cell::Cell::new(2);
