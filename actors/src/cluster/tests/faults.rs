@@ -126,7 +126,7 @@ fn the_taker_dies_and_what_was_published_for_it_is_the_holders() {
 fn a_third_node_starts_anew_while_sessions_move_and_owners_change() {
     let _turn = ONE_AT_A_TIME.lock();
     let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
-    let devices: Vec<String> = (0..12).map(|n| format!("device-{n}")).collect();
+    let devices: Vec<String> = (0..12).map(|n| format!("{n}-device")).collect();
     devices.iter().for_each(|device| offline(&cluster, 0, device));
     let mut publisher = cluster.connect(1, "publisher", true);
     publisher.publish("a/b", &[0], 2);
@@ -177,7 +177,7 @@ fn what_is_published_while_a_node_is_lost_comes_once() {
     let _turn = ONE_AT_A_TIME.lock();
     let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
     // Of every node, on every arbiter.
-    let devices: Vec<String> = (0..12).map(|n| format!("device-{n}")).collect();
+    let devices: Vec<String> = (0..12).map(|n| format!("{n}-device")).collect();
     for (n, device) in devices.iter().enumerate() {
         offline(&cluster, n % 3, device);
     }
@@ -201,11 +201,11 @@ fn what_is_published_while_a_node_is_lost_comes_once() {
             })
         })
         .collect();
-    until("much is queued", || cluster.world.queued("device-1") > 100);
+    until("much is queued", || cluster.world.queued("1-device") > 100);
     cluster.nodes[1].node.cut.store(true, Ordering::SeqCst);
     cluster.kill(1);
-    let before = cluster.world.queued("device-0");
-    until("it goes on", || cluster.world.queued("device-0") > before + 200);
+    let before = cluster.world.queued("0-device");
+    until("it goes on", || cluster.world.queued("0-device") > before + 200);
     stop.store(1, Ordering::SeqCst);
     let sent: Vec<Vec<u8>> =
         publishers.into_iter().flat_map(|publisher| publisher.join().unwrap()).collect();
