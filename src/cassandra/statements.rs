@@ -302,10 +302,7 @@ impl Statement {
                 S::ForgetPeerBatches,
                 "DELETE FROM peer_batch USING TIMESTAMP ? WHERE incarnation = ? AND origin = ? AND number < ?",
             ),
-            (
-                S::DropPeerBatches,
-                "DELETE FROM peer_batch USING TIMESTAMP ? WHERE incarnation = ?",
-            ),
+            (S::DropPeerBatches, "DELETE FROM peer_batch USING TIMESTAMP ? WHERE incarnation = ?"),
             (S::PeerBatches, "SELECT origin, number FROM peer_batch WHERE incarnation = ?"),
         ]
     };

@@ -1,8 +1,8 @@
 //! The sockets between nodes. Of two nodes the one with the lower id dials; one TCP connection
-//! carries both directions.
+//! carries both directions. Where it cannot reach the other, it asks a third to carry the connection on.
 //!
 //! Bounds: [`HANDSHAKES`] connections that have not said whose they are, each for
-//! [`FIRST_HELLO`] and [`MAX_HELLO`] bytes.
+//! [`FIRST_HELLO`] and [`MAX_HELLO`] bytes; [`RELAYED`] connections that are carried on for others.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -10,9 +10,9 @@ use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hydrant_protocol::cluster::link::{Hello, MAX_HELLO, Role};
+use hydrant_protocol::cluster::link::{Hello, MAX_HELLO, Relay, Role};
 use rand::Rng;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -33,26 +33,40 @@ const CHUNK: usize = 256 * 1024;
 /// A socket that takes nothing for so long is given up.
 const WRITE: Duration = Duration::from_secs(10);
 
+/// Connections that are carried on for others at a time.
+const RELAYED: usize = 64;
+/// A connection that is still open after this is one with the node.
+const OPEN: Duration = Duration::from_millis(200);
+/// How often it is looked whether a node that is reached through another can be reached itself again.
+const DIRECT_AGAIN: Duration = Duration::from_secs(5);
+
 type Handle = Rc<RefCell<Peers>>;
 
 /// Dials a node for as long as the process lives, whenever it is a member and not connected.
 pub(super) async fn dial(peers: Handle, node: NodeIndex) {
     let mut backoff = BACKOFF_MIN;
     let mut failing = false;
+    let mut round = 0_usize;
     loop {
         let address = peers.borrow().address(node);
         if let Some(address) = address {
-            match timeout(DIAL, TcpStream::connect(&address)).await {
-                Ok(Ok(stream)) => {
-                    let up = run(&peers, node, stream, Role::Dialer, &[]).await;
-                    if up {
-                        (backoff, failing) = (BACKOFF_MIN, false);
-                    }
-                }
-                Ok(Err(error)) => failed(&peers, node, &address, &mut failing, &error),
-                Err(_) => {
-                    let error = io::Error::from(io::ErrorKind::TimedOut);
+            let up = match connect(&address).await {
+                Ok(stream) => run(&peers, node, stream, Role::Dialer, &[]).await,
+                Err(error) => {
                     failed(&peers, node, &address, &mut failing, &error);
+                    false
+                }
+            };
+            if up {
+                (backoff, failing) = (BACKOFF_MIN, false);
+            } else {
+                round += 1;
+                if let Some(stream) = through_another(&peers, node, round).await {
+                    // Until it can be reached itself.
+                    tokio::select! {
+                        _ = run(&peers, node, stream, Role::Dialer, &[]) => {}
+                        () = reachable_again(&peers, node) => {}
+                    }
                 }
             }
             backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -62,6 +76,56 @@ pub(super) async fn dial(peers: Handle, node: NodeIndex) {
         let jitter = rand::rng().random_range(0.5..1.0);
         sleep(backoff.mul_f64(jitter)).await;
     }
+}
+
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    match timeout(DIAL, TcpStream::connect(address)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// A connection to a node by way of one that can be reached; another one in each round.
+async fn through_another(peers: &Handle, node: NodeIndex, round: usize) -> Option<TcpStream> {
+    let (address, relay) = peers.borrow().way_round(node, round)?;
+    let mut stream = connect(&address).await.ok()?;
+    let mut request = Vec::new();
+    relay.put(&mut request);
+    stream.write_all(&request).await.ok()?;
+    log::info!(target: "hydrant::peers", "node {} is asked for by way of {address}", relay.node_id);
+    Some(stream)
+}
+
+/// It takes a connection, and does not close it at once.
+async fn reachable_again(peers: &Handle, node: NodeIndex) {
+    loop {
+        sleep(DIRECT_AGAIN).await;
+        let address = peers.borrow().address(node);
+        let Some(address) = address else { continue };
+        if let Ok(mut stream) = connect(&address).await
+            && timeout(OPEN, stream.read_u8()).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Carries a connection on to the node that it is for; `bytes` of it have been read.
+async fn carry_on(
+    peers: &Handle,
+    mut stream: TcpStream,
+    relay: &Relay,
+    bytes: &[u8],
+) -> Result<(), String> {
+    let address = peers.borrow().address_for(relay)?;
+    let failed =
+        |error: io::Error| format!("node {:?} is not reached for it: {error}", relay.node_id);
+    let mut other = connect(&address).await.map_err(failed)?;
+    let _ = (stream.set_nodelay(true), other.set_nodelay(true));
+    other.write_all(bytes).await.map_err(failed)?;
+    // Its two ends look after it: one that nothing comes of is closed by them.
+    let _ = copy_bidirectional(&mut stream, &mut other).await;
+    Ok(())
 }
 
 fn failed(peers: &Handle, node: NodeIndex, address: &str, failing: &mut bool, error: &io::Error) {
@@ -81,17 +145,33 @@ pub(super) async fn accept(peers: Handle, listener: StdListener) {
             return;
         }
     };
-    let open = Rc::new(Cell::new(0_usize));
+    let (open, relayed) = (Rc::new(Cell::new(0_usize)), Rc::new(Cell::new(0_usize)));
     loop {
         match listener.accept().await {
             Ok((stream, from)) if open.get() < HANDSHAKES => {
                 open.set(open.get() + 1);
                 let (peers, open) = (Rc::clone(&peers), Rc::clone(&open));
+                let relayed = Rc::clone(&relayed);
                 tokio::task::spawn_local(async move {
                     let first = timeout(FIRST_HELLO, first(stream)).await;
                     open.set(open.get() - 1);
                     match first {
-                        Ok(Ok((stream, hello, bytes))) => {
+                        Ok(Ok((_, First::Relay(_), _))) if relayed.get() >= RELAYED => {
+                            refused(
+                                &peers,
+                                &from.to_string(),
+                                "too many are carried on for others",
+                            );
+                        }
+                        Ok(Ok((stream, First::Relay(relay), bytes))) => {
+                            relayed.set(relayed.get() + 1);
+                            let carried = carry_on(&peers, stream, &relay, &bytes).await;
+                            relayed.set(relayed.get() - 1);
+                            if let Err(why) = carried {
+                                refused(&peers, &from.to_string(), &why);
+                            }
+                        }
+                        Ok(Ok((stream, First::Hello(hello), bytes))) => {
                             let node = peers.borrow().node_of(&hello);
                             match node {
                                 Ok(node) => {
@@ -131,12 +211,28 @@ fn refused(peers: &Handle, from: &str, why: &str) {
     }
 }
 
-/// Reads until it is known whose the connection is.
-async fn first(mut stream: TcpStream) -> Result<(TcpStream, Hello, Vec<u8>), String> {
+/// What a connection begins with.
+enum First {
+    /// It is for this node.
+    Hello(Hello),
+    /// It is for another.
+    Relay(Relay),
+}
+
+/// Reads until it is known whose the connection is, and for whom. With the bytes that belong to it.
+async fn first(mut stream: TcpStream) -> Result<(TcpStream, First, Vec<u8>), String> {
     let mut bytes = Vec::with_capacity(1024);
     loop {
+        match Relay::peek(&bytes) {
+            Ok(Some((relay, end))) => {
+                bytes.drain(..end);
+                return Ok((stream, First::Relay(relay), bytes));
+            }
+            Ok(None) => {}
+            Err(error) => return Err(error.to_string()),
+        }
         match Hello::peek(&bytes) {
-            Ok(Some(hello)) => return Ok((stream, hello, bytes)),
+            Ok(Some(hello)) => return Ok((stream, First::Hello(hello), bytes)),
             Ok(None) if bytes.len() > MAX_HELLO as usize + 8 => {
                 return Err("its hello is too long".to_owned());
             }

@@ -17,7 +17,7 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use hydrant_protocol::cluster::View;
 use hydrant_protocol::cluster::directory::{Action, Directory, Holder};
-use hydrant_protocol::cluster::link::{Event, Hello, Identity, Role};
+use hydrant_protocol::cluster::link::{Event, Hello, Identity, Relay, Role};
 use hydrant_protocol::cluster::message::{self, Control, Interest};
 use hydrant_protocol::cluster::moves::Moves;
 use hydrant_protocol::topic::TopicFilter;
@@ -478,14 +478,45 @@ impl Peers {
         self.links.get(at).map_or_else(|| Arc::from("?"), |link| Arc::clone(&link.node.id))
     }
 
+    /// A member that can be reached, by its address, and what it is asked for: to carry a connection on to
+    /// one that cannot.
+    pub fn way_round(&self, node: NodeIndex, round: usize) -> Option<(String, Relay)> {
+        let up = |link: &&PeerLink| link.index != node && link.link.is_up();
+        let ways: Vec<&PeerLink> = self.links.iter().filter(up).collect();
+        let way = ways.get(round.checked_rem(ways.len())?)?;
+        let (address, _) = way.member.clone()?;
+        let (cluster, node_id) =
+            (self.cluster.settings.id.to_string(), self.name(node).to_string());
+        Some((address, Relay { cluster, node_id }))
+    }
+
+    /// Where a connection is carried on to for another node.
+    pub fn address_for(&self, relay: &Relay) -> Result<String, String> {
+        if relay.cluster != *self.cluster.settings.id {
+            return Err(self.foreign(&relay.cluster));
+        }
+        let link = self.links.iter().find(|link| *link.node.id == *relay.node_id);
+        let member = link.and_then(|link| link.member.as_ref());
+        member.map(|(address, _)| address.clone()).ok_or_else(|| {
+            format!(
+                "it is for node {:?}, which is no member of the cluster as it is known here",
+                relay.node_id
+            )
+        })
+    }
+
+    fn foreign(&self, cluster: &str) -> String {
+        format!(
+            "it belongs to cluster \"{cluster}\" and this node to \"{}\": give both the same cluster.id, or point it elsewhere",
+            self.cluster.settings.id
+        )
+    }
+
     /// Whose connection to the peer port this is.
     pub fn node_of(&self, hello: &Hello) -> Result<NodeIndex, String> {
         let id = &hello.node_id;
         if hello.cluster != *self.cluster.settings.id {
-            return Err(format!(
-                "it belongs to cluster \"{}\" and this node to \"{}\": give both the same cluster.id, or point it elsewhere",
-                hello.cluster, self.cluster.settings.id
-            ));
+            return Err(self.foreign(&hello.cluster));
         }
         match self.links.iter().find(|link| *link.node.id == **id && link.is_member()) {
             Some(link) => Ok(link.index),

@@ -246,3 +246,35 @@ fn what_a_lost_node_had_stored_and_not_answered_is_known_to_its_heir() {
     let mut device = cluster.connect(0, "device", false);
     all_once(&everything(&cluster, "device", &mut device), 0..21);
 }
+
+#[test]
+fn two_nodes_that_cannot_reach_each_other_go_through_a_third() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let cluster = Cluster::new(&["n1", "n2", "n3"]);
+    let mut device = cluster.connect(1, "device", false);
+    device.subscribe("a/b", 2);
+    let mut publisher = cluster.connect(0, "publisher", true);
+    for n in 0..20 {
+        publisher.send_publish("a/b", &[n], 2);
+    }
+    let gate = &cluster.nodes[1].gate;
+    gate.shut();
+    for n in 20..40 {
+        publisher.send_publish("a/b", &[n], 2);
+    }
+    publisher.await_acks();
+    // Sessions move as well, and what is asked of their owners gets there.
+    let mut device = cluster.connect(0, "device", false).goes_on(device);
+    for n in 0..20 {
+        let client = format!("{n}-other");
+        assert!(!cluster.connect(usize::from(n % 2 == 0), &client, false).session_present);
+    }
+    let before = gate.passed.load(Ordering::SeqCst);
+    gate.reopen();
+    until("it is reached directly again", || gate.passed.load(Ordering::SeqCst) > before + 1);
+    for n in 40..60 {
+        publisher.send_publish("a/b", &[n], 2);
+    }
+    publisher.await_acks();
+    all_once(&everything(&cluster, "device", &mut device), 0..60);
+}

@@ -3,6 +3,7 @@
 
 mod client;
 mod faults;
+mod gate;
 mod world;
 
 use std::net::{SocketAddr, TcpListener};
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use self::client::Client;
+use self::gate::Gate;
 use self::world::World;
 use super::{ClusterParts, ClusterSettings};
 use crate::ports::{LogRecord, MessageLog, Report};
@@ -80,6 +82,7 @@ struct TestNode {
     address: SocketAddr,
     node: Arc<world::Node>,
     shared: Arc<Shared>,
+    gate: Gate,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -100,7 +103,11 @@ fn start(world: &World, id: &'static str) -> TestNode {
         listener
     };
     let (mqtt, peer) = (bind(), bind());
-    let (address, peer_address) = (mqtt.local_addr().unwrap(), peer.local_addr().unwrap());
+    let address = mqtt.local_addr().unwrap();
+    let peer_address = peer.local_addr().unwrap();
+    // The way of the first node to it.
+    let gate = Gate::before(peer_address);
+    world.way("n1", id, gate.address.to_string());
     let (ready, wait) = std::sync::mpsc::channel();
     let (stop, stopped) = oneshot::channel::<()>();
     let theirs = Arc::clone(&node);
@@ -135,7 +142,7 @@ fn start(world: &World, id: &'static str) -> TestNode {
     });
     let shared = wait.recv_timeout(DEADLINE).unwrap();
     let (stop, thread) = (Some(stop), Some(thread));
-    TestNode { id, incarnation, address, node, shared, stop, thread }
+    TestNode { id, incarnation, address, node, shared, gate, stop, thread }
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {

@@ -67,6 +67,8 @@ struct State {
     members: BTreeMap<Arc<str>, Member>,
     views: Vec<(Arc<str>, watch::Sender<View>)>,
     generation: u64,
+    /// Where a node reaches another, unless where that says.
+    ways: HashMap<(Arc<str>, Arc<str>), String>,
 }
 
 /// What all nodes share.
@@ -76,17 +78,30 @@ pub struct World(Arc<Mutex<State>>, pub Arc<Faults>);
 impl World {
     /// One start of a node.
     pub fn node(&self, incarnation: u64) -> Arc<Node> {
-        Arc::new(Node { world: self.clone(), incarnation, cut: Arc::default(), mute: Arc::default() })
+        Arc::new(Node {
+            world: self.clone(),
+            incarnation,
+            cut: Arc::default(),
+            mute: Arc::default(),
+        })
     }
 
     fn tell(state: &mut State) {
         state.generation += 1;
-        let members: Arc<[Member]> = state.members.values().cloned().collect();
-        for (_, sender) in &state.views {
-            let view =
-                View { generation: state.generation, members: members.clone(), current: true };
-            sender.send_replace(view);
+        for (observer, sender) in &state.views {
+            let shown = |member: &Member| {
+                let way = (Arc::clone(observer), Arc::clone(&member.node_id));
+                let peer = state.ways.get(&way).unwrap_or(&member.peer).clone();
+                Member { peer, ..member.clone() }
+            };
+            let members = state.members.values().map(shown).collect();
+            sender.send_replace(View { generation: state.generation, members, current: true });
         }
+    }
+
+    /// From here on a node reaches another there.
+    pub fn way(&self, from: &str, to: &str, peer: String) {
+        self.0.lock().ways.insert((from.into(), to.into()), peer);
     }
 
     /// The node is dead: it is no member any more and its lease has ended.

@@ -16,6 +16,7 @@ pub(super) mod kind {
     pub const ACK: u8 = 2;
     pub const PING: u8 = 3;
     pub const DATA: u8 = 4;
+    pub const RELAY: u8 = 5;
 }
 
 /// Bytes of the length field.

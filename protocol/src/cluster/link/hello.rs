@@ -11,7 +11,7 @@ use super::frame::{self, MAX_HELLO, kind};
 /// Versions of the peer protocol this release speaks: the lowest and the highest.
 pub const VERSIONS: (u16, u16) = (1, 1);
 
-const MAGIC: &[u8; 4] = b"HYDR";
+pub(super) const MAGIC: &[u8; 4] = b"HYDR";
 
 /// How much an end has of the other's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,9 +93,7 @@ impl Hello {
         body.extend_from_slice(&self.versions.0.to_be_bytes());
         body.extend_from_slice(&self.versions.1.to_be_bytes());
         for text in [&self.cluster, &self.node_id] {
-            let text = &text.as_bytes()[..text.floor_char_boundary(255)];
-            body.push(text.len() as u8);
-            body.extend_from_slice(text);
+            put_text(&mut body, text);
         }
         body.extend_from_slice(&self.incarnation.to_be_bytes());
         body.extend_from_slice(&self.resume.incarnation.to_be_bytes());
@@ -113,7 +111,13 @@ pub(super) fn negotiate(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
     (highest >= ours.0.max(theirs.0)).then_some(highest)
 }
 
-fn take_text(rest: &mut &[u8]) -> Option<String> {
+pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
+    let text = &text.as_bytes()[..text.floor_char_boundary(255)];
+    out.push(text.len() as u8);
+    out.extend_from_slice(text);
+}
+
+pub(super) fn take_text(rest: &mut &[u8]) -> Option<String> {
     let (&len, tail) = rest.split_first()?;
     let (text, tail) = tail.split_at_checked(usize::from(len))?;
     *rest = tail;

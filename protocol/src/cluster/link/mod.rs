@@ -42,6 +42,7 @@ mod hello;
 mod incoming;
 mod machine;
 mod outgoing;
+mod relay;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -53,3 +54,4 @@ pub use frame::MAX_HELLO;
 pub use hello::{Hello, Resume, VERSIONS};
 pub use machine::{Event, Link};
 pub use outgoing::Unacknowledged;
+pub use relay::Relay;
