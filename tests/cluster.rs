@@ -8,6 +8,8 @@
 #[allow(unused_imports)]
 mod support;
 
+#[path = "cluster/balanced.rs"]
+mod balanced;
 #[path = "cluster/bad_input.rs"]
 mod bad_input;
 #[path = "cluster/loss.rs"]

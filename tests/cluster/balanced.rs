@@ -1,0 +1,39 @@
+//! A cluster behind a real HAProxy.
+
+use crate::nodes::{Cluster, sees};
+use crate::support::eventually;
+use crate::support::haproxy::HaProxy;
+use crate::support::load::{Load, PATIENCE, Subscriber};
+use crate::support::server::free_port;
+
+/// Each node in turn is drained, stopped and started again, under load.
+#[test]
+fn a_rolling_restart_behind_haproxy_loses_nothing_acknowledged() {
+    let cluster = Cluster::new();
+    let ids = ["n1", "n2", "n3"];
+    // HAProxy finds it there again.
+    let port = || format!("127.0.0.1:{}", free_port());
+    let start = |id: &str| {
+        let builder = cluster.builder(id).listen(&port()).set("admin.address", port());
+        let builder = builder.set("admin.agent_listen", port()).set("node.drain_rate", 50);
+        builder.set("listener.proxy_protocol", "required").start()
+    };
+    let mut nodes: Vec<_> = ids.iter().map(|id| start(id)).collect();
+    nodes.iter().for_each(|node| sees(node, &ids));
+    let haproxy = HaProxy::start(&nodes);
+    let subscriber = Subscriber::start(haproxy.mqtt, "rolled", 2);
+    let load = Load::start_stubborn(haproxy.mqtt, "rolled", 6, 2);
+    load.goes_on(100);
+    for (at, id) in ids.iter().enumerate() {
+        let output = nodes[0].cli(&["drain", "--wait"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        load.goes_on(50);
+        let node = nodes.remove(0).restart();
+        sees(&node, &ids);
+        nodes.push(node);
+        eventually(PATIENCE, "HAProxy knows", || haproxy.stat(id, "status") == "UP");
+        load.goes_on(50);
+        assert!(nodes.iter_mut().all(crate::support::Node::is_running), "after {at}");
+    }
+    subscriber.finish(&load.finish());
+}
