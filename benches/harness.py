@@ -18,9 +18,12 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = ROOT / ".work"
-LOADGEN = ROOT / "target/release/loadgen"
-BROKER = ROOT / "target/release/broker"
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+LOADGEN = TARGET / "release/loadgen"
+BROKER = TARGET / "release/broker"
 DOC = ROOT / "docs/performance.md"
+# What benches/scale calculates with: figures as the benchmarks that printed them left them.
+MEASURED = ROOT / "benches/measured.json"
 
 
 class Failure(Exception):
@@ -36,6 +39,13 @@ def free_port():
 def cpu_seconds(pid):
     stat = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_kb(pid):
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    return 0
 
 
 def hydrant(*settings, node_id="bench"):
@@ -142,7 +152,7 @@ def kafka():
 
 @contextlib.contextmanager
 def zookeeper():
-    """A real one-node ZooKeeper: yields its address."""
+    """A real one-node ZooKeeper: yields (address, pid)."""
     subprocess.run([ROOT / "scripts/setup-jars", "zookeeper"], check=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="hydrant-bench-zookeeper-"))
     port = free_port()
@@ -157,7 +167,7 @@ def zookeeper():
              "org.apache.zookeeper.server.ZooKeeperServerMain", str(folder / "zoo.cfg")],
             stdout=log, stderr=log, cwd=folder)
         wait_port(port, process, folder / "output.log", "ZooKeeper")
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{port}", process.pid
     finally:
         if process:
             stop(process)
@@ -199,6 +209,23 @@ def cassandra(sync):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def cluster(nodes, contact, keeper, name, *settings):
+    """Yields (address, pid) of each of so many nodes, once all see each other; the keyspace and the
+    cluster have this name."""
+    with contextlib.ExitStack() as stack:
+        up = []
+        for n in range(nodes):
+            command = hydrant(
+                'storage.kind="cassandra"', f'cassandra.contact_points="{contact}"',
+                f'cassandra.keyspace="{name}"', 'cluster.kind="zookeeper"',
+                'cluster.listen="127.0.0.1:0"', f'cluster.id="{name}"', f'zookeeper.servers="{keeper}"',
+                f'zookeeper.chroot="/{name}"', *settings, node_id=f"n{n + 1}")
+            # It listens once it knows what the others want.
+            up.append(stack.enter_context(started(f"n{n + 1}", command)))
+        yield up
+
+
 def human(value):
     if value >= 1e6:
         return f"{value / 1e6:.2f} M"
@@ -215,16 +242,25 @@ def machine():
             f"{datetime.date.today().isoformat()}")
 
 
-def write_between(name, text):
+def measured(section=None, figures=None):
+    """What was measured so far; with `figures`, after those of `section` are replaced."""
+    known = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
+    if section:
+        known[section] = figures
+        MEASURED.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+    return known
+
+
+def write_between(name, text, doc=DOC):
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    old = DOC.read_text() if DOC.exists() else "# Performance\n"
+    old = doc.read_text() if doc.exists() else f"# {doc.stem.capitalize()}\n"
     if begin not in old or end not in old:
         old = f"{old.rstrip()}\n\n{begin}\n{end}\n"
     head, rest = old.split(begin, 1)
     _, tail = rest.split(end, 1)
-    DOC.parent.mkdir(exist_ok=True)
-    DOC.write_text(f"{head}{begin}\n{text.strip()}\n{end}{tail}")
-    print(f"written: {DOC.relative_to(ROOT)} ({name})")
+    doc.parent.mkdir(exist_ok=True)
+    doc.write_text(f"{head}{begin}\n{text.strip()}\n{end}{tail}")
+    print(f"written: {doc.relative_to(ROOT)} ({name})")
 
 
 def build(arguments):

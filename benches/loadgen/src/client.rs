@@ -42,7 +42,12 @@ impl Client {
         let wait = Duration::from_secs(target.deadline.max(1));
         stream.set_read_timeout(Some(wait)).map_err(connect)?;
         stream.set_nodelay(true).map_err(connect)?;
-        exchange(&mut stream, &id, &wire::connect(&id, target.clean), wire::CONNACK)?;
+        exchange(
+            &mut stream,
+            &id,
+            &wire::connect(&id, target.clean, wire::KEEP_ALIVE),
+            wire::CONNACK,
+        )?;
         if let Some((filter, qos)) = filter {
             exchange(&mut stream, &id, &wire::subscribe(filter, qos), wire::SUBACK)?;
         }

@@ -18,6 +18,8 @@ use crate::options::Idle;
 use crate::process::Process;
 use crate::wire;
 
+/// The first source address.
+const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// Connections from one source address.
 const PER_ADDRESS: u32 = 2_000;
 
@@ -112,7 +114,7 @@ fn open_all(options: &Idle, cycle: u32, end: Instant) -> Result<Vec<TcpStream>, 
     while done < total {
         while streams.len() < total && streams.len() - done < options.parallel.max(1) as usize {
             let i = streams.len();
-            let mut stream = start(options.target.address, i as u32 + cycle * 1_000)?;
+            let mut stream = start(options.target.address, SOURCE, i as u32 + cycle * 1_000)?;
             poll.registry()
                 .register(&mut stream, Token(i), Interest::READABLE | Interest::WRITABLE)
                 .map_err(Error::system("cannot watch a socket"))?;
@@ -139,13 +141,14 @@ fn open_all(options: &Idle, cycle: u32, end: Instant) -> Result<Vec<TcpStream>, 
     Ok(streams)
 }
 
-fn start(address: SocketAddr, i: u32) -> Result<TcpStream, Error> {
+/// Begins to connect; over IPv4 loopback from an address that is `first` or one of those after it.
+pub fn start(address: SocketAddr, first: Ipv4Addr, i: u32) -> Result<TcpStream, Error> {
     let connect = |source| Error::Connect { address, source };
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(connect)?;
     socket.set_nonblocking(true).map_err(connect)?;
     if address.ip().is_loopback() && address.is_ipv4() {
-        let source = Ipv4Addr::new(127, 0, 0, (2 + i / PER_ADDRESS % 250) as u8);
+        let source = Ipv4Addr::from_bits(first.to_bits() + i / PER_ADDRESS % 250);
         socket.bind(&SocketAddr::from((source, 0)).into()).map_err(connect)?;
     }
     match socket.connect(&address.into()) {
@@ -175,7 +178,7 @@ fn advance(
         }
         // A fresh socket's buffer takes these few bytes whole.
         stream
-            .write_all(&wire::connect(id, options.target.clean))
+            .write_all(&wire::connect(id, options.target.clean, wire::KEEP_ALIVE))
             .map_err(|e| lost(e.to_string()))?;
         step = Step::WaitConnack;
     }

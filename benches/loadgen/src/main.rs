@@ -11,6 +11,8 @@
 
 mod client;
 mod error;
+mod filters;
+mod hold;
 mod idle;
 #[cfg(feature = "kafka")]
 mod kafka;
@@ -50,6 +52,15 @@ fn execute(cli: Cli) -> Result<bool, Error> {
     match cli.command {
         Command::Idle(options) => {
             print(&idle::run(&options)?)?;
+            Ok(true)
+        }
+        Command::Hold(options) => {
+            let report = hold::run(&options, |open| print(open))?;
+            print(&report)?;
+            Ok(report.problems.is_empty())
+        }
+        Command::Filters(options) => {
+            filters::run(&options, |report| print(report))?;
             Ok(true)
         }
         Command::Resume(options) => {

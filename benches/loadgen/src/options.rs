@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
@@ -26,6 +26,12 @@ pub enum Command {
     Latency(Latency),
     /// Connections that do nothing: memory, and CPU per connect and subscribe.
     Idle(Idle),
+    /// Connections that are kept: each publishes at an interval, and sends a PINGREQ between. Prints a
+    /// line when all are open, and the report when its standard input ends.
+    Hold(Hold),
+    /// Subscribes to many filters and keeps the connections; prints its report when all are
+    /// acknowledged, and ends with its standard input.
+    Filters(Filters),
     /// No subscriber: counts PUBACKs (PUBCOMPs). For storage and Kafka.
     PublishOnly(PublishOnly),
     /// The persistent session of `publish-only --offline-filter` comes back and takes its queue.
@@ -162,6 +168,55 @@ pub struct PublishOnly {
     /// First make an offline persistent session with this filter, so that everything is queued.
     #[arg(long)]
     pub offline_filter: Option<String>,
+    /// Every second message of each publisher is for a live subscriber, and waits for it too.
+    #[arg(long, conflicts_with_all = ["offline_filter", "rate"])]
+    pub half: bool,
+}
+
+/// See [`Command::Hold`].
+#[derive(Debug, Args)]
+pub struct Hold {
+    /// Where to.
+    #[command(flatten)]
+    pub target: Target,
+    /// Connections; the process may open 20,000 files.
+    #[arg(long, default_value_t = 19_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections: u32,
+    /// Connects a second.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+    pub connect_rate: u64,
+    /// Seconds between two publishes of a connection.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub interval: u64,
+    /// Keep-alive of the connections, seconds; more than half the interval.
+    #[arg(long, default_value_t = 45)]
+    pub keep_alive: u16,
+    /// First source address of the connections; each is used 2,000 times.
+    #[arg(long, default_value = "127.0.0.2")]
+    pub source: Ipv4Addr,
+}
+
+/// See [`Command::Filters`].
+#[derive(Debug, Args)]
+pub struct Filters {
+    /// Where to.
+    #[command(flatten)]
+    pub target: Target,
+    /// Connections that share the filters.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub connections: u32,
+    /// Filters over all connections.
+    #[arg(long)]
+    pub count: u32,
+    /// Number of the first filter.
+    #[arg(long, default_value_t = 0)]
+    pub first: u32,
+    /// Filters in one SUBSCRIBE.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub per_packet: u32,
+    /// A filter, with {n} where its number goes (seven digits).
+    #[arg(long, default_value = "device/{n}/command")]
+    pub pattern: String,
 }
 
 /// See [`Command::Idle`].

@@ -38,6 +38,8 @@ pub struct Plan {
     filters: Vec<String>,
     /// Subscribers that get each message.
     copies: u64,
+    /// Only one message in so many of each publisher, the last, goes to them.
+    every: u64,
     /// Filter of the offline persistent session.
     offline: Option<String>,
 }
@@ -62,6 +64,7 @@ impl Plan {
             topics: Vec::new(),
             filters: Vec::new(),
             copies: 1,
+            every: 1,
             offline: None,
         };
         match command {
@@ -95,6 +98,21 @@ impl Plan {
                 plan.rate = o.rate;
                 plan.copies = 0;
                 plan.offline = o.offline_filter.clone();
+                if o.half {
+                    if !o.keys.is_multiple_of(2 * o.publishers) {
+                        let why = "--half needs an even number of --keys for each of --publishers";
+                        return Err(Error::Options(why.into()));
+                    }
+                    // Of this run alone: there may be others in the cluster.
+                    let half = format!("{}-half", target.client_prefix);
+                    for own in &mut plan.topics {
+                        for topic in own.iter_mut().skip(1).step_by(2) {
+                            *topic = format!("{half}/{topic}");
+                        }
+                    }
+                    plan.filters = vec![format!("{half}/#")];
+                    (plan.copies, plan.every) = (1, 2);
+                }
                 if load.qos == 0 {
                     return Err(Error::Options("publish-only needs --qos 1 or 2".into()));
                 }
@@ -105,6 +123,11 @@ impl Plan {
             return Err(Error::Options("at least one publisher and subscriber, please".into()));
         }
         Ok(plan)
+    }
+
+    /// Deliveries for so many messages of one publisher.
+    fn deliveries(&self, sent: u64) -> u64 {
+        sent / self.every * self.copies
     }
 }
 
@@ -166,7 +189,7 @@ impl<'a> Run<'a> {
             timer,
             clock: Instant::now(),
             clients,
-            subscribers: plan.filters.iter().map(|_| Subscriber::new(many)).collect(),
+            subscribers: plan.filters.iter().map(|_| Subscriber::new(many, plan.every)).collect(),
             publishers,
             ledger: Ledger::new(many, plan.rate.is_some()),
             acks: Latencies::new(),
@@ -265,7 +288,7 @@ impl<'a> Run<'a> {
         let publisher = &self.publishers[p];
         let mut out = publisher.unacknowledged();
         if let Some(delivered) = self.ledger.received[p].checked_div(self.plan.copies) {
-            out = out.max(publisher.sent.saturating_sub(delivered));
+            out = out.max(publisher.sent.saturating_sub(delivered * self.plan.every));
         }
         u64::from(self.plan.load.window).saturating_sub(out).min(publisher.remaining)
     }
@@ -362,7 +385,7 @@ impl<'a> Run<'a> {
         let sent = self.sum(|p| p.sent);
         sent == self.plan.load.count
             && self.sum(Publisher::unacknowledged) == 0
-            && self.ledger.total + lost >= sent * self.plan.copies
+            && self.ledger.total + lost >= self.sum(|p| self.plan.deliveries(p.sent))
             && self.clients.iter().all(|client| client.backlog() == 0)
     }
 
@@ -376,7 +399,7 @@ impl<'a> Run<'a> {
         let mut lost = 0;
         for (p, publisher) in self.publishers.iter().enumerate() {
             // So the window opens again; `received` is no longer what came, `total` is.
-            let expected = publisher.sent * self.plan.copies;
+            let expected = self.plan.deliveries(publisher.sent);
             lost += expected.saturating_sub(self.ledger.received[p]);
             self.ledger.received[p] = self.ledger.received[p].max(expected);
         }
@@ -391,7 +414,7 @@ impl<'a> Run<'a> {
             self.plan.load.count,
             self.sum(|p| p.acknowledged),
             self.ledger.total,
-            self.plan.load.count * self.plan.copies
+            self.plan.deliveries(self.plan.load.count)
         )
     }
 
@@ -400,7 +423,7 @@ impl<'a> Run<'a> {
         let published = self.sum(|p| p.sent);
         let acknowledged = self.sum(|p| p.acknowledged);
         let messages = if plan.copies > 0 { ledger.total } else { acknowledged };
-        let loss = (published * plan.copies).saturating_sub(ledger.total);
+        let loss = self.sum(|p| plan.deliveries(p.sent)).saturating_sub(ledger.total);
         let per = |time: f64| {
             if time > 0.0 { (messages as f64 / time).round() } else { 0.0 }
         };

@@ -44,14 +44,15 @@ impl Ledger {
 pub struct Subscriber {
     /// Next sequence expected, by publisher.
     next: Vec<u64>,
+    every: u64,
     /// Skipped so far; empty in a good run.
     missing: HashSet<(u32, u64)>,
 }
 
 impl Subscriber {
-    /// For so many publishers.
-    pub fn new(publishers: usize) -> Subscriber {
-        Subscriber { next: vec![0; publishers], missing: HashSet::new() }
+    /// For so many publishers, of whose messages the last in `every` come here.
+    pub fn new(publishers: usize, every: u64) -> Subscriber {
+        Subscriber { next: vec![every - 1; publishers], every, missing: HashSet::new() }
     }
 
     /// Takes one packet from the broker, its answer goes to `out`.
@@ -92,10 +93,10 @@ impl Subscriber {
         let index = stamp.publisher as usize;
         let next = self.next.get_mut(index).ok_or("a message of a publisher that is not ours")?;
         if stamp.sequence >= *next {
-            for sequence in *next..stamp.sequence {
+            for sequence in (*next..stamp.sequence).step_by(self.every as usize) {
                 self.missing.insert((stamp.publisher, sequence));
             }
-            *next = stamp.sequence + 1;
+            *next = stamp.sequence + self.every;
         } else if self.missing.remove(&(stamp.publisher, stamp.sequence)) {
             ledger.out_of_order += 1;
         } else {
@@ -115,8 +116,12 @@ mod tests {
     use crate::wire::{Template, cut};
 
     fn feed(sequences: &[u64]) -> Ledger {
+        feed_every(1, sequences)
+    }
+
+    fn feed_every(every: u64, sequences: &[u64]) -> Ledger {
         let mut ledger = Ledger::new(2, true);
-        let mut subscriber = Subscriber::new(2);
+        let mut subscriber = Subscriber::new(2, every);
         for &sequence in sequences {
             let mut bytes = Vec::new();
             let stamp = Stamp { publisher: 1, sequence, at_ns: 0 };
@@ -140,5 +145,13 @@ mod tests {
     fn a_straight_run_is_clean() {
         let ledger = feed(&[0, 1, 2, 3]);
         assert_eq!((ledger.total, ledger.out_of_order, ledger.duplicates), (4, 0, 0));
+    }
+
+    #[test]
+    fn of_every_second_message_those_between_are_not_missed() {
+        let ledger = feed_every(2, &[1, 3, 7, 5]);
+        assert_eq!((ledger.total, ledger.out_of_order, ledger.duplicates), (4, 1, 0));
+        let ledger = feed_every(2, &[1, 7]);
+        assert_eq!((ledger.total, ledger.out_of_order), (2, 0));
     }
 }

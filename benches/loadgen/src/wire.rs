@@ -17,6 +17,10 @@ pub const PUBREL: u8 = 0x62;
 pub const PUBCOMP: u8 = 0x70;
 /// SUBACK.
 pub const SUBACK: u8 = 0x90;
+/// PINGREQ, whole.
+pub const PINGREQ: [u8; 2] = [0xc0, 0];
+/// PINGRESP.
+pub const PINGRESP: u8 = 0xd0;
 /// DISCONNECT, whole.
 pub const DISCONNECT: [u8; 2] = [0xe0, 0];
 
@@ -76,25 +80,32 @@ fn string(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Keep-alive of every connection, seconds: longer than any run, so that none needs a PINGREQ.
+/// Keep-alive where nothing else is said, seconds: longer than any run, so that none needs a PINGREQ.
 /// (rumqttd refuses 0.)
 pub const KEEP_ALIVE: u16 = 7_200;
 
-/// CONNECT without will and credentials.
-pub fn connect(client_id: &str, clean: bool) -> Vec<u8> {
+/// CONNECT without will and credentials; the keep-alive in seconds.
+pub fn connect(client_id: &str, clean: bool, keep_alive: u16) -> Vec<u8> {
     let mut body = Vec::new();
     string(&mut body, "MQTT");
     body.extend_from_slice(&[4, if clean { 2 } else { 0 }]);
-    body.extend_from_slice(&KEEP_ALIVE.to_be_bytes());
+    body.extend_from_slice(&keep_alive.to_be_bytes());
     string(&mut body, client_id);
     packet(0x10, &body)
 }
 
 /// SUBSCRIBE with packet id 1 to one filter.
 pub fn subscribe(filter: &str, qos: u8) -> Vec<u8> {
+    subscribe_all([filter], qos)
+}
+
+/// SUBSCRIBE with packet id 1 to these filters.
+pub fn subscribe_all<T: AsRef<str>>(filters: impl IntoIterator<Item = T>, qos: u8) -> Vec<u8> {
     let mut body = vec![0, 1];
-    string(&mut body, filter);
-    body.push(qos);
+    for filter in filters {
+        string(&mut body, filter.as_ref());
+        body.push(qos);
+    }
     packet(0x82, &body)
 }
 
