@@ -210,9 +210,9 @@ def cassandra(sync):
 
 
 @contextlib.contextmanager
-def cluster(nodes, contact, keeper, name, *settings):
+def cluster(nodes, contact, keeper, name, *settings, own=lambda n: ()):
     """Yields (address, pid) of each of so many nodes, once all see each other; the keyspace and the
-    cluster have this name."""
+    cluster have this name. `own`: settings of the node of this number."""
     with contextlib.ExitStack() as stack:
         up = []
         for n in range(nodes):
@@ -220,7 +220,7 @@ def cluster(nodes, contact, keeper, name, *settings):
                 'storage.kind="cassandra"', f'cassandra.contact_points="{contact}"',
                 f'cassandra.keyspace="{name}"', 'cluster.kind="zookeeper"',
                 'cluster.listen="127.0.0.1:0"', f'cluster.id="{name}"', f'zookeeper.servers="{keeper}"',
-                f'zookeeper.chroot="/{name}"', *settings, node_id=f"n{n + 1}")
+                f'zookeeper.chroot="/{name}"', *settings, *own(n), node_id=f"n{n + 1}")
             # It listens once it knows what the others want.
             up.append(stack.enter_context(started(f"n{n + 1}", command)))
         yield up

@@ -191,8 +191,8 @@ impl Holding<'_> {
         Ok(())
     }
 
-    /// Step `step` of all connections: in the first half of an interval they publish, in the second
-    /// they ping.
+    /// Step `step` of all connections, of which half publish in the first half of an interval, half
+    /// ping, and the other way round in the second.
     fn act(&mut self, step: u64) -> Result<(), Error> {
         let total = u64::from(self.options.connections);
         let i = (step % total) as usize;
@@ -201,7 +201,7 @@ impl Holding<'_> {
             return Ok(());
         };
         let mut out = Vec::new();
-        if !(step / total).is_multiple_of(2) {
+        if !(step / total + i as u64).is_multiple_of(2) {
             out.extend_from_slice(&wire::PINGREQ);
             self.counts.pings += 1;
         } else if device.sent_ns > 0 {

@@ -55,12 +55,12 @@ fn execute(cli: Cli) -> Result<bool, Error> {
             Ok(true)
         }
         Command::Hold(options) => {
-            let report = hold::run(&options, |open| print(open))?;
+            let report = hold::run(&options, print)?;
             print(&report)?;
             Ok(report.problems.is_empty())
         }
         Command::Filters(options) => {
-            filters::run(&options, |report| print(report))?;
+            filters::run(&options, print)?;
             Ok(true)
         }
         Command::Resume(options) => {

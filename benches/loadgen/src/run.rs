@@ -462,3 +462,31 @@ impl<'a> Run<'a> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::options::Cli;
+
+    fn plan(more: &[&str]) -> Result<Plan, Error> {
+        let command = ["loadgen", "publish-only", "--qos", "1", "--address", "127.0.0.1:1"];
+        Plan::from_command(&Cli::parse_from(command.iter().chain(more)).command)
+    }
+
+    #[test]
+    fn half_is_every_second_topic_of_each_publisher() {
+        let plan = plan(&["--half", "--publishers", "2", "--keys", "4"]).unwrap();
+        let second = "lg-half/device/2/thermo";
+        assert_eq!(plan.topics[0], ["device/0/thermo", second]);
+        assert_eq!(plan.filters, ["lg-half/#"]);
+        assert_eq!([0, 1, 2, 5].map(|sent| plan.deliveries(sent)), [0, 0, 1, 2]);
+    }
+
+    #[test]
+    fn half_needs_an_even_number_of_topics() {
+        assert!(plan(&["--half", "--publishers", "2", "--keys", "6"]).is_err());
+    }
+}

@@ -214,17 +214,19 @@ mod tests {
 
     #[test]
     fn connect_is_byte_for_byte_what_the_standard_shows() {
-        let bytes = connect("ab", true);
+        let bytes = connect("ab", true, KEEP_ALIVE);
         assert_eq!(
             bytes,
             [0x10, 14, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0x1c, 0x20, 0, 2, b'a', b'b']
         );
-        assert_eq!(connect("ab", false)[9], 0);
+        assert_eq!(connect("ab", false, KEEP_ALIVE)[9], 0);
     }
 
     #[test]
     fn subscribe_has_its_reserved_flags() {
         assert_eq!(subscribe("a", 1), [0x82, 6, 0, 1, 0, 1, b'a', 1]);
+        let two = [0x82, 10, 0, 1, 0, 1, b'a', 1, 0, 1, b'b', 1];
+        assert_eq!(subscribe_all(["a", "b"], 1), two);
     }
 
     #[test]
