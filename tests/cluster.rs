@@ -8,10 +8,10 @@
 #[allow(unused_imports)]
 mod support;
 
-#[path = "cluster/balanced.rs"]
-mod balanced;
 #[path = "cluster/bad_input.rs"]
 mod bad_input;
+#[path = "cluster/balanced.rs"]
+mod balanced;
 #[path = "cluster/loss.rs"]
 mod loss;
 #[path = "cluster/nodes.rs"]

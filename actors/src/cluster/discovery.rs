@@ -1,5 +1,6 @@
 //! DiscoveryActor: who else is in the cluster, and what the others are shown of this node.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,15 +16,27 @@ use crate::ports::Membership;
 use crate::shared::Shared;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
-/// How often the others are shown how busy this node is.
+/// How often the others are shown how busy this node is, where that has changed.
 const SHOW: Duration = Duration::from_secs(5);
+/// Connections that came or went and are not worth it, besides a twentieth.
+const SMALL_CHANGE: u64 = 10;
 
 /// See the module.
 pub struct DiscoveryActor {
     shared: Arc<Shared>,
     cluster: Arc<Cluster>,
     membership: Arc<dyn Membership>,
+    shown: Cell<Option<(Load, bool)>>,
     cell: Arc<ActorCell>,
+}
+
+/// Whether the others are shown it: each of them learns of every change and reads it, so a cluster of many
+/// nodes would do little else.
+fn is_news((load, draining): (Load, bool), now: (Load, bool)) -> bool {
+    let moved = load.connections.abs_diff(now.0.connections);
+    draining != now.1
+        || load.max_connections != now.0.max_connections
+        || moved > SMALL_CHANGE.max(load.connections / 20)
 }
 
 impl DiscoveryActor {
@@ -39,6 +52,7 @@ impl DiscoveryActor {
             shared: Arc::clone(shared),
             cluster: Arc::clone(cluster),
             membership: Arc::clone(membership),
+            shown: Cell::new(None),
             cell: Arc::clone(cell),
         };
         let mut views = views.clone();
@@ -69,7 +83,10 @@ impl DiscoveryActor {
             "lease",
             fenced.then(|| "the lease in the store is over: is Cassandra away?".to_owned()),
         );
-        self.membership.update(load, draining);
+        if self.shown.get().is_none_or(|shown| is_news(shown, (load, draining))) {
+            self.shown.set(Some((load, draining)));
+            self.membership.update(load, draining);
+        }
     }
 }
 
@@ -91,5 +108,21 @@ impl Handler<Ping> for DiscoveryActor {
     type Result = ();
     fn handle(&mut self, _: Ping, ctx: &mut Self::Context) {
         on_ping(&self.cell, ctx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_changes_of_the_load_are_not_shown() {
+        let said =
+            |connections, draining| (Load { connections, max_connections: 100_000 }, draining);
+        assert!(!is_news(said(0, false), said(10, false)));
+        assert!(is_news(said(0, false), said(11, false)));
+        assert!(!is_news(said(20_000, false), said(19_000, false)));
+        assert!(is_news(said(20_000, false), said(18_999, false)));
+        assert!(is_news(said(5, false), said(5, true)));
     }
 }

@@ -21,7 +21,8 @@ impl Gate {
     pub fn before(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let gate = Self { address, shut: Arc::default(), passed: Arc::default(), open: Arc::default() };
+        let gate =
+            Self { address, shut: Arc::default(), passed: Arc::default(), open: Arc::default() };
         let its = gate.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
