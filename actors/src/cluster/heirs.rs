@@ -97,8 +97,9 @@ impl Heirs {
     /// there.
     fn last(&self, incarnation: u64) -> Option<(NodeIndex, u64, u64)> {
         let mut heir = self.find(incarnation)?;
-        // A start is only inherited by a later one.
-        while let Some(next) = self.find(heir.by).filter(|next| next.by > heir.by) {
+        // An heir that was lost has one, too. None inherits after that, so there is an end.
+        for _ in 0..REMEMBERED {
+            let Some(next) = self.find(heir.by) else { break };
             heir = next;
         }
         Some((heir.node, heir.by, heir.estate))
@@ -144,7 +145,7 @@ impl Peers {
         };
         let Some(by) = by else { return };
         // Said again on every new connection.
-        if self.heirs.find(incarnation).is_some_and(|known| known.by >= by) {
+        if self.heirs.find(incarnation).is_some_and(|known| (known.node, known.by) == (node, by)) {
             return;
         }
         self.heirs.known.retain(|known| known.incarnation != incarnation);
