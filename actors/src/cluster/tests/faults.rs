@@ -278,3 +278,49 @@ fn two_nodes_that_cannot_reach_each_other_go_through_a_third() {
     publisher.await_acks();
     all_once(&everything(&cluster, "device", &mut device), 0..60);
 }
+
+/// One after the other has taken over, or at once.
+#[test]
+fn the_heir_of_a_lost_node_is_lost_as_well() {
+    let _turn = ONE_AT_A_TIME.lock();
+    for at_once in [false, true] {
+        let mut cluster = Cluster::new(&["n1", "n2", "n3", "n4"]);
+        offline(&cluster, 1, "device");
+        let others = ["n1", "n3", "n4"];
+        let ring = Ring::new(others.map(Arc::from));
+        let heir = others.into_iter().find(|id| ring.owns(id, Key::Client("n2"))).unwrap();
+        let at = |cluster: &Cluster, id: &str| {
+            cluster.nodes.iter().position(|node| node.id == id).unwrap()
+        };
+        let alive = others.into_iter().filter(|id| *id != heir).map(|id| at(&cluster, id));
+        let mut publishers: Vec<Client> = alive
+            .map(|node| cluster.connect(node, &format!("{node}-publisher"), true))
+            .collect();
+        let send = |publishers: &mut [Client], numbers: std::ops::Range<u8>| {
+            for n in numbers {
+                publishers[usize::from(n % 2)].send_publish("a/b", &[n], 2);
+            }
+        };
+        send(&mut publishers, 0..10);
+        let n2 = at(&cluster, "n2");
+        cluster.nodes[n2].node.cut.store(true, Ordering::SeqCst);
+        send(&mut publishers, 10..20);
+        if at_once {
+            let heir = at(&cluster, heir);
+            cluster.nodes[heir].node.cut.store(true, Ordering::SeqCst);
+        }
+        cluster.kill(n2);
+        if !at_once {
+            publishers.iter_mut().for_each(Client::await_acks);
+            cluster.nodes[at(&cluster, heir)].node.cut.store(true, Ordering::SeqCst);
+        }
+        send(&mut publishers, 20..30);
+        let heir = at(&cluster, heir);
+        cluster.kill(heir);
+        send(&mut publishers, 30..40);
+        publishers.iter_mut().for_each(Client::await_acks);
+        let mut device = cluster.connect(0, "device", false);
+        assert!(device.session_present);
+        all_once(&everything(&cluster, "device", &mut device), 0..40);
+    }
+}
