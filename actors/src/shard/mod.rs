@@ -56,7 +56,7 @@ use batch::InternalPublish;
 use outgoing::Outgoing;
 use routes::Routes;
 use sessions::Sessions;
-use waits::{Exact, Wait};
+use waits::{Exact, Owed, Wait};
 
 /// Bytes that one read of a socket can bring; the buffer belongs to the arbiter.
 pub const READ_BUFFER: usize = 64 * 1024;
@@ -119,7 +119,7 @@ pub struct Shard {
     /// them itself: it publishes nothing meanwhile.
     held_up: Cell<u32>,
     /// QoS 2 messages that the log has got meanwhile.
-    logged: RefCell<Vec<(Option<(Rc<Conn>, u32)>, Exact)>>,
+    logged: RefCell<Vec<(Option<Owed>, Exact)>>,
     /// The last admission of a client that was heard of.
     admitted: Cell<u64>,
     /// A session ends because its client is back or elsewhere: nobody is told.

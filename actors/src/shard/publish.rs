@@ -22,7 +22,7 @@ use super::deliver::View;
 use super::outgoing::Undo;
 use super::routes::Route;
 use super::sessions::unix_ms;
-use super::waits::Exact;
+use super::waits::{Exact, Owed};
 use super::{Conn, Shard, WaitKind};
 use crate::cluster::NodeIndex;
 
@@ -36,7 +36,7 @@ const KEEP_ARENA: usize = 1024 * 1024;
 pub struct Needs {
     /// The session store.
     pub store: bool,
-    /// The log, by the index of its record in [`super::outgoing::Outgoing`].
+    /// The log, by the index of its record among those that wait to be sent.
     pub log: Option<usize>,
     /// Other nodes.
     pub peers: SmallVec<[NodeIndex; 2]>,
@@ -268,7 +268,7 @@ impl Shard {
     }
 
     /// The log has a QoS 2 message: queue entries, retained message and receipt follow.
-    pub(super) fn logged(&self, answer: Option<(Rc<Conn>, u32)>, exact: Exact) {
+    pub(super) fn logged(&self, answer: Option<Owed>, exact: Exact) {
         if !self.may_route() {
             return self.logged.borrow_mut().push((answer, exact));
         }

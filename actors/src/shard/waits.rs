@@ -49,6 +49,9 @@ impl Exact {
     }
 }
 
+/// Who is owed an answer, and its index.
+pub type Owed = (Rc<Conn>, u32);
+
 /// What goes on.
 #[derive(Debug)]
 pub enum WaitKind {
@@ -68,7 +71,7 @@ pub enum WaitKind {
     /// A QoS 2 publish that the log has to have before anything of it is stored.
     Logged {
         /// Who is owed PUBREC, and its index; nobody for a will.
-        answer: Option<(Rc<Conn>, u32)>,
+        answer: Option<Owed>,
         /// The message.
         exact: Box<Exact>,
     },
@@ -77,7 +80,7 @@ pub enum WaitKind {
     /// A QoS 2 publish: its live subscribers and its PUBREC.
     Exact {
         /// Who is owed PUBREC, and its index; nobody for a will.
-        answer: Option<(Rc<Conn>, u32)>,
+        answer: Option<Owed>,
         /// The message.
         exact: Box<Exact>,
     },

@@ -95,7 +95,7 @@ fn the_taker_dies_and_what_was_published_for_it_is_the_holders() {
         // One that marks nothing: it is not given up.
         let silent = (!given_up).then(|| cluster.stop(3));
         cluster.world.1.hold_take.store(true, Ordering::SeqCst);
-        let expected = || cluster.nodes[1].shared.subscriptions.read().len() > 0;
+        let expected = || !cluster.nodes[1].shared.subscriptions.read().is_empty();
         let device = connecting(cluster.nodes[1].address, "device");
         until("it is on its way", || match given_up {
             true => cluster.world.1.takes.load(Ordering::SeqCst) > 0,
@@ -293,9 +293,8 @@ fn the_heir_of_a_lost_node_is_lost_as_well() {
             cluster.nodes.iter().position(|node| node.id == id).unwrap()
         };
         let alive = others.into_iter().filter(|id| *id != heir).map(|id| at(&cluster, id));
-        let mut publishers: Vec<Client> = alive
-            .map(|node| cluster.connect(node, &format!("{node}-publisher"), true))
-            .collect();
+        let mut publishers: Vec<Client> =
+            alive.map(|node| cluster.connect(node, &format!("{node}-publisher"), true)).collect();
         let send = |publishers: &mut [Client], numbers: std::ops::Range<u8>| {
             for n in numbers {
                 publishers[usize::from(n % 2)].send_publish("a/b", &[n], 2);
