@@ -27,6 +27,8 @@ const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// How long what is gathered waits for company while another batch is under way: until the next
 /// tick of tokio's timer, which counts in milliseconds and rounds up. So one millisecond at most.
 const GATHER: Duration = Duration::from_micros(1);
+/// How long what adds to the same queue as a batch that is under way waits for that one, at most.
+const FOLLOW: Duration = Duration::from_millis(50);
 /// This part of a full batch is worth a write of its own while another is under way.
 const WORTH: usize = 8;
 
@@ -50,6 +52,8 @@ pub struct StorageActor {
     timer: Option<SpawnHandle>,
     /// What is gathered has waited long enough.
     waited: bool,
+    /// What is gathered adds to the queue of a session to which a batch under way adds, too.
+    follows: bool,
     /// [`GATHER`], but for tests.
     company: Duration,
 }
@@ -72,6 +76,7 @@ impl StorageActor {
             retry,
             timer: None,
             waited: false,
+            follows: false,
             company: GATHER,
         }
     }
@@ -90,6 +95,14 @@ impl StorageActor {
                     break;
                 }
                 self.gather(&mut book);
+                let follows = book.follows();
+                if std::mem::replace(&mut self.follows, follows) != follows {
+                    // It waits for something else now, or for nothing any more.
+                    self.waited = !follows;
+                    if let Some(timer) = self.timer.take() {
+                        ctx.cancel_future(timer);
+                    }
+                }
                 if let Some(wait) = self.must_wait(&book) {
                     if self.timer.is_none() {
                         self.timer = Some(ctx.run_later(wait, |actor, ctx| {
@@ -126,6 +139,7 @@ impl StorageActor {
         let settings = &self.parts.shared.settings.storage;
         let (wait, part) = match book.in_flight.is_empty() {
             true => (settings.batch_delay, 1),
+            false if self.follows => (FOLLOW, WORTH),
             false => (self.company, WORTH),
         };
         let worth = book.gathered() >= (settings.batch_max_ops / part).max(1)

@@ -40,7 +40,17 @@ pub struct Batch {
     pub tokens: Arc<Vec<Token>>,
     /// When it was handed to the store, last.
     pub since: Instant,
+    /// Sessions to whose queues it adds, in order.
+    queues: Arc<[SessionId]>,
     stage: Stage,
+}
+
+/// The session to whose queue an operation adds.
+fn queue_of(op: &StoreOp) -> Option<SessionId> {
+    match op {
+        StoreOp::PutQueued { id, .. } => Some(*id),
+        _ => None,
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +134,17 @@ pub struct StorageBook {
 }
 
 impl StorageBook {
+    /// Whether the next batch adds to a queue to which one under way adds, too: a store that several
+    /// batches are handed to at once has it wait for that one, since a queue has no holes.
+    pub fn follows(&self) -> bool {
+        let added = self.next.ops.iter().filter_map(queue_of);
+        let mut last = None;
+        added.filter(|id| last.replace(*id) != Some(*id)).any(|id| {
+            let writing = self.in_flight.iter().filter(|batch| batch.stage == Stage::Writing);
+            writing.rev().any(|batch| batch.queues.binary_search(&id).is_ok())
+        })
+    }
+
     /// Operations taken up for the next batch.
     pub fn gathered(&self) -> usize {
         self.next.ops.len()
@@ -324,7 +345,11 @@ impl StorageBook {
         let mut request = std::mem::take(&mut self.next);
         finish(&mut request.ops);
         self.next_batch += 1;
+        let mut queues: Vec<SessionId> = request.ops.iter().filter_map(queue_of).collect();
+        queues.sort_unstable();
+        queues.dedup();
         let batch = Batch {
+            queues: queues.into(),
             id: self.next_batch,
             ops: Arc::new(request.ops),
             tokens: Arc::new(request.tokens),

@@ -5,7 +5,8 @@
 //!   it is not zero, is waited for here), or
 //! - what is gathered is an eighth of a full batch (`storage.batch_max_ops`,
 //!   `storage.batch_max_bytes`): worth a write of its own beside those in flight, or
-//! - a millisecond at most has passed since the first operation was gathered.
+//! - a millisecond at most has passed since the first operation was gathered, and it adds to no queue to
+//!   which a batch in flight adds: a store would have it wait for that one, where it could gather more.
 //!
 //! With `storage.max_in_flight` batches in flight nothing is gathered: requests stay in the inbox,
 //! where their bytes hold publishers back, and the next batch takes all of it up to a full one. So

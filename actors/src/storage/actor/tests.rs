@@ -239,6 +239,42 @@ fn what_is_gathered_beside_a_batch_goes_by_itself_soon() {
     });
 }
 
+/// Else a busy session has as many writes wait for each other as may be in flight.
+#[test]
+fn what_adds_to_the_same_queue_gathers_until_the_batch_before_it_is_written() {
+    run(async {
+        let node = Node::start(16, Duration::ZERO, GATHER);
+        let push = |id: u64, sequence: u64| {
+            let message = Arc::new(Message {
+                topic: "t".into(),
+                payload: vec![0].into(),
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                properties: None,
+            });
+            let (qos, outgoing) = (QoS::AtLeastOnce, None);
+            let entry = crate::ports::QueueEntry { sequence, qos, retain: false, message, outgoing };
+            node.push_part(vec![StoreOp::PutQueued { id, entry }], None, Some(0), 65);
+        };
+        push(1, 1);
+        node.batches(&[1]).await;
+        push(1, 2);
+        push(1, 3);
+        until("they are taken up", || node.parts.shared.storage.is_empty()).await;
+        push(1, 4);
+        until("it is taken up", || node.parts.shared.storage.is_empty()).await;
+        settle().await;
+        assert_eq!(node.store.batches(), [1]);
+        node.answer();
+        node.batches(&[1, 3]).await;
+        // Another session's waits for nobody.
+        push(2, 1);
+        node.batches(&[1, 3, 1]).await;
+        (0..2).for_each(|_| node.answer());
+        node.idle().await;
+    });
+}
+
 #[test]
 fn a_wait_that_is_over_is_not_the_next_batchs() {
     run(async {
