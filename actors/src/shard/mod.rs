@@ -119,7 +119,7 @@ pub struct Shard {
     /// them itself: it publishes nothing meanwhile.
     held_up: Cell<u32>,
     /// QoS 2 messages that the log has got meanwhile.
-    logged: RefCell<Vec<(Option<Owed>, Exact)>>,
+    logged: RefCell<VecDeque<(Option<Owed>, Exact)>>,
     /// The last admission of a client that was heard of.
     admitted: Cell<u64>,
     /// A session ends because its client is back or elsewhere: nobody is told.

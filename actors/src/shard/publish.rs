@@ -96,7 +96,7 @@ impl Shard {
         if !self.may_route() {
             return handled;
         }
-        for (answer, exact) in self.logged.take() {
+        while let Some((answer, exact)) = self.take_logged() {
             self.logged(answer, exact);
         }
         loop {
@@ -270,7 +270,7 @@ impl Shard {
     /// The log has a QoS 2 message: queue entries, retained message and receipt follow.
     pub(super) fn logged(&self, answer: Option<Owed>, exact: Exact) {
         if !self.may_route() {
-            return self.logged.borrow_mut().push((answer, exact));
+            return self.logged.borrow_mut().push_back((answer, exact));
         }
         let message = Arc::clone(&exact.message);
         let route = self.route(&message.topic);
@@ -279,6 +279,10 @@ impl Shard {
         view.owned = Some(Arc::clone(&message));
         let (conn, index) = answer.unzip();
         self.store_exact(&route, &mut view, exact, conn.as_ref(), index);
+    }
+
+    fn take_logged(&self) -> Option<(Option<Owed>, Exact)> {
+        self.logged.borrow_mut().pop_front()
     }
 
     /// What of it is stored, here and elsewhere. `index` is that of an answer that is owed already.

@@ -291,7 +291,11 @@ impl Shard {
                 _ => return,
             }
         };
-        drop(Abandon::wait(self, &kind, false));
+        match kind {
+            // A will has nobody who could send it again: its subscribers get it all the same.
+            WaitKind::Logged { answer: None, exact } => self.logged(None, *exact),
+            kind => drop(Abandon::wait(self, &kind, false)),
+        }
     }
 
     fn go_on(&self, kind: WaitKind) {
