@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hydrant_protocol::cluster::link::{
-    Class, Config, Event, Hello, Identity, Link, LinkError, MAX_HELLO, Role,
+    Class, Config, Event, Hello, Identity, Link, LinkError, MAX_HELLO, Relay, Role,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -59,6 +59,9 @@ fuzz_target!(|input: &[u8]| {
     let mut link = link("a", "b", 1);
     let mut now = 0;
     if how & 2 == 0 {
+        if let Ok(Some((_, end))) = Relay::peek(input) {
+            assert!(end <= input.len());
+        }
         link.connected(now, role);
         if let Err(error) = Hello::peek(input) {
             assert!(link.receive(now, input).is_err(), "{error}");

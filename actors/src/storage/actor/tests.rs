@@ -253,7 +253,8 @@ fn what_adds_to_the_same_queue_gathers_until_the_batch_before_it_is_written() {
                 properties: None,
             });
             let (qos, outgoing) = (QoS::AtLeastOnce, None);
-            let entry = crate::ports::QueueEntry { sequence, qos, retain: false, message, outgoing };
+            let entry =
+                crate::ports::QueueEntry { sequence, qos, retain: false, message, outgoing };
             node.push_part(vec![StoreOp::PutQueued { id, entry }], None, Some(0), 65);
         };
         push(1, 1);
