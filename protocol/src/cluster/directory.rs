@@ -29,6 +29,17 @@ pub const NOBODY: u64 = 0;
 /// Lost incarnations that are remembered: a claim with a hint to one is seconds behind at most.
 const REMEMBERED: usize = 1024;
 
+#[cfg(not(test))]
+fn map<K, V>() -> AHashMap<K, V> {
+    AHashMap::new()
+}
+
+/// In an order that the seed of a simulation repeats.
+#[cfg(test)]
+fn map<K, V>() -> AHashMap<K, V> {
+    AHashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4))
+}
+
 /// One start of a node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder {
@@ -77,6 +88,8 @@ struct Waiter {
     node: Arc<str>,
     request: u64,
     clean: bool,
+    /// Whom the store names as the holder: who is asked before this one gets what nobody here holds.
+    hint: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -85,6 +98,8 @@ struct Owned {
     clean: bool,
     /// The ticket of the change of hands under way, and who wait for it.
     moving: Option<Box<(u64, VecDeque<Waiter>)>>,
+    /// Another who has said that it holds it, and was asked to give it up to `holder`.
+    doubted: Option<u64>,
 }
 
 /// A session of this node.
@@ -131,13 +146,13 @@ impl Directory {
             view: View::default(),
             digest: 0,
             ring: Ring::default(),
-            held: AHashMap::new(),
-            owned: AHashMap::new(),
+            held: map(),
+            owned: map(),
             claims: BTreeMap::new(),
-            claiming: AHashMap::new(),
+            claiming: map(),
             next_request: 1,
             next_ticket: 1,
-            synced: AHashMap::new(),
+            synced: map(),
             early: Vec::new(),
             inherited: VecDeque::new(),
             actions: VecDeque::new(),
@@ -200,7 +215,7 @@ impl Directory {
             return;
         }
         let ring = Ring::new(view.members.iter().map(|member| Arc::clone(&member.node_id)));
-        let mut told: AHashMap<Arc<str>, Vec<(Arc<str>, bool)>> = AHashMap::new();
+        let mut told: AHashMap<Arc<str>, Vec<(Arc<str>, bool)>> = map();
         for (client, held) in &self.held {
             let owner = Self::owner_in(&ring, &view, client);
             if let Some(owner) = owner
@@ -209,7 +224,8 @@ impl Directory {
                 told.entry(owner.node).or_default().push((Arc::clone(client), held.clean));
             }
         }
-        (self.view, self.ring, self.digest) = (view, ring, digest);
+        let before = std::mem::replace(&mut self.view, view);
+        (self.ring, self.digest) = (ring, digest);
         // Who waits at an owner that is none any more asks the new one.
         let (me, ring) = (&self.me, &self.ring);
         let mut waiting = Vec::new();
@@ -237,7 +253,7 @@ impl Directory {
         for request in claims {
             self.send_claim(request);
         }
-        self.retry_clean();
+        self.retry(&before);
         self.grant_early();
     }
 
@@ -401,10 +417,16 @@ impl Directory {
                 if !self.owns(client) {
                     self.answer(&from.node, Control::NotOwner { request });
                 } else if !self.is_synced() {
+                    // The last one knows best whom the store names.
+                    self.early.retain(|(node, known)| {
+                        let same =
+                            matches!(known, Control::Claim { request: r, .. } if *r == request);
+                        *node != from.node || !same
+                    });
                     self.early.push((Arc::clone(&from.node), message));
                 } else {
-                    let waiter = Waiter { node: Arc::clone(&from.node), request, clean };
-                    self.claimed(&Arc::clone(client), waiter, hint);
+                    let waiter = Waiter { node: Arc::clone(&from.node), request, clean, hint };
+                    self.claimed(&Arc::clone(client), waiter);
                 }
             }
             Control::Granted { request, from: handed } => {
@@ -437,6 +459,11 @@ impl Directory {
             Control::Release { ticket, client, to } => {
                 // Nor does this node give up what it has told another owner of.
                 if self.owner(&client).as_ref() != Some(from) {
+                    if !self.held.contains_key(&client) {
+                        // Who asks waits for it.
+                        let owner = Arc::clone(&from.node);
+                        self.answer(&owner, Control::Released { ticket, client, handed: None });
+                    }
                     return;
                 }
                 let owner = Arc::clone(&from.node);
@@ -470,27 +497,35 @@ impl Directory {
         self.view.member(&holder.node).is_some_and(|m| m.incarnation == holder.incarnation)
     }
 
+    /// The holder that the store has named to a claimant, unless that was itself. Used up by this.
+    fn hinted(&self, claimant: &Holder, hint: &mut Option<u64>) -> Option<Holder> {
+        // Of one that has an heir, the store says otherwise by now: it is asked again.
+        let hint = hint.take().filter(|hint| ![NOBODY, claimant.incarnation].contains(hint))?;
+        if self.inherited.contains(&hint) {
+            return None;
+        }
+        let node = self.view.members.iter().find(|member| member.incarnation == hint);
+        // Not a member: lost, and waited for until somebody has inherited it.
+        let node = node.map_or_else(|| Arc::from(""), |node| Arc::clone(&node.node_id));
+        Some(Holder { node, incarnation: hint })
+    }
+
     /// A claim at its owner.
-    fn claimed(&mut self, client: &Arc<str>, waiter: Waiter, hint: Option<u64>) {
+    fn claimed(&mut self, client: &Arc<str>, mut waiter: Waiter) {
         let Some(claimant) = self.node(&waiter.node) else { return };
-        let hinted = || {
-            // Of one that has an heir, the store says otherwise by now: it is asked again.
-            let hint = hint.filter(|hint| ![NOBODY, claimant.incarnation].contains(hint))?;
-            if self.inherited.contains(&hint) {
-                return None;
-            }
-            let members = &self.view.members;
-            let node = members.iter().find(|member| member.incarnation == hint);
-            // Not a member: lost, and waited for until somebody has inherited it.
-            let node = node.map_or_else(|| Arc::from(""), |node| Arc::clone(&node.node_id));
-            Some(Holder { node, incarnation: hint })
-        };
+        let hint = waiter.hint;
         // The store knows better than we do: it was granted to the claimant as nobody's.
         let nobodys = self
             .owned
             .get(client)
             .is_none_or(|owned| owned.moving.is_none() && owned.holder == claimant);
         let lost = self.owned.get(client).is_some_and(|owned| !self.is_member(&owned.holder));
+        if lost && hint == Some(claimant.incarnation) {
+            // It has it already, by a claim before this one.
+            if let Some(owned) = self.owned.get_mut(client) {
+                owned.holder = claimant.clone();
+            }
+        }
         if lost && hint == Some(NOBODY) {
             // Whoever inherited what it held found nothing of it.
             if let Some(owned) = self.owned.get_mut(client) {
@@ -498,10 +533,11 @@ impl Directory {
             }
         }
         if (nobodys || lost)
-            && let Some(holder) = hinted()
+            && let Some(holder) = self.hinted(&claimant, &mut waiter.hint)
         {
             let moving = self.owned.get_mut(client).and_then(|owned| owned.moving.take());
-            self.owned.insert(Arc::clone(client), Owned { holder, clean: false, moving });
+            self.owned
+                .insert(Arc::clone(client), Owned { holder, clean: false, moving, doubted: None });
         }
         match self.owned.get_mut(client) {
             None => self.grant(client, &claimant, &waiter, None),
@@ -510,11 +546,12 @@ impl Directory {
             }
             Some(owned) => match &mut owned.moving {
                 Some(moving) => {
-                    let same = |known: &Waiter| {
+                    let same = |known: &&mut Waiter| {
                         known.node == waiter.node && known.request == waiter.request
                     };
-                    if !moving.1.iter().any(same) {
-                        moving.1.push_back(waiter);
+                    match moving.1.iter_mut().find(same) {
+                        Some(known) => known.hint = waiter.hint,
+                        None => moving.1.push_back(waiter),
                     }
                     if lost {
                         self.go_on(client);
@@ -539,9 +576,11 @@ impl Directory {
             holder: claimant.clone(),
             clean: waiter.clean,
             moving: None,
+            doubted: None,
         });
         owned.holder = claimant.clone();
         owned.clean = waiter.clean;
+        owned.doubted = None;
         self.answer(&waiter.node, Control::Granted { request: waiter.request, from });
     }
 
@@ -563,7 +602,11 @@ impl Directory {
             };
             let free = owned.clean && !self.is_member(&owned.holder);
             if owned.holder == claimant || free {
-                let Some(waiter) = self.next_waiter(client) else { return };
+                let Some(mut waiter) = self.next_waiter(client) else { return };
+                if self.is_elsewhere(client, &claimant, &mut waiter) {
+                    self.wait_first(client, waiter);
+                    continue;
+                }
                 self.grant(client, &claimant, &waiter, None);
                 continue;
             }
@@ -587,13 +630,42 @@ impl Directory {
         self.owned.get_mut(client)?.moving.as_mut()?.1.pop_front()
     }
 
+    /// The store has named a holder to who is next, and that one has not been asked yet.
+    fn is_elsewhere(&mut self, client: &str, claimant: &Holder, waiter: &mut Waiter) -> bool {
+        let Some(holder) = self.hinted(claimant, &mut waiter.hint) else { return false };
+        if let Some(owned) = self.owned.get_mut(client) {
+            (owned.holder, owned.clean) = (holder, false);
+        }
+        true
+    }
+
+    /// A holder has said itself that it has the session: what the store had said before is over.
+    fn forget_hints(&mut self, client: &str) {
+        if let Some(moving) = self.owned.get_mut(client).and_then(|owned| owned.moving.as_mut()) {
+            moving.1.iter_mut().for_each(|waiter| waiter.hint = None);
+        }
+    }
+
+    fn wait_first(&mut self, client: &str, waiter: Waiter) {
+        if let Some(moving) = self.owned.get_mut(client).and_then(|owned| owned.moving.as_mut()) {
+            moving.1.push_front(waiter);
+        }
+    }
+
     fn moved(&mut self, ticket: u64, client: &Arc<str>, handed: Option<Handed>) {
         let under_way = |owned: &Owned| owned.moving.as_ref().is_some_and(|m| m.0 == ticket);
         if !self.owned.get(client).is_some_and(under_way) {
             return;
         }
-        while let Some(waiter) = self.next_waiter(client) {
+        if handed.is_some() {
+            self.forget_hints(client);
+        }
+        while let Some(mut waiter) = self.next_waiter(client) {
             if let Some(claimant) = self.node(&waiter.node) {
+                if handed.is_none() && self.is_elsewhere(client, &claimant, &mut waiter) {
+                    self.wait_first(client, waiter);
+                    return self.go_on(client);
+                }
                 self.grant(client, &claimant, &waiter, handed);
                 return self.go_on(client);
             }
@@ -609,21 +681,26 @@ impl Directory {
         }
         let taken = self.owned.get(client).is_some_and(|owned| {
             owned.holder != *from && owned.moving.is_none() && self.is_member(&owned.holder)
+                // It holds a persistent session all the same: what the other has said is older.
+                && owned.doubted != Some(from.incarnation)
         });
         match self.owned.get_mut(client) {
             Some(owned) if taken => {
                 // It has connected elsewhere while nobody knew of this session: that one is the
                 // later one.
+                owned.doubted = Some(from.incarnation);
                 let (client, to) = (Arc::clone(client), Arc::clone(&owned.holder.node));
                 self.tell(&Arc::clone(&from.node), Control::Release { ticket: 0, client, to });
             }
             Some(owned) => {
                 owned.holder = from.clone();
                 owned.clean = clean;
+                owned.doubted = None;
+                self.forget_hints(client);
                 self.go_on(client);
             }
             None => {
-                let owned = Owned { holder: from.clone(), clean, moving: None };
+                let owned = Owned { holder: from.clone(), clean, moving: None, doubted: None };
                 self.owned.insert(Arc::clone(client), owned);
             }
         }
@@ -640,7 +717,7 @@ impl Directory {
                 // Those who wait for it need not wait: nobody holds it.
                 self.owned.remove(client);
                 for waiter in moving.1 {
-                    self.claimed(client, waiter, None);
+                    self.claimed(client, waiter);
                 }
             }
         }
@@ -662,17 +739,29 @@ impl Directory {
         for client in left {
             let waiting = self.owned.remove(&client).and_then(|owned| owned.moving);
             for waiter in waiting.into_iter().flat_map(|moving| moving.1) {
-                self.claimed(&client, waiter, None);
+                self.claimed(&client, waiter);
             }
         }
     }
 
-    /// Clean sessions of nodes that have left: nobody has to be asked.
-    fn retry_clean(&mut self) {
+    /// Clean sessions of nodes that have left: nobody has to be asked. Holders that are back have not been.
+    fn retry(&mut self, before: &View) {
+        let was = |holder: &Holder| {
+            before.member(&holder.node).is_some_and(|m| m.incarnation == holder.incarnation)
+        };
+        for owned in self.owned.values_mut().filter(|owned| owned.holder.node.is_empty()) {
+            // One that only the store had named.
+            let incarnation = owned.holder.incarnation;
+            let back = self.view.members.iter().find(|member| member.incarnation == incarnation);
+            if let Some(member) = back {
+                owned.holder.node = Arc::clone(&member.node_id);
+            }
+        }
         let stuck: Vec<Arc<str>> = self
             .owned
             .iter()
-            .filter(|(_, owned)| owned.moving.is_some() && !self.is_member(&owned.holder))
+            .filter(|(_, owned)| owned.moving.is_some())
+            .filter(|(_, owned)| !self.is_member(&owned.holder) || !was(&owned.holder))
             .map(|(client, _)| Arc::clone(client))
             .collect();
         for client in stuck {
