@@ -202,6 +202,9 @@ impl Moves {
                 if self.changes.get(&id).is_some_and(goes)
                     && let Some(change) = self.changes.remove(&id)
                 {
+                    // What it was not marked for when it came has no session any more.
+                    let came = |it: &Change| matches!(it.side, Side::Taker { granted: true, .. });
+                    self.changes.retain(|_, it| !(came(it) && it.client == change.client));
                     self.actions.push_back(Action::Taken { id, client: change.client });
                 }
             }
@@ -267,6 +270,13 @@ impl Moves {
         done.iter().for_each(|id| drop(self.changes.remove(id)));
     }
 
+    /// A session that may have been on its way here has come in another way: its holder was lost, and this
+    /// node has what that held.
+    pub fn inherited(&mut self, client: &str) {
+        let comes = |change: &Change| matches!(change.side, Side::Taker { granted: false, .. });
+        self.changes.retain(|_, change| !(comes(change) && *change.client == *client));
+    }
+
     /// These nodes are there now. Those that are not mark nothing any more; those that have come are
     /// told.
     pub fn there(&mut self, mut nodes: BTreeSet<Arc<str>>) {
@@ -282,8 +292,9 @@ impl Moves {
                 let (id, client, node) = (*id, Arc::clone(&change.client), Arc::clone(node));
                 self.actions.push_back(Action::Mark { id, client, node });
             }
-            // One that has given up, or has the session, needs no more marks.
-            if change.awaited.is_empty() {
+            // One that has given up, or has the session, needs no more marks; while it comes, its holder may.
+            let comes = matches!(change.side, Side::Taker { granted: false, .. });
+            if change.awaited.is_empty() && !comes {
                 continue;
             }
             for node in &new {
@@ -299,7 +310,8 @@ impl Moves {
     pub fn restarted(&mut self, node: &Arc<str>) {
         self.taker_is_lost(node);
         for (id, change) in &self.changes {
-            if change.awaited.contains(node)
+            let comes = matches!(change.side, Side::Taker { granted: false, .. });
+            if (comes || change.awaited.contains(node))
                 && let Some(message) = Self::announcement(*id, change)
             {
                 self.actions.push_back(Action::Send(Arc::clone(node), message));
@@ -310,7 +322,84 @@ impl Moves {
     fn taker_is_lost(&mut self, node: &str) {
         let lost = |change: &Change| matches!(change.side, Side::Holder) && *change.other == *node;
         for (id, change) in self.changes.extract_if(.., |_, change| lost(change)) {
+            let client = Arc::clone(&change.client);
+            // A later start of it may get what was said before there was a link.
+            let withdrawn = Control::Withdrawn { id, client };
+            self.actions.push_back(Action::Send(change.other, withdrawn));
             self.actions.push_back(Action::Stays { id, client: change.client });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: u64 = 7;
+
+    fn node(others: [&str; 2]) -> Moves {
+        let mut moves = Moves::new("n1".into());
+        moves.there(others.map(Arc::from).into());
+        moves
+    }
+
+    fn actions(moves: &mut Moves) -> Vec<Action> {
+        std::iter::from_fn(|| moves.poll_action()).collect()
+    }
+
+    fn told(moves: &mut Moves, node: &str) -> Vec<Control> {
+        let its = actions(moves).into_iter().filter_map(|action| match action {
+            Action::Send(to, message) if *to == *node => Some(message),
+            _ => None,
+        });
+        its.collect()
+    }
+
+    fn comes(moves: &mut Moves) {
+        let leaving =
+            Control::Leaving { id: ID, client: "c".into(), filters: vec![], estates: vec![] };
+        moves.receive(&"n2".into(), leaving);
+        moves.expected(ID);
+        actions(moves);
+    }
+
+    /// It may have been told of the session before there was a link to it, by which a later start hears it.
+    #[test]
+    fn a_taker_that_is_lost_is_told_that_nothing_comes() {
+        let mut moves = node(["n2", "n3"]);
+        moves.leaving(ID, "c".into(), "n2".into(), vec![], vec![]);
+        actions(&mut moves);
+        moves.there(BTreeSet::from(["n3".into()]));
+        let withdrawn = Control::Withdrawn { id: ID, client: "c".into() };
+        let stays = Action::Stays { id: ID, client: "c".into() };
+        assert_eq!(actions(&mut moves), [Action::Send("n2".into(), withdrawn), stays]);
+        assert!(moves.is_empty());
+    }
+
+    /// The holder may wait for a node whose marks the taker does not need any more.
+    #[test]
+    fn who_starts_anew_is_told_of_a_session_as_long_as_it_comes() {
+        let mut moves = node(["n2", "n3"]);
+        comes(&mut moves);
+        ["n1", "n2", "n3"].iter().for_each(|origin| moves.marked(ID, origin));
+        actions(&mut moves);
+        moves.restarted(&"n3".into());
+        assert!(matches!(told(&mut moves, "n3")[..], [Control::Move { id: ID, .. }]));
+        moves.there(BTreeSet::from(["n2".into()]));
+        moves.there(BTreeSet::from(["n2".into(), "n3".into()]));
+        assert!(matches!(told(&mut moves, "n3")[..], [Control::Move { id: ID, .. }]));
+    }
+
+    #[test]
+    fn a_session_that_goes_on_or_was_inherited_is_not_waited_for() {
+        let mut moves = node(["n2", "n3"]);
+        comes(&mut moves);
+        moves.granted("c");
+        moves.leaving(ID + 1, "c".into(), "n3".into(), vec![], vec![]);
+        moves.receive(&"n3".into(), Control::Taken { id: ID + 1 });
+        assert!(moves.is_empty());
+        comes(&mut moves);
+        moves.inherited("c");
+        assert!(moves.is_empty());
     }
 }
