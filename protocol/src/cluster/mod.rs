@@ -14,7 +14,11 @@ pub mod marks;
 pub mod member;
 pub mod message;
 pub mod moves;
+#[cfg(test)]
+mod random;
 pub mod ring;
+#[cfg(test)]
+mod simulation;
 
 pub use member::{Load, Member, View};
 pub use ring::{Key, Ring};

@@ -1,0 +1,553 @@
+//! One start of a node: the machines of the cluster, and between them what `actors/` does, as little of it
+//! as there can be.
+//!
+//! Its parts (peers, storage, and of each lane a router and a manager) have an inbox each, which they
+//! work off in order, at times of their own. What it wants of the outside are [`Effect`]s.
+
+mod claims;
+mod deliver;
+mod heirs;
+mod moving;
+mod peer;
+mod peers;
+mod sessions;
+mod storage;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Mistake;
+use super::store::{Answer, Batch, Entry, Estate, Message, Request, Stored};
+use crate::cluster::View;
+use crate::cluster::directory::Directory;
+use crate::cluster::link::{Config, Identity};
+use crate::cluster::marks::{Lane, Marks};
+use crate::cluster::message::{Control, Handed, Interest};
+use crate::cluster::moves::Moves;
+use claims::{Claiming, Look, Release};
+use heirs::Heirs;
+use peer::Peer;
+use sessions::Session;
+use storage::Storage;
+
+/// As an estate: of this node's earlier starts.
+const ANY_ESTATE: u64 = u64::MAX;
+
+/// Of a wait: its lane, and its number.
+pub type Token = (u16, u64);
+
+#[derive(Debug, Clone)]
+pub enum Effect {
+    Store {
+        op: u64,
+        request: Request,
+    },
+    /// A publish is acknowledged.
+    Acknowledge(Message),
+    /// CONNACK, and SUBACK where the session is new.
+    Connected {
+        client: Arc<str>,
+        connection: u64,
+        present: bool,
+    },
+    Deliver {
+        client: Arc<str>,
+        connection: u64,
+        sequence: u64,
+        message: Message,
+    },
+    /// A connection ends.
+    Closed {
+        client: Arc<str>,
+        connection: u64,
+    },
+    /// Its lease is another's.
+    Exit(&'static str),
+}
+
+#[derive(Debug)]
+enum PeerWork {
+    Publishes { node: usize, group: u64, body: Vec<u8>, tokens: Vec<Token> },
+    Interest(Option<Token>),
+    Consumed { node: usize, incarnation: u64, bytes: u64 },
+    Stored { node: usize, incarnation: u64, batch: u64 },
+    View(View),
+    Claim { shard: u16, connection: u64, client: Arc<str>, known: bool },
+    Gone { client: Arc<str>, seen: u64 },
+    Holds(Arc<str>),
+    Leaving { id: u64, client: Arc<str>, to: Arc<str>, filters: Vec<(Arc<str>, u8)>, estate: u64 },
+    Keeps(u64),
+    Recover { id: u64, client: Arc<str>, session: u64 },
+    Expected(u64),
+    Passed { barrier: Barrier, lane: (u16, u16) },
+    Marked { id: u64, origin: usize },
+    ResentSeen { incarnation: u64, shard: u16, origin: usize },
+    Released { owner: Arc<str>, ticket: u64, client: Arc<str>, handed: Option<Handed> },
+    Looked { request: u64, holder: Option<(u64, u64)>, taken: Option<Box<Stored>> },
+    Sealed { incarnation: u64, estate: Option<Estate> },
+    Inherited { incarnation: u64, incarnations: Vec<u64>, clients: Vec<Arc<str>> },
+}
+
+#[derive(Debug, Clone)]
+enum Pass {
+    Move { id: u64, client: Arc<str>, here: bool },
+    Heir { incarnation: u64, heir: usize },
+}
+
+#[derive(Debug, Clone)]
+struct Barrier {
+    pass: Pass,
+    to: Vec<usize>,
+}
+
+#[derive(Debug)]
+enum RouterWork {
+    Publish(Message),
+    FromPeer {
+        node: usize,
+        incarnation: u64,
+        body: Bytes,
+    },
+    /// Of another router; what waits for it, and the transaction it is a part of.
+    Deliver {
+        items: Vec<Publish>,
+        late: Vec<Token>,
+        transaction: Option<u64>,
+    },
+    Expect {
+        id: u64,
+        client: Arc<str>,
+        filters: Vec<(Arc<str>, u8)>,
+    },
+    /// Behind what it forgets.
+    Forget {
+        client: Arc<str>,
+    },
+    Barrier(Barrier),
+    Mark {
+        id: u64,
+        client: Arc<str>,
+        lane: Lane,
+        lanes: u16,
+    },
+    Marked {
+        id: u64,
+        client: Arc<str>,
+        lane: Lane,
+        lanes: u16,
+    },
+    Resent {
+        incarnation: u64,
+        lane: Lane,
+        lanes: u16,
+    },
+    /// Of a node that is gone: behind what stands in the inboxes of all routers.
+    Behind(Box<RouterWork>),
+    ResentHere {
+        incarnation: u64,
+        lane: Lane,
+        lanes: u16,
+    },
+}
+
+#[derive(Debug)]
+enum ManagerWork {
+    Connect { client: Arc<str>, connection: u64 },
+    Disconnected { client: Arc<str>, connection: u64 },
+    Got { client: Arc<str>, connection: u64, sequence: u64 },
+    Completed(Token),
+    Granted { client: Arc<str>, connection: u64, taken: Option<Box<Stored>>, admission: u64 },
+    Release(Release),
+    Page { slot: u32, stamp: u64, page: Vec<(u64, Entry)> },
+    Inherit { sessions: Vec<Stored>, incarnation: u64 },
+    AllMarked { id: u64, client: Arc<str> },
+    Stays { id: u64, client: Arc<str> },
+    Taken { id: u64, client: Arc<str> },
+    Settled { incarnation: u64 },
+    Recovered { id: u64, client: Arc<str>, taken: Option<Box<Stored>> },
+}
+
+/// A publish on its way to sessions: where it was published, and how it came here.
+#[derive(Debug, Clone, Copy)]
+struct Publish {
+    message: Message,
+    lane: Lane,
+    estate: u64,
+    batch: Option<Batch>,
+}
+
+#[derive(Debug)]
+enum WaitKind {
+    Publish(Message),
+    Peer { node: usize, incarnation: u64, batch: u64 },
+    Forward(Token),
+    Subscribed { client: Arc<str>, connection: u64 },
+}
+
+/// A lane: router and manager, and the sessions of its clients.
+#[derive(Default)]
+struct Shard {
+    router: VecDeque<RouterWork>,
+    manager: VecDeque<ManagerWork>,
+    sessions: BTreeMap<u32, Session>,
+    by_client: BTreeMap<Arc<str>, u32>,
+    expected: BTreeMap<Arc<str>, u32>,
+    given_up: BTreeMap<Arc<str>, u32>,
+    estates: BTreeMap<u64, Marks>,
+    /// Lost incarnations to whose heirs this lane sends: no longer to those.
+    passed: BTreeSet<u64>,
+    waits: BTreeMap<u64, (usize, WaitKind)>,
+    /// Connections that wait to be let in.
+    claiming: BTreeMap<u64, Arc<str>>,
+    admitted: u64,
+}
+
+/// What has an inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Peers,
+    Storage,
+    Router(u16),
+    Manager(u16),
+}
+
+/// Why the store is asked.
+#[derive(Debug)]
+enum Purpose {
+    Write,
+    Read { shard: u16, slot: u32, stamp: u64 },
+    Look(Look),
+    Ask { request: u64 },
+    Recover { id: u64, client: Arc<str>, session: u64, takes: bool },
+    Seal(u64),
+    Renew { sent: u64 },
+}
+
+/// Lanes that have yet to take what a lost incarnation held; with it the incarnations and clients.
+type Inheriting = (usize, Vec<u64>, Vec<Arc<str>>);
+
+/// What a node is made of.
+pub struct Setup {
+    pub index: usize,
+    pub names: Arc<[Arc<str>]>,
+    pub incarnation: u64,
+    pub lanes: u16,
+    pub config: Config,
+    pub mistake: Mistake,
+    pub lease_until: u64,
+    pub traced: bool,
+    /// What its earlier starts held.
+    pub continued: Vec<u64>,
+    pub sessions: Vec<Stored>,
+    /// Incarnations of other nodes that nobody has sealed.
+    pub open: Vec<(usize, u64)>,
+}
+
+pub struct Node {
+    index: usize,
+    id: Arc<str>,
+    names: Arc<[Arc<str>]>,
+    pub incarnation: u64,
+    config: Config,
+    mistake: Mistake,
+    pub now: u64,
+    pub lease_until: u64,
+    renewing: bool,
+    directory: Directory,
+    moves: Moves,
+    pub peers: BTreeMap<usize, Peer>,
+    claims: BTreeMap<u64, Claiming>,
+    lost: BTreeMap<u64, heirs::Lost>,
+    /// Incarnations that were open when it started, and of which it has not heard: no client before that.
+    unheard: BTreeMap<u64, usize>,
+    own: BTreeMap<u64, Vec<Token>>,
+    deferred_moves: Vec<(usize, Control)>,
+    deferred_releases: Vec<Release>,
+    heirs: Heirs,
+    inheriting: BTreeMap<u64, Inheriting>,
+    last_admission: u64,
+    settling: Vec<(u64, Token)>,
+    interest: BTreeMap<Arc<str>, u32>,
+    changes: Vec<(Arc<str>, Interest)>,
+    announced: u64,
+    confirmed: u64,
+    next_move: u64,
+    /// Counts slots, stamps, waits, transactions and questions to the store.
+    next: u64,
+    /// Sessions on their way.
+    moving: BTreeSet<(u16, u32)>,
+    shards: Vec<Shard>,
+    storage: Storage,
+    asked: BTreeMap<u64, Purpose>,
+    work: VecDeque<PeerWork>,
+    effects: Vec<Effect>,
+    /// What is for clients, while the lease is over.
+    withheld: Vec<Effect>,
+    /// Every member has told what it holds and wants.
+    pub synced: bool,
+    /// What it heard and decided, for a trace.
+    pub log: Option<Vec<String>>,
+}
+
+impl Node {
+    pub fn new(setup: Setup, now: u64) -> Self {
+        let Setup { index, names, incarnation, lanes, config, mistake, lease_until, .. } = setup;
+        let id = Arc::clone(&names[index]);
+        let mut node = Self {
+            index,
+            names,
+            incarnation,
+            config,
+            mistake,
+            now,
+            lease_until,
+            renewing: false,
+            directory: Directory::new(Arc::clone(&id), incarnation),
+            moves: Moves::new(Arc::clone(&id)),
+            id,
+            peers: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            unheard: setup.open.iter().map(|(node, incarnation)| (*incarnation, *node)).collect(),
+            own: BTreeMap::new(),
+            deferred_moves: Vec::new(),
+            deferred_releases: Vec::new(),
+            heirs: Heirs::new(&setup.continued),
+            inheriting: BTreeMap::new(),
+            last_admission: 0,
+            settling: Vec::new(),
+            interest: BTreeMap::new(),
+            changes: Vec::new(),
+            announced: 0,
+            confirmed: 0,
+            next_move: incarnation << 32,
+            next: 1,
+            moving: BTreeSet::new(),
+            shards: (0..lanes).map(|_| Shard::default()).collect(),
+            storage: Storage::default(),
+            asked: BTreeMap::new(),
+            work: VecDeque::new(),
+            effects: Vec::new(),
+            withheld: Vec::new(),
+            synced: false,
+            log: setup.traced.then(Vec::new),
+        };
+        setup.continued.iter().for_each(|lost| node.directory.inherited(*lost));
+        for stored in &setup.sessions {
+            let shard = node.home(&stored.client);
+            node.work.push_back(PeerWork::Holds(Arc::clone(&stored.client)));
+            node.restore(shard, stored, ANY_ESTATE);
+        }
+        node
+    }
+
+    fn identity(&self) -> Identity {
+        let node_id = Arc::clone(&self.id);
+        Identity { cluster: "c".into(), node_id, incarnation: self.incarnation }
+    }
+
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        if let Some(log) = &mut self.log {
+            log.push(what());
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn lanes(&self) -> u16 {
+        self.shards.len() as u16
+    }
+
+    /// The lane of a client's session.
+    fn home(&self, client: &str) -> u16 {
+        let number: u16 = client[1..].parse().unwrap();
+        number % self.lanes()
+    }
+
+    fn shard(&mut self, shard: u16) -> &mut Shard {
+        &mut self.shards[usize::from(shard)]
+    }
+
+    fn ask(&mut self, purpose: Purpose, request: Request) {
+        let op = self.number();
+        self.asked.insert(op, purpose);
+        self.effects.push(Effect::Store { op, request });
+    }
+
+    /// The lease is not over.
+    pub fn may_act(&self) -> bool {
+        self.now < self.lease_until
+    }
+
+    fn tell_client(&mut self, effect: Effect) {
+        if self.may_act() {
+            self.effects.push(effect);
+        } else {
+            self.withheld.push(effect);
+        }
+    }
+
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Those whose inboxes hold something.
+    pub fn busy(&self) -> Vec<Part> {
+        let mut busy = Vec::new();
+        if !self.work.is_empty() {
+            busy.push(Part::Peers);
+        }
+        if self.storage.has_work() {
+            busy.push(Part::Storage);
+        }
+        for (index, shard) in (0..).zip(&self.shards) {
+            if !shard.router.is_empty() {
+                busy.push(Part::Router(index));
+            }
+            if !shard.manager.is_empty() {
+                busy.push(Part::Manager(index));
+            }
+        }
+        busy
+    }
+
+    /// One part works off some of what stands in its inbox.
+    pub fn run(&mut self, part: Part, most: usize) {
+        match part {
+            Part::Peers => {
+                for _ in 0..most {
+                    let Some(work) = self.work.pop_front() else { break };
+                    self.peer_work(work);
+                }
+                self.settle();
+            }
+            Part::Storage => self.run_storage(),
+            Part::Router(shard) => self.run_router(shard, most),
+            Part::Manager(shard) => {
+                for _ in 0..most {
+                    let Some(work) = self.shard(shard).manager.pop_front() else { break };
+                    self.manage(shard, work);
+                }
+            }
+        }
+    }
+
+    pub fn publish(&mut self, lane: u16, message: Message) {
+        let lane = lane % self.lanes();
+        self.shard(lane).router.push_back(RouterWork::Publish(message));
+    }
+
+    pub fn connect(&mut self, client: Arc<str>, connection: u64) {
+        let home = self.home(&client);
+        self.shard(home).manager.push_back(ManagerWork::Connect { client, connection });
+    }
+
+    pub fn disconnected(&mut self, client: Arc<str>, connection: u64) {
+        let home = self.home(&client);
+        self.shard(home).manager.push_back(ManagerWork::Disconnected { client, connection });
+    }
+
+    pub fn got(&mut self, client: Arc<str>, connection: u64, sequence: u64) {
+        let home = self.home(&client);
+        self.shard(home).manager.push_back(ManagerWork::Got { client, connection, sequence });
+    }
+
+    pub fn view(&mut self, view: View) {
+        self.work.push_back(PeerWork::View(view));
+    }
+
+    pub fn renew(&mut self) {
+        if !std::mem::replace(&mut self.renewing, true) {
+            self.ask(Purpose::Renew { sent: self.now }, Request::Renew);
+        }
+    }
+
+    /// The store has answered.
+    pub fn answer(&mut self, op: u64, answer: Answer) {
+        let Some(purpose) = self.asked.remove(&op) else { return };
+        match (purpose, answer) {
+            (Purpose::Write, answer) => self.written(matches!(answer, Answer::Written)),
+            (Purpose::Read { shard, slot, stamp }, Answer::Page(page)) => {
+                self.storage.busy = false;
+                self.shard(shard).manager.push_back(ManagerWork::Page { slot, stamp, page });
+            }
+            (Purpose::Read { shard, slot, stamp }, _) => self.read_again(shard, slot, stamp),
+            (Purpose::Look(look), answer) => self.looks(look, answer),
+            (Purpose::Ask { request }, Answer::Located(holder)) => {
+                self.work.push_back(PeerWork::Looked { request, holder, taken: None });
+            }
+            (Purpose::Recover { id, client, session, takes }, answer) => {
+                self.recovering(id, client, session, takes, answer);
+            }
+            (Purpose::Seal(incarnation), answer) => {
+                let estate = match answer {
+                    Answer::Sealed(estate) => estate,
+                    _ => None,
+                };
+                self.work.push_back(PeerWork::Sealed { incarnation, estate });
+            }
+            (Purpose::Renew { sent }, answer) => {
+                self.renewing = false;
+                match answer {
+                    Answer::Renewed(true) => {
+                        self.lease_until = sent + super::store::LEASE;
+                        if self.may_act() {
+                            let withheld = std::mem::take(&mut self.withheld);
+                            self.effects.extend(withheld);
+                            self.complete_stored();
+                        }
+                    }
+                    Answer::Renewed(false) => self.effects.push(Effect::Exit("it is sealed")),
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn complete(&mut self, tokens: impl IntoIterator<Item = Token>) {
+        for token in tokens {
+            self.shard(token.0).manager.push_back(ManagerWork::Completed(token));
+        }
+    }
+
+    /// What is not over, for people; `None`: nothing.
+    pub fn unfinished(&self) -> Option<String> {
+        let mut open = Vec::new();
+        let mut note = |what: &str, count: usize| {
+            if count > 0 {
+                open.push(format!("{count} {what}"));
+            }
+        };
+        note("claims", self.claims.len() + self.directory.sizes().2);
+        note(&format!("moves {:?}", self.moves), self.moves.len());
+        note(&format!("lost {:?}", self.lost), self.lost.len());
+        note("moves deferred", self.deferred_moves.len());
+        note("releases deferred", self.deferred_releases.len());
+        note("batches to itself", self.own.len());
+        note("estates being taken", self.inheriting.len());
+        note("SUBACKs", self.settling.len());
+        for peer in self.peers.values() {
+            note(&format!("batches to {}", peer.id), peer.pending.len());
+        }
+        for shard in &self.shards {
+            note("waits", shard.waits.len());
+            note("expected sessions", shard.expected.len());
+            note("sessions given up", shard.given_up.len());
+            note("estates not settled", shard.estates.len());
+            note(
+                "sessions on their way",
+                shard.sessions.values().filter(|s| s.moving.is_some()).count(),
+            );
+        }
+        note("inboxes", self.busy().len());
+        note("questions to the store", self.asked.len());
+        (!open.is_empty())
+            .then(|| format!("{} ({}): {}", self.id, self.incarnation, open.join(", ")))
+    }
+}
