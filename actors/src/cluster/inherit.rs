@@ -120,6 +120,7 @@ impl Peers {
             waits.push(wait);
         }
         self.cluster.stored_batches.lock().extend(estate.batches);
+        clients.iter().for_each(|client| self.moves.inherited(client));
         let incarnations = estate.incarnations;
         self.shared.lanes.lock().inherit(&estate.lanes);
         let cluster = Arc::clone(&self.cluster);
