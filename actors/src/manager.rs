@@ -120,7 +120,6 @@ impl ConnectionManager {
                 Some(ManagerWork::AllMarked { id, client }) => shard.all_marked(id, &client),
                 Some(ManagerWork::Stays { id, client }) => shard.stays(id, &client),
                 Some(ManagerWork::Taken { id, client }) => shard.taken(id, &client),
-                Some(ManagerWork::Forget { client, .. }) => shard.forget_expected(&client),
                 Some(ManagerWork::Recovered { id, client, taken }) => {
                     shard.recovered(id, &client, taken.as_deref());
                 }

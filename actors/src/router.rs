@@ -84,6 +84,10 @@ impl StreamHandler<Work> for TopicRouter {
                     shard.resent(*incarnation, *lane, *lanes);
                     1
                 }
+                RouterWork::Forget { client } => {
+                    shard.forget_expected(client);
+                    1
+                }
                 RouterWork::Expect { id, client, filters } => {
                     shard.expect(*id, client, filters);
                     1

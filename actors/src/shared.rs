@@ -231,13 +231,6 @@ pub enum ManagerWork {
         /// Whose session it is.
         client: Arc<str>,
     },
-    /// A session that was expected does not come.
-    Forget {
-        /// Number of the change of hands.
-        id: u64,
-        /// Whose session it is.
-        client: Arc<str>,
-    },
     /// The store has answered whose a session is that was given up to a node that is lost.
     Recovered {
         /// Number of the change of hands.
@@ -318,6 +311,11 @@ pub enum RouterWork {
         lane: Lane,
         /// See `lane`.
         lanes: u16,
+    },
+    /// A session that was expected does not come.
+    Forget {
+        /// Whose it is.
+        client: Arc<str>,
     },
     /// A session is coming.
     Expect {

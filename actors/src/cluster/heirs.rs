@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use hydrant_protocol::cluster::marks::{EVERY, Marks};
@@ -115,6 +116,7 @@ impl Peers {
         mut incarnations: Vec<u64>,
         clients: &[Arc<str>],
     ) {
+        self.cluster.sealing.fetch_sub(1, Ordering::SeqCst);
         clients.iter().for_each(|client| self.directory.holds(client, false));
         self.announce(None);
         self.act();
@@ -181,7 +183,14 @@ impl Peers {
 
     /// Whether all that this node had for a lost incarnation is sent to its heir.
     pub(super) fn is_resent(&self, incarnation: u64) -> bool {
-        self.heirs.known.iter().any(|heir| heir.incarnation == incarnation && heir.resent)
+        // Of those before it this start has sent nothing anywhere.
+        self.cluster.continued.contains(&incarnation)
+            || self.heirs.find(incarnation).is_some_and(|heir| heir.resent)
+    }
+
+    /// Whether another has what this incarnation held: it is over, whatever it still says.
+    pub(super) fn is_over(&self, incarnation: u64) -> bool {
+        self.heirs.find(incarnation).is_some()
     }
 
     /// A router has passed: what it published for a lost incarnation before goes to the heir, and its
@@ -260,7 +269,7 @@ impl Peers {
     /// A lane of a node has sent again what it had for a lost incarnation whose sessions are here.
     pub(super) fn resent(&self, node: NodeIndex, incarnation: u64, (lane, lanes): (u16, u16)) {
         let work = RouterWork::Resent { incarnation, lane: (node, lane), lanes };
-        self.router_of(lane).push(work, 64);
+        self.first_router(lane).push(work, 64);
     }
 
     /// An arbiter has seen all marks of a node.

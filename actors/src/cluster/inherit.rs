@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hydrant_protocol::cluster::{Key, Ring, View};
@@ -19,11 +20,24 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Lost {
     /// Its node id.
-    node: Arc<str>,
+    pub(super) node: Arc<str>,
     /// An attempt to seal it is under way.
     sealing: bool,
     /// No attempt before this.
     next: Instant,
+    since: Instant,
+}
+
+impl Lost {
+    fn now(node: Arc<str>) -> Self {
+        let now = Instant::now();
+        Self { node, sealing: false, next: now, since: now }
+    }
+
+    /// Longer than its heir takes where the store answers.
+    pub(super) fn is_long_ago(&self, repair: Duration) -> bool {
+        self.since.elapsed() > 2 * repair
+    }
 }
 
 impl Peers {
@@ -34,15 +48,29 @@ impl Peers {
             let back = view
                 .member(&member.node_id)
                 .is_some_and(|now| now.incarnation == member.incarnation);
-            if !back && *member.node_id != *self.cluster.node_id {
+            let over = self.is_over(member.incarnation);
+            if !back && !over && *member.node_id != *self.cluster.node_id {
                 let node = Arc::clone(&member.node_id);
-                let lost = Lost { node, sealing: false, next: Instant::now() };
+                let lost = Lost::now(node);
                 self.lost.entry(member.incarnation).or_insert(lost);
             }
         }
         let is_member =
             |incarnation: u64| view.members.iter().any(|m| m.incarnation == incarnation);
         self.lost.retain(|incarnation, _| !is_member(*incarnation));
+    }
+
+    /// Another node knows of incarnations that were lost before this start and have no heir yet.
+    pub(super) fn are_lost(&mut self, incarnations: Vec<(u64, Arc<str>)>) {
+        for (incarnation, node) in incarnations {
+            let ours = incarnation == self.cluster.incarnation
+                || self.cluster.continued.contains(&incarnation);
+            let member = self.directory.view().members.iter().any(|m| m.incarnation == incarnation);
+            if !ours && !member && !self.is_over(incarnation) {
+                let lost = Lost::now(node);
+                self.lost.entry(incarnation).or_insert(lost);
+            }
+        }
     }
 
     /// Seals the lost incarnations whose heir this node is: the owner of their node id.
@@ -60,6 +88,7 @@ impl Peers {
                 continue;
             }
             lost.sealing = true;
+            self.cluster.sealing.fetch_add(1, Ordering::SeqCst);
             let (cluster, incarnation) = (Arc::clone(&self.cluster), *incarnation);
             tokio::task::spawn_local(async move {
                 let sealing = match cluster.store.seal(incarnation).await {
@@ -75,6 +104,9 @@ impl Peers {
     }
 
     pub(super) fn sealed(&mut self, incarnation: u64, sealing: Option<Sealing>) {
+        if !matches!(sealing, Some(Sealing::Ours(_))) {
+            self.cluster.sealing.fetch_sub(1, Ordering::SeqCst);
+        }
         let Some(lost) = self.lost.get_mut(&incarnation) else {
             // It is back; what it held is ours all the same once it is sealed.
             if let Some(Sealing::Ours(estate)) = sealing {
@@ -95,6 +127,8 @@ impl Peers {
                 );
                 self.take_estate(incarnation, *estate);
             }
+            // Nothing is left of it.
+            Some(Sealing::Others(0)) => drop(self.lost.remove(&incarnation)),
             // Its heir says so to everybody.
             Some(Sealing::Others(_) | Sealing::Alive) | None => {}
         }

@@ -97,6 +97,11 @@ pub struct Cluster {
     /// Batches of other nodes that a lost incarnation had stored whose sessions are here now, by the
     /// sender's incarnation and number: when they are sent again, they are known.
     pub stored_batches: Mutex<AHashSet<(u64, u64)>>,
+    /// Incarnations that were over before this start and whose sessions it has had from the beginning.
+    pub continued: Vec<u64>,
+    /// Lost incarnations that are being sealed, or are and whose sessions are not in force here: what the
+    /// store says of this node's sessions is not to be relied on.
+    pub sealing: AtomicUsize,
     /// The nodes that ever were members, by their index.
     pub nodes: RwLock<Vec<Arc<Node>>>,
     /// PeersActor's inbox.
@@ -301,6 +306,7 @@ impl Cluster {
         let max = settings.max_link_bytes;
         let store_incarnation = store.incarnation();
         let stored_batches = store.stored_batches().into_iter().collect();
+        let continued = store.continues();
         Arc::new(Self {
             node_id: Arc::clone(node_id),
             incarnation: store_incarnation,
@@ -310,6 +316,8 @@ impl Cluster {
             interest: Mutex::new(LocalInterest::default()),
             retained: Mutex::default(),
             stored_batches: Mutex::new(stored_batches),
+            continued,
+            sealing: AtomicUsize::new(0),
             nodes: RwLock::default(),
             work: Inbox::new(usize::MAX, max),
             synced: AtomicBool::new(false),

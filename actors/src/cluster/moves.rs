@@ -44,8 +44,10 @@ impl Peers {
                 Action::Taken { id, client } => {
                     self.to_home(client, |client| ManagerWork::Taken { id, client });
                 }
-                Action::Forget { id, client } => {
-                    self.to_home(client, |client| ManagerWork::Forget { id, client });
+                Action::Forget { client, .. } => {
+                    // Behind what had it expected.
+                    let home = usize::from(self.shared.home(&client));
+                    self.shared.routers[home].push(RouterWork::Forget { client }, 64);
                 }
             }
         }
@@ -104,7 +106,7 @@ impl Peers {
     /// The mark of another node's lane goes the way of what that lane publishes.
     pub(super) fn mark(&self, node: NodeIndex, id: u64, client: Arc<str>, lane: (u16, u16)) {
         let (lane, lanes) = ((node, lane.0), lane.1);
-        self.router_of(lane.1).push(RouterWork::Mark { id, client, lane, lanes }, 64);
+        self.first_router(lane.1).push(RouterWork::Mark { id, client, lane, lanes }, 64);
     }
 
     /// A mark has come to the session that is here.

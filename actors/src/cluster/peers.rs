@@ -18,6 +18,7 @@ use bytes::Bytes;
 use hydrant_protocol::cluster::View;
 use hydrant_protocol::cluster::directory::{Action, Directory, Holder};
 use hydrant_protocol::cluster::link::{Event, Hello, Identity, Relay, Role};
+use hydrant_protocol::cluster::marks::EVERY;
 use hydrant_protocol::cluster::message::{self, Control, Interest};
 use hydrant_protocol::cluster::moves::Moves;
 use hydrant_protocol::topic::TopicFilter;
@@ -159,10 +160,12 @@ impl Peers {
     fn new(cluster: &Arc<Cluster>, shared: &Arc<Shared>) -> Self {
         let me = Node { id: Arc::clone(&cluster.node_id), up: true.into() };
         *cluster.nodes.write() = vec![Arc::new(me)];
+        let mut directory = Directory::new(Arc::clone(&cluster.node_id), cluster.incarnation);
+        cluster.continued.iter().for_each(|incarnation| directory.inherited(*incarnation));
         Self {
             cluster: Arc::clone(cluster),
             shared: Arc::clone(shared),
-            directory: Directory::new(Arc::clone(&cluster.node_id), cluster.incarnation),
+            directory,
             links: Vec::new(),
             claims: BTreeMap::new(),
             lost: BTreeMap::new(),
@@ -170,7 +173,7 @@ impl Peers {
             moves: Moves::new(Arc::clone(&cluster.node_id)),
             deferred_moves: Vec::new(),
             deferred_releases: Vec::new(),
-            heirs: Heirs::new(&cluster.store.continues()),
+            heirs: Heirs::new(&cluster.continued),
             last_admission: 0,
             next_batch: 1,
             settling: VecDeque::new(),
@@ -231,8 +234,10 @@ impl Peers {
 
     fn is_synced(&self) -> bool {
         let whole = |link: &PeerLink| link.member.as_ref().is_none_or(|m| link.whole == m.1);
+        // What a lost one wanted is known here only once its heir wants it.
         !self.directory.view().members.is_empty()
             && self.directory.is_synced()
+            && self.lost.values().all(|lost| lost.is_long_ago(self.cluster.settings.repair))
             && self.links.iter().all(whole)
     }
 
@@ -307,6 +312,7 @@ impl Peers {
                 self.resent_seen(incarnation, shard, origin);
             }
             PeerWork::Released { owner, ticket, client, handed } => {
+                self.is_not_here(&client);
                 self.directory.released(&owner, ticket, &client, handed);
             }
             PeerWork::Looked { request, holder, taken } => self.looked(request, holder, taken),
@@ -680,7 +686,13 @@ impl Peers {
             }
         }
         let inherited: Vec<Control> = self.heirs.announcements().collect();
+        let incarnations = self.lost.iter();
+        let incarnations: Vec<(u64, Arc<str>)> =
+            incarnations.map(|(lost, of)| (*lost, Arc::clone(&of.node))).collect();
         if let Some(link) = self.link(node) {
+            if !incarnations.is_empty() {
+                link.tell(Control::Lost { incarnations });
+            }
             inherited.into_iter().for_each(|message| link.tell(message));
             link.send_kept();
         }
@@ -703,6 +715,11 @@ impl Peers {
         let bytes = body.len();
         let work = RouterWork::FromPeer(FromPeer::new(node, incarnation, body));
         self.router_of(lane).push(work, bytes);
+    }
+
+    /// The router that a mark goes through, or the first of all where it stands for all lanes.
+    pub fn first_router(&self, lane: u16) -> &Inbox<RouterWork> {
+        self.router_of(if lane == EVERY { 0 } else { lane })
     }
 
     /// The router that routes what a lane of another node publishes.
@@ -744,12 +761,15 @@ impl Peers {
             Control::Retained { topic, payload, qos, version } => {
                 self.retained(&topic, payload, qos, version);
             }
+            // Of one that was frozen, and sealed: the session is another's.
+            Control::Leaving { .. } if self.is_sealed(node) => {}
             Control::Leaving { .. } | Control::Withdrawn { .. } | Control::Taken { .. } => {
                 let from = self.name(node);
                 self.moves.receive(&from, message);
             }
             Control::Move { .. } => self.moves(node, message),
             Control::Mark { id, client, lane } => self.mark(node, id, client, lane),
+            Control::Lost { incarnations } => self.are_lost(incarnations),
             Control::Inherited { incarnation, estate } => {
                 self.told(node, message);
                 self.has_heir(incarnation, estate, node);
@@ -757,6 +777,11 @@ impl Peers {
             Control::Resent { incarnation, lane } => self.resent(node, incarnation, lane),
             other => self.told(node, other),
         }
+    }
+
+    fn is_sealed(&mut self, node: NodeIndex) -> bool {
+        let incarnation = self.link(node).and_then(|link| link.link.peer_incarnation());
+        incarnation.is_some_and(|incarnation| self.is_over(incarnation))
     }
 
     fn told(&mut self, node: NodeIndex, message: Control) {

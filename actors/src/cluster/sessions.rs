@@ -2,6 +2,7 @@
 //! that are taken over from other nodes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hydrant_protocol::cluster::message::Handed;
@@ -13,6 +14,8 @@ use crate::shared::ManagerWork;
 
 /// A claim that waits for so long asks the store.
 const LONG: Duration = Duration::from_secs(1);
+/// It is looked again so soon whether what was sealed is in force.
+const SOON: Duration = Duration::from_millis(10);
 /// The store is asked again so long after it did not answer.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -101,6 +104,13 @@ impl Peers {
                         return cluster.work.push(looked, 64);
                     }
                     // Given up by its holder, who was asked; or by this node, and never taken.
+                    // It is this node's by its heirship, and not in force yet.
+                    Ok(Some(holder))
+                        if holder.incarnation == cluster.incarnation
+                            && cluster.sealing.load(Ordering::SeqCst) > 0 =>
+                    {
+                        tokio::time::sleep(SOON).await;
+                    }
                     Ok(Some(holder))
                         if asked == Some(holder.incarnation)
                             || holder.incarnation == cluster.incarnation =>
@@ -133,7 +143,8 @@ impl Peers {
             None if claim.granted => self.let_in(request, taken),
             // It waited long, and the store knows nobody or its holder.
             holder if !claim.granted => {
-                claim.asked = holder;
+                // The grant of the copy before this may be on its way.
+                claim.asked = None;
                 self.directory.claim_again(request, holder);
             }
             holder => {
@@ -177,6 +188,13 @@ impl Peers {
         let its = |release: &mut Release| *release.client == *client;
         let releases: Vec<Release> = self.deferred_releases.extract_if(.., its).collect();
         releases.into_iter().for_each(|release| self.release(release));
+    }
+
+    /// A session of this node is given up: who claims it here does not find it.
+    pub(super) fn is_not_here(&mut self, client: &str) {
+        for claim in self.claims.values_mut().filter(|claim| *claim.client == *client) {
+            claim.known = false;
+        }
     }
 
     /// Finds out whose a session is that was given up to a node that is lost, and takes it back where it

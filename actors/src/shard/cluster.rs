@@ -194,6 +194,7 @@ impl Shard {
         admission: u64,
     ) {
         self.admitted.set(admission);
+        self.stop_leaving(client);
         let known = || self.sessions.borrow().by_client.contains_key(client);
         match taken {
             Some(taken) if !known() => self.arrived(client, taken),
@@ -217,6 +218,26 @@ impl Shard {
                 self.say_gone(client);
             }
             None => {}
+        }
+    }
+
+    /// A client is let in whose session here was about to be given up: it stays.
+    fn stop_leaving(&self, client: &Arc<str>) {
+        let leaving = {
+            let mut sessions = self.sessions.borrow_mut();
+            let slot = sessions.by_client.get(client).copied();
+            slot.filter(|slot| {
+                let session = sessions.get(*slot);
+                let leaves = session.as_ref().and_then(|session| session.moving.as_ref());
+                let leaves = leaves.is_some_and(|moving| moving.leaving.is_some());
+                if leaves && let Some(session) = session {
+                    self.say_kept(session);
+                }
+                leaves
+            })
+        };
+        if let Some(slot) = leaving {
+            drop(self.keep(slot, None));
         }
     }
 
@@ -259,6 +280,14 @@ impl Shard {
 
     fn begin_leaving(&self, slot: u32, owner: &Arc<str>, ticket: u64, to: &Arc<str>) {
         let Some(cluster) = &self.shared.cluster else { return };
+        if ticket == 0 {
+            // Its owner is not sure who has it, and was told first of another.
+            let mut sessions = self.sessions.borrow_mut();
+            if let Some(session) = sessions.get(slot) {
+                self.to_peers(PeerWork::Holds(vec![Arc::clone(&session.client_id)]), SMALL);
+            }
+            return;
+        }
         let abandoned = {
             let mut sessions = self.sessions.borrow_mut();
             let moving = sessions.get(slot).and_then(|session| session.moving.as_mut());

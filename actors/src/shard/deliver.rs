@@ -82,7 +82,7 @@ impl Shard {
             && !session
                 .stored
                 .as_ref()
-                .is_some_and(|stored| stored.estate == view.estate || stored.estate == ANY_ESTATE)
+                .is_some_and(|stored| self.was_held_by(stored.estate, view.estate))
         {
             return;
         }
@@ -109,6 +109,15 @@ impl Shard {
         } else if phase != Phase::Queues {
             self.deliver_clean(session, qos, false, view);
         }
+    }
+
+    /// Whether a session that is known as this estate's was held by this lost incarnation.
+    fn was_held_by(&self, estate: u64, incarnation: u64) -> bool {
+        if estate != ANY_ESTATE {
+            return estate == incarnation;
+        }
+        let cluster = self.shared.cluster.as_ref();
+        cluster.is_some_and(|cluster| cluster.continued.contains(&incarnation))
     }
 
     fn deliver_qos0(&self, session: &mut Session, view: &mut View<'_>) {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use hydrant_protocol::Message;
 use hydrant_protocol::QoS;
-use hydrant_protocol::cluster::marks::{Lane, Marks, Transit, Whose};
+use hydrant_protocol::cluster::marks::{EVERY, Lane, Marks, Transit, Whose};
 use hydrant_protocol::topic::TopicFilter;
 use hydrant_protocol::wire;
 use smallvec::SmallVec;
@@ -140,7 +140,20 @@ impl Shard {
     /// The mark of another node's lane, behind what it has published: on to where the session is.
     pub fn pass_on(&self, id: u64, client: &Arc<str>, lane: Lane, lanes: u16) {
         self.flush();
-        self.send_mark(id, client, lane, lanes);
+        let client = Arc::clone(client);
+        if lane.1 != EVERY {
+            return self.send_mark(id, &client, lane, lanes);
+        }
+        // Behind what any of them has of that node: through one after the other.
+        let next = usize::from(self.index) + 1;
+        let (to, work) = match self.shared.routers.get(next) {
+            Some(_) => (next, RouterWork::Mark { id, client, lane, lanes }),
+            None => {
+                let home = usize::from(self.shared.home(&client));
+                (home, RouterWork::Marked { id, client, lane, lanes })
+            }
+        };
+        self.shared.routers[to].push(work, SMALL);
     }
 
     /// To where the session is. Here it counts at once: behind what stands in this router's own inbox
@@ -172,12 +185,18 @@ impl Shard {
     /// A lane has sent again what a lost incarnation had not stored: on to every arbiter.
     pub fn pass_on_resent(&self, incarnation: u64, lane: Lane, lanes: u16) {
         self.flush();
+        let next = usize::from(self.index) + 1;
+        if lane.1 == EVERY
+            && let Some(router) = self.shared.routers.get(next)
+        {
+            return router.push(RouterWork::Resent { incarnation, lane, lanes }, SMALL);
+        }
         if lane == (0, self.index) {
             self.held_up.set(self.held_up.get().saturating_sub(1));
             self.wake_router();
         }
         for (index, router) in (0..).zip(&self.shared.routers) {
-            if index == self.index {
+            if index == self.index && lane.1 != EVERY {
                 self.resent(incarnation, lane, lanes);
             } else {
                 router.push(RouterWork::ResentHere { incarnation, lane, lanes }, SMALL);
@@ -343,6 +362,9 @@ impl Shard {
             let mut sessions = self.sessions.borrow_mut();
             sessions.by_client.insert(Arc::clone(client), slot);
             let Some(session) = sessions.get(slot) else { return };
+            if given_up.is_some() {
+                self.say_kept(session);
+            }
             self.fill_session(session, taken);
             let filters = taken.subscriptions.iter();
             self.subscribe_all(slot, session, filters.map(|known| (&known.filter, known.qos)));
@@ -514,6 +536,15 @@ impl Shard {
         };
         self.queue_aside(slot);
         leaving.map(|leaving| leaving.asked).unwrap_or_default()
+    }
+
+    /// A session that was being given up, or was, stays: nobody waits for it any more.
+    pub(super) fn say_kept(&self, session: &Session) {
+        let moving = session.moving.as_ref();
+        let leave = moving.and_then(|moving| moving.transit.leave.as_ref());
+        if let Some(Marks { id, .. }) = leave {
+            self.to_peers(PeerWork::Keeps { id: *id }, SMALL);
+        }
     }
 
     fn given_up_slot(&self, id: u64, client: &str) -> Option<u32> {

@@ -141,6 +141,11 @@ pub enum Control {
         /// inherited them itself.
         estate: u64,
     },
+    /// These are lost and have no heir yet, with their node ids: who starts now does not know what they wanted.
+    Lost {
+        /// Incarnation and node id.
+        incarnations: Vec<(u64, Arc<str>)>,
+    },
     /// To the node that gets a session: its holder is ready to give it up.
     Leaving {
         /// Number of the change of hands: incarnation and counter of the holder.

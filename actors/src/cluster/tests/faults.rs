@@ -323,3 +323,30 @@ fn the_heir_of_a_lost_node_is_lost_as_well() {
         all_once(&everything(&cluster, "device", &mut device), 0..40);
     }
 }
+
+#[test]
+fn a_node_that_starts_while_another_has_no_heir_yet_knows_what_that_wanted() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
+    offline(&cluster, 1, "device");
+    cluster.world.1.hold_seal.store(true, Ordering::SeqCst);
+    cluster.kill(1);
+    let world = cluster.world.clone();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let starting = std::thread::spawn(move || {
+        let node = start(&world, "n4");
+        let mut publisher = Client::connect(node.address, "publisher", true);
+        publisher.publish("a/b", &[0], 2);
+        ready.send(()).unwrap();
+        node
+    });
+    let members = &cluster.nodes[0].shared.cluster.as_ref().unwrap().members;
+    until("it is a member", || members.load(Ordering::SeqCst) == 3);
+    assert!(is_ready.recv_timeout(Duration::from_millis(500)).is_err(), "it cannot know yet");
+    cluster.world.1.hold_seal.store(false, Ordering::SeqCst);
+    let node = starting.join().unwrap();
+    cluster.nodes.push(node);
+    let mut device = cluster.connect(0, "device", false);
+    assert!(device.session_present);
+    all_once(&everything(&cluster, "device", &mut device), 0..1);
+}

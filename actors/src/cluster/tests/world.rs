@@ -30,6 +30,8 @@ pub struct Faults {
     pub hold_locate: AtomicBool,
     /// See `hold_locate`.
     pub hold_take: AtomicBool,
+    /// Nobody is taken for dead while this is set.
+    pub hold_seal: AtomicBool,
     /// Attempts to take one.
     pub takes: AtomicU64,
     /// See `takes`.
@@ -355,7 +357,8 @@ impl SharedStore for Node {
         if let Some(by) = state.sealed.get(&incarnation) {
             return Self::now(Ok(Sealing::Others(*by)));
         }
-        if !state.dead.contains(&incarnation) {
+        let held = self.world.1.hold_seal.load(Ordering::SeqCst);
+        if held || !state.dead.contains(&incarnation) {
             return Self::now(Ok(Sealing::Alive));
         }
         state.sealed.insert(incarnation, self.incarnation);
@@ -379,7 +382,9 @@ impl Membership for Node {
         let mut state = self.world.0.lock();
         let (sender, receiver) = watch::channel(View::default());
         state.views.push((Arc::clone(&me.node_id), sender));
-        state.members.insert(Arc::clone(&me.node_id), me);
+        // Whoever was started anew is dead.
+        let before = state.members.insert(Arc::clone(&me.node_id), me);
+        state.dead.extend(before.map(|before| before.incarnation));
         World::tell(&mut state);
         Box::pin(ready(Ok(receiver)))
     }
