@@ -131,10 +131,9 @@ impl Accept {
         self.pause = Some(Box::pin(tokio::time::sleep(time)));
     }
 
-    /// True when the rate allows one more now.
+    /// True when the rate allows one more now; else the pause is set.
     fn may_accept(&mut self) -> bool {
         if self.tokens > 0 {
-            self.tokens -= 1;
             return true;
         }
         let burst = (self.rate / BURST_PARTS).max(1);
@@ -142,7 +141,7 @@ impl Accept {
         let since = self.refilled.elapsed();
         if since >= period {
             self.refilled = Instant::now();
-            self.tokens = burst - 1;
+            self.tokens = burst;
             return true;
         }
         self.pause_for(period - since);
@@ -166,6 +165,10 @@ impl Stream for Accept {
                 }
                 self.pause = None;
             }
+            // Before the socket is taken: what waits in the backlog costs nothing.
+            if !self.may_accept() {
+                continue;
+            }
             match self.socket.poll_accept(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok((stream, peer))) => {
@@ -178,10 +181,7 @@ impl Stream for Accept {
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
                     }
-                    if !self.may_accept() {
-                        // Accepted already: the pause that was set holds back the next one.
-                        cx.waker().wake_by_ref();
-                    }
+                    self.tokens -= 1;
                     // It is registered again with the arbiter that will own it.
                     if let Ok(stream) = stream.into_std() {
                         let header_first = self.shared.settings.access.proxy_from.is_some();
