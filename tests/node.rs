@@ -48,6 +48,8 @@ mod persistence;
 mod proxy;
 #[path = "node/start.rs"]
 mod start;
+#[path = "node/storm.rs"]
+mod storm;
 #[path = "node/supervision.rs"]
 mod supervision;
 

@@ -64,6 +64,11 @@ impl Dice {
             now.map_or(1, |since| since.as_nanos() as u64)
         });
         eprintln!("seed {seed}: HYDRANT_SEED={seed} repeats this");
+        Self::seeded(seed)
+    }
+
+    /// From this seed.
+    pub fn seeded(seed: u64) -> Self {
         Self(seed | 1)
     }
 
