@@ -20,3 +20,5 @@ mod nodes;
 mod routing;
 #[path = "cluster/start.rs"]
 mod start;
+#[path = "cluster/split.rs"]
+mod split;

@@ -324,6 +324,11 @@ impl Subscriber {
         self.place.set(address);
     }
 
+    /// Messages that came so far, those that came again not counted.
+    pub fn came(&self) -> u64 {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).next.values().sum()
+    }
+
     /// Waits until everything acknowledged came; how many came again.
     #[track_caller]
     pub fn finish(mut self, acknowledged: &BTreeMap<String, u64>) -> u64 {

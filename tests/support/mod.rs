@@ -10,6 +10,8 @@
 pub mod cassandra;
 pub mod client;
 #[cfg(feature = "servers")]
+pub mod forwarder;
+#[cfg(feature = "servers")]
 pub mod haproxy;
 #[cfg(feature = "servers")]
 pub mod kafka;
