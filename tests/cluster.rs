@@ -18,7 +18,7 @@ mod loss;
 mod nodes;
 #[path = "cluster/routing.rs"]
 mod routing;
-#[path = "cluster/start.rs"]
-mod start;
 #[path = "cluster/split.rs"]
 mod split;
+#[path = "cluster/start.rs"]
+mod start;

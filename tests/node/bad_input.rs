@@ -215,36 +215,6 @@ fn a_flood_of_connects_waits_its_turn() {
     );
 }
 
-/// As after the loss of a node: everybody comes at once, waits, and is let in.
-#[test]
-fn a_storm_of_10_000_clients_is_let_in_at_the_rate_that_is_set() {
-    let node = Node::builder().set("limits.connect_rate", 2000).start();
-    let start = Instant::now();
-    let (address, crowds) = (node.mqtt, 8);
-    let crowds: Vec<_> = (0..crowds)
-        .map(|crowd| {
-            std::thread::spawn(move || {
-                let mut clients: Vec<_> = (0..10_000 / crowds)
-                    .map(|n| {
-                        let mut client = Client::open(address);
-                        client.send(&Connect::new(&format!("storm-{crowd}-{n}")).bytes());
-                        client
-                    })
-                    .collect();
-                for client in &mut clients {
-                    client.expect(Packet::Connack { present: false, code: 0 });
-                }
-                clients
-            })
-        })
-        .collect();
-    let clients: Vec<_> = crowds.into_iter().flat_map(|crowd| crowd.join().unwrap()).collect();
-    assert!(start.elapsed() >= Duration::from_secs(4), "{:?} for 10,000", start.elapsed());
-    assert_eq!(clients.len(), 10_000);
-    assert_eq!(node.metric("hydrant_connections"), 10_000.0);
-    drop(clients);
-}
-
 #[test]
 fn random_bytes_never_hurt_anybody_else() {
     let node = node();
