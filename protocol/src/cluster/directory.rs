@@ -92,12 +92,27 @@ struct Waiter {
     hint: Option<u64>,
 }
 
+/// A change of hands, and who wait for it.
+#[derive(Debug)]
+struct Moving {
+    ticket: u64,
+    /// Whom its holder was told to give it up to.
+    to: Option<Holder>,
+    waiters: VecDeque<Waiter>,
+}
+
+impl Moving {
+    fn of(waiter: Waiter) -> Self {
+        Self { ticket: 0, to: None, waiters: VecDeque::from([waiter]) }
+    }
+}
+
 #[derive(Debug)]
 struct Owned {
     holder: Holder,
     clean: bool,
-    /// The ticket of the change of hands under way, and who wait for it.
-    moving: Option<Box<(u64, VecDeque<Waiter>)>>,
+    /// The change of hands under way.
+    moving: Option<Box<Moving>>,
     /// Another who has said that it holds it, and was asked to give it up to `holder`.
     doubted: Option<u64>,
 }
@@ -232,7 +247,7 @@ impl Directory {
         self.owned.retain(|client, owned| {
             let keep = ring.owns(&me.node, Key::Client(client));
             if !keep && let Some(moving) = owned.moving.take() {
-                waiting.extend(moving.1);
+                waiting.extend(moving.waiters);
             }
             keep
         });
@@ -549,16 +564,16 @@ impl Directory {
                     let same = |known: &&mut Waiter| {
                         known.node == waiter.node && known.request == waiter.request
                     };
-                    match moving.1.iter_mut().find(same) {
+                    match moving.waiters.iter_mut().find(same) {
                         Some(known) => known.hint = waiter.hint,
-                        None => moving.1.push_back(waiter),
+                        None => moving.waiters.push_back(waiter),
                     }
                     if lost {
                         self.go_on(client);
                     }
                 }
                 None => {
-                    owned.moving = Some(Box::new((0, VecDeque::from([waiter]))));
+                    owned.moving = Some(Box::new(Moving::of(waiter)));
                     self.go_on(client);
                 }
             },
@@ -589,7 +604,7 @@ impl Directory {
         loop {
             let Some(owned) = self.owned.get(client) else { return };
             let Some(moving) = &owned.moving else { return };
-            let Some(first) = moving.1.front() else {
+            let Some(first) = moving.waiters.front() else {
                 if let Some(owned) = self.owned.get_mut(client) {
                     owned.moving = None;
                 }
@@ -614,12 +629,13 @@ impl Directory {
                 // Lost: until somebody has inherited it.
                 return;
             }
-            let (holder, to) = (owned.holder.node.clone(), claimant.node);
+            let (holder, to) = (owned.holder.node.clone(), Arc::clone(&claimant.node));
             let ticket = self.next_ticket;
             self.next_ticket += 1;
             if let Some(moving) = self.owned.get_mut(client).and_then(|owned| owned.moving.as_mut())
             {
-                moving.0 = ticket;
+                moving.ticket = ticket;
+                moving.to = Some(claimant);
             }
             let client = Arc::clone(client);
             return self.tell(&holder, Control::Release { ticket, client, to });
@@ -627,7 +643,7 @@ impl Directory {
     }
 
     fn next_waiter(&mut self, client: &str) -> Option<Waiter> {
-        self.owned.get_mut(client)?.moving.as_mut()?.1.pop_front()
+        self.owned.get_mut(client)?.moving.as_mut()?.waiters.pop_front()
     }
 
     /// The store has named a holder to who is next, and that one has not been asked yet.
@@ -642,26 +658,34 @@ impl Directory {
     /// A holder has said itself that it has the session: what the store had said before is over.
     fn forget_hints(&mut self, client: &str) {
         if let Some(moving) = self.owned.get_mut(client).and_then(|owned| owned.moving.as_mut()) {
-            moving.1.iter_mut().for_each(|waiter| waiter.hint = None);
+            moving.waiters.iter_mut().for_each(|waiter| waiter.hint = None);
         }
     }
 
     fn wait_first(&mut self, client: &str, waiter: Waiter) {
         if let Some(moving) = self.owned.get_mut(client).and_then(|owned| owned.moving.as_mut()) {
-            moving.1.push_front(waiter);
+            moving.waiters.push_front(waiter);
         }
     }
 
     fn moved(&mut self, ticket: u64, client: &Arc<str>, handed: Option<Handed>) {
-        let under_way = |owned: &Owned| owned.moving.as_ref().is_some_and(|m| m.0 == ticket);
+        let under_way = |owned: &Owned| owned.moving.as_ref().is_some_and(|m| m.ticket == ticket);
         if !self.owned.get(client).is_some_and(under_way) {
             return;
         }
         if handed.is_some() {
             self.forget_hints(client);
         }
+        let moving = self.owned.get_mut(client).and_then(|owned| owned.moving.as_mut());
+        let to = moving.and_then(|moving| moving.to.take());
         while let Some(mut waiter) = self.next_waiter(client) {
             if let Some(claimant) = self.node(&waiter.node) {
+                if handed.is_some() && to.as_ref() != Some(&claimant) {
+                    // What its holder keeps until it is taken is kept for the one that was lost: it takes
+                    // it back, and gives it up again.
+                    self.wait_first(client, waiter);
+                    return self.go_on(client);
+                }
                 if handed.is_none() && self.is_elsewhere(client, &claimant, &mut waiter) {
                     self.wait_first(client, waiter);
                     return self.go_on(client);
@@ -716,7 +740,7 @@ impl Directory {
             Some(moving) => {
                 // Those who wait for it need not wait: nobody holds it.
                 self.owned.remove(client);
-                for waiter in moving.1 {
+                for waiter in moving.waiters {
                     self.claimed(client, waiter);
                 }
             }
@@ -738,7 +762,7 @@ impl Directory {
             .collect();
         for client in left {
             let waiting = self.owned.remove(&client).and_then(|owned| owned.moving);
-            for waiter in waiting.into_iter().flat_map(|moving| moving.1) {
+            for waiter in waiting.into_iter().flat_map(|moving| moving.waiters) {
                 self.claimed(&client, waiter);
             }
         }

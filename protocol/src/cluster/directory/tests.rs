@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::type_complexity)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::type_complexity)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -270,6 +270,55 @@ fn a_lost_session_waits_for_its_heir_and_a_clean_one_does_not() {
     cluster.inherit();
     cluster.settle();
     assert_eq!(cluster.granted, 20);
+}
+
+/// Its holder keeps what came behind the marks for that one, and for nobody else.
+#[test]
+fn what_was_given_up_for_a_node_that_is_lost_is_given_up_again_for_the_next() {
+    let holder = |node: &str, incarnation| Holder { node: node.into(), incarnation };
+    let (b, c, d) = (holder("b", 2), holder("c", 3), holder("d", 4));
+    let view = |members: &[(&str, u64)]| View {
+        generation: 0,
+        members: members.iter().map(|(node, incarnation)| member(node, *incarnation)).collect(),
+        current: true,
+    };
+    let mut a = Directory::new("a".into(), 1);
+    let see = |a: &mut Directory, members: &[(&str, u64)]| {
+        a.members_changed(view(members));
+        for (node, incarnation) in &members[1..] {
+            let view = a.digest;
+            a.receive(&holder(node, *incarnation), Control::Synced { view });
+        }
+    };
+    let released = |a: &mut Directory| {
+        let mut found = None;
+        while let Some(action) = a.poll_action() {
+            match action {
+                Action::Send(node, Control::Release { ticket, to, .. }) => {
+                    found = Some((node, ticket, to));
+                }
+                Action::Send(_, Control::Granted { .. }) => panic!("{action:?}"),
+                _ => {}
+            }
+        }
+        found.unwrap()
+    };
+    see(&mut a, &[("a", 1), ("b", 2), ("c", 3), ("d", 4)]);
+    let client = (0..).map(|n| format!("client-{n}")).find(|client| a.owns(client)).unwrap();
+    let client: Arc<str> = client.into();
+    a.receive(&b, Control::Held { clients: vec![(Arc::clone(&client), false)] });
+    for claimant in [&c, &d] {
+        let client = Arc::clone(&client);
+        a.receive(claimant, Control::Claim { request: 1, client, clean: false, hint: None });
+    }
+    let (node, ticket, to) = released(&mut a);
+    assert_eq!((&*node, &*to), ("b", "c"));
+    see(&mut a, &[("a", 1), ("b", 2), ("d", 4)]);
+    let handed = Some(Handed { session: 7, incarnation: 2 });
+    a.receive(&b, Control::Released { ticket, client, handed });
+    let (node, again, to) = released(&mut a);
+    assert_eq!((&*node, &*to), ("b", "d"));
+    assert_ne!(again, ticket);
 }
 
 /// A device that reconnects while its old connection ends.
