@@ -15,6 +15,7 @@ use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::NodeIndex;
@@ -252,14 +253,15 @@ async fn run(peers: &Handle, node: NodeIndex, stream: TcpStream, role: Role, fir
     let _ = stream.set_nodelay(true);
     let Some(connection) = peers.borrow_mut().connected(node, role) else { return false };
     let (reader, writer) = stream.into_split();
+    let heard = Notify::new();
     let ended = if first.is_empty() || peers.borrow_mut().received(node, connection, first) {
         tokio::select! {
-            why = read(peers, node, connection, reader) => why,
-            why = write(peers, node, connection, writer) => why,
+            why = read(peers, node, connection, reader, &heard) => why,
+            why = write(peers, node, connection, writer, &heard) => why,
         }
     } else {
         // What the other end is told of a refusal has still to go out.
-        let _ = timeout(DIAL, write(peers, node, connection, writer)).await;
+        let _ = timeout(DIAL, write(peers, node, connection, writer, &heard)).await;
         "refused"
     };
     peers.borrow_mut().disconnected(node, connection, ended)
@@ -270,6 +272,7 @@ async fn read(
     node: NodeIndex,
     connection: u64,
     mut reader: OwnedReadHalf,
+    heard: &Notify,
 ) -> &'static str {
     let mut buffer = vec![0; CHUNK];
     loop {
@@ -279,6 +282,8 @@ async fn read(
                 if !peers.borrow_mut().received(node, connection, &buffer[..n]) {
                     return "it broke the peer protocol";
                 }
+                // With the other end's hello the link has other times: its pings begin.
+                heard.notify_one();
             }
             Err(_) => return "the connection broke",
         }
@@ -290,6 +295,7 @@ async fn write(
     node: NodeIndex,
     connection: u64,
     mut writer: OwnedWriteHalf,
+    heard: &Notify,
 ) -> &'static str {
     let mut out = Vec::with_capacity(CHUNK);
     loop {
@@ -308,6 +314,7 @@ async fn write(
         }
         tokio::select! {
             () = notify.notified() => {}
+            () = heard.notified() => {}
             () = sleep_until(next.unwrap_or_else(|| Instant::now() + WRITE)) => {
                 if !peers.borrow_mut().timed_out(node, connection) {
                     return "nothing came of it for too long";
