@@ -165,7 +165,7 @@ impl Stream for Accept {
                 }
                 self.pause = None;
             }
-            // Before the socket is taken: what waits in the backlog costs nothing.
+            // First: a socket that is taken cannot be put back.
             if !self.may_accept() {
                 continue;
             }
