@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use hydrant_protocol::cluster::marks::{EVERY, Marks};
@@ -116,8 +115,11 @@ impl Peers {
         mut incarnations: Vec<u64>,
         clients: &[Arc<str>],
     ) {
-        self.cluster.sealing.fetch_sub(1, Ordering::SeqCst);
-        clients.iter().for_each(|client| self.directory.holds(client, false));
+        for client in clients {
+            self.moves.inherited(client);
+            self.directory.holds(client, false);
+        }
+        self.is_sure_again(clients);
         self.announce(None);
         self.act();
         // The marks of the last one are the ones that count: they come behind everything else.

@@ -103,9 +103,20 @@ impl Peers {
         }
     }
 
+    /// An attempt to seal is over, and these sessions are here.
+    pub(super) fn is_sure_again(&mut self, clients: &[Arc<str>]) {
+        // Their owner hears that they are here, and asks again.
+        self.not_here_yet.retain(|(.., client)| !clients.contains(client));
+        if self.cluster.sealing.fetch_sub(1, Ordering::SeqCst) == 1 {
+            for (owner, ticket, client) in std::mem::take(&mut self.not_here_yet) {
+                self.directory.released(&owner, ticket, &client, None);
+            }
+        }
+    }
+
     pub(super) fn sealed(&mut self, incarnation: u64, sealing: Option<Sealing>) {
         if !matches!(sealing, Some(Sealing::Ours(_))) {
-            self.cluster.sealing.fetch_sub(1, Ordering::SeqCst);
+            self.is_sure_again(&[]);
         }
         let Some(lost) = self.lost.get_mut(&incarnation) else {
             // It is back; what it held is ours all the same once it is sealed.
@@ -154,7 +165,6 @@ impl Peers {
             waits.push(wait);
         }
         self.cluster.stored_batches.lock().extend(estate.batches);
-        clients.iter().for_each(|client| self.moves.inherited(client));
         let incarnations = estate.incarnations;
         self.shared.lanes.lock().inherit(&estate.lanes);
         let cluster = Arc::clone(&self.cluster);

@@ -143,6 +143,9 @@ pub(super) struct Peers {
     pub deferred_moves: Vec<(NodeIndex, Control)>,
     /// Sessions to be given up, once they are here.
     pub deferred_releases: Vec<Release>,
+    /// Sessions that this node should give up and does not have, while it is not sure of that: who asked, the
+    /// ticket and the client id.
+    pub not_here_yet: Vec<(Arc<str>, u64, Arc<str>)>,
     /// Lost incarnations and who has what they held.
     pub heirs: Heirs,
     /// Number of the last client that was let in.
@@ -173,6 +176,7 @@ impl Peers {
             moves: Moves::new(Arc::clone(&cluster.node_id)),
             deferred_moves: Vec::new(),
             deferred_releases: Vec::new(),
+            not_here_yet: Vec::new(),
             heirs: Heirs::new(&cluster.continued),
             last_admission: 0,
             next_batch: 1,
@@ -313,7 +317,12 @@ impl Peers {
             }
             PeerWork::Released { owner, ticket, client, handed } => {
                 self.is_not_here(&client);
-                self.directory.released(&owner, ticket, &client, handed);
+                if handed.is_none() && self.cluster.sealing.load(Ordering::SeqCst) > 0 {
+                    // It may be among what this node is about to inherit.
+                    self.not_here_yet.push((owner, ticket, client));
+                } else {
+                    self.directory.released(&owner, ticket, &client, handed);
+                }
             }
             PeerWork::Looked { request, holder, taken } => self.looked(request, holder, taken),
             PeerWork::Sealed { incarnation, sealing } => self.sealed(incarnation, sealing),

@@ -140,6 +140,15 @@ impl Node {
         if let Some(estate) = estate {
             self.take_estate(incarnation, estate);
         }
+        self.say_what_is_not_here();
+    }
+
+    fn say_what_is_not_here(&mut self) {
+        if !self.is_taking_over() {
+            for (owner, ticket, client) in std::mem::take(&mut self.not_here_yet) {
+                self.directory.released(&owner, ticket, &client, None);
+            }
+        }
     }
 
     fn take_estate(&mut self, incarnation: u64, estate: Estate) {
@@ -167,6 +176,8 @@ impl Node {
             self.moves.inherited(client);
             self.directory.holds(client, false);
         }
+        // Their owner hears that they are here, and asks again.
+        self.not_here_yet.retain(|(.., client)| !clients.contains(client));
         self.announce(None);
         self.act();
         incarnations.retain(|other| *other != estate);
@@ -184,6 +195,7 @@ impl Node {
             self.directory.inherited(incarnation);
             self.has_heir(incarnation, estate, self.index);
         }
+        self.say_what_is_not_here();
     }
 
     /// A node has what a lost incarnation held. Each router sends again what it had for it.

@@ -265,6 +265,8 @@ pub struct Node {
     own: BTreeMap<u64, Vec<Token>>,
     deferred_moves: Vec<(usize, Control)>,
     deferred_releases: Vec<Release>,
+    /// Sessions that it should give up and does not have, while it is not sure of that.
+    not_here_yet: Vec<(Arc<str>, u64, Arc<str>)>,
     heirs: Heirs,
     inheriting: BTreeMap<u64, Inheriting>,
     last_admission: u64,
@@ -314,6 +316,7 @@ impl Node {
             own: BTreeMap::new(),
             deferred_moves: Vec::new(),
             deferred_releases: Vec::new(),
+            not_here_yet: Vec::new(),
             heirs: Heirs::new(&setup.continued),
             inheriting: BTreeMap::new(),
             last_admission: 0,

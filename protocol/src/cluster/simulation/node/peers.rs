@@ -118,7 +118,11 @@ impl Node {
             }
             PeerWork::Released { owner, ticket, client, handed } => {
                 self.is_released(&client);
-                self.directory.released(&owner, ticket, &client, handed);
+                if handed.is_none() && self.is_taking_over() {
+                    self.not_here_yet.push((owner, ticket, client));
+                } else {
+                    self.directory.released(&owner, ticket, &client, handed);
+                }
             }
             PeerWork::Looked { request, holder, taken } => self.looked(request, holder, taken),
             PeerWork::Sealed { incarnation, estate } => self.sealed(incarnation, estate),
