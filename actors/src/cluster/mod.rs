@@ -20,7 +20,7 @@ mod sessions;
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ahash::AHashSet;
@@ -128,6 +128,14 @@ pub struct Node {
     pub id: Arc<str>,
     /// The link to it is up.
     pub up: AtomicBool,
+    /// Not 0: that batches of it are stored is kept in the store, and may be forgotten when it says so.
+    pub kept: AtomicU8,
+}
+
+impl Node {
+    fn new(id: &Arc<str>, up: bool) -> Arc<Self> {
+        Arc::new(Self { id: Arc::clone(id), up: up.into(), kept: AtomicU8::new(0) })
+    }
 }
 
 /// Work for PeersActor.
@@ -348,6 +356,14 @@ impl Cluster {
     pub fn is_up(&self, node: NodeIndex) -> bool {
         let nodes = self.nodes.read();
         nodes.get(usize::from(node)).is_some_and(|node| node.up.load(Ordering::Relaxed))
+    }
+
+    /// It is kept in the store which batches of a node are stored.
+    pub fn keeps_batches_of(&self, node: NodeIndex) {
+        if let Some(node) = self.nodes.read().get(usize::from(node)) {
+            // What the node says next may be about those before this one only.
+            node.kept.store(2, Ordering::Relaxed);
+        }
     }
 
     /// A subscription of this node is new, changed or gone: its QoS before and after.

@@ -161,8 +161,7 @@ pub(super) struct Peers {
 
 impl Peers {
     fn new(cluster: &Arc<Cluster>, shared: &Arc<Shared>) -> Self {
-        let me = Node { id: Arc::clone(&cluster.node_id), up: true.into() };
-        *cluster.nodes.write() = vec![Arc::new(me)];
+        *cluster.nodes.write() = vec![Node::new(&cluster.node_id, true)];
         let mut directory = Directory::new(Arc::clone(&cluster.node_id), cluster.incarnation);
         cluster.continued.iter().for_each(|incarnation| directory.inherited(*incarnation));
         Self {
@@ -463,7 +462,7 @@ impl Peers {
     }
 
     fn add(&mut self, id: &Arc<str>) {
-        let node = Arc::new(Node { id: Arc::clone(id), up: false.into() });
+        let node = Node::new(id, false);
         let mut nodes = self.cluster.nodes.write();
         let Ok(index) = NodeIndex::try_from(nodes.len()) else { return };
         nodes.push(Arc::clone(&node));
@@ -764,8 +763,14 @@ impl Peers {
                 }
             }
             Control::Answered { below } => {
-                let origin = self.link(node).and_then(|link| link.link.peer_incarnation());
-                origin.into_iter().for_each(|origin| self.forget_batches(origin, below));
+                let Some(link) = self.link(node) else { return };
+                let less = |kept: u8| kept.checked_sub(1);
+                let kept = link.node.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                if kept.is_ok()
+                    && let Some(origin) = link.link.peer_incarnation()
+                {
+                    self.forget_batches(origin, below);
+                }
             }
             Control::Retained { topic, payload, qos, version } => {
                 self.retained(&topic, payload, qos, version);

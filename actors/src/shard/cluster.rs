@@ -131,6 +131,9 @@ impl Shard {
             // What is put aside for a session on its way is not in this write.
             let stored = StoreOp::PutPeerBatch { origin: incarnation, batch: number };
             self.outgoing.borrow_mut().ops.push(stored);
+            if let Some(cluster) = &self.shared.cluster {
+                cluster.keeps_batches_of(node);
+            }
         }
         if number != 0 {
             let others = batch.arriving.len() + batch.late.len();
