@@ -193,6 +193,10 @@ impl Node {
         for _ in 0..most {
             let Some(work) = self.shard(shard).router.pop_front() else { break };
             if let RouterWork::Publish(message) = work {
+                if self.shard(shard).held_up > 0 {
+                    self.shard(shard).held.push(message);
+                    continue;
+                }
                 self.route_client(shard, message, &mut out);
                 continue;
             }
@@ -225,6 +229,15 @@ impl Node {
                     self.lane_marks(shard, id, &client, lane, lanes);
                 }
                 RouterWork::Resent { incarnation, lane, lanes } => {
+                    if lane == (self.index as u16, shard) {
+                        let its = self.shard(shard);
+                        its.held_up -= 1;
+                        let held =
+                            if its.held_up == 0 { mem::take(&mut its.held) } else { Vec::new() };
+                        held.into_iter().rev().for_each(|message| {
+                            its.router.push_front(RouterWork::Publish(message));
+                        });
+                    }
                     for at in (0..self.lanes()).filter(|at| *at != shard) {
                         let here = RouterWork::ResentHere { incarnation, lane, lanes };
                         self.shard(at).router.push_back(here);

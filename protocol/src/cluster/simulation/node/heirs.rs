@@ -207,7 +207,7 @@ impl Node {
             self.peer(node).and_then(|peer| peer.link.peer_incarnation())
         };
         let Some(by) = by else { return };
-        if self.heirs.find(incarnation).is_some_and(|known| known.by >= by) {
+        if self.heirs.find(incarnation).is_some_and(|known| (known.node, known.by) == (node, by)) {
             return;
         }
         self.heirs.known.retain(|known| known.incarnation != incarnation);

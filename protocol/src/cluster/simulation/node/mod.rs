@@ -198,6 +198,10 @@ struct Shard {
     estates: BTreeMap<u64, Marks>,
     /// Lost incarnations to whose heirs this lane sends: no longer to those.
     passed: BTreeSet<u64>,
+    /// Lost incarnations whose heir this node is, while this router waits for what it had published for
+    /// them itself, and what is published meanwhile.
+    held_up: u32,
+    held: Vec<Message>,
     waits: BTreeMap<u64, (usize, WaitKind)>,
     /// Connections that wait to be let in.
     claiming: BTreeMap<u64, Arc<str>>,

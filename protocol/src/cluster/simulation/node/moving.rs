@@ -17,8 +17,11 @@ impl Node {
             let lane = (self.index as u16, shard);
             self.send_mark(shard, *id, Arc::clone(client), lane, lanes);
         }
-        if let Pass::Heir { incarnation, .. } = &barrier.pass {
+        if let Pass::Heir { incarnation, heir } = &barrier.pass {
             self.shard(shard).passed.insert(*incarnation);
+            if *heir == self.index {
+                self.shard(shard).held_up += 1;
+            }
         }
         self.work.push_back(PeerWork::Passed { barrier, lane: (shard, lanes) });
     }
