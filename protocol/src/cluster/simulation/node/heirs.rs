@@ -82,7 +82,9 @@ impl Heirs {
 
     fn last(&self, incarnation: u64) -> Option<(usize, u64, u64)> {
         let mut heir = self.find(incarnation)?;
-        while let Some(next) = self.find(heir.by).filter(|next| next.by > heir.by) {
+        // An heir that was lost has one, too, which may be older than it.
+        for _ in 0..self.known.len() {
+            let Some(next) = self.find(heir.by) else { break };
             heir = next;
         }
         Some((heir.node, heir.by, heir.estate))
