@@ -12,10 +12,14 @@ mod support;
 mod bad_input;
 #[path = "cluster/balanced.rs"]
 mod balanced;
+#[path = "cluster/frozen.rs"]
+mod frozen;
 #[path = "cluster/loss.rs"]
 mod loss;
 #[path = "cluster/nodes.rs"]
 mod nodes;
+#[path = "cluster/paths.rs"]
+mod paths;
 #[path = "cluster/routing.rs"]
 mod routing;
 #[path = "cluster/split.rs"]

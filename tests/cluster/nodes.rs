@@ -6,6 +6,11 @@ use crate::support::node::Builder;
 use crate::support::zookeeper::{self, Zookeeper};
 use crate::support::{Node, eventually, unique};
 
+/// `zookeeper.session_timeout` of the nodes, in seconds.
+pub const SESSION_TIMEOUT: u64 = 2;
+/// `cassandra.lease`, in seconds.
+pub const LEASE: u64 = 3;
+
 /// What the nodes of one cluster are started with.
 pub struct Cluster {
     cassandra: Shared,
@@ -37,7 +42,7 @@ impl Cluster {
             .set("storage.kind", "cassandra")
             .set("cassandra.contact_points", self.cassandra.address())
             .set("cassandra.keyspace", self.name.replace('-', "_"))
-            .set("cassandra.lease", "3s")
+            .set("cassandra.lease", format!("{LEASE}s"))
             .set("log.kind", "none")
             .set("session.max_queued_messages", 100_000)
             .set("cluster.kind", "zookeeper")
@@ -45,7 +50,7 @@ impl Cluster {
             .set("cluster.listen", "127.0.0.1:0")
             .set("zookeeper.servers", &self.zookeeper)
             .set("zookeeper.chroot", format!("/{}", self.name))
-            .set("zookeeper.session_timeout", "2s")
+            .set("zookeeper.session_timeout", format!("{SESSION_TIMEOUT}s"))
     }
 
     /// Starts these nodes, one after another, and waits until they see each other.

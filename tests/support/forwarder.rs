@@ -1,17 +1,19 @@
-//! A TCP forwarder between two programs, by which a test breaks what they have of each other.
+//! A TCP forwarder in front of a program, by which a test breaks what one other program has of it.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What it does with connections.
+use procfs::process::{FDTarget, Process};
+
+/// What it does with the connections of the one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// Forwards.
     Open,
     /// Ends them, and each new one at once.
     Refused,
-    /// Takes them and passes nothing on, as a network does that loses every packet.
+    /// Passes nothing on, as a network does that loses every packet; refuses new ones.
     Silent,
 }
 
@@ -23,7 +25,9 @@ pub struct Forwarder {
 }
 
 struct Shared {
+    own: SocketAddr,
     to: SocketAddr,
+    process: u32,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -31,17 +35,24 @@ struct Shared {
 struct State {
     way: Way,
     stopped: bool,
-    /// Both ends of every connection there was.
-    sockets: Vec<TcpStream>,
+    /// Connections of the process that are open and were answered; and those that ever were.
+    answered: (u64, u64),
+    /// Both ends of each of them.
+    breakable: Vec<TcpStream>,
+    /// Both ends of those of everybody else.
+    others: Vec<TcpStream>,
 }
 
 impl Forwarder {
-    /// On a free port, to this address.
-    pub fn start(to: SocketAddr) -> Self {
+    /// On a free port, to this address. What comes from this process is what can be broken; all else
+    /// is forwarded.
+    pub fn start(process: u32, to: SocketAddr) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("its address");
-        let state = State { way: Way::Open, stopped: false, sockets: Vec::new() };
-        let shared = Arc::new(Shared { to, state: Mutex::new(state), changed: Condvar::new() });
+        let (way, stopped, answered) = (Way::Open, false, (0, 0));
+        let state = State { way, stopped, answered, breakable: Vec::new(), others: Vec::new() };
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        let shared = Arc::new(Shared { own: address, to, process, state, changed });
         let own = Arc::clone(&shared);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -59,14 +70,19 @@ impl Forwarder {
         let mut state = self.shared.lock();
         state.way = way;
         if way == Way::Refused {
-            state.end_all();
+            end(&mut state.breakable);
         }
         self.shared.changed.notify_all();
     }
 
-    /// Ends the connections there are; new ones are taken.
+    /// Ends the connections that the process has; new ones are taken.
     pub fn cut(&self) {
-        self.shared.lock().end_all();
+        end(&mut self.shared.lock().breakable);
+    }
+
+    /// Connections of the process that are open and were answered; and those that ever were.
+    pub fn answered(&self) -> (u64, u64) {
+        self.shared.lock().answered
     }
 }
 
@@ -74,7 +90,8 @@ impl Drop for Forwarder {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.stopped = true;
-        state.end_all();
+        end(&mut state.breakable);
+        end(&mut state.others);
         drop(state);
         self.shared.changed.notify_all();
         // Ends its thread.
@@ -82,11 +99,9 @@ impl Drop for Forwarder {
     }
 }
 
-impl State {
-    fn end_all(&mut self) {
-        for socket in self.sockets.drain(..) {
-            let _ = socket.shutdown(Shutdown::Both);
-        }
+fn end(sockets: &mut Vec<TcpStream>) {
+    for socket in sockets.drain(..) {
+        let _ = socket.shutdown(Shutdown::Both);
     }
 }
 
@@ -95,36 +110,66 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the other end of a connection is the process.
+    fn is_breakable(&self, peer: SocketAddr) -> bool {
+        let table = procfs::net::tcp().expect("/proc/net/tcp");
+        let socket =
+            table.iter().find(|row| row.local_address == peer && row.remote_address == self.own);
+        let files =
+            i32::try_from(self.process).ok().and_then(|pid| Process::new(pid).ok()?.fd().ok());
+        let (Some(socket), Some(mut files)) = (socket, files) else { return false };
+        files.any(|file| file.is_ok_and(|file| file.target == FDTarget::Socket(socket.inode)))
+    }
+
     fn connect(self: &Arc<Self>, from: TcpStream) {
+        let Ok(peer) = from.peer_addr() else { return };
+        let breakable = self.is_breakable(peer);
         // Under the lock: what is ended is all there is.
         let mut state = self.lock();
-        if state.way == Way::Refused {
+        if breakable && state.way != Way::Open {
             return;
         }
         let Ok(to) = TcpStream::connect(self.to) else { return };
         let copy = |stream: &TcpStream| stream.try_clone().expect("a second handle");
-        state.sockets.extend([copy(&from), copy(&to)]);
+        let sockets = if breakable { &mut state.breakable } else { &mut state.others };
+        sockets.extend([copy(&from), copy(&to)]);
         drop(state);
-        for (mut reader, mut writer) in [(copy(&from), copy(&to)), (to, from)] {
+        for (reader, writer, answers) in [(copy(&from), copy(&to), false), (to, from, breakable)] {
             let own = Arc::clone(self);
-            std::thread::spawn(move || {
-                let _ = reader.set_nodelay(true);
-                let mut bytes = [0; 16 << 10];
-                while let Ok(n @ 1..) = reader.read(&mut bytes) {
-                    own.wait_while_silent();
-                    if writer.write_all(&bytes[..n]).is_err() {
-                        break;
-                    }
-                }
-                own.wait_while_silent();
-                let _ = reader.shutdown(Shutdown::Both);
-                let _ = writer.shutdown(Shutdown::Both);
-            });
+            std::thread::spawn(move || own.forward(&reader, &writer, breakable, answers));
         }
     }
 
-    fn wait_while_silent(&self) {
-        let silent = |state: &mut State| state.way == Way::Silent && !state.stopped;
+    /// One direction of a connection, until it ends.
+    fn forward(
+        &self,
+        mut reader: &TcpStream,
+        mut writer: &TcpStream,
+        breakable: bool,
+        answers: bool,
+    ) {
+        let _ = writer.set_nodelay(true);
+        let mut bytes = [0; 16 << 10];
+        let mut answered = 0;
+        while let Ok(n @ 1..) = reader.read(&mut bytes) {
+            self.wait_while_silent(breakable);
+            if answers && answered == 0 {
+                answered = 1;
+                let mut state = self.lock();
+                state.answered = (state.answered.0 + 1, state.answered.1 + 1);
+            }
+            if writer.write_all(&bytes[..n]).is_err() {
+                break;
+            }
+        }
+        self.lock().answered.0 -= answered;
+        self.wait_while_silent(breakable);
+        let _ = reader.shutdown(Shutdown::Both);
+        let _ = writer.shutdown(Shutdown::Both);
+    }
+
+    fn wait_while_silent(&self, breakable: bool) {
+        let silent = |state: &mut State| breakable && state.way == Way::Silent && !state.stopped;
         let state = self.changed.wait_while(self.lock(), silent);
         drop(state.unwrap_or_else(PoisonError::into_inner));
     }

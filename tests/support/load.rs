@@ -14,6 +14,9 @@ use super::{eventually, unique};
 /// Publishes of one device that may be unacknowledged.
 const WINDOW: u64 = 50;
 
+/// How often somebody who waits for a packet looks whether to do something else.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// After a mistake, what comes later is waited for until nothing came for so long.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -57,6 +60,8 @@ impl Place {
 /// Devices that publish `kind/KEY/load` with the sequences 0, 1, 2 … until stopped.
 pub struct Load {
     stop: Arc<AtomicBool>,
+    /// How often the devices were told to leave.
+    left: Arc<AtomicU64>,
     place: Place,
     acknowledged: Arc<AtomicU64>,
     devices: Vec<JoinHandle<u64>>,
@@ -79,6 +84,7 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let place = Place(Arc::new(Mutex::new(address)));
         let acknowledged = Arc::new(AtomicU64::new(0));
+        let left = Arc::new(AtomicU64::new(0));
         let devices = (0..devices)
             .map(|key| {
                 let (stop, place) = (Arc::clone(&stop), place.clone());
@@ -89,16 +95,23 @@ impl Load {
                     acknowledged: 0,
                     released: BTreeSet::new(),
                     total: Arc::clone(&acknowledged),
+                    left: Arc::clone(&left),
                 };
                 std::thread::spawn(move || device.run(&place, &stop))
             })
             .collect();
-        Self { stop, place, acknowledged, devices, kind: kind.to_owned() }
+        Self { stop, left, place, acknowledged, devices, kind: kind.to_owned() }
     }
 
     /// The node is at this address from here on.
     pub fn move_to(&self, address: SocketAddr) {
         self.place.set(address);
+    }
+
+    /// The devices, stubborn ones, give up their connections and connect at this address.
+    pub fn leave(&self, address: SocketAddr) {
+        self.move_to(address);
+        self.left.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Publishes acknowledged so far.
@@ -134,6 +147,7 @@ struct Device {
     /// QoS 2: sequences whose PUBREC came. They are never published again ([MQTT-4.3.3-1]).
     released: BTreeSet<u64>,
     total: Arc<AtomicU64>,
+    left: Arc<AtomicU64>,
 }
 
 impl Device {
@@ -143,8 +157,9 @@ impl Device {
         let connect = if self.qos == 2 { connect.persistent() } else { connect };
         let mut sent = 0;
         loop {
+            let left = self.left.load(Ordering::SeqCst);
             let mut client = place.connect(&connect);
-            match self.publish(&mut client, &mut sent, stop) {
+            match self.publish(&mut client, &mut sent, stop, left) {
                 Ok(()) => return self.acknowledged,
                 Err(error) if self.stubborn => {
                     assert!(error.kind() != std::io::ErrorKind::TimedOut, "{error}");
@@ -160,6 +175,7 @@ impl Device {
         client: &mut Client,
         sent: &mut u64,
         stop: &AtomicBool,
+        left: u64,
     ) -> std::io::Result<()> {
         let mut next = self.acknowledged;
         loop {
@@ -180,21 +196,34 @@ impl Device {
                 next += 1;
                 *sent = next.max(*sent);
             }
-            match client.recv_within(PATIENCE)? {
-                Some(Packet::Puback(_) | Packet::Pubcomp(_)) => {
+            match self.next(client, left)? {
+                Packet::Puback(_) | Packet::Pubcomp(_) => {
                     self.released.remove(&self.acknowledged);
                     self.acknowledged += 1;
                     self.total.fetch_add(1, Ordering::SeqCst);
                 }
-                Some(Packet::Pubrec(received)) => {
+                Packet::Pubrec(received) => {
                     let sequences = self.acknowledged..next;
                     self.released.extend(sequences.into_iter().find(|n| id(*n) == received));
                     client.try_send(&packet(0x62, &received.to_be_bytes()))?;
                 }
-                Some(other) => panic!("{other:?}"),
-                None => return Err(std::io::ErrorKind::TimedOut.into()),
+                other => panic!("{other:?}"),
             }
         }
+    }
+
+    /// The next packet; none of a connection that the device was told to leave.
+    fn next(&self, client: &mut Client, left: u64) -> std::io::Result<Packet> {
+        let end = Instant::now() + PATIENCE;
+        while self.left.load(Ordering::SeqCst) == left {
+            if let Some(packet) = client.recv_within(LOOK)? {
+                return Ok(packet);
+            }
+            if Instant::now() > end {
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+        }
+        Err(std::io::ErrorKind::ConnectionAborted.into())
     }
 }
 
@@ -310,12 +339,16 @@ impl Subscriber {
         Self { hop, stop, place, seen, thread: Some(thread) }
     }
 
-    /// It connects at this address now, with its old connection still open, and waits until it is
-    /// in.
-    #[track_caller]
-    pub fn hop(&self, address: SocketAddr) {
+    /// It connects at this address now, with its old connection still open.
+    pub fn leave(&self, address: SocketAddr) {
         self.move_to(address);
         self.hop.store(true, Ordering::SeqCst);
+    }
+
+    /// The same, and waits until it is in.
+    #[track_caller]
+    pub fn hop(&self, address: SocketAddr) {
+        self.leave(address);
         eventually(PATIENCE, "the subscriber is in", || !self.hop.load(Ordering::SeqCst));
     }
 
@@ -352,7 +385,7 @@ fn receive(
     seen: &Mutex<Seen>,
     held: &mut BTreeSet<u16>,
 ) -> std::io::Result<()> {
-    match client.recv_within(Duration::from_millis(100))? {
+    match client.recv_within(LOOK)? {
         Some(Packet::Publish(message)) => {
             let key = message.topic.split('/').nth(1).expect("a key").to_owned();
             let sequence = message.text().parse().expect("a sequence");
