@@ -47,7 +47,7 @@ type Handle = Rc<RefCell<Peers>>;
 pub(super) async fn dial(peers: Handle, node: NodeIndex) {
     let mut backoff = BACKOFF_MIN;
     let mut failing = false;
-    let mut round = 0_usize;
+    let mut tries = 0_usize;
     loop {
         let address = peers.borrow().address(node);
         if let Some(address) = address {
@@ -59,10 +59,13 @@ pub(super) async fn dial(peers: Handle, node: NodeIndex) {
                 }
             };
             if up {
-                (backoff, failing) = (BACKOFF_MIN, false);
+                (backoff, failing, tries) = (BACKOFF_MIN, false, 0);
             } else {
-                round += 1;
-                if let Some(stream) = through_another(&peers, node, round).await {
+                tries += 1;
+                // One that has just started, or for which this one has, may not know of it yet.
+                if tries > 1
+                    && let Some(stream) = through_another(&peers, node, tries).await
+                {
                     // Until it can be reached itself.
                     tokio::select! {
                         _ = run(&peers, node, stream, Role::Dialer, &[]) => {}
@@ -86,9 +89,9 @@ async fn connect(address: &str) -> io::Result<TcpStream> {
     }
 }
 
-/// A connection to a node by way of one that can be reached; another one in each round.
-async fn through_another(peers: &Handle, node: NodeIndex, round: usize) -> Option<TcpStream> {
-    let (address, relay) = peers.borrow().way_round(node, round)?;
+/// A connection to a node by way of one that can be reached; another one at each try.
+async fn through_another(peers: &Handle, node: NodeIndex, tries: usize) -> Option<TcpStream> {
+    let (address, relay) = peers.borrow().way_round(node, tries)?;
     let mut stream = connect(&address).await.ok()?;
     let mut request = Vec::new();
     relay.put(&mut request);
