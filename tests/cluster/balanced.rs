@@ -21,19 +21,24 @@ fn a_rolling_restart_behind_haproxy_loses_nothing_acknowledged() {
     let mut nodes: Vec<_> = ids.iter().map(|id| start(id)).collect();
     nodes.iter().for_each(|node| sees(node, &ids));
     let haproxy = HaProxy::start(&nodes);
-    let subscriber = Subscriber::start(haproxy.mqtt, "rolled", 2);
-    let load = Load::start_stubborn(haproxy.mqtt, "rolled", 6, 2);
-    load.goes_on(100);
+    let loads = [1, 2].map(|qos| {
+        let kind = format!("rolled-qos{qos}");
+        let subscriber = Subscriber::start(haproxy.mqtt, &kind, qos);
+        (Load::start_stubborn(haproxy.mqtt, &kind, 4, qos), subscriber)
+    });
+    let go_on = |more: u64| loads.iter().for_each(|(load, _)| load.goes_on(more));
+    go_on(100);
     for (at, id) in ids.iter().enumerate() {
         let output = nodes[0].cli(&["drain", "--wait"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        load.goes_on(50);
+        go_on(50);
         let node = nodes.remove(0).restart();
         sees(&node, &ids);
         nodes.push(node);
         eventually(PATIENCE, "HAProxy knows", || haproxy.stat(id, "status") == "UP");
-        load.goes_on(50);
+        go_on(50);
         assert!(nodes.iter_mut().all(crate::support::Node::is_running), "after {at}");
     }
-    subscriber.finish(&load.finish());
+    let [_, again_qos2] = loads.map(|(load, subscriber)| subscriber.finish(&load.finish()));
+    assert_eq!(again_qos2, 0, "of QoS 2 came twice");
 }
