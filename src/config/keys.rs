@@ -123,7 +123,7 @@ pub const KEYS: &[Key] = &[
     time("node.shutdown_deadline", "15s", 0, HOUR, "From SIGTERM to exit, at most; and what `broker drain` gives a connection for its acknowledgements"),
     int("node.drain_rate", "1000", 1, 1_000_000, "connections a second", "How fast `broker drain` closes connections"),
     key("listener.address", Kind::Text(address), "0.0.0.0:1883", "IP address and port for MQTT over TCP; port 0 takes a free one"),
-    int("listener.backlog", "1024", 1, 65_535, "sockets", "Connections that wait in the kernel to be accepted"),
+    int("listener.backlog", "4096", 1, 65_535, "sockets", "Connections that wait in the kernel to be accepted"),
     size("listener.send_buffer", "0", 0, 64 * MIB, "Kernel send buffer of a connection; 0 leaves it to the system"),
     size("listener.receive_buffer", "0", 0, 64 * MIB, "Kernel receive buffer of a connection; 0 leaves it to the system"),
     flag("listener.nodelay", "true", "TCP_NODELAY: small packets leave at once"),
