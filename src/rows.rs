@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hydrant_actors::ports::{LogRecord, StoreError};
-use hydrant_protocol::{Message, Properties, QoS};
+use hydrant_actors::ports::{LogRecord, OpenPublish, StoreError};
+use hydrant_protocol::cluster::message::PublishId;
+use hydrant_protocol::{Message, PacketId, Properties, QoS};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version byte of every value.
@@ -154,6 +155,48 @@ pub(crate) fn decode_message(bytes: &[u8]) -> Result<(Arc<Message>, QoS, bool), 
         properties: row.properties.as_ref().map(PropertiesRow::to_properties),
     };
     Ok((Arc::new(message), delivery_qos, delivery_retain))
+}
+
+#[derive(Serialize, Deserialize)]
+struct OpenRow<'a> {
+    session: Option<u64>,
+    packet_id: u16,
+    publisher: &'a str,
+    record: Option<(u64, u64)>,
+    #[serde(borrow)]
+    message: &'a serde_bytes::Bytes,
+}
+
+/// An open publish without its key and without what changes.
+pub(crate) fn encode_open(open: &OpenPublish) -> Result<Vec<u8>, RowError> {
+    let message = encode_message(&open.message, open.message.qos, open.retain)?;
+    encode(&OpenRow {
+        session: open.session,
+        packet_id: open.packet_id.get(),
+        publisher: &open.publisher,
+        record: open.record,
+        message: serde_bytes::Bytes::new(&message),
+    })
+}
+
+/// Reads what [`encode_open`] wrote.
+pub(crate) fn decode_open(
+    id: PublishId,
+    queued: bool,
+    bytes: &[u8],
+) -> Result<OpenPublish, RowError> {
+    let row: OpenRow<'_> = postcard::from_bytes(body(bytes)?)?;
+    let (message, _, retain) = decode_message(row.message)?;
+    Ok(OpenPublish {
+        id,
+        session: row.session,
+        packet_id: PacketId::new(row.packet_id).ok_or(postcard::Error::DeserializeBadEncoding)?,
+        publisher: Arc::from(row.publisher),
+        record: row.record,
+        message,
+        retain,
+        queued,
+    })
 }
 
 /// [`Message::cost`] of an encoded message, without making one.

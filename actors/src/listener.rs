@@ -47,11 +47,13 @@ impl Listener {
         nodelay: bool,
         cell: &Arc<ActorCell>,
     ) -> io::Result<Running> {
+        let rate = shared.settings.limits.connect_rate.max(1);
         let accept = Accept {
             // A handle of its own on the same socket, so that a rebuilt listener finds it open.
             socket: tokio::net::TcpListener::from_std(socket.try_clone()?)?,
-            rate: shared.settings.limits.connect_rate.max(1),
-            tokens: 0,
+            rate,
+            // A node that has just started makes nobody wait.
+            tokens: (rate / BURST_PARTS).max(1),
             refilled: Instant::now(),
             pause: None,
             shared: Arc::clone(shared),

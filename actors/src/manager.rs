@@ -66,6 +66,7 @@ impl ConnectionManager {
             self.shard.count_sessions();
         }
         self.shard.drain_some();
+        self.shard.forget_open();
         self.shard.flush();
         self.shard.report_drained();
     }
@@ -127,6 +128,7 @@ impl ConnectionManager {
                 Some(ManagerWork::Inherit { sessions, wills, incarnation, done }) => {
                     shard.inherit(&sessions, &wills, incarnation, done);
                 }
+                Some(ManagerWork::TakeOver(publishes)) => shard.take_over_open(&publishes),
                 Some(
                     ManagerWork::Completed(_)
                     | ManagerWork::Refused(_)

@@ -21,7 +21,9 @@ use crate::drain::Budget;
 use crate::inbox::Inbox;
 use crate::log::LaneBook;
 use crate::metrics::Metrics;
-use crate::ports::{LogRecord, QueueEntry, SessionId, StoreOp, StoredSession, StoredWill};
+use crate::ports::{
+    LogRecord, OpenPublish, QueueEntry, SessionId, StoreOp, StoredSession, StoredWill,
+};
 use crate::refusals::Refusals;
 use crate::settings::Settings;
 use crate::shard::{Barrier, RemoteBatch};
@@ -256,6 +258,8 @@ pub enum ManagerWork {
         /// Told when their subscriptions are in force.
         done: oneshot::Sender<()>,
     },
+    /// QoS 2 publishes that a lost node had begun, or an earlier start of this one.
+    TakeOver(Vec<OpenPublish>),
     /// Stop reading, finish what is in flight, close. Answered when no connection is left.
     Drain {
         /// Sent when the last connection is gone.

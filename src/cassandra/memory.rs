@@ -44,6 +44,8 @@ pub(super) struct Memory {
     lanes: BTreeMap<u16, Lane>,
     /// Wills of dead incarnations: client id, their numbers.
     pub(super) wills: AHashMap<Arc<str>, Vec<u64>>,
+    /// Dead incarnations with open publishes.
+    pub(super) open: BTreeSet<u64>,
     pub(super) order: Order,
     /// Writes that failed, and that nothing may overtake until they are planned again.
     failed: Vec<Arc<Vec<StoreOp>>>,
@@ -180,6 +182,7 @@ impl Memory {
             adopted.not_before <= self.plans
                 && adopted.lanes.iter().all(is_drained)
                 && !adopted.numbers.iter().any(|number| with_wills.contains(number))
+                && !adopted.numbers.iter().any(|number| self.open.contains(number))
                 && (adopted.numbers != [adopted.line] || !holds())
         };
         let (finished, adopted) =
@@ -319,6 +322,7 @@ impl Memory {
             plan.epochs.iter().for_each(|epoch| held.indexed(epoch.id));
             plan.ended.iter().for_each(|(_, id, _)| held.ended(*id));
         }
+        plan.closed.iter().for_each(|number| _ = self.open.remove(number));
         for (client_id, numbers) in &plan.discharged {
             if let Some(left) = self.wills.get_mut(client_id) {
                 left.retain(|number| !numbers.contains(number));

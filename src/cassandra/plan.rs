@@ -15,12 +15,13 @@ use ahash::AHashMap;
 use cdrs_tokio::types::value::Value;
 use hydrant_actors::ports::{LogRecord, QueueEntry, SessionId, StoreError, StoreOp};
 use hydrant_protocol::PacketId;
+use hydrant_protocol::cluster::message::PublishId;
 
 use super::db::Bound;
 use super::memory::{Lane, Memory};
 use super::queue::{BUCKET, BucketState, EntryState, place};
 use super::statements::Statement as S;
-use crate::rows::{ROW_MAX, RowBuilder, RowError, damaged, encode_message};
+use crate::rows::{ROW_MAX, RowBuilder, RowError, damaged, encode_message, encode_open};
 
 /// Partitions over which each kind of small row is spread.
 pub(super) const SHARDS: i32 = 256;
@@ -150,6 +151,8 @@ pub(super) struct Plan {
     pub(super) cursors: Vec<(u16, u64)>,
     /// Wills of dead incarnations that are discharged: client id, their numbers.
     pub(super) discharged: Vec<(Arc<str>, Vec<u64>)>,
+    /// Dead incarnations whose open publishes are everywhere.
+    pub(super) closed: Vec<u64>,
     /// Buckets that will be in their directory: for [`Memory::succeeded`].
     pub(super) outbox_marks: Vec<(u16, u64)>,
     pub(super) queue_marks: Vec<(SessionId, u64)>,
@@ -264,6 +267,9 @@ impl Planner<'_> {
             | StoreOp::PutOutbox { .. }
             | StoreOp::PutPeerBatch { .. }
             | StoreOp::ForgetPeerBatches { .. }
+            | StoreOp::PutOpen(_)
+            | StoreOp::OpenQueued { .. }
+            | StoreOp::ForgetOpen { .. }
             | StoreOp::MoveCursor { .. } => return None,
         };
         (!self.memory.holds(id)).then_some(id)
@@ -278,6 +284,7 @@ impl Planner<'_> {
             StoreOp::DeleteWill { .. } => self.will_ends = true,
             StoreOp::PutQueued { .. }
             | StoreOp::PutOutbox { .. }
+            | StoreOp::PutOpen(_)
             | StoreOp::PutRetained { .. }
             | StoreOp::DeleteRetained { .. } => self.messages = true,
             _ => {}
@@ -341,6 +348,30 @@ impl Planner<'_> {
                 let (number, below) = (self.memory.number, (*below).min(i64::MAX as u64));
                 let values = vec![self.stamp(), long(number), long(*origin), long(below)];
                 self.single(S::ForgetPeerBatches, values);
+            }
+            StoreOp::PutOpen(open) => {
+                let [incarnation, lane, number] = open_key(open.id);
+                let publish = blob(encode_open(open)?);
+                let values = vec![incarnation, lane, number, publish, self.stamp()];
+                self.single(S::PutOpen, values);
+            }
+            StoreOp::OpenQueued { id } => {
+                // With what it causes, or that is lost or doubled.
+                self.plan.atomic = true;
+                let [incarnation, lane, number] = open_key(*id);
+                let values = vec![incarnation, lane, number, self.stamp()];
+                self.single(S::OpenQueued, values);
+            }
+            StoreOp::ForgetOpen { incarnation, lane: Some(lane), below } => {
+                let below = (*below).min(i64::MAX as u64);
+                let lane = int(i32::from(*lane));
+                let values = vec![self.stamp(), long(*incarnation), lane, long(below)];
+                self.single(S::ForgetOpen, values);
+            }
+            StoreOp::ForgetOpen { incarnation, lane: None, .. } => {
+                let values = vec![self.stamp(), long(*incarnation)];
+                self.single(S::DropOpen, values);
+                self.plan.closed.push(*incarnation);
             }
             StoreOp::MoveCursor { lane, position } => {
                 let moved = self.moved.entry(*lane).or_default();
@@ -664,6 +695,10 @@ impl Planner<'_> {
         let values = vec![int(shard), long(id), long(bucket), blob(state), self.stamp()];
         self.group(S::PutQueueBucket, shard, S::PutQueueState, values);
     }
+}
+
+fn open_key(id: PublishId) -> [Value; 3] {
+    [long(id.incarnation), int(i32::from(id.lane)), long(id.number)]
 }
 
 /// Statements of one partition, in batches.

@@ -10,16 +10,17 @@ use std::sync::Arc;
 use cdrs_tokio::types::value::Value;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hydrant_actors::ports::{
-    LogRecord, OutboxPosition, QueueEntry, SessionId, StoreError, StoredWill,
+    LogRecord, OpenPublish, OutboxPosition, QueueEntry, SessionId, StoreError, StoredWill,
 };
 use hydrant_protocol::Message;
+use hydrant_protocol::cluster::message::PublishId;
 
 use super::db::{Bound, Db, Pages, Row};
 use super::memory::Extent;
 use super::plan::{OUTBOX_BUCKET, SHARDS, WILL_SHARDS, bucket_end, int, long, session_shard};
 use super::queue::{Base, BucketState, EntryState, place};
 use super::statements::Statement;
-use crate::rows::{RowReader, damaged, decode_message};
+use crate::rows::{RowReader, damaged, decode_message, decode_open};
 
 /// Partitions asked for at once.
 pub(super) const PARALLEL: usize = 64;
@@ -219,6 +220,25 @@ pub(super) async fn wills(db: &Db, incarnation: u64) -> Result<Vec<StoredWill>, 
         }
     }
     Ok(wills)
+}
+
+/// The QoS 2 publishes that an incarnation had begun and that are not known to be everywhere.
+pub(super) async fn open_publishes(
+    db: &Db,
+    incarnation: u64,
+) -> Result<Vec<OpenPublish>, StoreError> {
+    let values = vec![long(incarnation)];
+    let rows = db.rows(Bound { statement: Statement::OpenPublishes, values }).await?;
+    let mut open = Vec::new();
+    for row in rows {
+        let (lane, number) = (lane_number(&row)?, row.u64("number")?);
+        let queued = row.optional_i32("queued")?.is_some();
+        if let Some(bytes) = row.optional_blob("publish")? {
+            let id = PublishId { incarnation, lane, number };
+            open.push(decode_open(id, queued, &bytes).map_err(damaged)?);
+        }
+    }
+    Ok(open)
 }
 
 /// How far an incarnation's lanes were acknowledged.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use hydrant_actors::ports::{StoreError, StoredWill};
+use hydrant_actors::ports::{OpenPublish, StoreError, StoredWill};
 use parking_lot::Mutex;
 
 use super::db::{Bound, Db};
@@ -31,8 +31,10 @@ pub(super) async fn recover(
     me: &Incarnation,
     dead: &[Predecessor],
     first_lane: u16,
+    open: &[OpenPublish],
 ) -> Result<(Memory, Vec<StoredWill>), StoreError> {
     let mut memory = Memory::new(me.number, me.stamps());
+    memory.open.extend(open.iter().map(|open| open.id.incarnation));
     redo_all(db, &mut memory, dead).await?;
     let wills = wills(db, dead).await?;
     // Our lanes go on where those of our line ended.
@@ -58,7 +60,9 @@ pub(super) async fn recover(
     load_sessions(db, me, &mut memory, dead).await?;
     let with_wills: Vec<u64> = memory.wills.values().flatten().copied().collect();
     // The first of our line keeps its row: sessions are held under its number.
-    for number in drained.into_iter().filter(|number| !with_wills.contains(number)) {
+    let is_done = |number: &u64| !with_wills.contains(number) && !memory.open.contains(number);
+    let drained: Vec<u64> = drained.into_iter().filter(is_done).collect();
+    for number in drained {
         if number == me.line() {
             delete_small(db, memory.stamp(), number).await?;
         } else {
@@ -121,6 +125,18 @@ pub(super) async fn peer_batches(
         }
     }
     Ok(batches)
+}
+
+/// QoS 2 publishes that dead incarnations had begun, and whose they are.
+pub(super) async fn open_publishes(
+    db: &Db,
+    dead: &[Predecessor],
+) -> Result<Vec<OpenPublish>, StoreError> {
+    let mut open = Vec::new();
+    for predecessor in dead {
+        open.extend(read::open_publishes(db, predecessor.number).await?);
+    }
+    Ok(open)
 }
 
 /// They are ours from here on; of a client's several the last one.
@@ -318,11 +334,12 @@ async fn forget(db: &Db, me: &Incarnation, stamp: u64, number: u64) -> Result<()
     me.forget(db, number).await
 }
 
-/// Its wills, and the batches of other nodes that it had stored.
+/// Its wills, its open publishes, and the batches of other nodes that it had stored.
 async fn delete_small(db: &Db, stamp: u64, number: u64) -> Result<(), StoreError> {
     let wills = |shard| (Statement::DeleteWills, vec![long(stamp), long(number), int(shard)]);
     let batches = (Statement::DropPeerBatches, vec![long(stamp), long(number)]);
-    write_all(db, (0..WILL_SHARDS).map(wills).chain([batches]).collect()).await
+    let open = (Statement::DropOpen, vec![long(stamp), long(number)]);
+    write_all(db, (0..WILL_SHARDS).map(wills).chain([batches, open]).collect()).await
 }
 
 /// Forgets adopted incarnations of which nothing is left to do. The first of a line stays as long as

@@ -27,12 +27,12 @@ use layout::Column;
 pub(super) use layout::Replication;
 
 /// What this broker needs.
-pub(super) const VERSION: i32 = 3;
+pub(super) const VERSION: i32 = 4;
 
 /// From the version before to each version: statements that may be repeated, tables named
 /// `{ks}.name`. Tables and columns that are missing in [`super::statements::TABLES`] are made
-/// before; that is all of versions 2 and 3.
-const MIGRATIONS: &[(i32, &[&str])] = &[(2, &[]), (3, &[])];
+/// before; that is all of versions 2 to 4.
+const MIGRATIONS: &[(i32, &[&str])] = &[(2, &[]), (3, &[]), (4, &[])];
 
 /// Until the lock is had, or somebody else is done. Longer than [`LOCK`].
 const PATIENCE: Duration = Duration::from_secs(150);

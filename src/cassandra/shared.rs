@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use futures_util::future::try_join;
 use hydrant_actors::ports::{
-    Estate, Holder, LaneState, Lanes, Sealing, SessionId, SharedStore, StoreError, StoreFuture,
-    StoredSession,
+    Estate, Holder, LaneState, Lanes, OpenPublish, Sealing, SessionId, SharedStore, StoreError,
+    StoreFuture, StoredSession,
 };
 
 use super::CassandraStore;
@@ -40,11 +40,15 @@ impl SharedStore for CassandraStore {
     }
 
     fn continues(&self) -> Vec<u64> {
-        self.inner.continued.0.clone()
+        self.inner.continued.numbers.clone()
     }
 
     fn stored_batches(&self) -> Vec<(u64, u64)> {
-        self.inner.continued.1.clone()
+        self.inner.continued.batches.clone()
+    }
+
+    fn open_publishes(&self) -> Vec<OpenPublish> {
+        self.inner.continued.open.clone()
     }
 
     fn holds_lease(&self) -> bool {
@@ -206,6 +210,7 @@ impl Inner {
         }
         let wills = recover::wills(db, dead).await?;
         let batches = recover::peer_batches(db, dead).await?;
+        let open = recover::open_publishes(db, dead).await?;
         let groups = recover::by_line(dead);
         let mut lanes: Vec<(u64, Vec<u64>, BTreeMap<u16, Lane>)> = Vec::new();
         for (line, numbers) in groups {
@@ -225,6 +230,7 @@ impl Inner {
             entries.iter().for_each(|entry| held.admit(entry.id, entry.line));
         }
         let wills = recover::remember_wills(&mut memory, wills);
+        memory.open.extend(open.iter().map(|open| open.id.incarnation));
         let mut fresh = Lanes::new();
         for (line, numbers, found) in lanes {
             for number in memory.adopt((line, numbers), found, self.first_lane) {
@@ -235,7 +241,7 @@ impl Inner {
         }
         let incarnations = dead.iter().map(|one| one.number).collect();
         let sessions = loaded.sessions.into_values().collect();
-        Ok(Estate { incarnations, sessions, wills, batches, lanes: fresh })
+        Ok(Estate { incarnations, sessions, wills, batches, open, lanes: fresh })
     }
 
     /// Fences in the background what was taken over.

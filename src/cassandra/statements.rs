@@ -83,11 +83,17 @@ pub enum Statement {
     ForgetPeerBatches,
     DropPeerBatches,
     PeerBatches,
+    // QoS 2 publishes that an incarnation has begun.
+    PutOpen,
+    OpenQueued,
+    ForgetOpen,
+    DropOpen,
+    OpenPublishes,
 }
 
 impl Statement {
     /// In the order of their numbers.
-    pub const ALL: [(Self, &'static str); 70] = {
+    pub const ALL: [(Self, &'static str); 75] = {
         use Statement as S;
         [
             (
@@ -304,6 +310,23 @@ impl Statement {
             ),
             (S::DropPeerBatches, "DELETE FROM peer_batch USING TIMESTAMP ? WHERE incarnation = ?"),
             (S::PeerBatches, "SELECT origin, number FROM peer_batch WHERE incarnation = ?"),
+            (
+                S::PutOpen,
+                "INSERT INTO open_publish (incarnation, lane, number, publish) VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::OpenQueued,
+                "INSERT INTO open_publish (incarnation, lane, number, queued) VALUES (?, ?, ?, 1) USING TIMESTAMP ?",
+            ),
+            (
+                S::ForgetOpen,
+                "DELETE FROM open_publish USING TIMESTAMP ? WHERE incarnation = ? AND lane = ? AND number < ?",
+            ),
+            (S::DropOpen, "DELETE FROM open_publish USING TIMESTAMP ? WHERE incarnation = ?"),
+            (
+                S::OpenPublishes,
+                "SELECT lane, number, queued, publish FROM open_publish WHERE incarnation = ?",
+            ),
         ]
     };
 
@@ -313,7 +336,7 @@ impl Statement {
     }
 }
 
-/// The tables, as [`super::schema`] makes them (version 3). To one of an older version its missing
+/// The tables, as [`super::schema`] makes them (version 4). To one of an older version its missing
 /// columns are added.
 ///
 /// `gc_grace_seconds` is short where tombstones are regular: a deleted partition of a queue or the
@@ -336,4 +359,5 @@ pub const TABLES: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS outbox_cursor (incarnation bigint, lane int, position bigint, PRIMARY KEY (incarnation, lane))",
     "CREATE TABLE IF NOT EXISTS journal (incarnation bigint, slot int, part int, statements blob, PRIMARY KEY ((incarnation, slot), part))",
     "CREATE TABLE IF NOT EXISTS peer_batch (incarnation bigint, origin bigint, number bigint, PRIMARY KEY (incarnation, origin, number)) WITH gc_grace_seconds = 3600",
+    "CREATE TABLE IF NOT EXISTS open_publish (incarnation bigint, lane int, number bigint, queued int, publish blob, PRIMARY KEY (incarnation, lane, number)) WITH gc_grace_seconds = 3600",
 ];

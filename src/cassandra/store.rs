@@ -13,8 +13,8 @@ use std::sync::Arc;
 use futures_util::future::{try_join, try_join_all};
 use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use hydrant_actors::ports::{
-    LaneState, Lanes, LogRecord, QueueEntry, SessionId, SessionStore, StoreError, StoreFuture,
-    StoreOp, StoredSession, StoredWill,
+    LaneState, Lanes, LogRecord, OpenPublish, QueueEntry, SessionId, SessionStore, StoreError,
+    StoreFuture, StoreOp, StoredSession, StoredWill,
 };
 use hydrant_protocol::Message;
 use parking_lot::Mutex;
@@ -50,11 +50,20 @@ pub(super) struct Inner {
     pub(super) sealing: tokio::sync::Mutex<()>,
     /// Lanes that are adopted are numbered from here on.
     pub(super) first_lane: u16,
-    /// Dead incarnations that this one goes on with, and the batches of other nodes that they had
-    /// stored.
-    pub(super) continued: (Vec<u64>, Vec<(u64, u64)>),
+    pub(super) continued: Continued,
     /// What dead incarnations left.
     wills: Vec<StoredWill>,
+}
+
+/// What this incarnation goes on with from its beginning.
+#[derive(Debug, Default)]
+pub(super) struct Continued {
+    /// Dead incarnations.
+    pub(super) numbers: Vec<u64>,
+    /// Batches of other nodes that they had stored.
+    pub(super) batches: Vec<(u64, u64)>,
+    /// QoS 2 publishes that they had begun.
+    pub(super) open: Vec<OpenPublish>,
 }
 
 impl CassandraStore {
@@ -153,8 +162,7 @@ impl Inner {
         } else {
             incarnation.claim_alone(&db).await?
         };
-        let continued = dead.iter().map(|one| one.number).collect();
-        let (memory, wills, batches) = match Self::succeed(&db, &incarnation, dead, lanes).await {
+        let (memory, wills, continued) = match Self::succeed(&db, &incarnation, dead, lanes).await {
             Ok(recovered) => recovered,
             Err(error) => {
                 incarnation.release(&db).await;
@@ -163,7 +171,6 @@ impl Inner {
             }
         };
         let (memory, sealing) = (Mutex::new(memory), tokio::sync::Mutex::new(()));
-        let continued = (continued, batches);
         Ok(Self { db, incarnation, continued, memory, sealing, first_lane: lanes, wills })
     }
 
@@ -173,16 +180,21 @@ impl Inner {
         incarnation: &Incarnation,
         mut dead: Vec<Predecessor>,
         first_lane: u16,
-    ) -> Result<(Memory, Vec<StoredWill>, Vec<(u64, u64)>), StoreError> {
+    ) -> Result<(Memory, Vec<StoredWill>, Continued), StoreError> {
         let highest = dead.iter().map(|one| one.stamps).max().unwrap_or_default();
         incarnation.raise(db, highest).await?;
         if incarnation.line() != ALONE {
             incarnation.join_line(db, &dead).await?;
             estate::convert(db, incarnation, &mut dead).await?;
         }
-        let batches = recover::peer_batches(db, &dead).await?;
-        let (memory, wills) = recover::recover(db, incarnation, &dead, first_lane).await?;
-        Ok((memory, wills, batches))
+        let continued = Continued {
+            numbers: dead.iter().map(|one| one.number).collect(),
+            batches: recover::peer_batches(db, &dead).await?,
+            open: recover::open_publishes(db, &dead).await?,
+        };
+        let open = &continued.open;
+        let (memory, wills) = recover::recover(db, incarnation, &dead, first_lane, open).await?;
+        Ok((memory, wills, continued))
     }
 
     /// Does what a plan says, once those are done that it follows.

@@ -225,7 +225,11 @@ impl Engine {
                 )?;
             }
             // A node that has its store for itself has no heir.
-            StoreOp::PutPeerBatch { .. } | StoreOp::ForgetPeerBatches { .. } => {}
+            StoreOp::PutPeerBatch { .. }
+            | StoreOp::ForgetPeerBatches { .. }
+            | StoreOp::PutOpen(_)
+            | StoreOp::OpenQueued { .. }
+            | StoreOp::ForgetOpen { .. } => {}
             StoreOp::MoveCursor { lane, position } => {
                 self.outbox.move_cursor(changes, *lane, *position)
             }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use hydrant::cassandra::{CassandraOptions, CassandraStore};
 use hydrant::embedded::suite::{message, record, wait};
 use hydrant_actors::ports::{
-    Estate, Holder, OutboxPosition, OutgoingStage, QueueEntry, Sealing, SessionId, SessionStore,
-    SharedStore, StoreError, StoreFuture, StoreOp, StoredSession, StoredWill,
+    Estate, Holder, OpenPublish, OutboxPosition, OutgoingStage, QueueEntry, Sealing, SessionId,
+    SessionStore, SharedStore, StoreError, StoreFuture, StoreOp, StoredSession, StoredWill,
 };
+use hydrant_protocol::cluster::message::PublishId;
 use hydrant_protocol::{PacketId, QoS};
 
 use crate::store;
@@ -222,6 +223,47 @@ fn batches_of_other_nodes_are_known_to_who_seals_the_one_that_stored_them() {
     assert!(estate.incarnations.contains(&second));
     assert!(estate.batches.contains(&(77, 5)), "{:?}", estate.batches);
     assert_eq!(ids(&estate.sessions), [1]);
+}
+
+#[test]
+fn open_publishes_are_known_until_they_are_everywhere() {
+    let node = shared();
+    let options = options(&node);
+    let (a, b) = (open(&options, "a"), open(&options, "b"));
+    let publish = |incarnation, lane, number| OpenPublish {
+        id: PublishId { incarnation, lane, number },
+        publisher: "device".into(),
+        session: (lane == 0).then_some(1),
+        packet_id: packet(7),
+        record: Some((3, u64::MAX)),
+        message: message("a/b", &number.to_string(), false),
+        retain: lane == 1,
+        queued: false,
+    };
+    let put = |publish: &OpenPublish| StoreOp::PutOpen(Box::new(publish.clone()));
+    let first = a.incarnation();
+    let [one, two, other] = [(0, 1), (0, 2), (1, 1)].map(|(lane, n)| publish(first, lane, n));
+    write(&a, [&one, &two, &other].map(put).to_vec());
+    write(&a, [queued(1, 1..=1), vec![StoreOp::OpenQueued { id: two.id }]].concat());
+    let (incarnation, lane, below) = (first, Some(0), 2);
+    write(&a, vec![StoreOp::ForgetOpen { incarnation, lane, below }]);
+    // Its next start goes on with them.
+    drop(a);
+    let a = open(&options, "a");
+    let two = OpenPublish { queued: true, ..two };
+    assert_eq!(a.open_publishes(), [two.clone(), other.clone()]);
+    assert_eq!(b.open_publishes(), []);
+    // Not finished: so does who seals it then, and the start after that.
+    let second = a.incarnation();
+    let third = publish(second, 0, 1);
+    write(&a, vec![put(&third)]);
+    drop(a);
+    assert_eq!(sealed(&b, second).open, [two, other, third.clone()]);
+    let lane = None;
+    write(&b, vec![StoreOp::ForgetOpen { incarnation: first, lane, below: u64::MAX }]);
+    drop(b);
+    let b = open(&options, "b");
+    assert_eq!(b.open_publishes(), [third]);
 }
 
 #[test]

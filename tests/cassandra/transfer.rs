@@ -211,7 +211,7 @@ fn what_check_says_of_a_real_cassandra() {
         for line in [
             "ok connection: Cassandra answers; data centre datacenter1",
             "warn replication: there is one copy of everything",
-            "ok schema: version 3",
+            "ok schema: version 4",
             "ok probe: ",
             &format!("ok clock: that of {address} is ours"),
             &format!("ok commitlog: {address} syncs it before it answers (group)"),

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::PeerWork;
 use super::peers::Peers;
-use crate::ports::{Estate, Sealing, StoredSession, StoredWill};
+use crate::ports::{Estate, OpenPublish, Sealing, StoredSession, StoredWill};
 use crate::shared::ManagerWork;
 
 /// An incarnation that was sealed or found alive is looked at again after this.
@@ -145,6 +145,20 @@ impl Peers {
         }
     }
 
+    /// QoS 2 publishes that a lost incarnation had begun, or earlier starts of this node, are finished where
+    /// their publishers' sessions are at home: behind these, in the inbox there.
+    pub(super) fn take_over_open(&self, open: Vec<OpenPublish>) {
+        self.cluster.finishes(&open);
+        let mut homes: BTreeMap<u16, Vec<OpenPublish>> = BTreeMap::new();
+        for publish in open {
+            homes.entry(self.shared.home(&publish.publisher)).or_default().push(publish);
+        }
+        for (home, publishes) in homes {
+            let bytes = publishes.iter().map(|publish| publish.message.cost()).sum();
+            self.shared.managers[usize::from(home)].push(ManagerWork::TakeOver(publishes), bytes);
+        }
+    }
+
     fn take_estate(&mut self, incarnation: u64, estate: Estate) {
         let clients: Vec<Arc<str>> =
             estate.sessions.iter().map(|session| Arc::clone(&session.client_id)).collect();
@@ -164,6 +178,7 @@ impl Peers {
             manager.push(ManagerWork::Inherit { sessions, wills, incarnation, done }, 256);
             waits.push(wait);
         }
+        self.take_over_open(estate.open);
         self.cluster.stored_batches.lock().extend(estate.batches);
         let incarnations = estate.incarnations;
         self.shared.lanes.lock().inherit(&estate.lanes);

@@ -23,15 +23,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ahash::AHashSet;
+use ahash::{AHashMap, AHashSet};
 use hydrant_protocol::QoS;
 use hydrant_protocol::cluster::View;
 use hydrant_protocol::cluster::message::{Control, Handed, Interest};
+use hydrant_protocol::cluster::seen::Seen;
 use hydrant_protocol::topic::SubscriptionTable;
 use parking_lot::{Mutex, RwLock};
 
 use crate::inbox::Inbox;
-use crate::ports::{Membership, Sealing, SessionId, SharedStore, StoredSession};
+use crate::ports::{Membership, OpenPublish, Sealing, SessionId, SharedStore, StoredSession};
 use crate::shard::Barrier;
 use crate::shared::Token;
 
@@ -97,6 +98,10 @@ pub struct Cluster {
     /// Batches of other nodes that a lost incarnation had stored whose sessions are here now, by the
     /// sender's incarnation and number: when they are sent again, they are known.
     pub stored_batches: Mutex<AHashSet<(u64, u64)>>,
+    /// QoS 2 publishes of other nodes that this one has routed.
+    pub seen: Mutex<Seen>,
+    /// Lost incarnations, and how many publishes that they had begun are not everywhere.
+    begun: Mutex<AHashMap<u64, usize>>,
     /// Incarnations that were over before this start and whose sessions it has had from the beginning.
     pub continued: Vec<u64>,
     /// Lost incarnations that are being sealed, or are and whose sessions are not in force here: what the
@@ -324,6 +329,8 @@ impl Cluster {
             interest: Mutex::new(LocalInterest::default()),
             retained: Mutex::default(),
             stored_batches: Mutex::new(stored_batches),
+            seen: Mutex::default(),
+            begun: Mutex::default(),
             continued,
             sealing: AtomicUsize::new(0),
             nodes: RwLock::default(),
@@ -364,6 +371,26 @@ impl Cluster {
             // What the node says next may be about those before this one only.
             node.kept.store(2, Ordering::Relaxed);
         }
+    }
+
+    /// What a lost incarnation had begun is finished here.
+    pub fn finishes(&self, publishes: &[OpenPublish]) {
+        let mut begun = self.begun.lock();
+        for publish in publishes {
+            *begun.entry(publish.id.incarnation).or_default() += 1;
+        }
+    }
+
+    /// One of those is everywhere; true: it was the last.
+    pub fn closed(&self, incarnation: u64) -> bool {
+        let mut begun = self.begun.lock();
+        let Some(left) = begun.get_mut(&incarnation) else { return false };
+        *left -= 1;
+        let last = *left == 0;
+        if last {
+            begun.remove(&incarnation);
+        }
+        last
     }
 
     /// A subscription of this node is new, changed or gone: its QoS before and after.

@@ -231,6 +231,8 @@ impl Peers {
         let unstored = self.links.iter().map(|link| link.pending.len()).sum::<usize>();
         self.cluster.unstored.store(unstored + self.own.len(), Ordering::SeqCst);
         if !self.cluster.synced.load(Ordering::Relaxed) && self.is_synced() {
+            // Now it is known who wants them; and before any client is let in.
+            self.take_over_open(self.cluster.store.open_publishes());
             self.cluster.synced.store(true, Ordering::SeqCst);
         }
     }

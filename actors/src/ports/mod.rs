@@ -10,6 +10,7 @@ pub use log::{LogError, LogRecord, MessageLog, OutboxPosition, Report};
 pub use membership::{Membership, MembershipFuture};
 pub use shared_store::{Estate, Holder, Sealing, SharedStore};
 pub use store::{
-    LaneState, Lanes, OutgoingStage, QueueEntry, SessionId, SessionStore, StoreError, StoreFuture,
-    StoreOp, StoredSession, StoredSubscription, StoredWill, UNFINISHED, UNFINISHED_WHY,
+    LaneState, Lanes, OpenPublish, OutgoingStage, QueueEntry, SessionId, SessionStore, StoreError,
+    StoreFuture, StoreOp, StoredSession, StoredSubscription, StoredWill, UNFINISHED,
+    UNFINISHED_WHY,
 };

@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use super::store::{Lanes, SessionId, SessionStore, StoreFuture, StoredSession, StoredWill};
+use super::store::{
+    Lanes, OpenPublish, SessionId, SessionStore, StoreFuture, StoredSession, StoredWill,
+};
 
 /// Who holds a persistent session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,9 @@ pub struct Estate {
     pub wills: Vec<StoredWill>,
     /// Batches of other nodes that it had stored: their incarnation, and the number.
     pub batches: Vec<(u64, u64)>,
+    /// QoS 2 publishes that it had begun, and those before it; not over before
+    /// [`StoreOp::ForgetOpen`](super::store::StoreOp::ForgetOpen).
+    pub open: Vec<OpenPublish>,
     /// Its outbox and what it had left to drain of others, under lane numbers that this store uses
     /// for nothing else; `read_outbox` and `MoveCursor` take them from now on.
     pub lanes: Lanes,
@@ -53,6 +58,8 @@ pub trait SharedStore: SessionStore {
     fn continues(&self) -> Vec<u64>;
     /// Batches of other nodes that these had stored: their incarnation, and the number.
     fn stored_batches(&self) -> Vec<(u64, u64)>;
+    /// QoS 2 publishes that these had begun.
+    fn open_publishes(&self) -> Vec<OpenPublish>;
     /// False once the lease is over by the boot-time clock, until it is renewed: another may have
     /// taken over what this node held, so nothing may leave it. Cheap: asked before every read of
     /// a socket.

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use hydrant_protocol::cluster::message::PublishId;
 use hydrant_protocol::{Message, PacketId, QoS};
 
 use super::log::{LogRecord, OutboxPosition};
@@ -75,6 +76,28 @@ pub struct StoredWill {
     pub message: Arc<Message>,
 }
 
+/// A QoS 2 publish from before anything of it is done until every other node that wants it has it
+/// (docs/decisions/0014-open-publishes.md).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenPublish {
+    /// By which the other nodes know it.
+    pub id: PublishId,
+    /// Client id of who published it, or whose will it is.
+    pub publisher: Arc<str>,
+    /// The persistent session that holds its receipt; `None`: a Last Will.
+    pub session: Option<SessionId>,
+    /// Packet id of that receipt.
+    pub packet_id: PacketId,
+    /// The publisher's epoch and its number there, where its record for the log is still to be made.
+    pub record: Option<(u64, u64)>,
+    /// The message.
+    pub message: Arc<Message>,
+    /// RETAIN of its PUBLISH.
+    pub retain: bool,
+    /// What it causes at its node is stored: queue entries, outbox, receipt.
+    pub queued: bool,
+}
+
 /// A persistent session as it is found at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredSession {
@@ -138,6 +161,12 @@ pub enum StoreOp {
     PutPeerBatch { origin: u64, batch: u64 },
     /// Nobody will send again what has a lower number.
     ForgetPeerBatches { origin: u64, below: u64 },
+    /// A QoS 2 publish of this node is open.
+    PutOpen(Box<OpenPublish>),
+    /// What this one causes here stands in this write.
+    OpenQueued { id: PublishId },
+    /// Those of an incarnation, of one lane or of all, with a number below are everywhere.
+    ForgetOpen { incarnation: u64, lane: Option<u16>, below: u64 },
     /// Everything in the lane below `position` is acknowledged by the log. Buckets wholly below
     /// it are dropped whole.
     MoveCursor { lane: u16, position: u64 },

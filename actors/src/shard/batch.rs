@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 
 use super::Conn;
 use super::deliver::View;
+use super::open::Scope;
 
 /// Where a publish comes from.
 #[derive(Debug, Clone)]
@@ -148,6 +149,8 @@ pub struct RemoteEntry {
     pub lane: Lane,
     /// As in [`View::estate`](super::deliver::View::estate).
     pub estate: u64,
+    /// As in [`View::scope`](super::deliver::View::scope).
+    pub scope: Scope,
 }
 
 /// Publishes whose subscribers are on another arbiter.
@@ -174,8 +177,9 @@ impl RemoteBatch {
     pub(super) fn push(&mut self, view: &View<'_>, durable: bool, phase: Phase) {
         let topic = append(&mut self.arena, view.topic.as_bytes());
         let payload = append(&mut self.arena, view.payload);
-        let (qos, lane, estate) = (view.qos, view.lane, view.estate);
-        self.entries.push(RemoteEntry { topic, payload, qos, durable, phase, lane, estate });
+        let (qos, lane, estate, scope) = (view.qos, view.lane, view.estate, view.scope);
+        let entry = RemoteEntry { topic, payload, qos, durable, phase, lane, estate, scope };
+        self.entries.push(entry);
     }
 
     /// Publishes in it.

@@ -19,6 +19,7 @@ use crate::shared::Part;
 use super::conn::AckKind;
 use super::deliver::View;
 use super::moving::{Leaving, Moving};
+use super::open::Scope;
 use super::outgoing::Undo;
 use super::publish::Needs;
 use super::routes::Route;
@@ -48,8 +49,8 @@ impl Shard {
         let Some(cluster) = &self.shared.cluster else { return };
         let held = view.held();
         let audience = if held { Audience::Queues } else { Audience::All };
-        let publish =
-            Publish { topic: view.topic, payload: view.payload, qos: view.qos, durable, audience };
+        let (topic, payload, qos, open) = (view.topic, view.payload, view.qos, view.open);
+        let publish = Publish { topic, payload, qos, durable, audience, open };
         let mut outgoing = self.outgoing.borrow_mut();
         for (node, queues) in &route.nodes {
             let queues = *queues && view.qos != QoS::AtMostOnce;
@@ -64,13 +65,18 @@ impl Shard {
         }
     }
 
-    /// The same for a QoS 2 message that is stored: who was not served by its queues.
-    pub(super) fn deliver_live_to_nodes(&self, route: &Route, view: &View<'_>) {
-        let (topic, payload, qos) = (view.topic, view.payload, view.qos);
-        let publish = Publish { topic, payload, qos, durable: true, audience: Audience::Live };
+    /// The same for a QoS 2 message that is stored: who was not served by its queues. Only an open one waits
+    /// for that.
+    pub(super) fn deliver_live_to_nodes(&self, route: &Route, view: &View<'_>, needs: &mut Needs) {
+        let (topic, payload, qos, open) = (view.topic, view.payload, view.qos, view.open);
+        let (durable, audience) = (true, Audience::Live);
+        let publish = Publish { topic, payload, qos, durable, audience, open };
         let mut outgoing = self.outgoing.borrow_mut();
         for (node, _) in &route.nodes {
             outgoing.peer(*node).push(self.index, &publish, false);
+            if open.is_some() && needs.peers.len() < MOST_PEERS {
+                needs.peers.push(*node);
+            }
         }
     }
 
@@ -116,7 +122,15 @@ impl Shard {
             let route = self.route(publish.topic);
             let mut view = View::new(publish.topic, publish.payload, publish.qos, publish.durable);
             view.shared_topic = Some(&route.topic);
-            (view.lane, view.estate) = ((batch.node, lane), estate);
+            (view.lane, view.estate, view.open) = ((batch.node, lane), estate, publish.open);
+            if let Some(open) = &publish.open {
+                view.scope = match estate {
+                    0 => self.scope(open, publish.audience),
+                    // What is sent again for the sessions of its own lost node.
+                    _ if estate == open.id.incarnation && open.queued => Scope::Nobody,
+                    _ => Scope::All,
+                };
+            }
             if publish.audience == Audience::Live {
                 self.deliver_live(&route, &mut view);
             } else {
@@ -124,6 +138,9 @@ impl Shard {
                 batch.add(&needs, view.held());
             }
             undo.keep();
+            if let Some(open) = publish.open.filter(|_| estate == 0) {
+                self.is_seen(&open, publish.audience);
+            }
             batch.done += 1;
         }
         let (node, incarnation) = (batch.node, batch.incarnation);

@@ -143,6 +143,8 @@ impl Shard {
                     reading: None,
                     read_until: 0,
                     estate: 0,
+                    opening: 0,
+                    waits_to_go: false,
                     disconnected_ms: None,
                 })
             });
@@ -254,6 +256,8 @@ impl Shard {
                 reading: None,
                 read_until: 0,
                 estate: 0,
+                opening: 0,
+                waits_to_go: false,
                 disconnected_ms: None,
             })),
         }

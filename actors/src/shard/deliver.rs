@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hydrant_protocol::cluster::marks::{Lane, Whose};
+use hydrant_protocol::cluster::message::Open;
 use hydrant_protocol::session::Waiting;
 use hydrant_protocol::{Message, QoS, wire};
 
@@ -15,6 +16,7 @@ use crate::settings::Overflow;
 use crate::shared::StorageWork;
 
 use super::batch::Phase;
+use super::open::Scope;
 use super::sessions::{ANY_ESTATE, Session, Stored};
 use super::{Conn, Shard, WaitKind};
 
@@ -32,14 +34,29 @@ pub struct View<'a> {
     pub lane: Lane,
     /// Not 0: only for sessions that this lost incarnation held.
     pub estate: u64,
+    /// Not all that match, where some have it already.
+    pub scope: Scope,
+    /// It must not be taken twice.
+    pub open: Option<Open>,
     /// The packet as a QoS 0 subscriber gets it, encoded once for all of them.
     pub frame: Vec<u8>,
 }
 
 impl<'a> View<'a> {
     pub fn new(topic: &'a str, payload: &'a [u8], qos: QoS, durable: bool) -> Self {
-        let (shared_topic, owned, frame) = (None, None, Vec::new());
-        Self { topic, payload, qos, durable, shared_topic, owned, lane: (0, 0), estate: 0, frame }
+        Self {
+            topic,
+            payload,
+            qos,
+            durable,
+            shared_topic: None,
+            owned: None,
+            lane: (0, 0),
+            estate: 0,
+            scope: Scope::All,
+            open: None,
+            frame: Vec::new(),
+        }
     }
 
     /// QoS 2 that is delivered only once stored.
@@ -85,6 +102,16 @@ impl Shard {
                 .is_some_and(|stored| self.was_held_by(stored.estate, view.estate))
         {
             return;
+        }
+        let held_by = |incarnation| {
+            let stored = session.stored.as_ref();
+            stored.is_some_and(|stored| self.was_held_by(stored.estate, incarnation))
+        };
+        match view.scope {
+            Scope::All => {}
+            Scope::Only(incarnation) if held_by(incarnation) => {}
+            Scope::Except(incarnation) if !held_by(incarnation) => {}
+            Scope::Nobody | Scope::Only(_) | Scope::Except(_) => return,
         }
         if let Some(moving) = &session.moving {
             match moving.whose(view.lane, view.estate != 0) {

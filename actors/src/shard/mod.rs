@@ -15,6 +15,7 @@ mod connect;
 mod deliver;
 mod drain;
 mod moving;
+mod open;
 mod outgoing;
 mod publish;
 mod receipts;
@@ -38,6 +39,7 @@ use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use hydrant_protocol::cluster::marks::Marks;
+use hydrant_protocol::cluster::seen::Numbers;
 use hydrant_protocol::wire;
 use slab::Slab;
 use tokio::sync::oneshot;
@@ -118,8 +120,12 @@ pub struct Shard {
     /// Lost incarnations whose heir this node is, while this router waits for what it had published for
     /// them itself: it publishes nothing meanwhile.
     held_up: Cell<u32>,
-    /// QoS 2 messages that the log has got meanwhile.
-    logged: RefCell<VecDeque<(Option<Owed>, Exact)>>,
+    /// QoS 2 messages that are begun and whose turn the router has not come to.
+    begun: RefCell<VecDeque<(Option<Owed>, Exact)>>,
+    /// Those that other nodes want and may not all have.
+    open_publishes: RefCell<Numbers>,
+    /// Below this the store was last told to forget them.
+    forgot_open: Cell<u64>,
     /// The last admission of a client that was heard of.
     admitted: Cell<u64>,
     /// A session ends because its client is back or elsewhere: nobody is told.
@@ -170,7 +176,9 @@ impl Shard {
             given_up: RefCell::default(),
             estates: RefCell::default(),
             held_up: Cell::new(0),
-            logged: RefCell::default(),
+            begun: RefCell::default(),
+            open_publishes: RefCell::default(),
+            forgot_open: Cell::new(1),
             admitted: Cell::new(0),
             reconnecting: Cell::new(false),
             acted: Cell::new(true),
@@ -193,7 +201,7 @@ impl Shard {
     /// True while publishes wait for the router.
     pub fn has_router_work(&self) -> bool {
         !self.batch.borrow().is_empty()
-            || !self.logged.borrow().is_empty()
+            || !self.begun.borrow().is_empty()
             || self.routed.get() < self.routing.borrow().len()
             || !self.internal.borrow().is_empty()
     }

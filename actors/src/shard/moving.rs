@@ -464,13 +464,19 @@ impl Shard {
 
     /// A read that shows nothing comes back when everything that was pushed for the session before
     /// is stored, also what is a part of another arbiter's transaction.
-    fn give_up_when_stored(&self, slot: u32) {
+    pub(super) fn give_up_when_stored(&self, slot: u32) {
         self.flush();
         let stamp = self.stamp();
         let mut sessions = self.sessions.borrow_mut();
         let Some(session) = sessions.get(slot) else { return };
-        let (Some(moving), Some(stored)) = (&mut session.moving, &session.stored) else { return };
+        let (Some(moving), Some(stored)) = (&mut session.moving, &mut session.stored) else {
+            return;
+        };
         let Moving { transit, leaving: Some(leaving), .. } = &mut **moving else { return };
+        stored.waits_to_go = stored.opening > 0;
+        if stored.waits_to_go {
+            return;
+        }
         if let Some(marks) = &mut transit.leave {
             // Whoever comes now has not been waited for.
             marks.pass_all();

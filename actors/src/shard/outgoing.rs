@@ -133,6 +133,7 @@ pub fn cost(op: &StoreOp) -> usize {
     match op {
         StoreOp::PutQueued { entry, .. } => entry.message.cost(),
         StoreOp::PutRetained { message, .. } => message.cost(),
+        StoreOp::PutOpen(open) => open.message.cost(),
         StoreOp::PutOutbox { record, .. } => record.cost(),
         _ => 64,
     }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use hydrant_protocol::cluster::message::Audience;
 use hydrant_protocol::{AckLevel, Message, PacketId, QoS, wire};
 
 use crate::metrics::{CloseReason, DropReason};
@@ -19,10 +20,11 @@ use smallvec::SmallVec;
 use super::batch::{Entry, InternalPublish, Origin, Phase, RemoteBatch};
 use super::conn::AckKind;
 use super::deliver::View;
+use super::open::{Opened, Scope};
 use super::outgoing::Undo;
 use super::routes::Route;
 use super::sessions::unix_ms;
-use super::waits::{Exact, Owed};
+use super::waits::{Abandon, Exact, Owed};
 use super::{Conn, Shard, WaitKind};
 use crate::cluster::NodeIndex;
 
@@ -96,8 +98,14 @@ impl Shard {
         if !self.may_route() {
             return handled;
         }
-        while let Some((answer, exact)) = self.take_logged() {
-            self.logged(answer, exact);
+        while let Some((answer, exact)) = self.take_begun() {
+            let kind = WaitKind::Begun { answer, exact: Box::new(exact) };
+            let (abandon, undo) = (Abandon::wait(self, &kind, false), Undo::new(self));
+            if let WaitKind::Begun { answer, exact } = kind {
+                self.begun(answer, *exact);
+            }
+            undo.keep();
+            abandon.keep();
         }
         loop {
             if self.routed.get() >= self.routing.borrow().len() {
@@ -205,12 +213,15 @@ impl Shard {
             let exact = Exact {
                 message: view.message(),
                 retain: entry.retain,
+                publisher: conn.client_id.borrow().clone().unwrap_or_default(),
                 packet_id: id,
                 receipt: entry.receipt,
+                persistent: self.stored_session(entry.receipt).is_some(),
                 level: route.level as u8,
                 at: Instant::now(),
                 record: identity,
                 ops: Vec::new(),
+                open: None,
             };
             return self.route_exact(&route, &mut view, exact, Some(conn));
         }
@@ -240,7 +251,8 @@ impl Shard {
         self.attach(needs, kind);
     }
 
-    /// A QoS 2 message whose route waits for the store. Into a log that acknowledges by itself it goes
+    /// A QoS 2 message whose route waits for the store. One that other nodes want is kept before anything is
+    /// done with it ([`super::open`]). Into a log that acknowledges by itself it goes
     /// first; receipt and queue entries follow in one write. A crash in between repeats a record in the
     /// log, which may happen, and nothing at the subscribers, which may not.
     ///
@@ -264,13 +276,16 @@ impl Shard {
             let index = conn.owe(AckKind::Pubrec(exact.packet_id));
             (Rc::clone(conn), index)
         });
-        self.attach(needs, WaitKind::Logged { answer, exact: Box::new(exact) });
+        self.attach(needs, WaitKind::Begun { answer, exact: Box::new(exact) });
     }
 
     /// The log has a QoS 2 message: queue entries, retained message and receipt follow.
-    pub(super) fn logged(&self, answer: Option<Owed>, exact: Exact) {
+    pub(super) fn begun(&self, answer: Option<Owed>, exact: Exact) {
         if !self.may_route() {
-            return self.logged.borrow_mut().push_back((answer, exact));
+            return self.begun.borrow_mut().push_back((answer, exact));
+        }
+        if exact.open.is_none() && self.is_elsewhere(&exact) {
+            return;
         }
         let message = Arc::clone(&exact.message);
         let route = self.route(&message.topic);
@@ -281,8 +296,8 @@ impl Shard {
         self.store_exact(&route, &mut view, exact, conn.as_ref(), index);
     }
 
-    fn take_logged(&self) -> Option<(Option<Owed>, Exact)> {
-        self.logged.borrow_mut().pop_front()
+    fn take_begun(&self) -> Option<(Option<Owed>, Exact)> {
+        self.begun.borrow_mut().pop_front()
     }
 
     /// What of it is stored, here and elsewhere. `index` is that of an answer that is owed already.
@@ -294,6 +309,17 @@ impl Shard {
         conn: Option<&Rc<Conn>>,
         index: Option<u32>,
     ) {
+        if self.must_open(route, &exact) {
+            let answer = conn.map(|conn| {
+                let index = index.unwrap_or_else(|| conn.owe(AckKind::Pubrec(exact.packet_id)));
+                (Rc::clone(conn), index)
+            });
+            return self.open(exact, answer);
+        }
+        let open = exact.open.map(|opened| self.open_for_nodes(opened));
+        if let Some(open) = &open {
+            (view.open, view.scope) = (Some(*open), self.scope(open, Audience::Queues));
+        }
         let mut needs = self.fan_out(route, view, true);
         self.fan_out_to_nodes(route, view, true, &mut needs);
         if exact.retain {
@@ -303,7 +329,12 @@ impl Shard {
             self.log_record(mapped, route, identity, view, exact.retain, &mut needs);
         }
         self.outgoing.borrow_mut().ops.append(&mut exact.ops);
+        let receipt = exact.receipt.filter(|_| open.is_some());
         self.finish_exact(exact, conn, index, needs);
+        if let Some(open) = &open {
+            self.is_seen(open, Audience::Queues);
+        }
+        self.count_opening(receipt, false);
     }
 
     /// A QoS 2 message whose route waits for the store: its receipt goes with what it causes; its
@@ -317,6 +348,10 @@ impl Shard {
         mut needs: Needs,
     ) {
         let id = exact.packet_id;
+        if let Some(Opened { id, inherited: None | Some(false) }) = exact.open {
+            self.outgoing.borrow_mut().ops.push(StoreOp::OpenQueued { id });
+            needs.store = true;
+        }
         if let Some(session) = self.stored_session(exact.receipt) {
             self.outgoing.borrow_mut().ops.push(StoreOp::PutReceipt { id: session, packet_id: id });
             needs.store = true;
@@ -333,7 +368,7 @@ impl Shard {
     }
 
     /// Makes the wait for what a publish needs and hands out its tokens.
-    fn attach(&self, needs: Needs, kind: WaitKind) {
+    pub(super) fn attach(&self, needs: Needs, kind: WaitKind) {
         if needs.log.is_some()
             && let Some(conn) = kind.publisher()
         {
@@ -390,12 +425,18 @@ impl Shard {
             let exact = Exact {
                 message: Arc::clone(message),
                 retain: message.retain,
+                publisher: match origin {
+                    Origin::Will(client_id) => Arc::clone(client_id),
+                    Origin::Client(_) | Origin::Node => Arc::default(),
+                },
                 packet_id: PacketId::MIN,
                 receipt: None,
+                persistent: false,
                 level: route.level as u8,
                 at: Instant::now(),
                 record: identity,
                 ops,
+                open: None,
             };
             return self.route_exact(&route, &mut view, exact, None);
         }
@@ -424,6 +465,9 @@ impl Shard {
         let queues = view.qos != QoS::AtMostOnce;
         let mut needs =
             Needs { store: durable && queues && route.local_queues, ..Needs::default() };
+        if view.scope == Scope::Nobody {
+            return Needs::default();
+        }
         if !held || route.local_queues {
             for (slot, granted) in &route.local {
                 self.deliver(*slot, *granted, phase, view);
@@ -458,11 +502,14 @@ impl Shard {
         view.lane.1 = self.index;
         view.owned = Some(Arc::clone(message));
         self.deliver_live(&route, &mut view);
-        self.deliver_live_to_nodes(&route, &view);
+        self.deliver_live_to_nodes(&route, &view, &mut Needs::default());
     }
 
     /// The live subscribers of this node.
     pub(super) fn deliver_live(&self, route: &Route, view: &mut View<'_>) {
+        if view.scope == Scope::Nobody {
+            return;
+        }
         for (slot, granted) in &route.local {
             self.deliver(*slot, *granted, Phase::Live, view);
         }
@@ -486,7 +533,7 @@ impl Shard {
             let route = self.route(topic);
             let mut view = View::new(topic, payload, entry.qos, entry.durable);
             view.shared_topic = Some(&route.topic);
-            (view.lane, view.estate) = (entry.lane, entry.estate);
+            (view.lane, view.estate, view.scope) = (entry.lane, entry.estate, entry.scope);
             for (slot, granted) in &route.local {
                 self.deliver(*slot, *granted, entry.phase, &mut view);
             }

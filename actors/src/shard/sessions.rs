@@ -45,6 +45,10 @@ pub struct Stored {
     pub read_until: u64,
     /// The lost incarnation that it was inherited from; [`ANY_ESTATE`]: found at start.
     pub estate: u64,
+    /// QoS 2 publishes of it that are being opened; it is not given up before.
+    pub opening: u32,
+    /// It is to be given up then.
+    pub waits_to_go: bool,
     /// When its connection ended, Unix milliseconds.
     pub disconnected_ms: Option<u64>,
 }

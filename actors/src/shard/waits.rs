@@ -19,6 +19,7 @@ use crate::ports::StoreOp;
 use crate::shared::{ManagerWork, Part, Token};
 
 use super::conn::AckKind;
+use super::open::Opened;
 use super::outgoing::Undo;
 use super::{Conn, Shard};
 
@@ -29,10 +30,14 @@ pub struct Exact {
     pub message: Arc<Message>,
     /// RETAIN of its PUBLISH.
     pub retain: bool,
+    /// Client id of its publisher, or of whose will it is.
+    pub publisher: Arc<str>,
     /// The id whose PUBREC is owed.
     pub packet_id: PacketId,
     /// The publisher's session, slot and stamp; `None` for a will.
     pub receipt: Option<(u32, u32)>,
+    /// That session is persistent.
+    pub persistent: bool,
     /// Acknowledgement level, for the counters.
     pub level: u8,
     /// When it was routed.
@@ -41,6 +46,8 @@ pub struct Exact {
     pub record: Option<(Arc<str>, u64, u64)>,
     /// Written together with what it causes here.
     pub ops: Vec<StoreOp>,
+    /// It is kept until all other nodes that want it have it.
+    pub open: Option<Opened>,
 }
 
 impl Exact {
@@ -68,8 +75,9 @@ pub enum WaitKind {
         /// Acknowledgement level, for the counters.
         level: u8,
     },
-    /// A QoS 2 publish that the log has to have before anything of it is stored.
-    Logged {
+    /// A QoS 2 publish that the log, or the store as an open one, has to have before anything is done
+    /// with it.
+    Begun {
         /// Who is owed PUBREC, and its index; nobody for a will.
         answer: Option<Owed>,
         /// The message.
@@ -84,6 +92,8 @@ pub enum WaitKind {
         /// The message.
         exact: Box<Exact>,
     },
+    /// The live subscribers of other nodes have an open publish.
+    Closing(Opened),
     /// Any other answer.
     Answer {
         /// Who is owed it.
@@ -133,9 +143,18 @@ impl WaitKind {
     pub(super) fn publisher(&self) -> Option<&Rc<Conn>> {
         match self {
             Self::Publish { conn, .. } => Some(conn),
-            Self::Logged { answer, .. } | Self::Exact { answer, .. } => {
+            Self::Begun { answer, .. } | Self::Exact { answer, .. } => {
                 answer.as_ref().map(|(conn, _)| conn)
             }
+            _ => None,
+        }
+    }
+
+    /// How a publish stands that is open.
+    fn opened(&self) -> Option<Opened> {
+        match self {
+            Self::Begun { exact, .. } | Self::Exact { exact, .. } => exact.open,
+            Self::Closing(opened) => Some(*opened),
             _ => None,
         }
     }
@@ -144,7 +163,7 @@ impl WaitKind {
     fn receipt(&self) -> Option<(u32, u32, PacketId)> {
         match self {
             Self::Publish { receipt, .. } => *receipt,
-            Self::Logged { exact, .. } | Self::Exact { exact, .. } => exact.receipt_id(),
+            Self::Begun { exact, .. } | Self::Exact { exact, .. } => exact.receipt_id(),
             _ => None,
         }
     }
@@ -158,25 +177,28 @@ pub(super) struct Abandon<'a> {
     receipt: Option<(u32, u32, PacketId)>,
     /// All that a publish causes is durable: sent again it is known, not repeated.
     durable: bool,
+    /// It is open.
+    open: Option<Opened>,
 }
 
 impl<'a> Abandon<'a> {
     pub(super) fn conn(shard: &'a Shard, conn: &Rc<Conn>) -> Self {
-        Self { shard, conn: Some(Rc::clone(conn)), receipt: None, durable: false }
+        Self { shard, conn: Some(Rc::clone(conn)), receipt: None, durable: false, open: None }
     }
 
-    fn wait(shard: &'a Shard, kind: &WaitKind, durable: bool) -> Self {
+    pub(super) fn wait(shard: &'a Shard, kind: &WaitKind, durable: bool) -> Self {
         let conn = match kind {
             WaitKind::Answer { conn, .. }
             | WaitKind::Outgoing { conn, .. }
             | WaitKind::Release { conn, .. } => Some(conn),
             _ => kind.publisher(),
         };
-        Self { shard, conn: conn.cloned(), receipt: kind.receipt(), durable }
+        let open = kind.opened();
+        Self { shard, conn: conn.cloned(), receipt: kind.receipt(), durable, open }
     }
 
     pub(super) fn keep(mut self) {
-        (self.conn, self.receipt) = (None, None);
+        (self.conn, self.receipt, self.open) = (None, None, None);
     }
 }
 
@@ -187,6 +209,11 @@ impl Drop for Abandon<'_> {
             // The id is free again: a resent PUBLISH is tried anew, not waited for.
             Some((slot, stamp, id)) => self.shard.forget_receipt(slot, stamp, id),
             None => {}
+        }
+        if let Some(opened) = self.open {
+            let receipt = self.receipt.filter(|_| !self.durable);
+            self.shard.count_opening(receipt.map(|(slot, stamp, _)| (slot, stamp)), false);
+            self.shard.close_open(opened);
         }
         if let Some(conn) = &self.conn {
             self.shard.close(conn, CloseReason::Limit);
@@ -270,8 +297,8 @@ impl Shard {
             }
             waits.remove(token.wait as usize).finish()
         };
-        // A publish that only the log had to have is not stored yet.
-        let durable = !matches!(kind, WaitKind::Logged { .. });
+        // Of a publish that is only begun nothing is done yet.
+        let durable = !matches!(kind, WaitKind::Begun { .. });
         let abandon = Abandon::wait(self, &kind, durable);
         let undo = Undo::new(self);
         self.go_on(kind);
@@ -293,7 +320,7 @@ impl Shard {
         };
         match kind {
             // A will has nobody who could send it again: its subscribers get it all the same.
-            WaitKind::Logged { answer: None, exact } => self.logged(None, *exact),
+            WaitKind::Begun { answer: None, exact } => self.begun(None, *exact),
             kind => drop(Abandon::wait(self, &kind, false)),
         }
     }
@@ -308,7 +335,8 @@ impl Shard {
                 conn.ack_done(index);
                 self.send_acks(&conn);
             }
-            WaitKind::Logged { answer, exact } => self.logged(answer, *exact),
+            WaitKind::Begun { answer, exact } => self.begun(answer, *exact),
+            WaitKind::Closing(opened) => self.close_open(opened),
             WaitKind::Then(ops) => self.outgoing.borrow_mut().ops.extend(ops),
             WaitKind::Exact { answer, exact } => {
                 let (conn, index) = answer.unzip();
@@ -353,8 +381,16 @@ impl Shard {
     /// index, or one that is owed only now, so that a panic before it leaves none behind.
     pub(super) fn exact_done(&self, conn: Option<&Rc<Conn>>, index: Option<u32>, exact: &Exact) {
         self.count_ack(exact.level, exact.at);
-        self.deliver_held(&exact.message);
-        let Some(conn) = conn else { return };
+        match exact.open {
+            Some(opened) => self.deliver_open(exact, opened),
+            None => self.deliver_held(&exact.message),
+        }
+        let Some(conn) = conn else {
+            if let Some((slot, stamp)) = exact.receipt {
+                self.receipt_stored(slot, stamp, exact.packet_id, None);
+            }
+            return;
+        };
         self.receipt_done(exact.receipt, exact.packet_id, conn);
         match index {
             Some(index) => conn.ack_done(index),

@@ -225,6 +225,28 @@ pub enum Audience {
     Live,
 }
 
+/// Tells a QoS 2 publish from every other one, also when another node publishes it again for a lost one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublishId {
+    /// The start of a node that has it from its publisher.
+    pub incarnation: u64,
+    /// The router there.
+    pub lane: u16,
+    /// 1, 2, 3 … in the order of that router.
+    pub number: u64,
+}
+
+/// What goes with a publish that must not be taken twice; [`super::seen`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    /// Which it is.
+    pub id: PublishId,
+    /// Every number of its lane below this is everywhere.
+    pub floor: u64,
+    /// The sessions that its incarnation held have it.
+    pub queued: bool,
+}
+
 /// One publish of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Publish<'a> {
@@ -238,12 +260,20 @@ pub struct Publish<'a> {
     pub durable: bool,
     /// Whom it is for.
     pub audience: Audience,
+    /// It must not be taken twice.
+    pub open: Option<Open>,
 }
 
 /// Bytes before the records of a batch: its number, and the lane its publishers are in.
 const HEAD: usize = 8 + 2 + 8;
 /// Bytes of a record before topic and payload.
 const RECORD: usize = 1 + 2 + 4;
+/// Bytes of [`Open`] between the two.
+const OPEN: usize = 8 + 2 + 8 + 8;
+/// Bits of a record's first byte beside QoS and audience.
+const DURABLE: u8 = 1 << 2;
+const IS_OPEN: u8 = 1 << 5;
+const IS_QUEUED: u8 = 1 << 6;
 
 /// Begins a batch in an empty buffer. `batch` 0: nobody waits for it. Batches of one `lane` are
 /// routed in order. `estate` is 0, or a lost incarnation: only sessions that were held by it get this.
@@ -270,11 +300,19 @@ pub fn append(out: &mut Vec<u8>, publish: &Publish<'_>) {
         Audience::Queues => 1,
         Audience::Live => 2,
     };
-    out.push(publish.qos as u8 | u8::from(publish.durable) << 2 | audience << 3);
+    let durable = if publish.durable { DURABLE } else { 0 };
+    let open = publish.open.map_or(0, |open| IS_OPEN | if open.queued { IS_QUEUED } else { 0 });
+    out.push(publish.qos as u8 | durable | audience << 3 | open);
     #[allow(clippy::cast_possible_truncation)]
     {
         out.extend_from_slice(&(publish.topic.len() as u16).to_le_bytes());
         out.extend_from_slice(&(publish.payload.len() as u32).to_le_bytes());
+    }
+    if let Some(Open { id, floor, .. }) = publish.open {
+        out.extend_from_slice(&id.incarnation.to_le_bytes());
+        out.extend_from_slice(&id.lane.to_le_bytes());
+        out.extend_from_slice(&id.number.to_le_bytes());
+        out.extend_from_slice(&floor.to_le_bytes());
     }
     out.extend_from_slice(publish.topic.as_bytes());
     out.extend_from_slice(publish.payload);
@@ -302,6 +340,13 @@ impl<'a> Iterator for Publishes<'a> {
         let (head, rest) = self.rest.split_at_checked(RECORD)?;
         let topic_len = usize::from(u16::from_le_bytes([head[1], head[2]]));
         let payload_len = u32::from_le_bytes([head[3], head[4], head[5], head[6]]) as usize;
+        let (open, rest) = match head[0] & IS_OPEN {
+            0 => (None, rest),
+            _ => {
+                let (open, rest) = rest.split_at_checked(OPEN)?;
+                (Some(read_open(open, head[0] & IS_QUEUED != 0)?), rest)
+            }
+        };
         let (topic, rest) = rest.split_at_checked(topic_len)?;
         let (payload, rest) = rest.split_at_checked(payload_len)?;
         self.rest = rest;
@@ -311,15 +356,28 @@ impl<'a> Iterator for Publishes<'a> {
             2 => QoS::ExactlyOnce,
             _ => return None,
         };
-        let audience = match head[0] >> 3 {
+        let audience = match (head[0] & !(IS_OPEN | IS_QUEUED)) >> 3 {
             0 => Audience::All,
             1 => Audience::Queues,
             2 => Audience::Live,
             _ => return None,
         };
         let topic = std::str::from_utf8(topic).ok()?;
-        Some(Publish { topic, payload, qos, durable: head[0] & 4 != 0, audience })
+        Some(Publish { topic, payload, qos, durable: head[0] & DURABLE != 0, audience, open })
     }
+}
+
+fn read_open(bytes: &[u8], queued: bool) -> Option<Open> {
+    let (incarnation, rest) = bytes.split_first_chunk()?;
+    let (lane, rest) = rest.split_first_chunk()?;
+    let (number, rest) = rest.split_first_chunk()?;
+    let (floor, _) = rest.split_first_chunk()?;
+    let id = PublishId {
+        incarnation: u64::from_le_bytes(*incarnation),
+        lane: u16::from_le_bytes(*lane),
+        number: u64::from_le_bytes(*number),
+    };
+    Some(Open { id, floor: u64::from_le_bytes(*floor), queued })
 }
 
 #[cfg(test)]
@@ -337,11 +395,15 @@ mod tests {
             qos,
             durable: qos != QoS::AtMostOnce,
             audience,
+            open: None,
         };
+        let id = PublishId { incarnation: u64::MAX, lane: 2, number: 5 };
+        let open = Some(Open { id, floor: 4, queued: true });
         let all = [
             publish("a/b", b"x".as_slice(), QoS::AtMostOnce, Audience::All),
             publish("", b"", QoS::AtLeastOnce, Audience::Live),
             publish("é/#", &[0; 70_000], QoS::ExactlyOnce, Audience::Queues),
+            Publish { open, ..publish("c", b"y", QoS::ExactlyOnce, Audience::Live) },
         ];
         let mut body = Vec::new();
         begin(&mut body, 0, 3, 0);

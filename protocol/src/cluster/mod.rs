@@ -7,6 +7,7 @@
 //! - [`message`]: what the nodes say to each other.
 //! - [`moves`]: who is told what when a session changes hands.
 //! - [`ring`]: which member owns a client id or a topic filter.
+//! - [`seen`]: which QoS 2 publishes of other nodes have been routed.
 
 pub mod directory;
 pub mod link;
@@ -17,6 +18,7 @@ pub mod moves;
 #[cfg(test)]
 mod random;
 pub mod ring;
+pub mod seen;
 #[cfg(test)]
 mod simulation;
 

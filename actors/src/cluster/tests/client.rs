@@ -1,6 +1,6 @@
 //! An MQTT 3.1.1 client of few words.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -16,6 +16,8 @@ pub struct Client {
     received: Vec<Vec<u8>>,
     /// Packet ids of QoS 2 messages that were received and not released.
     receipts: BTreeSet<u16>,
+    /// QoS 2 messages that were sent, by packet id; `None`: PUBREC has come.
+    in_flight: BTreeMap<u16, Option<(String, Vec<u8>)>>,
     closed: bool,
 }
 
@@ -44,6 +46,7 @@ impl Client {
             unacknowledged: 0,
             received: Vec::new(),
             receipts: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
             closed: false,
         };
         let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, flags, 0, 0];
@@ -135,8 +138,15 @@ impl Client {
                     self.send(answer, &body[topic..topic + 2]);
                 }
             }
-            4 | 7 => self.unacknowledged -= 1,
-            5 => self.send(0x62, &body),
+            4 => self.unacknowledged -= 1,
+            5 => {
+                self.in_flight.insert(u16::from_be_bytes([body[0], body[1]]), None);
+                self.send(0x62, &body);
+            }
+            7 => {
+                self.in_flight.remove(&u16::from_be_bytes([body[0], body[1]]));
+                self.unacknowledged -= 1;
+            }
             6 => {
                 self.receipts.remove(&u16::from_be_bytes([body[0], body[1]]));
                 self.send(0x70, &body);
@@ -146,11 +156,32 @@ impl Client {
         true
     }
 
-    /// Goes on with the session of an earlier connection.
+    /// Goes on with the session of an earlier connection: sends again what was not acknowledged.
     pub fn goes_on(mut self, before: Self) -> Self {
         self.receipts = before.receipts;
         self.received = before.received;
+        self.next = before.next;
+        for (id, message) in before.in_flight {
+            self.unacknowledged += 1;
+            match &message {
+                Some((topic, payload)) => self.put_under(id, topic, payload, 0x08 | 4),
+                None => self.send(0x62, &id.to_be_bytes()),
+            }
+            self.in_flight.insert(id, message);
+        }
         self
+    }
+
+    /// Reads until so many QoS 2 messages have their PUBREC.
+    pub fn await_receipts(&mut self, count: usize) {
+        let mut seen = 0;
+        while seen < count {
+            let Some((first, body)) = self.packet(DEADLINE) else { panic!("PUBREC") };
+            if first >> 4 == 5 {
+                self.in_flight.insert(u16::from_be_bytes([body[0], body[1]]), None);
+                seen += 1;
+            }
+        }
     }
 
     pub fn subscribe(&mut self, filter: &str, qos: u8) {
@@ -171,12 +202,22 @@ impl Client {
     }
 
     fn put(&mut self, topic: &str, payload: &[u8], flags: u8) {
+        let id = self.next;
+        if flags & 6 != 0 {
+            self.next += 1;
+            self.unacknowledged += 1;
+        }
+        if flags & 6 == 4 {
+            self.in_flight.insert(id, Some((topic.to_owned(), payload.to_vec())));
+        }
+        self.put_under(id, topic, payload, flags);
+    }
+
+    fn put_under(&mut self, id: u16, topic: &str, payload: &[u8], flags: u8) {
         let mut body = Vec::new();
         text(&mut body, topic);
         if flags & 6 != 0 {
-            body.extend_from_slice(&self.next.to_be_bytes());
-            self.next += 1;
-            self.unacknowledged += 1;
+            body.extend_from_slice(&id.to_be_bytes());
         }
         body.extend_from_slice(payload);
         self.send(0x30 | flags, &body);

@@ -350,3 +350,43 @@ fn a_node_that_starts_while_another_has_no_heir_yet_knows_what_that_wanted() {
     assert!(device.session_present);
     all_once(&everything(&cluster, "device", &mut device), 0..1);
 }
+
+/// QoS 2 of publishers on the lost node itself: whatever it had begun is finished by its heir, and what they
+/// send again is known.
+#[test]
+fn what_a_lost_nodes_own_publishers_had_in_flight_comes_once() {
+    let _turn = ONE_AT_A_TIME.lock();
+    for way in 0..8 {
+        let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
+        let mut stored = cluster.connect(0, "stored", false);
+        stored.subscribe("a/#", 2);
+        let mut own = cluster.connect(1, "own", false);
+        own.subscribe("a/+", 2);
+        let mut live = cluster.connect(2, "live", true);
+        live.subscribe("a/b", 2);
+        let mut publisher = cluster.connect(1, "publisher", false);
+        publisher.publish("a/b", &[0], 2);
+        let node = Arc::clone(&cluster.nodes[1].node);
+        // Everything that it writes is written, and it does nothing that waits for that.
+        node.mute.store(way == 0, Ordering::SeqCst);
+        for n in 1..60 {
+            publisher.send_publish("a/b", &[n], 2);
+        }
+        match way {
+            0 => until("all are begun", || cluster.world.open() == 59),
+            way => publisher.await_receipts(way * 7 - 6),
+        }
+        // A moment between two answers of the store, more or less.
+        std::thread::sleep(Duration::from_millis(way as u64 % 3));
+        cluster.kill(1);
+        let mut publisher = cluster.connect(way % 2, "publisher", false).goes_on(publisher);
+        assert!(publisher.session_present);
+        publisher.await_acks();
+        publisher.publish("a/b", &[60], 2);
+        let mut own = cluster.connect(1, "own", false).goes_on(own);
+        for (client, device) in [("stored", &mut stored), ("own", &mut own), ("live", &mut live)] {
+            all_once(&everything(&cluster, client, device), 0..61);
+        }
+        until("nothing of it is kept", || cluster.world.open() == 0);
+    }
+}

@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hydrant_protocol::Message;
+use hydrant_protocol::cluster::message::PublishId;
 use hydrant_protocol::cluster::{Load, Member, View};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::ports::{
-    Estate, Holder, Lanes, LogRecord, Membership, MembershipFuture, QueueEntry, Sealing, SessionId,
-    SessionStore, SharedStore, StoreError, StoreFuture, StoreOp, StoredSession, StoredSubscription,
-    StoredWill,
+    Estate, Holder, Lanes, LogRecord, Membership, MembershipFuture, OpenPublish, QueueEntry,
+    Sealing, SessionId, SessionStore, SharedStore, StoreError, StoreFuture, StoreOp, StoredSession,
+    StoredSubscription, StoredWill,
 };
 
 /// What a write takes, and what it takes to take a session over unless a test says otherwise: long enough
@@ -63,6 +64,7 @@ struct State {
     wills: HashMap<(u64, Arc<str>), StoredWill>,
     /// Batches of other nodes, by the incarnation that has stored them.
     batches: HashMap<u64, BTreeSet<(u64, u64)>>,
+    open: BTreeMap<PublishId, OpenPublish>,
     /// Incarnations whose lease has ended, and those that were sealed.
     dead: BTreeSet<u64>,
     sealed: BTreeMap<u64, u64>,
@@ -128,6 +130,11 @@ impl World {
         let mut state = self.0.lock();
         state.members.insert(Arc::clone(&member.node_id), member);
         Self::tell(&mut state);
+    }
+
+    /// QoS 2 publishes that are kept because they may not be everywhere.
+    pub fn open(&self) -> usize {
+        self.0.lock().open.len()
     }
 
     /// Entries that wait for a client.
@@ -232,6 +239,20 @@ impl Node {
                 let batches = state.batches.entry(me).or_default();
                 batches.retain(|(of, batch)| *of != origin || *batch >= below);
             }
+            StoreOp::PutOpen(open) => drop(state.open.insert(open.id, *open)),
+            StoreOp::OpenQueued { id } => {
+                if let Some(open) = state.open.get_mut(&id) {
+                    open.queued = true;
+                }
+            }
+            StoreOp::ForgetOpen { incarnation, lane, below } => {
+                let its = |id: &PublishId| {
+                    id.incarnation == incarnation
+                        && lane.is_none_or(|lane| id.lane == lane)
+                        && id.number < below
+                };
+                state.open.retain(|id, _| !its(id));
+            }
             StoreOp::PutOutbox { .. } | StoreOp::MoveCursor { .. } => {}
         }
     }
@@ -316,6 +337,10 @@ impl SharedStore for Node {
         Vec::new()
     }
 
+    fn open_publishes(&self) -> Vec<OpenPublish> {
+        Vec::new()
+    }
+
     fn holds_lease(&self) -> bool {
         !self.cut.load(Ordering::SeqCst) && !self.world.0.lock().dead.contains(&self.incarnation)
     }
@@ -370,6 +395,8 @@ impl SharedStore for Node {
             }
         }
         estate.batches = state.batches.remove(&incarnation).into_iter().flatten().collect();
+        let open = state.open.values().filter(|open| open.id.incarnation == incarnation);
+        estate.open = open.cloned().collect();
         let theirs: Vec<_> =
             state.wills.keys().filter(|(of, _)| *of == incarnation).cloned().collect();
         estate.wills = theirs.iter().filter_map(|key| state.wills.remove(key)).collect();

@@ -84,6 +84,9 @@ fn subject(op: &StoreOp) -> Subject<'_> {
         | StoreOp::PutOutbox { .. }
         | StoreOp::PutPeerBatch { .. }
         | StoreOp::ForgetPeerBatches { .. }
+        | StoreOp::PutOpen(_)
+        | StoreOp::OpenQueued { .. }
+        | StoreOp::ForgetOpen { .. }
         | StoreOp::MoveCursor { .. } => Subject::Nothing,
     }
 }

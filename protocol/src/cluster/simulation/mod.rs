@@ -103,7 +103,8 @@ fn encode(body: &mut Vec<u8>, message: &Message) {
     let qos = if message.exactly_once { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
     let topic = ["t0", "t1", "t2"][usize::from(message.topic)];
     let audience = Audience::Queues;
-    let publish = message::Publish { topic, payload: &payload, qos, durable: true, audience };
+    let (durable, open, payload) = (true, None, &payload[..]);
+    let publish = message::Publish { topic, payload, qos, durable, audience, open };
     message::append(body, &publish);
 }
 

@@ -1,0 +1,238 @@
+//! Open publishes: a QoS 2 message that other nodes want is kept in the store before anything is done
+//! with it, until all of them have it, so that whoever inherits from this node can finish what it had
+//! begun, and nobody takes it twice (docs/decisions/0014-open-publishes.md).
+//!
+//! Its publisher is a persistent session, or it is a Last Will. A clean session ends with its connection:
+//! whatever its client sends again is another message.
+//!
+//! Bounds: as for the waits ([`super::waits`]), whose publishes these are.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hydrant_protocol::cluster::message::{Audience, Open, PublishId};
+
+use super::deliver::View;
+use super::publish::Needs;
+use super::routes::Route;
+use super::waits::{Exact, Owed};
+use super::{Shard, WaitKind};
+use crate::ports::{OpenPublish, StoreOp};
+
+/// How an open publish stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// By which the other nodes know it.
+    pub id: PublishId,
+    /// It was a lost node's, whose sessions that are here now have it. `None`: it is this node's own.
+    pub inherited: Option<bool>,
+}
+
+/// Which sessions of this node take a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// All that match.
+    #[default]
+    All,
+    /// None: they have it.
+    Nobody,
+    /// Those that this lost incarnation held; the others have it.
+    Only(u64),
+    /// All but those.
+    Except(u64),
+}
+
+impl Shard {
+    /// Whether a QoS 2 message is to be kept before anything is done with it.
+    pub(super) fn must_open(&self, route: &Route, exact: &Exact) -> bool {
+        exact.open.is_none()
+            && !route.nodes.is_empty()
+            && self.shared.cluster.is_some()
+            && (exact.receipt.is_none() || exact.persistent)
+    }
+
+    /// Keeps it; the rest follows when it is stored.
+    pub(super) fn open(&self, mut exact: Exact, answer: Option<Owed>) {
+        let Some(cluster) = &self.shared.cluster else { return };
+        let (incarnation, lane) = (cluster.incarnation, self.index);
+        let session = self.stored_session(exact.receipt);
+        let number = self.open_publishes.borrow_mut().open();
+        let id = PublishId { incarnation, lane, number };
+        exact.open = Some(Opened { id, inherited: None });
+        let publish = OpenPublish {
+            id,
+            publisher: Arc::clone(&exact.publisher),
+            session,
+            packet_id: exact.packet_id,
+            record: exact.record.as_ref().map(|(_, epoch, sequence)| (*epoch, *sequence)),
+            message: Arc::clone(&exact.message),
+            retain: exact.retain,
+            queued: false,
+        };
+        self.count_opening(exact.receipt, true);
+        let needs = Needs { store: true, ..Needs::default() };
+        {
+            let mut outgoing = self.outgoing.borrow_mut();
+            // A will that is open is no will any more.
+            outgoing.ops.append(&mut exact.ops);
+            outgoing.ops.push(StoreOp::PutOpen(Box::new(publish)));
+        }
+        self.attach(needs, WaitKind::Begun { answer, exact: Box::new(exact) });
+    }
+
+    /// What goes with it to the other nodes.
+    pub(super) fn open_for_nodes(&self, opened: Opened) -> Open {
+        let floor = match opened.inherited {
+            None => self.open_publishes.borrow().floor(),
+            Some(_) => 0,
+        };
+        Open { id: opened.id, floor, queued: opened.inherited == Some(true) }
+    }
+
+    /// Its publisher's session has gone to another node before anything of it was kept: the client sends it again
+    /// there, and only that one counts.
+    pub(super) fn is_elsewhere(&self, exact: &Exact) -> bool {
+        let persistent = exact.persistent && self.shared.cluster.is_some();
+        let Some((slot, stamp)) = exact.receipt.filter(|_| persistent) else { return false };
+        let mut sessions = self.sessions.borrow_mut();
+        let session = sessions.get(slot).filter(|session| session.stamp == stamp);
+        session.is_none_or(|session| {
+            self.given_up.borrow().get(&session.client_id).is_some_and(|given_up| *given_up == slot)
+        })
+    }
+
+    /// Which sessions of this node take an open publish.
+    pub(super) fn scope(&self, open: &Open, audience: Audience) -> Scope {
+        let Some(cluster) = &self.shared.cluster else { return Scope::All };
+        let incarnation = open.id.incarnation;
+        if incarnation == cluster.incarnation {
+            return Scope::All;
+        }
+        let seen = cluster.seen.lock().has(open.id, audience);
+        match (seen, audience, open.queued) {
+            (true, Audience::Live, _) | (true, _, true) => Scope::Nobody,
+            (true, _, false) => Scope::Only(incarnation),
+            (false, Audience::Live, _) | (false, _, false) => Scope::All,
+            (false, _, true) => Scope::Except(incarnation),
+        }
+    }
+
+    /// It is routed here.
+    pub(super) fn is_seen(&self, open: &Open, audience: Audience) {
+        if let Some(cluster) = &self.shared.cluster
+            && open.id.incarnation != cluster.incarnation
+        {
+            cluster.seen.lock().insert(open.id, audience, open.floor);
+        }
+    }
+
+    /// Its session is not given up before what it causes is on its way to the store.
+    pub(super) fn count_opening(&self, receipt: Option<(u32, u32)>, begins: bool) {
+        let Some((slot, stamp)) = receipt else { return };
+        let goes = {
+            let mut sessions = self.sessions.borrow_mut();
+            let session = sessions.get(slot).filter(|session| session.stamp == stamp);
+            let Some(stored) = session.and_then(|session| session.stored.as_mut()) else { return };
+            if begins {
+                stored.opening += 1;
+                return;
+            }
+            stored.opening = stored.opening.saturating_sub(1);
+            stored.opening == 0 && std::mem::take(&mut stored.waits_to_go)
+        };
+        if goes {
+            self.give_up_when_stored(slot);
+        }
+    }
+
+    /// All have it, or nobody has and nobody will.
+    pub(super) fn close_open(&self, opened: Opened) {
+        let id = opened.id;
+        if opened.inherited.is_none() {
+            return self.open_publishes.borrow_mut().close(id.number);
+        }
+        let Some(cluster) = &self.shared.cluster else { return };
+        if cluster.closed(id.incarnation) {
+            let (incarnation, lane, below) = (id.incarnation, None, u64::MAX);
+            let forget = StoreOp::ForgetOpen { incarnation, lane, below };
+            self.outgoing.borrow_mut().ops.push(forget);
+        }
+    }
+
+    /// Those that are everywhere need not be kept; once in a while.
+    pub fn forget_open(&self) {
+        let Some(cluster) = &self.shared.cluster else { return };
+        let below = self.open_publishes.borrow().floor();
+        if self.forgot_open.replace(below) != below {
+            let (incarnation, lane) = (cluster.incarnation, Some(self.index));
+            let forget = StoreOp::ForgetOpen { incarnation, lane, below };
+            self.outgoing.borrow_mut().ops.push(forget);
+        }
+    }
+
+    /// Goes on with what lost nodes, or earlier starts of this one, had begun. Their publishers' sessions are
+    /// here, or have gone elsewhere.
+    pub fn take_over_open(&self, publishes: &[OpenPublish]) {
+        for publish in publishes {
+            let receipt = self.receipt_of(publish);
+            self.count_opening(receipt, true);
+            let identity = publish
+                .record
+                .map(|(epoch, sequence)| (Arc::clone(&publish.publisher), epoch, sequence));
+            let route = self.route(&publish.message.topic);
+            let exact = Exact {
+                message: Arc::clone(&publish.message),
+                retain: publish.retain && !publish.queued,
+                publisher: Arc::clone(&publish.publisher),
+                packet_id: publish.packet_id,
+                receipt,
+                persistent: receipt.is_some(),
+                level: route.level as u8,
+                at: Instant::now(),
+                // With what is queued its record is in the outbox, or was in the log before.
+                record: identity.filter(|_| !publish.queued),
+                ops: Vec::new(),
+                open: Some(Opened { id: publish.id, inherited: Some(publish.queued) }),
+            };
+            self.begun.borrow_mut().push_back((None, exact));
+        }
+        self.wake_router();
+    }
+
+    /// The receipt that is still to be stored, held from now on, so that a client which sends its message again
+    /// waits for this one.
+    fn receipt_of(&self, publish: &OpenPublish) -> Option<(u32, u32)> {
+        if publish.queued {
+            return None;
+        }
+        let mut sessions = self.sessions.borrow_mut();
+        let slot = sessions.by_client.get(&publish.publisher).copied()?;
+        let session = sessions.get(slot)?;
+        let stored = session.stored.as_ref()?;
+        if Some(stored.id) != publish.session {
+            return None;
+        }
+        session.inbound.publish(publish.packet_id);
+        Some((slot, session.stamp))
+    }
+
+    /// Its live subscribers have it soon, here and elsewhere; then it is everywhere.
+    pub(super) fn deliver_open(&self, exact: &Exact, opened: Opened) {
+        let message = &exact.message;
+        let route = self.route(&message.topic);
+        let mut view = View::new(&message.topic, &message.payload, message.qos, true);
+        view.lane.1 = self.index;
+        view.owned = Some(Arc::clone(message));
+        let open = self.open_for_nodes(opened);
+        (view.open, view.scope) = (Some(open), self.scope(&open, Audience::Live));
+        let mut needs = Needs::default();
+        self.deliver_live(&route, &mut view);
+        self.is_seen(&open, Audience::Live);
+        self.deliver_live_to_nodes(&route, &view, &mut needs);
+        if needs.peers.is_empty() {
+            self.close_open(opened);
+        } else {
+            self.attach(needs, WaitKind::Closing(opened));
+        }
+    }
+}
