@@ -59,6 +59,7 @@ impl ConnectionManager {
         self.shard.resume_paused();
         if self.ticks.is_multiple_of(EXPIRY_TICKS) {
             self.shard.expire_sessions();
+            self.shard.forget_stays();
         }
         // A walk over all sessions: seldom where there are many.
         if self.ticks.is_multiple_of(EXPIRY_TICKS) || self.shard.session_count() < COUNTED_EACH_TICK
@@ -128,6 +129,7 @@ impl ConnectionManager {
                 Some(ManagerWork::Inherit { sessions, wills, incarnation, done }) => {
                     shard.inherit(&sessions, &wills, incarnation, done);
                 }
+                Some(ManagerWork::Stayed { client, stays }) => shard.has_stayed(&client, stays),
                 Some(ManagerWork::TakeOver(publishes)) => shard.take_over_open(&publishes),
                 Some(
                     ManagerWork::Completed(_)

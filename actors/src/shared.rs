@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use ahash::AHashSet;
 use hydrant_protocol::QoS;
 use hydrant_protocol::cluster::marks::Lane;
+use hydrant_protocol::cluster::seen::Stay;
 use hydrant_protocol::topic::{Retained, SubscriptionTable};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
@@ -257,6 +258,13 @@ pub enum ManagerWork {
         incarnation: u64,
         /// Told when their subscriptions are in force.
         done: oneshot::Sender<()>,
+    },
+    /// Where a session was that has come, or is on its way.
+    Stayed {
+        /// Whose session it is.
+        client: Arc<str>,
+        /// Where.
+        stays: Vec<Stay>,
     },
     /// QoS 2 publishes that a lost node had begun, or an earlier start of this one.
     TakeOver(Vec<OpenPublish>),

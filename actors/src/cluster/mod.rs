@@ -27,7 +27,7 @@ use ahash::{AHashMap, AHashSet};
 use hydrant_protocol::QoS;
 use hydrant_protocol::cluster::View;
 use hydrant_protocol::cluster::message::{Control, Handed, Interest};
-use hydrant_protocol::cluster::seen::Seen;
+use hydrant_protocol::cluster::seen::{Seen, Stay};
 use hydrant_protocol::topic::SubscriptionTable;
 use parking_lot::{Mutex, RwLock};
 
@@ -265,6 +265,15 @@ pub enum PeerWork {
         id: u64,
         /// Whose mark.
         origin: NodeIndex,
+    },
+    /// What a session has that goes to another node.
+    Stayed {
+        /// That node.
+        to: Arc<str>,
+        /// Client id.
+        client: Arc<str>,
+        /// Where it has been.
+        stays: Vec<Stay>,
     },
     /// A session is given up; everything of it is stored.
     Released {

@@ -311,6 +311,11 @@ impl Peers {
                 self.recover(shard, id, client, session);
             }
             PeerWork::Expected { id } => self.moves.expected(id),
+            PeerWork::Stayed { to, client, stays } => {
+                if let Some(link) = self.link_of(&to) {
+                    link.tell(Control::Stayed { client, stays });
+                }
+            }
             PeerWork::Passed { barrier, lane } => self.passed(&barrier, lane),
             PeerWork::Marked { id, origin } => self.marked(id, origin),
             PeerWork::ResentSeen { incarnation, shard, origin } => {
@@ -791,6 +796,10 @@ impl Peers {
                 self.has_heir(incarnation, estate, node);
             }
             Control::Resent { incarnation, lane } => self.resent(node, incarnation, lane),
+            Control::Stayed { client, stays } => {
+                let home = usize::from(self.shared.home(&client));
+                self.shared.managers[home].push(ManagerWork::Stayed { client, stays }, 256);
+            }
             other => self.told(node, other),
         }
     }

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use super::Conn;
 use super::deliver::View;
-use super::open::Scope;
+use super::open::Coming;
 
 /// Where a publish comes from.
 #[derive(Debug, Clone)]
@@ -149,8 +149,8 @@ pub struct RemoteEntry {
     pub lane: Lane,
     /// As in [`View::estate`](super::deliver::View::estate).
     pub estate: u64,
-    /// As in [`View::scope`](super::deliver::View::scope).
-    pub scope: Scope,
+    /// As in [`View::coming`](super::deliver::View::coming).
+    pub coming: Option<Coming>,
 }
 
 /// Publishes whose subscribers are on another arbiter.
@@ -177,8 +177,8 @@ impl RemoteBatch {
     pub(super) fn push(&mut self, view: &View<'_>, durable: bool, phase: Phase) {
         let topic = append(&mut self.arena, view.topic.as_bytes());
         let payload = append(&mut self.arena, view.payload);
-        let (qos, lane, estate, scope) = (view.qos, view.lane, view.estate, view.scope);
-        let entry = RemoteEntry { topic, payload, qos, durable, phase, lane, estate, scope };
+        let (qos, lane, estate, coming) = (view.qos, view.lane, view.estate, view.coming);
+        let entry = RemoteEntry { topic, payload, qos, durable, phase, lane, estate, coming };
         self.entries.push(entry);
     }
 

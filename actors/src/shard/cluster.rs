@@ -19,7 +19,6 @@ use crate::shared::Part;
 use super::conn::AckKind;
 use super::deliver::View;
 use super::moving::{Leaving, Moving};
-use super::open::Scope;
 use super::outgoing::Undo;
 use super::publish::Needs;
 use super::routes::Route;
@@ -123,17 +122,15 @@ impl Shard {
             let mut view = View::new(publish.topic, publish.payload, publish.qos, publish.durable);
             view.shared_topic = Some(&route.topic);
             (view.lane, view.estate, view.open) = ((batch.node, lane), estate, publish.open);
-            if let Some(open) = &publish.open {
-                view.scope = match estate {
-                    0 => self.scope(open, publish.audience),
-                    // What is sent again for the sessions of its own lost node.
-                    _ if estate == open.id.incarnation && open.queued => Scope::Nobody,
-                    _ => Scope::All,
-                };
-            }
+            // What is sent again for the sessions of a lost node they have not got, unless it is that one's own and
+            // was queued for them.
+            let open = publish.open.filter(|open| estate == 0 || estate == open.id.incarnation);
             if publish.audience == Audience::Live {
-                self.deliver_live(&route, &mut view);
+                if !open.is_some_and(|open| self.was_live(&open)) {
+                    self.deliver_live(&route, &mut view);
+                }
             } else {
+                view.coming = open.and_then(|open| self.coming(&open));
                 let needs = self.fan_out(&route, &mut view, publish.durable);
                 batch.add(&needs, view.held());
             }
@@ -391,16 +388,24 @@ impl Shard {
     /// Everything of a session that is given up is stored: the other node may take it. What is
     /// published for it stays here until that has done so.
     pub(super) fn hand_over(&self, slot: u32) {
-        let (client, handed, asked) = {
+        let (client, handed, asked, to) = {
             let mut sessions = self.sessions.borrow_mut();
             let Some(session) = sessions.get(slot) else { return };
             let client = Arc::clone(&session.client_id);
             let handed = self.handed(session);
             let leaving = session.moving.as_mut().and_then(|moving| moving.leaving.as_mut());
-            let asked = leaving.map(|leaving| std::mem::take(&mut leaving.asked));
+            let (asked, to) = leaving
+                .map(|leaving| (std::mem::take(&mut leaving.asked), Arc::clone(&leaving.to)))
+                .unzip();
             sessions.by_client.remove(&client);
-            (client, handed, asked.unwrap_or_default())
+            (client, handed, asked.unwrap_or_default(), to)
         };
+        if let Some(to) = to {
+            let mut sessions = self.sessions.borrow_mut();
+            if let Some(session) = sessions.get(slot) {
+                self.send_stays(session, &to);
+            }
+        }
         self.shared.persistent_sessions.fetch_sub(1, Ordering::Relaxed);
         self.given_up.borrow_mut().insert(Arc::clone(&client), slot);
         if let (Some(handed), Some(cluster)) = (handed, &self.shared.cluster) {

@@ -145,6 +145,7 @@ impl Shard {
                     estate: 0,
                     opening: 0,
                     waits_to_go: false,
+                    roamed: None,
                     disconnected_ms: None,
                 })
             });
@@ -258,6 +259,7 @@ impl Shard {
                 estate: 0,
                 opening: 0,
                 waits_to_go: false,
+                roamed: None,
                 disconnected_ms: None,
             })),
         }

@@ -16,7 +16,7 @@ use crate::settings::Overflow;
 use crate::shared::StorageWork;
 
 use super::batch::Phase;
-use super::open::Scope;
+use super::open::Coming;
 use super::sessions::{ANY_ESTATE, Session, Stored};
 use super::{Conn, Shard, WaitKind};
 
@@ -34,9 +34,9 @@ pub struct View<'a> {
     pub lane: Lane,
     /// Not 0: only for sessions that this lost incarnation held.
     pub estate: u64,
-    /// Not all that match, where some have it already.
-    pub scope: Scope,
-    /// It must not be taken twice.
+    /// Some of the sessions that match may have it.
+    pub coming: Option<Coming>,
+    /// It must not be taken twice, by other nodes.
     pub open: Option<Open>,
     /// The packet as a QoS 0 subscriber gets it, encoded once for all of them.
     pub frame: Vec<u8>,
@@ -53,7 +53,7 @@ impl<'a> View<'a> {
             owned: None,
             lane: (0, 0),
             estate: 0,
-            scope: Scope::All,
+            coming: None,
             open: None,
             frame: Vec::new(),
         }
@@ -103,15 +103,8 @@ impl Shard {
         {
             return;
         }
-        let held_by = |incarnation| {
-            let stored = session.stored.as_ref();
-            stored.is_some_and(|stored| self.was_held_by(stored.estate, incarnation))
-        };
-        match view.scope {
-            Scope::All => {}
-            Scope::Only(incarnation) if held_by(incarnation) => {}
-            Scope::Except(incarnation) if !held_by(incarnation) => {}
-            Scope::Nobody | Scope::Only(_) | Scope::Except(_) => return,
+        if view.coming.is_some_and(|coming| self.has_open(session, coming)) {
+            return;
         }
         if let Some(moving) = &session.moving {
             match moving.whose(view.lane, view.estate != 0) {
@@ -139,7 +132,7 @@ impl Shard {
     }
 
     /// Whether a session that is known as this estate's was held by this lost incarnation.
-    fn was_held_by(&self, estate: u64, incarnation: u64) -> bool {
+    pub(super) fn was_held_by(&self, estate: u64, incarnation: u64) -> bool {
         if estate != ANY_ESTATE {
             return estate == incarnation;
         }

@@ -126,6 +126,8 @@ pub struct Shard {
     open_publishes: RefCell<Numbers>,
     /// Below this the store was last told to forget them.
     forgot_open: Cell<u64>,
+    /// Sessions that have come from other nodes a while ago: when, slot and stamp.
+    roaming: RefCell<VecDeque<(Instant, u32, u32)>>,
     /// The last admission of a client that was heard of.
     admitted: Cell<u64>,
     /// A session ends because its client is back or elsewhere: nobody is told.
@@ -179,6 +181,7 @@ impl Shard {
             begun: RefCell::default(),
             open_publishes: RefCell::default(),
             forgot_open: Cell::new(1),
+            roaming: RefCell::default(),
             admitted: Cell::new(0),
             reconnecting: Cell::new(false),
             acted: Cell::new(true),

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use hydrant_protocol::Message;
 use hydrant_protocol::QoS;
 use hydrant_protocol::cluster::marks::{EVERY, Lane, Marks, Transit, Whose};
+use hydrant_protocol::cluster::message::PublishId;
 use hydrant_protocol::topic::TopicFilter;
 use hydrant_protocol::wire;
 use smallvec::SmallVec;
@@ -37,6 +38,8 @@ struct Early {
     qos: QoS,
     message: Arc<Message>,
     durable: bool,
+    /// It is an open publish.
+    open: Option<PublishId>,
 }
 
 /// A session that is being given up.
@@ -83,6 +86,11 @@ impl Moving {
             return Whose::NotOurs;
         }
         self.transit.whose(lane)
+    }
+
+    /// Open publishes that are put aside.
+    pub(super) fn aside(&self) -> impl Iterator<Item = PublishId> {
+        self.early.iter().filter_map(|early| early.open)
     }
 
     fn is_over(&self) -> bool {
@@ -233,7 +241,7 @@ impl Shard {
         }
     }
 
-    fn moving_slot(&self, client: &str) -> Option<u32> {
+    pub(super) fn moving_slot(&self, client: &str) -> Option<u32> {
         let arriving = self.expected.borrow().get(client).copied();
         arriving.or_else(|| self.sessions.borrow().by_client.get(client).copied())
     }
@@ -316,7 +324,8 @@ impl Shard {
             return;
         }
         let (message, durable) = (view.message(), view.durable);
-        moving.early.push(Early { qos, message, durable });
+        let open = view.coming.map(|coming| coming.id);
+        moving.early.push(Early { qos, message, durable, open });
         if durable {
             let mut outgoing = self.outgoing.borrow_mut();
             if !outgoing.aside.contains(&slot) {
@@ -354,7 +363,14 @@ impl Shard {
     pub(super) fn arrived(&self, client: &Arc<str>, taken: &StoredSession) {
         let given_up = self.given_up.borrow_mut().remove(client);
         let expected = self.expected.borrow_mut().remove(client);
-        let Some(slot) = given_up.or(expected) else { return self.restore_session(taken, 0) };
+        let Some(slot) = given_up.or(expected) else {
+            self.restore_session(taken, 0);
+            let slot = self.sessions.borrow().by_client.get(client).copied();
+            return slot.into_iter().for_each(|slot| self.has_come(slot));
+        };
+        if given_up.is_none() {
+            self.has_come(slot);
+        }
         if let (Some(_), Some(expected)) = (given_up, expected) {
             self.forget(expected);
         }

@@ -11,12 +11,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hydrant_protocol::cluster::message::{Audience, Open, PublishId};
+use hydrant_protocol::cluster::seen::{Roamed, Stay};
 
 use super::deliver::View;
 use super::publish::Needs;
 use super::routes::Route;
+use super::sessions::Session;
 use super::waits::{Exact, Owed};
 use super::{Shard, WaitKind};
+use crate::cluster::{PeerWork, SMALL};
 use crate::ports::{OpenPublish, StoreOp};
 
 /// How an open publish stands.
@@ -28,18 +31,15 @@ pub struct Opened {
     pub inherited: Option<bool>,
 }
 
-/// Which sessions of this node take a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Scope {
-    /// All that match.
-    #[default]
-    All,
-    /// None: they have it.
-    Nobody,
-    /// Those that this lost incarnation held; the others have it.
-    Only(u64),
-    /// All but those.
-    Except(u64),
+/// An open publish as it comes to the queues of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Coming {
+    /// Which it is.
+    pub id: PublishId,
+    /// It has come before.
+    pub seen: bool,
+    /// The sessions that its own incarnation held have it.
+    pub queued: bool,
 }
 
 impl Shard {
@@ -101,28 +101,105 @@ impl Shard {
         })
     }
 
-    /// Which sessions of this node take an open publish.
-    pub(super) fn scope(&self, open: &Open, audience: Audience) -> Scope {
-        let Some(cluster) = &self.shared.cluster else { return Scope::All };
-        let incarnation = open.id.incarnation;
-        if incarnation == cluster.incarnation {
-            return Scope::All;
+    /// An open publish for the queues here.
+    pub(super) fn coming(&self, open: &Open) -> Option<Coming> {
+        let cluster = self.shared.cluster.as_ref()?;
+        let (id, queued) = (open.id, open.queued);
+        let own = id.incarnation == cluster.incarnation;
+        let seen = !own && cluster.seen.lock().has(id, Audience::Queues);
+        Some(Coming { id, seen, queued })
+    }
+
+    /// Whether this session has it.
+    pub(super) fn has_open(&self, session: &Session, coming: Coming) -> bool {
+        let Coming { id, seen, queued } = coming;
+        let Some(stored) = &session.stored else { return seen };
+        if self.was_held_by(stored.estate, id.incarnation) {
+            return queued;
         }
-        let seen = cluster.seen.lock().has(open.id, audience);
-        match (seen, audience, open.queued) {
-            (true, Audience::Live, _) | (true, _, true) => Scope::Nobody,
-            (true, _, false) => Scope::Only(incarnation),
-            (false, Audience::Live, _) | (false, _, false) => Scope::All,
-            (false, _, true) => Scope::Except(incarnation),
-        }
+        stored.roamed.as_ref().map_or(seen, |roamed| roamed.has(id, seen, queued))
+    }
+
+    /// Whether it has come to the live subscribers here.
+    pub(super) fn was_live(&self, open: &Open) -> bool {
+        let cluster = self.shared.cluster.as_ref();
+        cluster.is_some_and(|cluster| cluster.seen.lock().has(open.id, Audience::Live))
     }
 
     /// It is routed here.
     pub(super) fn is_seen(&self, open: &Open, audience: Audience) {
-        if let Some(cluster) = &self.shared.cluster
-            && open.id.incarnation != cluster.incarnation
-        {
+        if let Some(cluster) = &self.shared.cluster {
             cluster.seen.lock().insert(open.id, audience, open.floor);
+        }
+    }
+
+    /// A session that goes to another node takes along what it has of such publishes.
+    pub(super) fn send_stays(&self, session: &Session, to: &Arc<str>) {
+        let (Some(cluster), Some(stored)) = (&self.shared.cluster, &session.stored) else { return };
+        let aside = session.moving.iter().flat_map(|moving| moving.aside());
+        let known = cluster.seen.lock().known().without(aside);
+        let estate = stored.estate;
+        let stays = match &stored.roamed {
+            Some(roamed) => roamed.leaves(estate, known),
+            None => Roamed::default().leaves(estate, known),
+        };
+        if !stays.is_empty() {
+            let (to, client) = (Arc::clone(to), Arc::clone(&session.client_id));
+            self.to_peers(PeerWork::Stayed { to, client, stays }, SMALL);
+        }
+    }
+
+    /// Where a session that has come, or is on its way, was before.
+    pub fn has_stayed(&self, client: &str, stays: Vec<Stay>) {
+        let Some(slot) = self.moving_slot(client) else { return };
+        let mut sessions = self.sessions.borrow_mut();
+        let stored = sessions.get(slot).and_then(|session| session.stored.as_mut());
+        if let Some(stored) = stored {
+            stored.roamed.get_or_insert_default().past = stays;
+        }
+        drop(sessions);
+        self.remember_for_a_while(slot);
+    }
+
+    /// A session has come from another node: what was routed here before was not for it.
+    pub(super) fn has_come(&self, slot: u32) {
+        let Some(cluster) = &self.shared.cluster else { return };
+        {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            let aside = session.moving.iter().flat_map(|moving| moving.aside());
+            let arrived = cluster.seen.lock().known().without(aside);
+            let Some(stored) = &mut session.stored else { return };
+            if arrived.is_empty() && stored.roamed.is_none() {
+                return;
+            }
+            stored.roamed.get_or_insert_default().arrived = arrived;
+        }
+        self.remember_for_a_while(slot);
+    }
+
+    fn remember_for_a_while(&self, slot: u32) {
+        let stamp = self.sessions.borrow_mut().get(slot).map(|session| session.stamp);
+        if let Some(stamp) = stamp {
+            self.roaming.borrow_mut().push_back((Instant::now(), slot, stamp));
+        }
+    }
+
+    /// What lost nodes had begun is finished by then: sessions need not know where they were.
+    pub fn forget_stays(&self) {
+        let Some(cluster) = &self.shared.cluster else { return };
+        let mut roaming = self.roaming.borrow_mut();
+        let is_over = |at: &Instant| at.elapsed() > 2 * cluster.settings.repair;
+        while let Some((_, slot, stamp)) = roaming.pop_front_if(|(at, ..)| is_over(at)) {
+            // It may have moved again since.
+            if roaming.iter().any(|(_, other, of)| (*other, *of) == (slot, stamp)) {
+                continue;
+            }
+            let mut sessions = self.sessions.borrow_mut();
+            let session = sessions.get(slot).filter(|session| session.stamp == stamp);
+            if let Some(stored) = session.and_then(|session| session.stored.as_mut()) {
+                stored.roamed = None;
+            }
         }
     }
 
@@ -224,10 +301,12 @@ impl Shard {
         view.lane.1 = self.index;
         view.owned = Some(Arc::clone(message));
         let open = self.open_for_nodes(opened);
-        (view.open, view.scope) = (Some(open), self.scope(&open, Audience::Live));
+        view.open = Some(open);
         let mut needs = Needs::default();
-        self.deliver_live(&route, &mut view);
-        self.is_seen(&open, Audience::Live);
+        if !self.was_live(&open) {
+            self.deliver_live(&route, &mut view);
+            self.is_seen(&open, Audience::Live);
+        }
         self.deliver_live_to_nodes(&route, &view, &mut needs);
         if needs.peers.is_empty() {
             self.close_open(opened);

@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use super::batch::{Entry, InternalPublish, Origin, Phase, RemoteBatch};
 use super::conn::AckKind;
 use super::deliver::View;
-use super::open::{Opened, Scope};
+use super::open::Opened;
 use super::outgoing::Undo;
 use super::routes::Route;
 use super::sessions::unix_ms;
@@ -318,7 +318,7 @@ impl Shard {
         }
         let open = exact.open.map(|opened| self.open_for_nodes(opened));
         if let Some(open) = &open {
-            (view.open, view.scope) = (Some(*open), self.scope(open, Audience::Queues));
+            (view.open, view.coming) = (Some(*open), self.coming(open));
         }
         let mut needs = self.fan_out(route, view, true);
         self.fan_out_to_nodes(route, view, true, &mut needs);
@@ -465,9 +465,6 @@ impl Shard {
         let queues = view.qos != QoS::AtMostOnce;
         let mut needs =
             Needs { store: durable && queues && route.local_queues, ..Needs::default() };
-        if view.scope == Scope::Nobody {
-            return Needs::default();
-        }
         if !held || route.local_queues {
             for (slot, granted) in &route.local {
                 self.deliver(*slot, *granted, phase, view);
@@ -507,9 +504,6 @@ impl Shard {
 
     /// The live subscribers of this node.
     pub(super) fn deliver_live(&self, route: &Route, view: &mut View<'_>) {
-        if view.scope == Scope::Nobody {
-            return;
-        }
         for (slot, granted) in &route.local {
             self.deliver(*slot, *granted, Phase::Live, view);
         }
@@ -533,7 +527,7 @@ impl Shard {
             let route = self.route(topic);
             let mut view = View::new(topic, payload, entry.qos, entry.durable);
             view.shared_topic = Some(&route.topic);
-            (view.lane, view.estate, view.scope) = (entry.lane, entry.estate, entry.scope);
+            (view.lane, view.estate, view.coming) = (entry.lane, entry.estate, entry.coming);
             for (slot, granted) in &route.local {
                 self.deliver(*slot, *granted, entry.phase, &mut view);
             }

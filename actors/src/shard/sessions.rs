@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ahash::AHashMap;
+use hydrant_protocol::cluster::seen::Roamed;
 use hydrant_protocol::session::{Inbound, Outbound};
 use hydrant_protocol::topic::TopicFilter;
 use slab::Slab;
@@ -49,6 +50,8 @@ pub struct Stored {
     pub opening: u32,
     /// It is to be given up then.
     pub waits_to_go: bool,
+    /// Present for a while after it has come from another node.
+    pub roamed: Option<Box<Roamed>>,
     /// When its connection ended, Unix milliseconds.
     pub disconnected_ms: Option<u64>,
 }

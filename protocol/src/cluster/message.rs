@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::seen::Stay;
 use crate::QoS;
 
 /// Kind of a frame with control messages.
@@ -192,6 +193,13 @@ pub enum Control {
         client: Arc<str>,
         /// The lane, and how many the sender has: each says so for itself.
         lane: (u16, u16),
+    },
+    /// To the node that gets a session: where it has been.
+    Stayed {
+        /// Client id.
+        client: Arc<str>,
+        /// The last one last.
+        stays: Vec<Stay>,
     },
     /// This lane of the sender has sent the receiver again what a lost incarnation had not stored: what
     /// it publishes behind this for the sessions of that one, it publishes to the receiver alone.

@@ -4,15 +4,26 @@
 //! (docs/decisions/0014-open-publishes.md). When its node is lost in between, the heir publishes it again
 //! under the same id; who has it already knows that here.
 //!
+//! What a node has routed, its sessions have, but for those that have come from another since: these have what
+//! they got there ([`Roamed`]).
+//!
 //! Bounds: [`INCARNATIONS`]; of each lane what is open there, since every publish says below which number
-//! nothing is.
+//! nothing is. [`LANES`] and [`STAYS`] for what a session carries along.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
 
 use super::message::{Audience, PublishId};
 
 /// Incarnations whose open publishes are remembered, the last to be heard of: a few an outage.
 pub const INCARNATIONS: usize = 1024;
+/// Lanes of which a session carries along what it has, the last to be heard of: those of some nodes. What another
+/// lane had begun when its node was lost can come twice to a session that changes its node in between.
+pub const LANES: usize = 64;
+/// Nodes that a session remembers to have been at, the last ones.
+pub const STAYS: usize = 4;
 
 /// What of one lane has been routed.
 #[derive(Debug, Default)]
@@ -21,6 +32,8 @@ struct Lane {
     floor: u64,
     queues: BTreeSet<u64>,
     live: BTreeSet<u64>,
+    /// When it was heard of last, by a count of all.
+    heard: u64,
 }
 
 /// See the module.
@@ -28,6 +41,7 @@ struct Lane {
 pub struct Seen {
     lanes: BTreeMap<(u64, u16), Lane>,
     incarnations: VecDeque<u64>,
+    heard: u64,
 }
 
 impl Seen {
@@ -48,7 +62,9 @@ impl Seen {
             }
             self.incarnations.push_back(id.incarnation);
         }
+        self.heard += 1;
         let lane = self.lanes.entry((id.incarnation, id.lane)).or_default();
+        lane.heard = self.heard;
         if floor > lane.floor {
             lane.floor = floor;
             lane.queues = lane.queues.split_off(&floor);
@@ -59,6 +75,104 @@ impl Seen {
                 if audience == Audience::Live { &mut lane.live } else { &mut lane.queues };
             numbers.insert(id.number);
         }
+    }
+
+    /// What has been routed for queues.
+    pub fn known(&self) -> Known {
+        let mut lanes: Vec<_> = self.lanes.iter().collect();
+        if lanes.len() > LANES {
+            lanes.sort_unstable_by_key(|(_, lane)| Reverse(lane.heard));
+            lanes.truncate(LANES);
+        }
+        let known = |((incarnation, lane), of): (&(u64, u16), &Lane)| KnownLane {
+            incarnation: *incarnation,
+            lane: *lane,
+            floor: of.floor,
+            above: of.queues.iter().copied().collect(),
+        };
+        Known { lanes: lanes.into_iter().map(known).collect() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct KnownLane {
+    incarnation: u64,
+    lane: u16,
+    floor: u64,
+    above: Vec<u64>,
+}
+
+/// Open publishes that a node had routed for queues at some time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    lanes: Vec<KnownLane>,
+}
+
+impl Known {
+    /// None.
+    pub fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
+    /// Without these, which were put aside for one session and not queued.
+    pub fn without(mut self, ids: impl Iterator<Item = PublishId>) -> Self {
+        for id in ids {
+            let its =
+                |lane: &&mut KnownLane| (lane.incarnation, lane.lane) == (id.incarnation, id.lane);
+            if let Some(lane) = self.lanes.iter_mut().find(its) {
+                lane.above.retain(|number| *number != id.number);
+            }
+        }
+        self
+    }
+
+    fn has(&self, id: PublishId) -> bool {
+        self.lanes.iter().any(|lane| {
+            (lane.incarnation, lane.lane) == (id.incarnation, id.lane)
+                && (id.number < lane.floor || lane.above.contains(&id.number))
+        })
+    }
+}
+
+/// Where a session has been.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stay {
+    /// The lost incarnation that it was inherited from there, or 0.
+    pub estate: u64,
+    /// What that node had routed before it came.
+    pub arrived: Known,
+    /// And when it went.
+    pub left: Known,
+}
+
+/// What a session has that has changed its node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roamed {
+    /// Where it was, the last one last.
+    pub past: Vec<Stay>,
+    /// What this node had routed when it came here.
+    pub arrived: Known,
+}
+
+impl Roamed {
+    /// Whether it has this one, which its present node has `seen` or not; `queued`: it was queued for all
+    /// sessions that its incarnation held.
+    pub fn has(&self, id: PublishId, seen: bool, queued: bool) -> bool {
+        let has = |stay: &Stay| match stay.estate == id.incarnation {
+            true => queued,
+            false => stay.left.has(id) && !stay.arrived.has(id),
+        };
+        self.past.iter().any(has) || seen && !self.arrived.has(id)
+    }
+
+    /// It goes on, from a node where it was one of this estate and that had routed so much.
+    pub fn leaves(&self, estate: u64, left: Known) -> Vec<Stay> {
+        let mut past = self.past.clone();
+        if estate != 0 || !left.is_empty() {
+            past.push(Stay { estate, arrived: self.arrived.clone(), left });
+        }
+        past.drain(..past.len().saturating_sub(STAYS));
+        past
     }
 }
 
@@ -142,6 +256,61 @@ mod tests {
         }
         assert!(!seen.has(id(7, 0, 1), Audience::Queues), "the oldest is forgotten");
         assert_eq!(seen.lanes.len(), INCARNATIONS);
+    }
+
+    #[test]
+    fn a_session_has_what_it_got_where_it_was() {
+        let (mut first, mut second) = (Seen::default(), Seen::default());
+        let queues = Audience::Queues;
+        first.insert(id(7, 0, 4), queues, 3);
+        let roamed = Roamed::default();
+        assert!(roamed.has(id(7, 0, 4), true, false) && !roamed.has(id(7, 0, 5), false, false));
+        // At the second node, which has routed 5 before, and routes 6 behind.
+        second.insert(id(7, 0, 5), queues, 3);
+        let past = roamed.leaves(0, first.known());
+        let roamed = Roamed { past, arrived: second.known() };
+        second.insert(id(7, 0, 6), queues, 3);
+        let has = |roamed: &Roamed, of: &Seen, n| {
+            let id = id(7, 0, n);
+            roamed.has(id, of.has(id, queues), false)
+        };
+        let at_second: Vec<bool> = (1..8).map(|n| has(&roamed, &second, n)).collect();
+        assert_eq!(at_second, [true, true, false, true, false, true, false]);
+        // What was put aside for it while it was on its way is its own here, and was not there.
+        let aside = || [id(7, 0, 4), id(7, 0, 5)].into_iter();
+        let past = Roamed::default().leaves(0, first.known().without(aside()));
+        let arrived = second.known().without(aside());
+        let other = Roamed { past, arrived };
+        assert_eq!([4, 5, 6].map(|n| has(&other, &second, n)), [false, true, true]);
+        // And back.
+        let past = roamed.leaves(0, second.known());
+        let roamed = Roamed { past, arrived: first.known() };
+        let at_first: Vec<bool> = (1..8).map(|n| has(&roamed, &first, n)).collect();
+        assert_eq!(at_first, at_second);
+        // What it has of the node that it was inherited from, only the store knows.
+        let past = Roamed::default().leaves(7, first.known());
+        let roamed = Roamed { past, arrived: Known::default() };
+        assert!(!roamed.has(id(7, 0, 4), false, false) && roamed.has(id(7, 0, 9), false, true));
+    }
+
+    #[test]
+    fn what_a_session_carries_is_bounded() {
+        let mut seen = Seen::default();
+        for lane in 0..200 {
+            seen.insert(id(7, lane, 1), Audience::Queues, 1);
+        }
+        seen.insert(id(7, 0, 2), Audience::Queues, 1);
+        let known = seen.known();
+        assert_eq!(known.lanes.len(), LANES);
+        assert!(known.has(id(7, 0, 2)) && known.has(id(7, 199, 1)) && !known.has(id(7, 1, 1)));
+        let mut roamed = Roamed::default();
+        for estate in 1..10 {
+            roamed.past = roamed.leaves(estate, Known::default());
+        }
+        let estates: Vec<u64> = roamed.past.iter().map(|stay| stay.estate).collect();
+        assert_eq!(estates, [6, 7, 8, 9]);
+        roamed.past = roamed.leaves(0, Known::default());
+        assert_eq!(roamed.past.len(), STAYS, "where nothing was routed is not remembered");
     }
 
     #[test]

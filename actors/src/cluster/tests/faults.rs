@@ -390,3 +390,41 @@ fn what_a_lost_nodes_own_publishers_had_in_flight_comes_once() {
         until("nothing of it is kept", || cluster.world.open() == 0);
     }
 }
+
+/// The same for a session that goes from one living node to another before the lost one has an heir.
+#[test]
+fn what_a_lost_nodes_publishers_had_in_flight_comes_once_to_who_roams() {
+    let _turn = ONE_AT_A_TIME.lock();
+    for way in 0..10 {
+        let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
+        let mut roams = cluster.connect(0, "roams", false);
+        roams.subscribe("a/#", 2);
+        // Whether the node that it goes to has had the messages as well.
+        let mut stays = (way % 2 == 0).then(|| cluster.connect(2, "stays", false));
+        stays.iter_mut().for_each(|stays| stays.subscribe("a/b", 2));
+        let mut publisher = cluster.connect(1, "publisher", false);
+        publisher.publish("a/b", &[0], 2);
+        cluster.nodes[1].node.mute.store(way < 2, Ordering::SeqCst);
+        for n in 1..60 {
+            publisher.send_publish("a/b", &[n], 2);
+        }
+        match way {
+            0 | 1 => until("all are begun", || cluster.world.open() == 59),
+            way => publisher.await_receipts(way * 6 - 9),
+        }
+        cluster.world.1.hold_seal.store(true, Ordering::SeqCst);
+        cluster.kill(1);
+        let mut roams = cluster.connect(1, "roams", false).goes_on(roams);
+        if way % 3 == 0 {
+            roams = cluster.connect(0, "roams", false).goes_on(roams);
+        }
+        cluster.world.1.hold_seal.store(false, Ordering::SeqCst);
+        let mut publisher = cluster.connect(0, "publisher", false).goes_on(publisher);
+        publisher.await_acks();
+        publisher.publish("a/b", &[60], 2);
+        all_once(&everything(&cluster, "roams", &mut roams), 0..61);
+        stays.iter_mut().for_each(|stays| {
+            all_once(&everything(&cluster, "stays", stays), 0..61);
+        });
+    }
+}
