@@ -18,7 +18,9 @@
 //! The glue is what `actors/` does, with these differences, each of which a seed has asked for:
 //! - An entry of a queue says of what its publisher's node had sent at once it is a part, and by which node: so a
 //!   session's heir skips what it has, wherever it was queued.
-//! - A queue knows a QoS 2 message by its identity when its publisher sends it again at another node.
+//! - A queue knows a QoS 2 message by its identity when its publisher sends it again at another node. The node has
+//!   open publishes for that (docs/decisions/0014-open-publishes.md), which hold for one lost node, not for a node and
+//!   its heir at once.
 //! - A session that its holder takes back has another epoch in the store: who was to get it cannot take it.
 //! - A node that starts lets clients in when it has heard of every incarnation that is not sealed, or that another
 //!   has sealed.
