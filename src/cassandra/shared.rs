@@ -64,13 +64,19 @@ impl SharedStore for CassandraStore {
         })
     }
 
-    fn take(&self, client_id: Arc<str>, from: Holder) -> StoreFuture<Option<StoredSession>> {
+    fn take(
+        &self,
+        client_id: Arc<str>,
+        from: Holder,
+        until: u64,
+    ) -> StoreFuture<Option<StoredSession>> {
         let inner = Arc::clone(&self.inner);
-        self.run(async move { inner.take(&client_id, from).await })
+        self.run(async move { inner.take(&client_id, from, until).await })
     }
 
-    fn give_up(&self, id: SessionId) {
+    fn give_up(&self, id: SessionId) -> u64 {
         self.inner.memory.lock().give_up(id);
+        let stamp = self.inner.incarnation.stamps().next();
         if !self.inner.memory.lock().adopted.is_empty() {
             let inner = Arc::clone(&self.inner);
             drop(self.run(async move {
@@ -78,6 +84,7 @@ impl SharedStore for CassandraStore {
                 Ok(())
             }));
         }
+        stamp
     }
 
     fn seal(&self, incarnation: u64) -> StoreFuture<Sealing> {
@@ -98,9 +105,10 @@ impl Inner {
         &self,
         client_id: &str,
         from: Holder,
+        until: u64,
     ) -> Result<Option<StoredSession>, StoreError> {
         for _ in 0..ATTEMPTS {
-            match self.try_take(client_id, from).await? {
+            match self.try_take(client_id, from, until).await? {
                 Taking::Over(session) => return Ok(session),
                 Taking::Changed => {}
             }
@@ -110,13 +118,22 @@ impl Inner {
         )))
     }
 
-    async fn try_take(&self, client_id: &str, from: Holder) -> Result<Taking, StoreError> {
+    async fn try_take(
+        &self,
+        client_id: &str,
+        from: Holder,
+        until: u64,
+    ) -> Result<Taking, StoreError> {
         const NO: Result<Taking, StoreError> = Ok(Taking::Over(None));
         let (db, me) = (&self.db, &self.incarnation);
         let Some(seen) = holder::seen(db, client_id).await? else { return NO };
         let chain = follow(db, seen.holder).await?;
         let holder = chain.holder();
         let sealed_by_us = holder == me.number && chain.numbers.contains(&from.incarnation);
+        // Every change raises the fence, also that of a holder that takes it back.
+        if seen.fence > until {
+            return NO;
+        }
         if seen.id != from.id || (holder != from.incarnation && !sealed_by_us) {
             return NO;
         }

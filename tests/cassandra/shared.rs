@@ -92,10 +92,10 @@ fn holder(store: &CassandraStore, id: SessionId) -> Option<Holder> {
 
 /// Gives a session of one to the other.
 fn moves(from: &CassandraStore, to: &CassandraStore, id: SessionId) -> StoredSession {
-    from.give_up(id);
+    let until = from.give_up(id);
     let before = Holder { id, incarnation: from.incarnation() };
     assert_eq!(holder(to, id), Some(before));
-    let session = wait(to.take(client(id), before)).expect("it is taken");
+    let session = wait(to.take(client(id), before, until)).expect("it is taken");
     assert_eq!(holder(from, id), Some(Holder { id, incarnation: to.incarnation() }));
     session
 }
@@ -173,9 +173,12 @@ fn at_start_a_node_finds_its_own_sessions() {
     }
     // What one has is not for the other to take, nor its own to the world.
     for incarnation in [store.incarnation(), b.incarnation()] {
-        assert_eq!(wait(b.take(client(1), Holder { id: 9, incarnation })), None);
+        assert_eq!(wait(b.take(client(1), Holder { id: 9, incarnation }, u64::MAX)), None);
     }
-    assert_eq!(wait(b.take(client(1), Holder { id: 1, incarnation: b.incarnation() })), None);
+    assert_eq!(
+        wait(b.take(client(1), Holder { id: 1, incarnation: b.incarnation() }, u64::MAX)),
+        None
+    );
 }
 
 /// The node that it was given up to is lost before it takes it.
@@ -185,17 +188,18 @@ fn what_was_given_up_and_taken_by_nobody_is_taken_back() {
     let options = options(&node);
     let (a, b) = (open(&options, "a"), open(&options, "b"));
     write(&a, [vec![connect(1, 1), subscription(1, "a/#")], queued(1, 1..=3)].concat());
-    a.give_up(1);
+    let until = a.give_up(1);
     let given_up = Holder { id: 1, incarnation: a.incarnation() };
-    let back = wait(a.take(client(1), given_up)).expect("it is nobody else's");
+    let back = wait(a.take(client(1), given_up, u64::MAX)).expect("it is nobody else's");
     assert_eq!((back.queued, filters(&back)), (3, vec!["a/#"]));
     assert_eq!(wait(b.locate(client(1))), Some(given_up));
+    assert_eq!(wait(b.take(client(1), given_up, until)), None, "it was out of sight, and is late");
     write(&a, queued(1, 4..=5));
     assert_eq!(sequences(&a, 1), [1, 2, 3, 4, 5]);
     // Or that one has it after all.
-    a.give_up(1);
-    wait(b.take(client(1), given_up)).expect("it was given up");
-    assert_eq!(wait(a.take(client(1), given_up)), None);
+    let until = a.give_up(1);
+    wait(b.take(client(1), given_up, until)).expect("it was given up");
+    assert_eq!(wait(a.take(client(1), given_up, u64::MAX)), None);
 }
 
 #[test]
@@ -358,7 +362,7 @@ fn of_two_that_take_a_session_one_gets_it() {
     for id in 1..=20 {
         a.give_up(id);
         let from = Holder { id, incarnation: a.incarnation() };
-        let takes = [&b, &c].map(|store| store.take(client(id), from));
+        let takes = [&b, &c].map(|store| store.take(client(id), from, u64::MAX));
         let taken = takes.map(|take| wait(take).is_some());
         assert_eq!(taken.iter().filter(|taken| **taken).count(), 1, "{id}: {taken:?}");
         let winner = if taken[0] { &b } else { &c };
@@ -492,7 +496,7 @@ fn who_stopped_cleanly_is_sealed_at_once_and_who_is_sealed_is_anothers() {
     assert_eq!(holder(&b, 1), Some(Holder { id: 1, incarnation: dead }));
     assert_eq!(ids(&sealed(&b, dead).sessions), [1]);
     assert!(matches!(wait(c.seal(dead)), Sealing::Others(by) if by == b.incarnation()));
-    assert_eq!(wait(c.take(client(1), Holder { id: 1, incarnation: dead })), None);
+    assert_eq!(wait(c.take(client(1), Holder { id: 1, incarnation: dead }, u64::MAX)), None);
     // The node that comes back has nothing of it.
     drop(a);
     let a = open(&options, "a");

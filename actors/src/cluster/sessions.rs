@@ -72,20 +72,21 @@ impl Peers {
             return self.let_in(request, None);
         }
         claim.granted = true;
-        let handed = from.map(|from| Holder { id: from.session, incarnation: from.incarnation });
+        let handed = from
+            .map(|from| (Holder { id: from.session, incarnation: from.incarnation }, from.stamp));
         self.look(request, handed);
     }
 
     /// Takes a session, or asks who holds it.
-    fn look(&self, request: u64, handed: Option<Holder>) {
+    fn look(&self, request: u64, handed: Option<(Holder, u64)>) {
         let Some(claim) = self.claims.get(&request) else { return };
         let (cluster, client) = (Arc::clone(&self.cluster), Arc::clone(&claim.client));
         let asked = claim.asked;
         tokio::task::spawn_local(async move {
             let mut from = handed;
             loop {
-                if let Some(holder) = from.take() {
-                    match cluster.store.take(Arc::clone(&client), holder).await {
+                if let Some((holder, until)) = from.take() {
+                    match cluster.store.take(Arc::clone(&client), holder, until).await {
                         Ok(Some(taken)) => {
                             let taken = Some(Box::new(taken));
                             let looked = PeerWork::Looked { request, holder: None, taken };
@@ -115,7 +116,7 @@ impl Peers {
                         if asked == Some(holder.incarnation)
                             || holder.incarnation == cluster.incarnation =>
                     {
-                        from = Some(holder);
+                        from = Some((holder, u64::MAX));
                     }
                     Ok(Some(holder)) => {
                         let holder = Some(holder.incarnation);
@@ -206,7 +207,7 @@ impl Peers {
             let taken = loop {
                 let answer = match cluster.store.locate(Arc::clone(&client)).await {
                     Ok(Some(found)) if found == holder => {
-                        cluster.store.take(Arc::clone(&client), holder).await
+                        cluster.store.take(Arc::clone(&client), holder, u64::MAX).await
                     }
                     Ok(_) => break None,
                     Err(error) => Err(error),

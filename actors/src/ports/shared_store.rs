@@ -68,12 +68,19 @@ pub trait SharedStore: SessionStore {
     /// before the call.
     fn locate(&self, client_id: Arc<str>) -> StoreFuture<Option<Holder>>;
     /// Takes a session from `from`, whose holder has given it up or is sealed by this incarnation.
-    /// `None`: it is not as in `from` (any more), nothing was changed. From its success on no write of
+    /// `None`: it is not as in `from` (any more), or was taken by anybody after `until` (as
+    /// [`SharedStore::give_up`] says it; [`u64::MAX`]: whenever), nothing was changed. From its success on no write of
     /// the earlier holder has an effect, whatever comes late.
-    fn take(&self, client_id: Arc<str>, from: Holder) -> StoreFuture<Option<StoredSession>>;
+    fn take(
+        &self,
+        client_id: Arc<str>,
+        from: Holder,
+        until: u64,
+    ) -> StoreFuture<Option<StoredSession>>;
     /// Forgets a session that another will take: nothing is written for it from here any more.
-    /// Called when every write of it has ended, successfully.
-    fn give_up(&self, id: SessionId);
+    /// Called when every write of it has ended, successfully. When that is, as the store counts: whoever takes
+    /// it, its holder included, does so later.
+    fn give_up(&self, id: SessionId) -> u64;
     /// Watches an incarnation until its lease is over, seals it and takes all that it held. At
     /// most a little longer than its lease when it is dead; at once when it ended cleanly.
     fn seal(&self, incarnation: u64) -> StoreFuture<Sealing>;

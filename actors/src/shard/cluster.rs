@@ -382,7 +382,8 @@ impl Shard {
 
     fn handed(&self, session: &Session) -> Option<Handed> {
         let (stored, cluster) = (session.stored.as_ref()?, self.shared.cluster.as_ref()?);
-        Some(Handed { session: stored.id, incarnation: cluster.incarnation })
+        let (session, stamp) = (stored.id, stored.given_up);
+        Some(Handed { session, incarnation: cluster.incarnation, stamp })
     }
 
     /// Everything of a session that is given up is stored: the other node may take it. What is
@@ -392,6 +393,9 @@ impl Shard {
             let mut sessions = self.sessions.borrow_mut();
             let Some(session) = sessions.get(slot) else { return };
             let client = Arc::clone(&session.client_id);
+            if let (Some(stored), Some(cluster)) = (&mut session.stored, &self.shared.cluster) {
+                stored.given_up = cluster.store.give_up(stored.id);
+            }
             let handed = self.handed(session);
             let leaving = session.moving.as_mut().and_then(|moving| moving.leaving.as_mut());
             let (asked, to) = leaving
@@ -408,9 +412,6 @@ impl Shard {
         }
         self.shared.persistent_sessions.fetch_sub(1, Ordering::Relaxed);
         self.given_up.borrow_mut().insert(Arc::clone(&client), slot);
-        if let (Some(handed), Some(cluster)) = (handed, &self.shared.cluster) {
-            cluster.store.give_up(handed.session);
-        }
         for (owner, ticket) in asked {
             self.answer_release(&owner, ticket, &client, handed);
         }

@@ -145,6 +145,7 @@ impl Shard {
                     estate: 0,
                     opening: 0,
                     waits_to_go: false,
+                    given_up: 0,
                     roamed: None,
                     disconnected_ms: None,
                 })
@@ -259,6 +260,7 @@ impl Shard {
                 estate: 0,
                 opening: 0,
                 waits_to_go: false,
+                given_up: 0,
                 roamed: None,
                 disconnected_ms: None,
             })),

@@ -50,6 +50,8 @@ pub struct Stored {
     pub opening: u32,
     /// It is to be given up then.
     pub waits_to_go: bool,
+    /// When it was given up, as the store counts.
+    pub given_up: u64,
     /// Present for a while after it has come from another node.
     pub roamed: Option<Box<Roamed>>,
     /// When its connection ended, Unix milliseconds.

@@ -35,6 +35,8 @@ pub struct Handed {
     pub session: u64,
     /// The incarnation that held it.
     pub incarnation: u64,
+    /// When it was given up, as the store counts. If its holder has taken it back since, nobody gets it.
+    pub stamp: u64,
 }
 
 /// One control message.
@@ -426,7 +428,10 @@ mod tests {
     fn control_messages_come_back_as_they_were() {
         let all = vec![
             Control::Interest { request: 4, changes: vec![("a/+".into(), Interest::Queues)] },
-            Control::Granted { request: 1, from: Some(Handed { session: 2, incarnation: 3 }) },
+            Control::Granted {
+                request: 1,
+                from: Some(Handed { session: 2, incarnation: 3, stamp: 4 }),
+            },
         ];
         assert_eq!(decode(&encode(&all)).unwrap(), all);
         assert_eq!(decode(&[1, 200]), None);

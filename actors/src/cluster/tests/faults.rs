@@ -150,6 +150,38 @@ fn a_third_node_starts_anew_while_sessions_move_and_owners_change() {
     }
 }
 
+/// The taker is out of sight when it is about to take the session, and takes it when the holder has it back.
+#[test]
+fn a_session_that_is_taken_back_is_not_taken_by_who_comes_late() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let cluster = Cluster::new(&["n1", "n2"]);
+    offline(&cluster, 0, "device");
+    let mut publisher = cluster.connect(0, "publisher", true);
+    publisher.publish("a/b", &[0], 2);
+    let taker = &cluster.nodes[1];
+    cluster.world.1.hold_take_of.store(taker.incarnation, Ordering::SeqCst);
+    let device = connecting(taker.address, "device");
+    until("it is about to be taken", || cluster.world.1.takes.load(Ordering::SeqCst) > 0);
+    taker.gate.shut();
+    let member = cluster.world.hide("n2").unwrap();
+    until("it is taken back", || cluster.world.taken("device") == 1);
+    // They wait for the node that is out of sight, which wants them.
+    for n in 1..20 {
+        publisher.send_publish("a/b", &[n], 2);
+    }
+    cluster.world.1.hold_take_of.store(0, Ordering::SeqCst);
+    until("the one that is late has tried", || {
+        cluster.world.1.takes_ended.load(Ordering::SeqCst) > 1
+    });
+    taker.gate.reopen();
+    cluster.world.show(member);
+    publisher.await_acks();
+    let mut device = device.join().unwrap();
+    assert!(device.session_present);
+    publisher.publish("a/b", &[20], 2);
+    all_once(&everything(&cluster, "device", &mut device), 0..21);
+}
+
 #[test]
 fn a_client_that_connects_twice_at_once_is_connected_once() {
     let _turn = ONE_AT_A_TIME.lock();

@@ -31,10 +31,14 @@ pub struct Faults {
     pub hold_locate: AtomicBool,
     /// See `hold_locate`.
     pub hold_take: AtomicBool,
+    /// The same, of this incarnation.
+    pub hold_take_of: AtomicU64,
     /// Nobody is taken for dead while this is set.
     pub hold_seal: AtomicBool,
     /// Attempts to take one.
     pub takes: AtomicU64,
+    /// Those that ended.
+    pub takes_ended: AtomicU64,
     /// See `takes`.
     pub locates: AtomicU64,
 }
@@ -51,6 +55,8 @@ struct Kept {
     epoch: u64,
     disconnected_ms: Option<u64>,
     holder: u64,
+    /// How often it was taken.
+    taken: u64,
     subscriptions: BTreeMap<Arc<str>, StoredSubscription>,
     receipts: BTreeSet<u16>,
     queue: BTreeMap<u64, QueueEntry>,
@@ -132,6 +138,13 @@ impl World {
         Self::tell(&mut state);
     }
 
+    /// How often a client's session was taken.
+    pub fn taken(&self, client: &str) -> u64 {
+        let state = self.0.lock();
+        let its = state.sessions.values().find(|kept| *kept.client_id == *client);
+        its.map_or(0, |kept| kept.taken)
+    }
+
     /// QoS 2 publishes that are kept because they may not be everywhere.
     pub fn open(&self) -> usize {
         self.0.lock().open.len()
@@ -189,6 +202,7 @@ impl Node {
                     epoch,
                     disconnected_ms,
                     holder: me,
+                    taken: 0,
                     subscriptions: BTreeMap::new(),
                     receipts: BTreeSet::new(),
                     queue: BTreeMap::new(),
@@ -356,26 +370,36 @@ impl SharedStore for Node {
         })
     }
 
-    fn take(&self, _: Arc<str>, from: Holder) -> StoreFuture<Option<StoredSession>> {
+    fn take(&self, _: Arc<str>, from: Holder, until: u64) -> StoreFuture<Option<StoredSession>> {
         let (world, me) = (self.world.clone(), self.incarnation);
         let cut = Arc::clone(&self.cut);
         world.1.takes.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             tokio::time::sleep(TAKE).await;
-            while_held(|| world.1.hold_take.load(Ordering::SeqCst)).await;
+            while_held(|| {
+                let faults = &world.1;
+                let all = faults.hold_take.load(Ordering::SeqCst);
+                all || faults.hold_take_of.load(Ordering::SeqCst) == me
+            })
+            .await;
             if cut.load(Ordering::SeqCst) {
                 return std::future::pending().await;
             }
+            world.1.takes_ended.fetch_add(1, Ordering::SeqCst);
             let mut state = world.0.lock();
             let kept = state.sessions.get_mut(&from.id);
-            Ok(kept.filter(|kept| kept.holder == from.incarnation).map(|kept| {
+            let as_said = |kept: &&mut Kept| kept.holder == from.incarnation && kept.taken <= until;
+            Ok(kept.filter(as_said).map(|kept| {
                 kept.holder = me;
+                kept.taken += 1;
                 found(from.id, kept)
             }))
         })
     }
 
-    fn give_up(&self, _: SessionId) {}
+    fn give_up(&self, id: SessionId) -> u64 {
+        self.world.0.lock().sessions.get(&id).map_or(0, |kept| kept.taken)
+    }
 
     fn seal(&self, incarnation: u64) -> StoreFuture<Sealing> {
         let mut state = self.world.0.lock();

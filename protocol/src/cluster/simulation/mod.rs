@@ -21,7 +21,6 @@
 //! - A queue knows a QoS 2 message by its identity when its publisher sends it again at another node. The node has
 //!   open publishes for that (docs/decisions/0014-open-publishes.md), which hold for one lost node, not for a node and
 //!   its heir at once.
-//! - A session that its holder takes back has another epoch in the store: who was to get it cannot take it.
 //! - A node that starts lets clients in when it has heard of every incarnation that is not sealed, or that another
 //!   has sealed.
 //! - A node that finds that it is no member any more ends.

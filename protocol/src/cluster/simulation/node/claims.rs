@@ -62,7 +62,7 @@ impl Node {
             takes: from.is_some(),
         };
         match from {
-            Some(Handed { session, incarnation }) => self.take(look, session, incarnation),
+            Some(Handed { session, incarnation, .. }) => self.take(look, session, incarnation),
             None => self.locate(look),
         }
     }

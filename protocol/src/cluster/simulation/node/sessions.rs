@@ -389,7 +389,7 @@ impl Node {
         let Some(slot) = self.shard(shard).given_up.get(client).copied() else { return };
         let incarnation = self.incarnation;
         let Some(session) = self.session(shard, slot) else { return };
-        let handed = Some(Handed { session: session.handle(), incarnation });
+        let handed = Some(Handed { session: session.handle(), incarnation, stamp: 0 });
         let Some(moving) = &mut session.moving else { return };
         let Some(leaving) = &mut moving.leaving else { return };
         if leaving.to == to {
@@ -407,7 +407,7 @@ impl Node {
         let drops = self.mistake == super::super::Mistake::HolderForgets;
         let Some(session) = self.session(shard, slot) else { return };
         let client = Arc::clone(&session.client);
-        let handed = Some(Handed { session: session.handle(), incarnation });
+        let handed = Some(Handed { session: session.handle(), incarnation, stamp: 0 });
         let mut asked = Vec::new();
         let mut tokens = Vec::new();
         if let Some(moving) = &mut session.moving {
