@@ -405,7 +405,8 @@ fn what_a_lost_nodes_own_publishers_had_in_flight_comes_once() {
             publisher.send_publish("a/b", &[n], 2);
         }
         match way {
-            0 => until("all are begun", || cluster.world.open() == 59),
+            // As many as the writes that may be under way have brought.
+            0 => until("some are begun", || cluster.world.open() >= 4),
             way => publisher.await_receipts(way * 7 - 6),
         }
         // A moment between two answers of the store, more or less.
@@ -441,7 +442,7 @@ fn what_a_lost_nodes_publishers_had_in_flight_comes_once_to_who_roams() {
             publisher.send_publish("a/b", &[n], 2);
         }
         match way {
-            0 | 1 => until("all are begun", || cluster.world.open() == 59),
+            0 | 1 => until("some are begun", || cluster.world.open() >= 4),
             way => publisher.await_receipts(way * 6 - 9),
         }
         cluster.world.1.hold_seal.store(true, Ordering::SeqCst);
