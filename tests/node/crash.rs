@@ -10,6 +10,9 @@ use std::time::Duration;
 use crate::support::client::{Connect, publish};
 use crate::support::{Client, Dice, Node, Packet, SOON};
 
+/// More than any history here publishes: what a full queue drops is not lost by a crash.
+const QUEUED: u64 = 1_000_000;
+
 /// Rounds of kill -9; `HYDRANT_KILLS` for more.
 fn rounds() -> u64 {
     std::env::var("HYDRANT_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
@@ -179,7 +182,7 @@ fn kill_9_at_random_moments_loses_nothing_acknowledged() {
     let mut dice = Dice::new();
     let acknowledged = Acknowledged::default();
     let delivered: Arc<Deliveries> = Arc::default();
-    let mut node = Node::builder().start();
+    let mut node = Node::builder().set("session.max_queued_messages", QUEUED).start();
     node.persistent("subscriber").subscribe("device/#", 2);
     for round in 0..rounds() {
         let moment = Duration::from_millis(20 + dice.below(380));
@@ -234,6 +237,7 @@ fn power_cuts(sync: &str, rounds: u64) {
     let start = || {
         Node::builder()
             .data_dir(&data)
+            .set("session.max_queued_messages", QUEUED)
             .set("storage.sync", sync)
             .env("LD_PRELOAD", &text(&library))
             .env("UNSYNCED_DIR", &text(&data))

@@ -9,10 +9,12 @@
 mod discovery;
 mod heirs;
 mod inbound;
+mod incoming;
 mod inherit;
 mod interest;
 mod io;
 mod link;
+mod members;
 mod moves;
 mod peers;
 mod retained;

@@ -15,25 +15,19 @@ use std::time::{Duration, Instant};
 use actix::{Actor, Context, Handler, StreamHandler};
 use ahash::AHashMap;
 use bytes::Bytes;
-use hydrant_protocol::cluster::View;
-use hydrant_protocol::cluster::directory::{Action, Directory, Holder};
-use hydrant_protocol::cluster::link::{Event, Hello, Identity, Relay, Role};
-use hydrant_protocol::cluster::marks::EVERY;
-use hydrant_protocol::cluster::message::{self, Control, Interest};
+use hydrant_protocol::cluster::directory::{Action, Directory};
+use hydrant_protocol::cluster::message::{self, Control};
 use hydrant_protocol::cluster::moves::Moves;
-use hydrant_protocol::topic::TopicFilter;
-use hydrant_protocol::{Message, QoS, wire};
-use tokio::sync::Notify;
 
 use super::heirs::Heirs;
 use super::inherit::Lost;
 use super::link::{PeerLink, Pending};
 use super::sessions::{Claiming, Release};
-use super::{Cluster, FromPeer, Node, NodeIndex, PeerWork, io};
+use super::{Cluster, Node, NodeIndex, PeerWork, io};
 use crate::every::every;
-use crate::inbox::{Inbox, Work};
+use crate::inbox::Work;
 use crate::metrics::DropReason;
-use crate::shared::{ManagerWork, RouterWork, Shared, Token};
+use crate::shared::{ManagerWork, Shared, Token};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// How often claims that wait long and nodes that are lost are looked at.
@@ -43,7 +37,7 @@ const AT_ONCE: usize = 512;
 /// Index of this node itself.
 pub(super) const SELF: NodeIndex = 0;
 /// Refused connections are logged at most so often.
-const COMPLAIN: Duration = Duration::from_secs(1);
+pub(super) const COMPLAIN: Duration = Duration::from_secs(1);
 
 thread_local! {
     static PEERS: RefCell<Option<Rc<RefCell<Peers>>>> = const { RefCell::new(None) };
@@ -152,11 +146,11 @@ pub(super) struct Peers {
     pub last_admission: u64,
     pub next_batch: u64,
     settling: VecDeque<(u64, Token)>,
-    to_dial: Vec<NodeIndex>,
+    pub to_dial: Vec<NodeIndex>,
     /// Tokens to be answered, by arbiter.
     completed: AHashMap<u16, VecDeque<Token>>,
-    started: Instant,
-    complained: Option<Instant>,
+    pub started: Instant,
+    pub complained: Option<Instant>,
 }
 
 impl Peers {
@@ -219,7 +213,7 @@ impl Peers {
     }
 
     /// What follows from anything: actions of the directory, answers, frames.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         self.act();
         self.check_settled();
         for (shard, tokens) in self.completed.drain() {
@@ -433,463 +427,6 @@ impl Peers {
             tokens.push(token);
         }
         self.complete(tokens);
-    }
-
-    /// The members have changed.
-    fn members_changed(&mut self, view: View) {
-        for member in view.members.iter() {
-            if *member.node_id == *self.cluster.node_id {
-                continue;
-            }
-            if self.link_of(&member.node_id).is_none() {
-                self.add(&member.node_id);
-            }
-            let me = Arc::clone(&self.cluster.node_id);
-            let mut dial = None;
-            if let Some(link) = self.link_of(&member.node_id) {
-                link.member = Some((member.peer.clone(), member.incarnation));
-                link.send_kept();
-                if *me < *member.node_id && !std::mem::replace(&mut link.dialled, true) {
-                    dial = Some(link.index);
-                }
-            }
-            self.to_dial.extend(dial);
-        }
-        let mut gone = Vec::new();
-        for link in &mut self.links {
-            if view.member(&link.node.id).is_none() && link.member.take().is_some() {
-                gone.append(&mut link.give_up_live());
-            }
-        }
-        self.complete(gone);
-        self.cluster.members.store(view.members.len(), Ordering::SeqCst);
-        self.look_who_is_there();
-        self.lose(&view);
-        self.directory.members_changed(view);
-    }
-
-    fn add(&mut self, id: &Arc<str>) {
-        let node = Node::new(id, false);
-        let mut nodes = self.cluster.nodes.write();
-        let Ok(index) = NodeIndex::try_from(nodes.len()) else { return };
-        nodes.push(Arc::clone(&node));
-        drop(nodes);
-        let me = Identity {
-            cluster: Arc::clone(&self.cluster.settings.id),
-            node_id: Arc::clone(&self.cluster.node_id),
-            incarnation: self.cluster.incarnation,
-        };
-        self.links.push(PeerLink::new(index, node, me));
-    }
-
-    pub fn address(&self, node: NodeIndex) -> Option<String> {
-        let link = self.links.get(usize::from(node).checked_sub(1)?)?;
-        link.member.as_ref().map(|member| member.0.clone())
-    }
-
-    pub fn index_of(&self, node: &str) -> Option<NodeIndex> {
-        if *self.cluster.node_id == *node {
-            return Some(SELF);
-        }
-        self.links.iter().find(|link| *link.node.id == *node).map(|link| link.index)
-    }
-
-    pub fn name(&self, node: NodeIndex) -> Arc<str> {
-        let at = usize::from(node).saturating_sub(1);
-        self.links.get(at).map_or_else(|| Arc::from("?"), |link| Arc::clone(&link.node.id))
-    }
-
-    /// A member that can be reached, by its address, and what it is asked for: to carry a connection on to
-    /// one that cannot.
-    pub fn way_round(&self, node: NodeIndex, round: usize) -> Option<(String, Relay)> {
-        let up = |link: &&PeerLink| link.index != node && link.link.is_up();
-        let ways: Vec<&PeerLink> = self.links.iter().filter(up).collect();
-        let way = ways.get(round.checked_rem(ways.len())?)?;
-        let (address, _) = way.member.clone()?;
-        let (cluster, node_id) =
-            (self.cluster.settings.id.to_string(), self.name(node).to_string());
-        Some((address, Relay { cluster, node_id }))
-    }
-
-    /// Where a connection is carried on to for another node.
-    pub fn address_for(&self, relay: &Relay) -> Result<String, String> {
-        if relay.cluster != *self.cluster.settings.id {
-            return Err(self.foreign(&relay.cluster));
-        }
-        let link = self.links.iter().find(|link| *link.node.id == *relay.node_id);
-        let member = link.and_then(|link| link.member.as_ref());
-        member.map(|(address, _)| address.clone()).ok_or_else(|| {
-            format!(
-                "it is for node {:?}, which is no member of the cluster as it is known here",
-                relay.node_id
-            )
-        })
-    }
-
-    fn foreign(&self, cluster: &str) -> String {
-        format!(
-            "it belongs to cluster \"{cluster}\" and this node to \"{}\": give both the same cluster.id, or point it elsewhere",
-            self.cluster.settings.id
-        )
-    }
-
-    /// Whose connection to the peer port this is.
-    pub fn node_of(&self, hello: &Hello) -> Result<NodeIndex, String> {
-        let id = &hello.node_id;
-        if hello.cluster != *self.cluster.settings.id {
-            return Err(self.foreign(&hello.cluster));
-        }
-        match self.links.iter().find(|link| *link.node.id == **id && link.is_member()) {
-            Some(link) => Ok(link.index),
-            None if *self.cluster.node_id == **id => {
-                Err(format!("it has this node's own id \"{id}\": give each node its own --node-id"))
-            }
-            None => Err(format!(
-                "node \"{id}\" is no member of the cluster as it is known here; it may come again"
-            )),
-        }
-    }
-
-    /// Whether one more line about a refused connection may be logged.
-    pub fn may_complain(&mut self) -> bool {
-        let may = self.complained.is_none_or(|last| last.elapsed() > COMPLAIN);
-        if may {
-            self.complained = Some(Instant::now());
-        }
-        may
-    }
-
-    /// A TCP connection to a node is open; its number.
-    pub fn connected(&mut self, node: NodeIndex, role: Role) -> Option<u64> {
-        let now = self.now();
-        let link = self.link(node)?;
-        link.connection += 1;
-        let connection = link.connection;
-        link.link.connected(now, role);
-        // The one before ends.
-        link.notify.notify_waiters();
-        link.notify.notify_one();
-        self.events(node);
-        Some(connection)
-    }
-
-    /// It has ended. True when the link was up over it.
-    pub fn disconnected(&mut self, node: NodeIndex, connection: u64, why: &str) -> bool {
-        let now = self.now();
-        let Some(link) = self.link(node) else { return false };
-        if link.connection != connection {
-            return false;
-        }
-        let was_up = link.link.is_up();
-        link.link.disconnected(now);
-        if was_up {
-            log::warn!(target: "hydrant::peers", "the link to node {} is down: {why}", link.node.id);
-        }
-        self.events(node);
-        self.settle();
-        was_up
-    }
-
-    /// Bytes of it. False: it has to be closed.
-    pub fn received(&mut self, node: NodeIndex, connection: u64, bytes: &[u8]) -> bool {
-        let now = self.now();
-        let Some(link) = self.link(node).filter(|link| link.connection == connection) else {
-            return false;
-        };
-        let result = link.link.receive(now, bytes);
-        let id = Arc::clone(&link.node.id);
-        let fine = self.events(node);
-        self.settle();
-        match result {
-            Ok(()) => fine,
-            Err(error) => {
-                if self.may_complain() {
-                    log::warn!(target: "hydrant::peers", "the connection with node {id} is closed: {error}");
-                }
-                false
-            }
-        }
-    }
-
-    /// What may be sent now, and when to look again. `None`: another connection replaced it.
-    pub fn transmit(
-        &mut self,
-        node: NodeIndex,
-        connection: u64,
-        out: &mut Vec<u8>,
-        max: usize,
-    ) -> Option<(Rc<Notify>, Option<tokio::time::Instant>)> {
-        let (now, started) = (self.now(), self.started);
-        let link = self.link(node).filter(|link| link.connection == connection)?;
-        link.link.transmit(now, out, max);
-        let next = link.link.next_timeout().map(|at| (started + Duration::from_millis(at)).into());
-        Some((Rc::clone(&link.notify), next))
-    }
-
-    /// A time-out of the link has come. False: the connection has to be closed.
-    pub fn timed_out(&mut self, node: NodeIndex, connection: u64) -> bool {
-        let now = self.now();
-        let Some(link) = self.link(node).filter(|link| link.connection == connection) else {
-            return false;
-        };
-        if link.link.handle_timeout(now).is_err() {
-            return false;
-        }
-        self.events(node)
-    }
-
-    /// Handles what has happened on a link. False: its connection has to be closed.
-    fn events(&mut self, node: NodeIndex) -> bool {
-        let mut fine = true;
-        while let Some(event) = self.link(node).and_then(|link| link.link.poll_event()) {
-            match event {
-                Event::Up { incarnation, version } => self.up(node, incarnation, version),
-                Event::Down => self.down(node),
-                Event::Dead => fine = false,
-                Event::PeerRestarted { .. } => {
-                    let Some(link) = self.link(node) else { continue };
-                    // What matters of it stands in `pending`.
-                    drop(link.link.take_unacknowledged());
-                    let id = Arc::clone(&link.node.id);
-                    self.directory.link_renewed(&id);
-                    self.moves.restarted(&id);
-                    self.heir_hears_nothing(node);
-                }
-                Event::RoomAgain => {}
-                Event::Frame { kind: message::PUBLISHES, body, .. } => self.publishes(node, body),
-                Event::Frame { kind: message::CONTROL, body, .. } => {
-                    let (now, bytes) = (self.now(), body.len() as u64);
-                    let Some(messages) = message::decode(&body) else {
-                        log::error!(target: "hydrant::peers", "node {} sent control messages that cannot be read", self.name(node));
-                        return false;
-                    };
-                    for message in messages {
-                        self.control(node, message);
-                        self.act();
-                    }
-                    if let Some(link) = self.link(node)
-                        && let Some(incarnation) = link.link.peer_incarnation()
-                    {
-                        link.link.consumed(now, incarnation, 1, bytes);
-                        link.notify.notify_one();
-                    }
-                }
-                // A kind of a later version, which is only sent to those who speak it.
-                Event::Frame { .. } => return false,
-            }
-        }
-        fine
-    }
-
-    fn up(&mut self, node: NodeIndex, incarnation: u64, version: u16) {
-        let Some(link) = self.link(node) else { return };
-        link.node.up.store(true, Ordering::SeqCst);
-        log::info!(target: "hydrant::peers", "the link to node {} is up (incarnation {incarnation}, peer protocol {version})", link.node.id);
-        if link.greeted != incarnation {
-            let (whole, announced) = {
-                let interest = self.cluster.interest.lock();
-                // The others have to hear of them as well.
-                let changes = interest.has_changes();
-                let whole = interest.whole();
-                if changes {
-                    self.cluster.work.push(PeerWork::Interest(None), 64);
-                }
-                (whole, self.cluster.announced.load(Ordering::SeqCst))
-            };
-            if let Some(link) = self.link(node) {
-                link.greet(incarnation, whole, announced);
-            }
-        }
-        let inherited: Vec<Control> = self.heirs.announcements().collect();
-        let incarnations = self.lost.iter();
-        let incarnations: Vec<(u64, Arc<str>)> =
-            incarnations.map(|(lost, of)| (*lost, Arc::clone(&of.node))).collect();
-        if let Some(link) = self.link(node) {
-            if !incarnations.is_empty() {
-                link.tell(Control::Lost { incarnations });
-            }
-            inherited.into_iter().for_each(|message| link.tell(message));
-            link.send_kept();
-        }
-        self.look_who_is_there();
-    }
-
-    fn down(&mut self, node: NodeIndex) {
-        let Some(link) = self.link(node) else { return };
-        link.node.up.store(false, Ordering::SeqCst);
-        let tokens = link.give_up_live();
-        self.complete(tokens);
-        self.look_who_is_there();
-    }
-
-    /// A batch of another node goes to a router; those of one lane to the same one, in order.
-    fn publishes(&mut self, node: NodeIndex, body: Bytes) {
-        let Some((_, lane, ..)) = message::publishes(&body) else { return };
-        let incarnation = self.link(node).and_then(|link| link.link.peer_incarnation());
-        let Some(incarnation) = incarnation else { return };
-        let bytes = body.len();
-        let work = RouterWork::FromPeer(FromPeer::new(node, incarnation, body));
-        self.router_of(lane).push(work, bytes);
-    }
-
-    /// The router that a mark goes through, or the first of all where it stands for all lanes.
-    pub fn first_router(&self, lane: u16) -> &Inbox<RouterWork> {
-        self.router_of(if lane == EVERY { 0 } else { lane })
-    }
-
-    /// The router that routes what a lane of another node publishes.
-    pub fn router_of(&self, lane: u16) -> &Inbox<RouterWork> {
-        &self.shared.routers[usize::from(lane) % self.shared.routers.len()]
-    }
-
-    fn control(&mut self, node: NodeIndex, message: Control) {
-        match message {
-            Control::Interest { request, changes } => {
-                self.wants(node, &changes);
-                if request != 0
-                    && let Some(link) = self.link(node)
-                {
-                    link.tell(Control::InterestConfirmed { request });
-                }
-            }
-            Control::InterestAnew => {
-                if let Some(link) = self.link(node) {
-                    link.anew = Some(AHashMap::new());
-                }
-            }
-            Control::InterestWhole => self.wants_no_more(node),
-            Control::InterestConfirmed { request } => {
-                if let Some(link) = self.link(node) {
-                    link.confirmed = link.confirmed.max(request);
-                }
-            }
-            Control::Done { batches } => {
-                for batch in batches {
-                    let done = self.link(node).and_then(|link| link.pending.remove(&batch));
-                    self.complete(done.map(|pending| pending.tokens).unwrap_or_default());
-                }
-            }
-            Control::Answered { below } => {
-                let Some(link) = self.link(node) else { return };
-                let less = |kept: u8| kept.checked_sub(1);
-                let kept = link.node.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-                if kept.is_ok()
-                    && let Some(origin) = link.link.peer_incarnation()
-                {
-                    self.forget_batches(origin, below);
-                }
-            }
-            Control::Retained { topic, payload, qos, version } => {
-                self.retained(&topic, payload, qos, version);
-            }
-            // Of one that was frozen, and sealed: the session is another's.
-            Control::Leaving { .. } if self.is_sealed(node) => {}
-            Control::Leaving { .. } | Control::Withdrawn { .. } | Control::Taken { .. } => {
-                let from = self.name(node);
-                self.moves.receive(&from, message);
-            }
-            Control::Move { .. } => self.moves(node, message),
-            Control::Mark { id, client, lane } => self.mark(node, id, client, lane),
-            Control::Lost { incarnations } => self.are_lost(incarnations),
-            Control::Inherited { incarnation, estate } => {
-                self.told(node, message);
-                self.has_heir(incarnation, estate, node);
-            }
-            Control::Resent { incarnation, lane } => self.resent(node, incarnation, lane),
-            Control::Stayed { client, stays } => {
-                let home = usize::from(self.shared.home(&client));
-                self.shared.managers[home].push(ManagerWork::Stayed { client, stays }, 256);
-            }
-            other => self.told(node, other),
-        }
-    }
-
-    fn is_sealed(&mut self, node: NodeIndex) -> bool {
-        let incarnation = self.link(node).and_then(|link| link.link.peer_incarnation());
-        incarnation.is_some_and(|incarnation| self.is_over(incarnation))
-    }
-
-    fn told(&mut self, node: NodeIndex, message: Control) {
-        let Some(link) = self.link(node) else { return };
-        let Some(incarnation) = link.link.peer_incarnation() else { return };
-        let from = Holder { node: Arc::clone(&link.node.id), incarnation };
-        self.directory.receive(&from, message);
-    }
-
-    /// Another node wants this now.
-    pub fn wants(&mut self, node: NodeIndex, changes: &[(Arc<str>, Interest)]) {
-        let cluster = Arc::clone(&self.cluster);
-        let Some(link) = self.link(node) else { return };
-        let mut remote = cluster.remote.write();
-        for (filter, interest) in changes {
-            let parsed = TopicFilter::from_arc(Arc::clone(filter), &wire::Limits::PROTOCOL);
-            let Ok(parsed) = parsed else { continue };
-            match interest {
-                Interest::None => {
-                    remote.unsubscribe(&parsed, node);
-                    link.wanted.remove(filter);
-                }
-                level => {
-                    let queues = *level == Interest::Queues;
-                    let qos = if queues { QoS::AtLeastOnce } else { QoS::AtMostOnce };
-                    remote.subscribe(&parsed, node, qos);
-                    link.wanted.insert(Arc::clone(filter), *level);
-                    if let Some(anew) = &mut link.anew {
-                        anew.insert(Arc::clone(filter), *level);
-                    }
-                }
-            }
-        }
-        drop(remote);
-        self.shared.generation.fetch_add(1, Ordering::Release);
-    }
-
-    /// It has said all: what it has not said again is of an earlier incarnation.
-    fn wants_no_more(&mut self, node: NodeIndex) {
-        let Some(link) = self.link(node) else { return };
-        let Some(anew) = link.anew.take() else { return };
-        let old: Vec<(Arc<str>, Interest)> = link
-            .wanted
-            .keys()
-            .filter(|filter| !anew.contains_key(*filter))
-            .map(|filter| (Arc::clone(filter), Interest::None))
-            .collect();
-        let incarnation = link.link.peer_incarnation().unwrap_or(0);
-        link.whole = incarnation;
-        self.wants(node, &old);
-        if let Some(link) = self.link(node) {
-            link.send_kept();
-        }
-    }
-
-    /// Nobody is there any more who wants it.
-    pub fn wants_nothing(&mut self, node: NodeIndex) {
-        let Some(link) = self.link(node) else { return };
-        let all: Vec<(Arc<str>, Interest)> =
-            link.wanted.keys().map(|filter| (Arc::clone(filter), Interest::None)).collect();
-        self.wants(node, &all);
-    }
-
-    fn retained(&mut self, topic: &Arc<str>, payload: Bytes, qos: u8, version: u64) {
-        let qos = match qos {
-            0 => QoS::AtMostOnce,
-            1 => QoS::AtLeastOnce,
-            _ => QoS::ExactlyOnce,
-        };
-        let mut retained = self.shared.retained.write();
-        self.shared.retained_clock.fetch_max(version, Ordering::Relaxed);
-        if !self.cluster.retained.lock().is_newest(topic, version) {
-            return;
-        }
-        if payload.is_empty() {
-            retained.remove(topic);
-        } else {
-            let topic = Arc::clone(topic);
-            let message = Message { topic, payload, qos, retain: false, properties: None };
-            retained.insert(Arc::new(message));
-        }
-        self.shared.metrics.retained.set(retained.len() as u64);
-        self.shared.metrics.retained_bytes.set(retained.bytes() as u64);
     }
 
     fn tick(&mut self) {

@@ -14,6 +14,8 @@ mod conn;
 mod connect;
 mod deliver;
 mod drain;
+mod exact;
+mod marks;
 mod moving;
 mod open;
 mod outgoing;
@@ -39,14 +41,13 @@ use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use hydrant_protocol::cluster::marks::Marks;
-use hydrant_protocol::cluster::seen::Numbers;
 use hydrant_protocol::wire;
 use slab::Slab;
 use tokio::sync::oneshot;
 
 pub use batch::{Origin, PublishBatch, RemoteBatch};
 pub use conn::{Ack, AckKind, Conn};
-pub use moving::{Barrier, Pass};
+pub use marks::{Barrier, Pass};
 pub(crate) use outgoing::cost as op_cost;
 pub use publish::Needs;
 pub use sessions::{ANY_ESTATE, Session, unix_ms, unix_ns};
@@ -55,10 +56,11 @@ pub use waits::WaitKind;
 use crate::metrics::ShardMetrics;
 use crate::shared::Shared;
 use batch::InternalPublish;
+use open::Opens;
 use outgoing::Outgoing;
 use routes::Routes;
 use sessions::Sessions;
-use waits::{Exact, Owed, Wait};
+use waits::Wait;
 
 /// Bytes that one read of a socket can bring; the buffer belongs to the arbiter.
 pub const READ_BUFFER: usize = 64 * 1024;
@@ -120,14 +122,7 @@ pub struct Shard {
     /// Lost incarnations whose heir this node is, while this router waits for what it had published for
     /// them itself: it publishes nothing meanwhile.
     held_up: Cell<u32>,
-    /// QoS 2 messages that are begun and whose turn the router has not come to.
-    begun: RefCell<VecDeque<(Option<Owed>, Exact)>>,
-    /// Those that other nodes want and may not all have.
-    open_publishes: RefCell<Numbers>,
-    /// Below this the store was last told to forget them.
-    forgot_open: Cell<u64>,
-    /// Sessions that have come from other nodes a while ago: when, slot and stamp.
-    roaming: RefCell<VecDeque<(Instant, u32, u32)>>,
+    opens: Opens,
     /// The last admission of a client that was heard of.
     admitted: Cell<u64>,
     /// A session ends because its client is back or elsewhere: nobody is told.
@@ -178,10 +173,7 @@ impl Shard {
             given_up: RefCell::default(),
             estates: RefCell::default(),
             held_up: Cell::new(0),
-            begun: RefCell::default(),
-            open_publishes: RefCell::default(),
-            forgot_open: Cell::new(1),
-            roaming: RefCell::default(),
+            opens: Opens::default(),
             admitted: Cell::new(0),
             reconnecting: Cell::new(false),
             acted: Cell::new(true),
@@ -204,7 +196,7 @@ impl Shard {
     /// True while publishes wait for the router.
     pub fn has_router_work(&self) -> bool {
         !self.batch.borrow().is_empty()
-            || !self.begun.borrow().is_empty()
+            || !self.opens.begun.borrow().is_empty()
             || self.routed.get() < self.routing.borrow().len()
             || !self.internal.borrow().is_empty()
     }

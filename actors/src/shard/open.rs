@@ -7,11 +7,13 @@
 //!
 //! Bounds: as for the waits ([`super::waits`]), whose publishes these are.
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use hydrant_protocol::cluster::message::{Audience, Open, PublishId};
-use hydrant_protocol::cluster::seen::{Roamed, Stay};
+use hydrant_protocol::cluster::seen::{Numbers, Roamed, Stay};
 
 use super::deliver::View;
 use super::publish::Needs;
@@ -21,6 +23,19 @@ use super::waits::{Exact, Owed};
 use super::{Shard, WaitKind};
 use crate::cluster::{PeerWork, SMALL};
 use crate::ports::{OpenPublish, StoreOp};
+
+/// What an arbiter keeps of its own ones, and of those it finishes.
+#[derive(Debug, Default)]
+pub struct Opens {
+    /// QoS 2 messages that are begun and whose turn the router has not come to.
+    pub begun: RefCell<VecDeque<(Option<Owed>, Exact)>>,
+    /// Those that other nodes want and may not all have.
+    pub numbers: RefCell<Numbers>,
+    /// Below this the store was last told to forget them.
+    pub forgot: Cell<u64>,
+    /// Sessions that have come from other nodes a while ago: when, slot and stamp.
+    pub roaming: RefCell<VecDeque<(Instant, u32, u32)>>,
+}
 
 /// How an open publish stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +71,7 @@ impl Shard {
         let Some(cluster) = &self.shared.cluster else { return };
         let (incarnation, lane) = (cluster.incarnation, self.index);
         let session = self.stored_session(exact.receipt);
-        let number = self.open_publishes.borrow_mut().open();
+        let number = self.opens.numbers.borrow_mut().open();
         let id = PublishId { incarnation, lane, number };
         exact.open = Some(Opened { id, inherited: None });
         let publish = OpenPublish {
@@ -83,7 +98,7 @@ impl Shard {
     /// What goes with it to the other nodes.
     pub(super) fn open_for_nodes(&self, opened: Opened) -> Open {
         let floor = match opened.inherited {
-            None => self.open_publishes.borrow().floor(),
+            None => self.opens.numbers.borrow().floor(),
             Some(_) => 0,
         };
         Open { id: opened.id, floor, queued: opened.inherited == Some(true) }
@@ -181,14 +196,14 @@ impl Shard {
     fn remember_for_a_while(&self, slot: u32) {
         let stamp = self.sessions.borrow_mut().get(slot).map(|session| session.stamp);
         if let Some(stamp) = stamp {
-            self.roaming.borrow_mut().push_back((Instant::now(), slot, stamp));
+            self.opens.roaming.borrow_mut().push_back((Instant::now(), slot, stamp));
         }
     }
 
     /// What lost nodes had begun is finished by then: sessions need not know where they were.
     pub fn forget_stays(&self) {
         let Some(cluster) = &self.shared.cluster else { return };
-        let mut roaming = self.roaming.borrow_mut();
+        let mut roaming = self.opens.roaming.borrow_mut();
         let is_over = |at: &Instant| at.elapsed() > 2 * cluster.settings.repair;
         while let Some((_, slot, stamp)) = roaming.pop_front_if(|(at, ..)| is_over(at)) {
             // It may have moved again since.
@@ -226,7 +241,7 @@ impl Shard {
     pub(super) fn close_open(&self, opened: Opened) {
         let id = opened.id;
         if opened.inherited.is_none() {
-            return self.open_publishes.borrow_mut().close(id.number);
+            return self.opens.numbers.borrow_mut().close(id.number);
         }
         let Some(cluster) = &self.shared.cluster else { return };
         if cluster.closed(id.incarnation) {
@@ -239,8 +254,8 @@ impl Shard {
     /// Those that are everywhere need not be kept; once in a while.
     pub fn forget_open(&self) {
         let Some(cluster) = &self.shared.cluster else { return };
-        let below = self.open_publishes.borrow().floor();
-        if self.forgot_open.replace(below) != below {
+        let below = self.opens.numbers.borrow().floor();
+        if self.opens.forgot.replace(below).max(1) < below {
             let (incarnation, lane) = (cluster.incarnation, Some(self.index));
             let forget = StoreOp::ForgetOpen { incarnation, lane, below };
             self.outgoing.borrow_mut().ops.push(forget);
@@ -271,7 +286,7 @@ impl Shard {
                 ops: Vec::new(),
                 open: Some(Opened { id: publish.id, inherited: Some(publish.queued) }),
             };
-            self.begun.borrow_mut().push_back((None, exact));
+            self.opens.begun.borrow_mut().push_back((None, exact));
         }
         self.wake_router();
     }

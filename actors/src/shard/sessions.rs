@@ -253,7 +253,8 @@ impl Shard {
                     stored.oldest = stored.oldest.max(lowest);
                     stored.spilled = true;
                     stored.reading = None;
-                    stored.read_from = 0;
+                    // Not from the first that ever was: a store may have to step over all that are gone.
+                    stored.read_from = lowest;
                     session.outbound.clear();
                     let op = StoreOp::PutSession {
                         id: stored.id,

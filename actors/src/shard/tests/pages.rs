@@ -12,7 +12,7 @@ fn what_is_queued_while_an_empty_page_is_on_its_way_is_read_next() {
     let second = connect(&shard, false, None);
     store(&shard);
     let (_, reads) = store(&shard);
-    let [(slot, stamp, 0)] = reads[..] else { panic!("{reads:?}") };
+    let [(slot, stamp, _)] = reads[..] else { panic!("{reads:?}") };
     publish(&shard, &conn(&shard), "t", b"meanwhile", false);
     let entries = queued(&store(&shard).0);
     assert_eq!(entries.len(), 1);

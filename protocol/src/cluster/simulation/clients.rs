@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::clock::{MS, SECOND};
+use super::event::{Event, NodeEvent};
 use super::network::Process;
 use super::store::Message;
-use super::world::{Event, NodeEvent, World};
+use super::world::World;
 
 /// Numbers of one publisher's messages.
 const EACH: u32 = 10_000;

@@ -1,8 +1,9 @@
 //! What goes wrong, by the seed, and how it ends.
 
 use super::clock::{MS, SECOND};
+use super::event::{Event, NodeEvent};
 use super::network::Chunk;
-use super::world::{Event, NodeEvent, World};
+use super::world::World;
 
 /// How long faults come.
 const LONG: u64 = 5 * SECOND;

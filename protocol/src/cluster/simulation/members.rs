@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::clock::{MS, SECOND};
+use super::event::{Event, NodeEvent};
 use super::network::Process;
 use super::node::{Effect, Node, Setup};
 use super::store::{Answer, LEASE};
-use super::world::{Event, NodeEvent, World};
+use super::world::World;
 use crate::cluster::{Load, Member, View};
 
 /// ZooKeeper's session time-out.

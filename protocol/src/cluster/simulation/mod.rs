@@ -1,7 +1,7 @@
 //! A whole cluster in virtual time: the machines of this module's neighbours, as the node runs them, under
 //! loss, delay, partitions, pauses, crashes and a slow store.
 //!
-//! - [`clock`]: what happens next.
+//! - [`clock`] and [`event`]: what happens next.
 //! - [`network`]: the connections that carry the bytes of the links.
 //! - [`store`]: sessions, leases and seals, as all nodes share them.
 //! - [`node`]: one start of a node, with the glue of `actors/` around the machines.
@@ -34,6 +34,7 @@
 
 mod clients;
 mod clock;
+mod event;
 mod faults;
 mod members;
 mod network;

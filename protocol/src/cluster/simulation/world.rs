@@ -6,83 +6,15 @@ use std::sync::Arc;
 use super::Mistake;
 use super::clients::{Publisher, Subscriber};
 use super::clock::{Clock, MS, SECOND};
-use super::faults::Fault;
+use super::event::{Event, NodeEvent};
 use super::network::{Chunk, Network, Process};
 use super::node::{Effect, Node, Part};
-use super::store::{Answer, LEASE, Message, Request, Store};
-use crate::cluster::View;
+use super::store::{Answer, LEASE, Request, Store};
 use crate::cluster::link::{Config, Hello, Role};
 use crate::cluster::random::Random;
 
 /// From the end of all faults to the end of all that follows from them.
 const PATIENCE: u64 = 60 * SECOND;
-
-#[derive(Debug)]
-pub enum Event {
-    At(Process, NodeEvent),
-    Start(usize),
-    Apply {
-        process: Process,
-        op: u64,
-        request: Request,
-    },
-    /// ZooKeeper has not heard of a process since then.
-    Expire {
-        process: Process,
-        since: u64,
-    },
-    Publish(usize),
-    Acknowledged {
-        process: Process,
-        message: Message,
-    },
-    Connected {
-        client: usize,
-        connection: u64,
-        present: bool,
-    },
-    Deliver {
-        process: Process,
-        client: usize,
-        connection: u64,
-        sequence: u64,
-        message: Message,
-    },
-    Closed {
-        client: usize,
-        connection: u64,
-    },
-    /// Its node is gone, or does not answer.
-    PublisherLost {
-        publisher: usize,
-        process: Process,
-    },
-    SubscriberLost {
-        client: usize,
-        process: Process,
-    },
-    Reconnect(usize),
-    Roam(usize),
-    Fault(Fault),
-    Check,
-}
-
-#[derive(Debug)]
-pub enum NodeEvent {
-    Run(Part),
-    Answer { op: u64, answer: Answer },
-    View(View),
-    Tick,
-    Renew,
-    Timer(usize),
-    Dial(usize),
-    Arrive { connection: u64, end: usize },
-    Register,
-    Publish { lane: u16, message: Message },
-    Connect { client: Arc<str>, connection: u64 },
-    Disconnected { client: Arc<str>, connection: u64 },
-    Got { client: Arc<str>, connection: u64, sequence: u64 },
-}
 
 /// A node, whether it runs or not.
 pub struct Slot {

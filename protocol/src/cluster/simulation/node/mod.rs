@@ -12,179 +12,32 @@ mod peer;
 mod peers;
 mod sessions;
 mod storage;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::Mistake;
-use super::store::{Answer, Batch, Entry, Estate, Message, Request, Stored};
+use super::store::{Answer, Batch, Message, Request, Stored};
 use crate::cluster::View;
 use crate::cluster::directory::Directory;
 use crate::cluster::link::{Config, Identity};
-use crate::cluster::marks::{Lane, Marks};
-use crate::cluster::message::{Control, Handed, Interest};
+use crate::cluster::marks::Marks;
+use crate::cluster::message::{Control, Interest};
 use crate::cluster::moves::Moves;
 use claims::{Claiming, Look, Release};
 use heirs::Heirs;
 use peer::Peer;
 use sessions::Session;
 use storage::Storage;
+pub use work::Effect;
+use work::{Barrier, ManagerWork, Pass, PeerWork, Publish, RouterWork, WaitKind};
 
 /// As an estate: of this node's earlier starts.
 const ANY_ESTATE: u64 = u64::MAX;
 
 /// Of a wait: its lane, and its number.
 pub type Token = (u16, u64);
-
-#[derive(Debug, Clone)]
-pub enum Effect {
-    Store {
-        op: u64,
-        request: Request,
-    },
-    /// A publish is acknowledged.
-    Acknowledge(Message),
-    /// CONNACK, and SUBACK where the session is new.
-    Connected {
-        client: Arc<str>,
-        connection: u64,
-        present: bool,
-    },
-    Deliver {
-        client: Arc<str>,
-        connection: u64,
-        sequence: u64,
-        message: Message,
-    },
-    /// A connection ends.
-    Closed {
-        client: Arc<str>,
-        connection: u64,
-    },
-    /// Its lease is another's.
-    Exit(&'static str),
-}
-
-#[derive(Debug)]
-enum PeerWork {
-    Publishes { node: usize, group: u64, body: Vec<u8>, tokens: Vec<Token> },
-    Interest(Option<Token>),
-    Consumed { node: usize, incarnation: u64, bytes: u64 },
-    Stored { node: usize, incarnation: u64, batch: u64 },
-    View(View),
-    Claim { shard: u16, connection: u64, client: Arc<str>, known: bool },
-    Gone { client: Arc<str>, seen: u64 },
-    Holds(Arc<str>),
-    Leaving { id: u64, client: Arc<str>, to: Arc<str>, filters: Vec<(Arc<str>, u8)>, estate: u64 },
-    Keeps(u64),
-    Recover { id: u64, client: Arc<str>, session: u64 },
-    Expected(u64),
-    Passed { barrier: Barrier, lane: (u16, u16) },
-    Marked { id: u64, origin: usize },
-    ResentSeen { incarnation: u64, shard: u16, origin: usize },
-    Released { owner: Arc<str>, ticket: u64, client: Arc<str>, handed: Option<Handed> },
-    Looked { request: u64, holder: Option<(u64, u64)>, taken: Option<Box<Stored>> },
-    Sealed { incarnation: u64, estate: Option<Estate> },
-    Inherited { incarnation: u64, incarnations: Vec<u64>, clients: Vec<Arc<str>> },
-}
-
-#[derive(Debug, Clone)]
-enum Pass {
-    Move { id: u64, client: Arc<str>, here: bool },
-    Heir { incarnation: u64, heir: usize },
-}
-
-#[derive(Debug, Clone)]
-struct Barrier {
-    pass: Pass,
-    to: Vec<usize>,
-}
-
-#[derive(Debug)]
-enum RouterWork {
-    Publish(Message),
-    FromPeer {
-        node: usize,
-        incarnation: u64,
-        body: Bytes,
-    },
-    /// Of another router; what waits for it, and the transaction it is a part of.
-    Deliver {
-        items: Vec<Publish>,
-        late: Vec<Token>,
-        transaction: Option<u64>,
-    },
-    Expect {
-        id: u64,
-        client: Arc<str>,
-        filters: Vec<(Arc<str>, u8)>,
-    },
-    /// Behind what it forgets.
-    Forget {
-        client: Arc<str>,
-    },
-    Barrier(Barrier),
-    Mark {
-        id: u64,
-        client: Arc<str>,
-        lane: Lane,
-        lanes: u16,
-    },
-    Marked {
-        id: u64,
-        client: Arc<str>,
-        lane: Lane,
-        lanes: u16,
-    },
-    Resent {
-        incarnation: u64,
-        lane: Lane,
-        lanes: u16,
-    },
-    /// Of a node that is gone: behind what stands in the inboxes of all routers.
-    Behind(Box<RouterWork>),
-    ResentHere {
-        incarnation: u64,
-        lane: Lane,
-        lanes: u16,
-    },
-}
-
-#[derive(Debug)]
-enum ManagerWork {
-    Connect { client: Arc<str>, connection: u64 },
-    Disconnected { client: Arc<str>, connection: u64 },
-    Got { client: Arc<str>, connection: u64, sequence: u64 },
-    Completed(Token),
-    Granted { client: Arc<str>, connection: u64, taken: Option<Box<Stored>>, admission: u64 },
-    Release(Release),
-    Page { slot: u32, stamp: u64, page: Vec<(u64, Entry)> },
-    Inherit { sessions: Vec<Stored>, incarnation: u64 },
-    AllMarked { id: u64, client: Arc<str> },
-    Stays { id: u64, client: Arc<str> },
-    Taken { id: u64, client: Arc<str> },
-    Settled { incarnation: u64 },
-    Recovered { id: u64, client: Arc<str>, taken: Option<Box<Stored>> },
-}
-
-/// A publish on its way to sessions: where it was published, and how it came here.
-#[derive(Debug, Clone, Copy)]
-struct Publish {
-    message: Message,
-    lane: Lane,
-    estate: u64,
-    batch: Option<Batch>,
-}
-
-#[derive(Debug)]
-enum WaitKind {
-    Publish(Message),
-    Peer { node: usize, incarnation: u64, batch: u64 },
-    Forward(Token),
-    Subscribed { client: Arc<str>, connection: u64 },
-}
 
 /// A lane: router and manager, and the sessions of its clients.
 #[derive(Default)]

@@ -9,8 +9,34 @@ use super::deliver::Outgoing;
 use super::sessions::{Moving, Session};
 use super::{Barrier, Node, Pass, PeerWork, RouterWork, Token};
 use crate::cluster::marks::{Lane, Marks, Transit};
+use crate::cluster::message::Control;
 
 impl Node {
+    pub(super) fn barrier(&mut self, barrier: &Barrier) {
+        for shard in &mut self.shards {
+            shard.router.push_back(RouterWork::Barrier(barrier.clone()));
+        }
+    }
+
+    pub(super) fn passed(&mut self, barrier: &Barrier, lane: (u16, u16)) {
+        match &barrier.pass {
+            Pass::Move { id, client, .. } => {
+                for node in &barrier.to {
+                    let (id, client) = (*id, Arc::clone(client));
+                    if let Some(peer) = self.peer(*node) {
+                        peer.tell(Control::Mark { id, client, lane });
+                    }
+                }
+            }
+            Pass::Heir { incarnation, heir } => self.resend(*incarnation, *heir, lane),
+        }
+    }
+
+    pub(super) fn mark(&mut self, node: usize, id: u64, client: Arc<str>, lane: (u16, u16)) {
+        let (lane, lanes) = ((node as u16, lane.0), lane.1);
+        self.push_router(lane.1, RouterWork::Mark { id, client, lane, lanes });
+    }
+
     pub(super) fn pass(&mut self, shard: u16, barrier: Barrier) {
         let lanes = self.lanes();
         if let Pass::Move { id, client, here: true } = &barrier.pass {

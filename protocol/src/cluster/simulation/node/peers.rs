@@ -479,31 +479,6 @@ impl Node {
         }
     }
 
-    pub(super) fn barrier(&mut self, barrier: &Barrier) {
-        for shard in &mut self.shards {
-            shard.router.push_back(RouterWork::Barrier(barrier.clone()));
-        }
-    }
-
-    fn passed(&mut self, barrier: &Barrier, lane: (u16, u16)) {
-        match &barrier.pass {
-            Pass::Move { id, client, .. } => {
-                for node in &barrier.to {
-                    let (id, client) = (*id, Arc::clone(client));
-                    if let Some(peer) = self.peer(*node) {
-                        peer.tell(Control::Mark { id, client, lane });
-                    }
-                }
-            }
-            Pass::Heir { incarnation, heir } => self.resend(*incarnation, *heir, lane),
-        }
-    }
-
-    fn mark(&mut self, node: usize, id: u64, client: Arc<str>, lane: (u16, u16)) {
-        let (lane, lanes) = ((node as u16, lane.0), lane.1);
-        self.push_router(lane.1, RouterWork::Mark { id, client, lane, lanes });
-    }
-
     /// At each tick.
     pub fn tick(&mut self) {
         self.ask_again();

@@ -1,0 +1,138 @@
+//! The members of the cluster as PeersActor sees them: their links, their addresses, and who may connect.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use hydrant_protocol::cluster::View;
+use hydrant_protocol::cluster::link::{Hello, Identity, Relay};
+
+use super::link::PeerLink;
+use super::peers::{COMPLAIN, Peers, SELF};
+use super::{Node, NodeIndex};
+
+impl Peers {
+    /// The members have changed.
+    pub fn members_changed(&mut self, view: View) {
+        for member in view.members.iter() {
+            if *member.node_id == *self.cluster.node_id {
+                continue;
+            }
+            if self.link_of(&member.node_id).is_none() {
+                self.add(&member.node_id);
+            }
+            let me = Arc::clone(&self.cluster.node_id);
+            let mut dial = None;
+            if let Some(link) = self.link_of(&member.node_id) {
+                link.member = Some((member.peer.clone(), member.incarnation));
+                link.send_kept();
+                if *me < *member.node_id && !std::mem::replace(&mut link.dialled, true) {
+                    dial = Some(link.index);
+                }
+            }
+            self.to_dial.extend(dial);
+        }
+        let mut gone = Vec::new();
+        for link in &mut self.links {
+            if view.member(&link.node.id).is_none() && link.member.take().is_some() {
+                gone.append(&mut link.give_up_live());
+            }
+        }
+        self.complete(gone);
+        self.cluster.members.store(view.members.len(), Ordering::SeqCst);
+        self.look_who_is_there();
+        self.lose(&view);
+        self.directory.members_changed(view);
+    }
+
+    fn add(&mut self, id: &Arc<str>) {
+        let node = Node::new(id, false);
+        let mut nodes = self.cluster.nodes.write();
+        let Ok(index) = NodeIndex::try_from(nodes.len()) else { return };
+        nodes.push(Arc::clone(&node));
+        drop(nodes);
+        let me = Identity {
+            cluster: Arc::clone(&self.cluster.settings.id),
+            node_id: Arc::clone(&self.cluster.node_id),
+            incarnation: self.cluster.incarnation,
+        };
+        self.links.push(PeerLink::new(index, node, me));
+    }
+
+    pub fn address(&self, node: NodeIndex) -> Option<String> {
+        let link = self.links.get(usize::from(node).checked_sub(1)?)?;
+        link.member.as_ref().map(|member| member.0.clone())
+    }
+
+    pub fn index_of(&self, node: &str) -> Option<NodeIndex> {
+        if *self.cluster.node_id == *node {
+            return Some(SELF);
+        }
+        self.links.iter().find(|link| *link.node.id == *node).map(|link| link.index)
+    }
+
+    pub fn name(&self, node: NodeIndex) -> Arc<str> {
+        let at = usize::from(node).saturating_sub(1);
+        self.links.get(at).map_or_else(|| Arc::from("?"), |link| Arc::clone(&link.node.id))
+    }
+
+    /// A member that can be reached, by its address, and what it is asked for: to carry a connection on to
+    /// one that cannot.
+    pub fn way_round(&self, node: NodeIndex, round: usize) -> Option<(String, Relay)> {
+        let up = |link: &&PeerLink| link.index != node && link.link.is_up();
+        let ways: Vec<&PeerLink> = self.links.iter().filter(up).collect();
+        let way = ways.get(round.checked_rem(ways.len())?)?;
+        let (address, _) = way.member.clone()?;
+        let (cluster, node_id) =
+            (self.cluster.settings.id.to_string(), self.name(node).to_string());
+        Some((address, Relay { cluster, node_id }))
+    }
+
+    /// Where a connection is carried on to for another node.
+    pub fn address_for(&self, relay: &Relay) -> Result<String, String> {
+        if relay.cluster != *self.cluster.settings.id {
+            return Err(self.foreign(&relay.cluster));
+        }
+        let link = self.links.iter().find(|link| *link.node.id == *relay.node_id);
+        let member = link.and_then(|link| link.member.as_ref());
+        member.map(|(address, _)| address.clone()).ok_or_else(|| {
+            format!(
+                "it is for node {:?}, which is no member of the cluster as it is known here",
+                relay.node_id
+            )
+        })
+    }
+
+    fn foreign(&self, cluster: &str) -> String {
+        format!(
+            "it belongs to cluster \"{cluster}\" and this node to \"{}\": give both the same cluster.id, or point it elsewhere",
+            self.cluster.settings.id
+        )
+    }
+
+    /// Whose connection to the peer port this is.
+    pub fn node_of(&self, hello: &Hello) -> Result<NodeIndex, String> {
+        let id = &hello.node_id;
+        if hello.cluster != *self.cluster.settings.id {
+            return Err(self.foreign(&hello.cluster));
+        }
+        match self.links.iter().find(|link| *link.node.id == **id && link.is_member()) {
+            Some(link) => Ok(link.index),
+            None if *self.cluster.node_id == **id => {
+                Err(format!("it has this node's own id \"{id}\": give each node its own --node-id"))
+            }
+            None => Err(format!(
+                "node \"{id}\" is no member of the cluster as it is known here; it may come again"
+            )),
+        }
+    }
+
+    /// Whether one more line about a refused connection may be logged.
+    pub fn may_complain(&mut self) -> bool {
+        let may = self.complained.is_none_or(|last| last.elapsed() > COMPLAIN);
+        if may {
+            self.complained = Some(Instant::now());
+        }
+        may
+    }
+}
