@@ -84,17 +84,20 @@ pub struct Parts {
 struct Found {
     sessions: Vec<StoredSession>,
     wills: Vec<StoredWill>,
+    /// In a cluster they are read when the other nodes are heard of, so that no change is missed in between.
     retained: Retained,
     /// The highest version among them.
     retained_clock: u64,
     lanes: Lanes,
 }
 
-async fn read(store: &Arc<dyn SessionStore>) -> Result<Found, StoreError> {
+async fn read(store: &Arc<dyn SessionStore>, clustered: bool) -> Result<Found, StoreError> {
     let (mut retained, mut retained_clock) = (Retained::new(), 0);
-    for (message, version) in store.retained().await? {
-        retained.insert(message);
-        retained_clock = version.max(retained_clock);
+    if !clustered {
+        for (message, version) in store.retained().await? {
+            retained.insert(message);
+            retained_clock = version.max(retained_clock);
+        }
     }
     let sessions = store.sessions().await?;
     if sessions.iter().any(|session| &*session.client_id == UNFINISHED) {
@@ -159,7 +162,7 @@ impl ActorSystem {
     ) -> Result<Self, StartError> {
         let mut interrupted = std::pin::pin!(interrupted);
         let found = tokio::select! {
-            found = read(&parts.store) => found?,
+            found = read(&parts.store, parts.cluster.is_some()) => found?,
             () = &mut interrupted => return Err(StartError::Interrupted),
         };
         let settings = Arc::clone(&parts.settings);

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use bytes::Bytes;
@@ -146,6 +146,7 @@ impl Peers {
     fn up(&mut self, node: NodeIndex, incarnation: u64, version: u16) {
         let Some(link) = self.link(node) else { return };
         link.node.up.store(true, Ordering::SeqCst);
+        link.down_since = None;
         log::info!(target: "hydrant::peers", "the link to node {} is up (incarnation {incarnation}, peer protocol {version})", link.node.id);
         if link.greeted != incarnation {
             let (whole, announced) = {
@@ -179,6 +180,7 @@ impl Peers {
     fn down(&mut self, node: NodeIndex) {
         let Some(link) = self.link(node) else { return };
         link.node.up.store(false, Ordering::SeqCst);
+        link.down_since = Some(Instant::now());
         let tokens = link.give_up_live();
         self.complete(tokens);
         self.look_who_is_there();
@@ -330,6 +332,20 @@ impl Peers {
         let all: Vec<(Arc<str>, Interest)> =
             link.wanted.keys().map(|filter| (Arc::clone(filter), Interest::None)).collect();
         self.wants(node, &all);
+    }
+
+    /// What the store has retained. What was heard of later counts.
+    pub fn retained_found(&self, found: Vec<(Arc<Message>, u64)>) {
+        let mut retained = self.shared.retained.write();
+        let versions = self.cluster.retained.lock();
+        for (message, version) in found {
+            self.shared.retained_clock.fetch_max(version, Ordering::Relaxed);
+            if !versions.has_later(&message.topic, version) {
+                retained.insert(message);
+            }
+        }
+        self.shared.metrics.retained.set(retained.len() as u64);
+        self.shared.metrics.retained_bytes.set(retained.bytes() as u64);
     }
 
     fn retained(&mut self, topic: &Arc<str>, payload: Bytes, qos: u8, version: u64) {

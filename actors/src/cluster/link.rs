@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use tokio::sync::Notify;
 use super::{Node, NodeIndex};
 use crate::shared::Token;
 
+/// A link that is down for so long is not about to be up again: its node is dead, frozen or cut off.
+const OUT_OF_REACH: Duration = Duration::from_secs(1);
 /// Control messages in one frame.
 const AT_ONCE: usize = 256;
 
@@ -45,6 +48,8 @@ pub(super) struct PeerLink {
     pub connection: u64,
     /// There is something to send.
     pub notify: Rc<Notify>,
+    /// Since when it is not up, after it was.
+    pub down_since: Option<Instant>,
     /// A task dials it.
     pub dialled: bool,
     /// The incarnation that knows what this node wants.
@@ -76,6 +81,7 @@ impl PeerLink {
             link: Link::new(Config::default(), me, peer),
             connection: 0,
             notify: Rc::new(Notify::new()),
+            down_since: None,
             dialled: false,
             greeted: 0,
             confirmed: 0,
@@ -164,7 +170,12 @@ impl PeerLink {
         tokens
     }
 
-    /// Whether it is a member and this is its incarnation.
+    /// Nobody waits for what it has to confirm.
+    pub fn is_out_of_reach(&self) -> bool {
+        self.down_since.is_some_and(|since| since.elapsed() > OUT_OF_REACH)
+    }
+
+    /// It is in the members as they are known here.
     pub fn is_member(&self) -> bool {
         self.member.is_some()
     }

@@ -26,11 +26,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ahash::{AHashMap, AHashSet};
-use hydrant_protocol::QoS;
 use hydrant_protocol::cluster::View;
 use hydrant_protocol::cluster::message::{Control, Handed, Interest};
 use hydrant_protocol::cluster::seen::{Seen, Stay};
 use hydrant_protocol::topic::SubscriptionTable;
+use hydrant_protocol::{Message, QoS};
 use parking_lot::{Mutex, RwLock};
 
 use crate::inbox::Inbox;
@@ -208,6 +208,8 @@ pub enum PeerWork {
     Holds(Vec<Arc<str>>),
     /// The members have changed.
     View(View),
+    /// What the store has retained, and the versions.
+    Retained(Vec<(Arc<Message>, u64)>),
     /// A session is to be given up; it waits for the marks of all nodes.
     Leaving {
         /// Number of the change of hands.

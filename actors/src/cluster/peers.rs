@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use actix::{Actor, Context, Handler, StreamHandler};
 use ahash::AHashMap;
 use bytes::Bytes;
+use hydrant_protocol::Message;
 use hydrant_protocol::cluster::directory::{Action, Directory};
 use hydrant_protocol::cluster::message::{self, Control};
 use hydrant_protocol::cluster::moves::Moves;
@@ -120,6 +121,17 @@ pub(crate) fn describe(cluster: &Cluster) -> String {
     if others.is_empty() { "no other node".to_owned() } else { others.join(", ") }
 }
 
+/// How far this node's start is.
+#[derive(Debug, PartialEq, Eq)]
+enum Start {
+    /// Not every member has told what it wants and holds.
+    Alone,
+    /// The retained messages are being read.
+    Reading,
+    /// Clients may come.
+    Over,
+}
+
 /// See the module.
 pub(super) struct Peers {
     pub cluster: Arc<Cluster>,
@@ -145,6 +157,7 @@ pub(super) struct Peers {
     /// Number of the last client that was let in.
     pub last_admission: u64,
     pub next_batch: u64,
+    start: Start,
     settling: VecDeque<(u64, Token)>,
     pub to_dial: Vec<NodeIndex>,
     /// Tokens to be answered, by arbiter.
@@ -173,6 +186,7 @@ impl Peers {
             heirs: Heirs::new(&cluster.continued),
             last_admission: 0,
             next_batch: 1,
+            start: Start::Alone,
             settling: VecDeque::new(),
             to_dial: Vec::new(),
             completed: AHashMap::new(),
@@ -224,11 +238,35 @@ impl Peers {
         }
         let unstored = self.links.iter().map(|link| link.pending.len()).sum::<usize>();
         self.cluster.unstored.store(unstored + self.own.len(), Ordering::SeqCst);
-        if !self.cluster.synced.load(Ordering::Relaxed) && self.is_synced() {
-            // Now it is known who wants them; and before any client is let in.
-            self.take_over_open(self.cluster.store.open_publishes());
-            self.cluster.synced.store(true, Ordering::SeqCst);
+        if self.start == Start::Alone && self.is_synced() {
+            self.start = Start::Reading;
+            self.read_retained();
         }
+    }
+
+    /// What others have retained is read when every change from now on is heard of. Behind that, clients may come.
+    fn read_retained(&self) {
+        let cluster = Arc::clone(&self.cluster);
+        tokio::task::spawn_local(async move {
+            let found = loop {
+                match cluster.store.retained().await {
+                    Ok(found) => break found,
+                    Err(error) => {
+                        log::warn!(target: "hydrant::peers", "reading the retained messages again: {error}");
+                        tokio::time::sleep(TICK).await;
+                    }
+                }
+            };
+            cluster.work.push(PeerWork::Retained(found), 1024);
+        });
+    }
+
+    fn started(&mut self, found: Vec<(Arc<Message>, u64)>) {
+        self.retained_found(found);
+        // Now it is known who wants them; and before any client is let in.
+        self.take_over_open(self.cluster.store.open_publishes());
+        self.start = Start::Over;
+        self.cluster.synced.store(true, Ordering::SeqCst);
     }
 
     fn is_synced(&self) -> bool {
@@ -289,6 +327,7 @@ impl Peers {
                 }
             }
             PeerWork::View(view) => self.members_changed(view),
+            PeerWork::Retained(found) => self.started(found),
             PeerWork::Claim { shard, conn, client, clean, known } => {
                 self.claim(shard, conn, client, clean, known);
             }
@@ -408,14 +447,15 @@ impl Peers {
         }
     }
 
-    /// Answers those whose change of interest every member has confirmed.
+    /// Answers those whose change of interest every member has confirmed that can be reached. One that cannot is
+    /// told everything when it can, and until then nothing of its publishers gets here.
     fn check_settled(&mut self) {
         let announced = self.cluster.announced.load(Ordering::SeqCst);
         let pending = self.cluster.interest.lock().has_changes();
         let confirmed = self
             .links
             .iter()
-            .filter(|link| link.is_member())
+            .filter(|link| link.is_member() && !link.is_out_of_reach())
             .map(|link| link.confirmed)
             .min()
             .unwrap_or(if pending { 0 } else { announced });

@@ -17,6 +17,11 @@ const REMEMBERED: usize = 100_000;
 pub struct RetainedVersions(AHashMap<Arc<str>, u64>);
 
 impl RetainedVersions {
+    /// Whether a later change of this topic was heard of than what the store has.
+    pub fn has_later(&self, topic: &str, version: u64) -> bool {
+        self.0.get(topic).is_some_and(|known| *known > version)
+    }
+
     /// Whether this change is the newest of its topic; remembers it then.
     pub fn is_newest(&mut self, topic: &str, version: u64) -> bool {
         if let Some(known) = self.0.get_mut(topic) {
@@ -42,5 +47,7 @@ mod tests {
         assert!(versions.is_newest("a", 5));
         assert!(!versions.is_newest("a", 4) && !versions.is_newest("a", 5));
         assert!(versions.is_newest("a", 6) && versions.is_newest("b", 1));
+        assert!(versions.has_later("a", 5) && !versions.has_later("a", 6));
+        assert!(!versions.has_later("c", 0));
     }
 }

@@ -46,11 +46,18 @@ impl Shard {
         self.attach(needs, WaitKind::Begun { answer, exact: Box::new(exact) });
     }
 
-    /// The log has a QoS 2 message: queue entries, retained message and receipt follow.
+    /// The log or the store has a QoS 2 message: queue entries, retained message and receipt follow, in the order
+    /// in which that was said.
     pub(super) fn begun(&self, answer: Option<Owed>, exact: Exact) {
-        if !self.may_route() {
-            return self.opens.begun.borrow_mut().push_back((answer, exact));
+        if !self.may_route() || !self.opens.begun.borrow().is_empty() {
+            self.opens.begun.borrow_mut().push_back((answer, exact));
+            return self.wake_router();
         }
+        self.go_on_with(answer, exact);
+    }
+
+    /// Its turn has come.
+    pub(super) fn go_on_with(&self, answer: Option<Owed>, exact: Exact) {
         if exact.open.is_none() && self.is_elsewhere(&exact) {
             return;
         }

@@ -58,12 +58,20 @@ pub struct Coming {
 }
 
 impl Shard {
-    /// Whether a QoS 2 message is to be kept before anything is done with it.
+    /// Whether a QoS 2 message is to be kept before anything is done with it. So is what comes behind one of
+    /// the same publisher, which it must not overtake ([MQTT-4.6.0-6]).
     pub(super) fn must_open(&self, route: &Route, exact: &Exact) -> bool {
         exact.open.is_none()
-            && !route.nodes.is_empty()
             && self.shared.cluster.is_some()
             && (exact.receipt.is_none() || exact.persistent)
+            && (!route.nodes.is_empty() || self.is_opening(exact.receipt))
+    }
+
+    fn is_opening(&self, receipt: Option<(u32, u32)>) -> bool {
+        let Some((slot, stamp)) = receipt else { return false };
+        let mut sessions = self.sessions.borrow_mut();
+        let session = sessions.get(slot).filter(|session| session.stamp == stamp);
+        session.and_then(|session| session.stored.as_ref()).is_some_and(|it| it.opening > 0)
     }
 
     /// Keeps it; the rest follows when it is stored.

@@ -100,7 +100,7 @@ impl Shard {
             let kind = WaitKind::Begun { answer, exact: Box::new(exact) };
             let (abandon, undo) = (Abandon::wait(self, &kind, false), Undo::new(self));
             if let WaitKind::Begun { answer, exact } = kind {
-                self.begun(answer, *exact);
+                self.go_on_with(answer, *exact);
             }
             undo.keep();
             abandon.keep();

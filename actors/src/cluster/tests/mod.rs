@@ -256,6 +256,50 @@ fn what_is_retained_is_retained_everywhere() {
 }
 
 #[test]
+fn what_is_retained_while_a_node_starts_is_retained_there() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let mut cluster = Cluster::new(&["n1", "n2"]);
+    let mut publisher = cluster.connect(0, "publisher", true);
+    for topic in ["a/kept", "a/changed", "a/removed"] {
+        publisher.retain(topic, b"before");
+    }
+    let faults = &cluster.world.1;
+    let reads = faults.reads.load(Ordering::SeqCst);
+    faults.hold_retained.store(true, Ordering::SeqCst);
+    let world = cluster.world.clone();
+    let starting = std::thread::spawn(move || start(&world, "n3"));
+    until("the store is read", || faults.reads.load(Ordering::SeqCst) > reads);
+    publisher.retain("a/changed", b"after");
+    publisher.retain("a/removed", b"");
+    publisher.retain("a/new", b"after");
+    faults.hold_retained.store(false, Ordering::SeqCst);
+    cluster.nodes.push(starting.join().unwrap());
+    let mut subscriber = cluster.connect(2, "subscriber", true);
+    subscriber.subscribe("a/#", 1);
+    let mut got = subscriber.receive(3);
+    got.sort();
+    assert_eq!(got, [b"after".to_vec(), b"after".to_vec(), b"before".to_vec()]);
+    assert!(subscriber.is_quiet());
+}
+
+/// A member that nobody reaches holds up no SUBACK for ever, and knows of it once it is back.
+#[test]
+fn who_cannot_be_reached_does_not_hold_up_a_subscription() {
+    let _turn = ONE_AT_A_TIME.lock();
+    let cluster = Cluster::new(&["n1", "n2"]);
+    let mut publisher = cluster.connect(1, "publisher", true);
+    let mut subscriber = cluster.connect(0, "subscriber", true);
+    cluster.nodes[1].gate.shut();
+    until("the link is down", || !cluster.nodes[0].shared.cluster.as_ref().unwrap().is_up(1));
+    subscriber.subscribe("a/b", 1);
+    cluster.nodes[1].gate.reopen();
+    until("it is known there", || {
+        publisher.publish("a/b", b"x", 1);
+        !subscriber.drain().is_empty()
+    });
+}
+
+#[test]
 fn a_client_that_connects_elsewhere_takes_its_session_along() {
     let _turn = ONE_AT_A_TIME.lock();
     let cluster = Cluster::new(&["n1", "n2", "n3"]);

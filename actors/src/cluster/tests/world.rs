@@ -35,6 +35,10 @@ pub struct Faults {
     pub hold_take_of: AtomicU64,
     /// Nobody is taken for dead while this is set.
     pub hold_seal: AtomicBool,
+    /// Retained messages that are read come late while this is set, as they were.
+    pub hold_retained: AtomicBool,
+    /// Times that they were read.
+    pub reads: AtomicU64,
     /// Attempts to take one.
     pub takes: AtomicU64,
     /// Those that ended.
@@ -305,7 +309,12 @@ impl SessionStore for Node {
     }
 
     fn retained(&self) -> StoreFuture<Vec<(Arc<Message>, u64)>> {
-        Self::now(Ok(self.world.0.lock().retained.values().cloned().collect()))
+        let (world, found) = (self.world.clone(), self.world.0.lock().retained.clone());
+        world.1.reads.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            while_held(|| world.1.hold_retained.load(Ordering::SeqCst)).await;
+            Ok(found.into_values().collect())
+        })
     }
 
     fn wills(&self) -> StoreFuture<Vec<StoredWill>> {
