@@ -1,6 +1,6 @@
-//! The tier of whole clusters: nodes of the real binary on a real ZooKeeper and a real Cassandra.
-//! `cargo test --features servers --test cluster`, after `scripts/setup-jars zookeeper` and
-//! `scripts/setup-jars cassandra`.
+//! The tier of whole clusters: nodes of the real binary on a real ZooKeeper, Cassandra and Kafka, and
+//! behind a real HAProxy. `cargo test --features servers --test cluster`, after `scripts/setup-haproxy`
+//! and `scripts/setup-jars` for each of the three others.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

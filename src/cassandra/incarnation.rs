@@ -39,6 +39,8 @@ pub(super) use sealing::Sealed;
 
 /// A start that is so many starts ago and has no row will not write one any more.
 const ABANDONED: u64 = 1000;
+/// Said of a node id that another has.
+pub const IN_USE: &str = "is in use by another running broker";
 /// Rows read at once.
 const PARALLEL: usize = 16;
 
@@ -299,8 +301,8 @@ impl Incarnation {
 
     fn in_use(&self, by: &Found) -> CassandraError {
         CassandraError(format!(
-            "node id \"{}\" is in use by another running broker (incarnation {}; this one is \
-             {}): give each node its own --node-id",
+            "node id \"{}\" {IN_USE} (incarnation {}; this one is {}): give each node its own \
+             --node-id",
             self.node_id, by.number, self.number
         ))
     }

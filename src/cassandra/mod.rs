@@ -24,5 +24,7 @@ pub mod statements;
 mod store;
 mod transport;
 
+pub use db::CassandraError;
+pub use incarnation::IN_USE;
 pub use options::{CassandraOptions, Level};
 pub use store::CassandraStore;

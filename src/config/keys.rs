@@ -231,7 +231,7 @@ pub const KEYS: &[Key] = &[
     key("cluster.listen", Kind::Text(address), "127.0.0.1:7883", "IP address and port for the other nodes; port 0 takes a free one. They are believed what they say: keep it on a private network"),
     key("cluster.advertise", Kind::Text(any), "", "\"host:port\" by which the other nodes reach this one; empty is the address of cluster.listen"),
     key("cluster.advertise_mqtt", Kind::Text(any), "", "\"host:port\" by which clients reach this node, several with commas; empty is the address of the listener"),
-    size("cluster.max_link_bytes", "64MiB", MIB, 16 * GIB, "Waiting in memory for one other node; past it publishers pause"),
+    size("cluster.max_link_bytes", "64MiB", MIB, 16 * GIB, "Bytes on their way to one other node; past it what nobody waits for is dropped for its subscribers and counted (peer_slow)"),
     key("zookeeper.servers", Kind::List, "127.0.0.1:2181", "\"host\" or \"host:port\" (2181), several as a list or with commas; all of the ensemble"),
     key("zookeeper.chroot", Kind::Text(chroot), "/hydrant", "The node of ZooKeeper's tree under which the cluster keeps its own; made where it is missing"),
     time("zookeeper.session_timeout", "6s", S, MIN, "A node that ZooKeeper does not hear for so long is dead to the others; the server bounds it by its tickTime"),

@@ -14,12 +14,14 @@ use super::data_dir::DataDir;
 use super::no_log::NoLog;
 use super::view::LogTail;
 use crate::admin::TailSource;
-use crate::cassandra::CassandraStore;
+use crate::cassandra::{CassandraError, CassandraStore, IN_USE};
 use crate::config::{Config, ListenerConfig};
 use crate::embedded::{EmbeddedLog, EmbeddedStore};
 use crate::kafka::KafkaLog;
-use crate::zookeeper::ZookeeperMembership;
+use crate::zookeeper::{self, ZookeeperMembership};
 
+/// How long ZooKeeper is asked who has this node's id.
+const LOOK: Duration = Duration::from_secs(3);
 /// The folder of the embedded store, in the data directory.
 pub const STORE_FOLDER: &str = "store";
 
@@ -42,7 +44,11 @@ impl NodeStore {
         let data_dir = DataDir::lock(&config.data_dir)?;
         let (store, cassandra): (Arc<dyn SessionStore>, _) = match &config.cassandra {
             Some(options) => {
-                let store = CassandraStore::open(options, node_id, &data_dir.instance).await?;
+                let opened = CassandraStore::open(options, node_id, &data_dir.instance).await;
+                let store = match opened {
+                    Ok(store) => store,
+                    Err(error) => return Err(say_where(config, error).await.into()),
+                };
                 (Arc::clone(&store) as Arc<dyn SessionStore>, Some(store))
             }
             None => {
@@ -58,6 +64,19 @@ impl NodeStore {
         if let Some(store) = &self.cassandra {
             store.release().await;
         }
+    }
+}
+
+/// Where the other is, if this node's id is in use.
+async fn say_where(config: &Config, CassandraError(why): CassandraError) -> CassandraError {
+    let Some(cluster) = config.cluster.as_ref().filter(|_| why.contains(IN_USE)) else {
+        return CassandraError(why);
+    };
+    let node_id = &config.settings.node_id;
+    let asked = zookeeper::addresses_of(&cluster.zookeeper, &cluster.id, node_id);
+    match tokio::time::timeout(LOOK, asked).await {
+        Ok(Some(addresses)) => CassandraError(format!("{why}; the other has {addresses}")),
+        Ok(None) | Err(_) => CassandraError(why),
     }
 }
 

@@ -21,7 +21,7 @@ use super::client::{connect, sentence, tls, waits};
 use super::membership::Shared;
 use super::options::ZookeeperOptions;
 use super::read::Dirty;
-use super::register::{Paths, Refused, prepare, register};
+use super::register::{Paths, Refused, foreign, prepare, register};
 use super::roster::{Change, Roster};
 use super::{TARGET, entry};
 
@@ -141,6 +141,8 @@ impl Follower {
             }
             sleep(waits.next().unwrap_or(WRITE_EVERY)).await;
         };
+        let found = foreign(&client, &self.paths, &self.cluster, self.roster.me()).await;
+        found.map_err(|why| why.sentence(&self.options, &self.roster.me().node_id))?;
         let patience = client.session_timeout() + Duration::from_secs(1);
         let mut taken: Option<Instant> = None;
         loop {

@@ -26,6 +26,7 @@ mod roster;
 
 pub use membership::ZookeeperMembership;
 pub use options::{ZookeeperOptions, ZookeeperTls};
+pub use register::addresses_of;
 
 /// Of log lines.
 const TARGET: &str = "hydrant::discovery";

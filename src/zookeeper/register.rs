@@ -3,7 +3,7 @@
 use hydrant_protocol::cluster::Member;
 use zookeeper_client::{Client, CreateMode, Error};
 
-use super::client::{acls, sentence};
+use super::client::{acls, connect, sentence, tls};
 use super::entry;
 use super::options::ZookeeperOptions;
 
@@ -73,6 +73,52 @@ pub(super) async fn prepare(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// A member that speaks no version of the peer protocol that we speak: a cluster with both would be two.
+pub(super) async fn foreign(
+    client: &Client,
+    paths: &Paths,
+    cluster: &str,
+    me: &Member,
+) -> Result<(), Refused> {
+    let names = match client.list_children(&paths.members).await {
+        Ok(names) => names,
+        Err(Error::NoNode) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    for name in names.iter().filter(|name| **name != *me.node_id) {
+        let data = match client.get_data(&format!("{}/{name}", paths.members)).await {
+            Ok((data, _)) => data,
+            Err(Error::NoNode) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        // What is no member's is ignored, with a line of its own.
+        let Ok(other) = entry::decode(cluster, name, &data) else { continue };
+        let (ours, theirs) = (me.protocol, other.protocol);
+        if ours.0.max(theirs.0) > ours.1.min(theirs.1) {
+            return Err(Refused::Never(format!(
+                "node {name:?} of the cluster (version {}) speaks versions {} to {} of the peer \
+                 protocol and this one (version {}) {} to {}: upgrade one release at a time",
+                other.version, theirs.0, theirs.1, me.version, ours.0, ours.1
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Where a node of this id is, as ZooKeeper has it: for who finds its id taken.
+pub async fn addresses_of(
+    options: &ZookeeperOptions,
+    cluster: &str,
+    node_id: &str,
+) -> Option<String> {
+    let tls = options.tls.as_ref().map(tls).transpose().ok()?;
+    let client = connect(options, tls.as_ref()).await.ok()?;
+    let paths = Paths::new(&options.chroot, node_id);
+    let (data, _) = client.get_data(&paths.own).await.ok()?;
+    let other = entry::decode(cluster, node_id, &data).ok()?;
+    Some(format!("peer address {}, MQTT address {}", other.peer, other.mqtt.join(" and ")))
 }
 
 /// Puts our entry under this session. An entry of an earlier session or an earlier start of ours is

@@ -42,10 +42,12 @@ fn garbage_on_the_peer_port_is_one_line_and_the_link_stays() {
 #[test]
 fn a_node_id_that_is_taken_and_another_clusters_id_are_refused() {
     let cluster = Cluster::new();
-    let [_n1, n2] = cluster.start(["n1", "n2"]);
+    let [n1, n2] = cluster.start(["n1", "n2"]);
     let (code, said) = cluster.builder("n2").fails();
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.lines().last().unwrap_or_default().contains("n2"), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    let address = peer_address(&n1, "n2");
+    assert!(last.contains("node id \"n2\"") && last.contains(&address), "{said}");
     let (code, said) = cluster.builder("n3").set("cluster.id", "another").fails();
     assert_eq!(code, Some(1), "{said}");
     assert!(said.lines().last().unwrap_or_default().contains("cluster.id"), "{said}");

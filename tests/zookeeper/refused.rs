@@ -48,6 +48,18 @@ fn another_cluster_is_refused() {
 }
 
 #[test]
+fn a_cluster_of_a_release_too_far_off_is_refused() {
+    let place = Place::new(shared(), 1);
+    let live = place.raw(1);
+    let other = json(CLUSTER, "old-1", 3, "other:7").replace("[1,1]", "[7,8]");
+    place.put(&live, "old-1", &other);
+    let why = refused(&place, CLUSTER, "old-2");
+    assert!(why.contains("node \"old-1\"") && why.contains("speaks versions 7 to 8"), "{why}");
+    assert!(why.contains("upgrade one release at a time"), "{why}");
+    drop(live);
+}
+
+#[test]
 fn a_zookeeper_that_is_not_there_is_named() {
     let zookeeper = Zookeeper::prepare();
     let mut place = Place::new(&zookeeper, 1);
