@@ -5,7 +5,8 @@
 //! Its publisher is a persistent session, or it is a Last Will. A clean session ends with its connection:
 //! whatever its client sends again is another message.
 //!
-//! Bounds: as for the waits ([`super::waits`]), whose publishes these are.
+//! Bounds: as for the waits ([`super::waits`]), whose publishes these are; [`CLOSING`] for those that only live
+//! subscribers of other nodes do not have yet.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,6 +24,10 @@ use super::waits::{Exact, Owed};
 use super::{Shard, WaitKind};
 use crate::cluster::{PeerWork, SMALL};
 use crate::ports::{OpenPublish, StoreOp};
+
+/// Past so many open ones of an arbiter nothing waits for live subscribers elsewhere: they are at a node that is
+/// slow, whose messages are dropped past `cluster.max_link_bytes` and counted.
+const CLOSING: usize = 4096;
 
 /// What an arbiter keeps of its own ones, and of those it finishes.
 #[derive(Debug, Default)]
@@ -331,7 +336,8 @@ impl Shard {
             self.is_seen(&open, Audience::Live);
         }
         self.deliver_live_to_nodes(&route, &view, &mut needs);
-        if needs.peers.is_empty() {
+        let full = self.opens.numbers.borrow().len() > CLOSING;
+        if needs.peers.is_empty() || full {
             self.close_open(opened);
         } else {
             self.attach(needs, WaitKind::Closing(opened));
