@@ -130,7 +130,10 @@ impl ConnectionManager {
                     shard.inherit(&sessions, &wills, incarnation, done);
                 }
                 Some(ManagerWork::Stayed { client, stays }) => shard.has_stayed(&client, stays),
-                Some(ManagerWork::TakeOver(publishes)) => shard.take_over_open(&publishes),
+                Some(ManagerWork::TakeOver(publishes)) => {
+                    shard.hold_open(&publishes);
+                    shard.finish_open();
+                }
                 Some(
                     ManagerWork::Completed(_)
                     | ManagerWork::Refused(_)

@@ -29,8 +29,8 @@ use crate::log::{self as log_actor, LaneBook, LogActor, LogParts};
 use crate::manager::ConnectionManager;
 use crate::metrics::Metrics;
 use crate::ports::{
-    Lanes, Membership, MessageLog, SessionStore, StoreError, StoredSession, StoredWill, UNFINISHED,
-    UNFINISHED_WHY,
+    Lanes, Membership, MessageLog, OpenPublish, SessionStore, StoreError, StoredSession,
+    StoredWill, UNFINISHED, UNFINISHED_WHY,
 };
 use crate::refusals::Refusals;
 use crate::router::TopicRouter;
@@ -405,21 +405,32 @@ impl ActorSystem {
             wills.entry(self.shared.home(&will.client_id)).or_default().push(will);
         }
         let mut restored = Vec::new();
+        let mut open: HashMap<u16, Vec<OpenPublish>> = HashMap::new();
         if let Some(cluster) = &self.shared.cluster {
             cluster.work.push(PeerWork::Holds(held), 1024);
+            for publish in cluster.store.open_publishes() {
+                open.entry(self.shared.home(&publish.publisher)).or_default().push(publish);
+            }
         }
         for (index, worker) in (0_u16..).zip(workers) {
             let shared = Arc::clone(&self.shared);
             let sessions = sessions.remove(&index).unwrap_or_default();
             let wills = wills.remove(&index).unwrap_or_default();
+            let open = open.remove(&index).unwrap_or_default();
             let (done, wait) = oneshot::channel();
             worker.spawn_fn(move || {
+                let clustered = shared.cluster.is_some();
                 let shard = Shard::new(index, shared);
                 for session in &sessions {
                     shard.restore_session(session, ANY_ESTATE);
                 }
-                for will in &wills {
-                    shard.restore_will(will);
+                shard.hold_open(&open);
+                for will in wills {
+                    // Whom it is for is not known before the other nodes are.
+                    match clustered {
+                        true => shard.hold_will(will),
+                        false => shard.restore_will(&will),
+                    }
                 }
                 SHARD.with(|slot| *slot.borrow_mut() = Some(shard));
                 let _ = done.send(());

@@ -187,6 +187,10 @@ impl Inner {
             incarnation.join_line(db, &dead).await?;
             estate::convert(db, incarnation, &mut dead).await?;
         }
+        // First what they were about to write: it may be of these.
+        for one in &dead {
+            recover::redo_and_clear(db, incarnation.stamps().next(), one.number).await?;
+        }
         let continued = Continued {
             numbers: dead.iter().map(|one| one.number).collect(),
             batches: recover::peer_batches(db, &dead).await?,

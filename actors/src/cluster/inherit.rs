@@ -145,9 +145,9 @@ impl Peers {
         }
     }
 
-    /// QoS 2 publishes that a lost incarnation had begun, or earlier starts of this node, are finished where
+    /// QoS 2 publishes that a lost incarnation had begun are finished where
     /// their publishers' sessions are at home: behind these, in the inbox there.
-    pub(super) fn take_over_open(&self, open: Vec<OpenPublish>) {
+    fn take_over_open(&self, open: Vec<OpenPublish>) {
         self.cluster.finishes(&open);
         let mut homes: BTreeMap<u16, Vec<OpenPublish>> = BTreeMap::new();
         for publish in open {

@@ -20,14 +20,15 @@ mod peers;
 mod retained;
 mod sessions;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ahash::{AHashMap, AHashSet};
+use ahash::AHashSet;
 use hydrant_protocol::cluster::View;
-use hydrant_protocol::cluster::message::{Control, Handed, Interest};
+use hydrant_protocol::cluster::message::{Control, Handed, Interest, PublishId};
 use hydrant_protocol::cluster::seen::{Seen, Stay};
 use hydrant_protocol::topic::SubscriptionTable;
 use hydrant_protocol::{Message, QoS};
@@ -102,8 +103,8 @@ pub struct Cluster {
     pub stored_batches: Mutex<AHashSet<(u64, u64)>>,
     /// QoS 2 publishes of other nodes that this one has routed.
     pub seen: Mutex<Seen>,
-    /// Lost incarnations, and how many publishes that they had begun are not everywhere.
-    begun: Mutex<AHashMap<u64, usize>>,
+    /// Publishes that lost nodes had begun, or earlier starts of this one, and that are not everywhere.
+    begun: Mutex<BTreeSet<PublishId>>,
     /// Incarnations that were over before this start and whose sessions it has had from the beginning.
     pub continued: Vec<u64>,
     /// Lost incarnations that are being sealed, or are and whose sessions are not in force here: what the
@@ -389,21 +390,13 @@ impl Cluster {
     /// What a lost incarnation had begun is finished here.
     pub fn finishes(&self, publishes: &[OpenPublish]) {
         let mut begun = self.begun.lock();
-        for publish in publishes {
-            *begun.entry(publish.id.incarnation).or_default() += 1;
-        }
+        begun.extend(publishes.iter().map(|publish| publish.id));
     }
 
-    /// One of those is everywhere; true: it was the last.
-    pub fn closed(&self, incarnation: u64) -> bool {
+    /// One of those is everywhere; true: it was the last of its incarnation.
+    pub fn closed(&self, id: PublishId) -> bool {
         let mut begun = self.begun.lock();
-        let Some(left) = begun.get_mut(&incarnation) else { return false };
-        *left -= 1;
-        let last = *left == 0;
-        if last {
-            begun.remove(&incarnation);
-        }
-        last
+        begun.remove(&id) && !begun.iter().any(|other| other.incarnation == id.incarnation)
     }
 
     /// A subscription of this node is new, changed or gone: its QoS before and after.

@@ -264,7 +264,10 @@ impl Peers {
     fn started(&mut self, found: Vec<(Arc<Message>, u64)>) {
         self.retained_found(found);
         // Now it is known who wants them; and before any client is let in.
-        self.take_over_open(self.cluster.store.open_publishes());
+        self.cluster.finishes(&self.cluster.store.open_publishes());
+        for manager in &self.shared.managers {
+            manager.push(ManagerWork::TakeOver(Vec::new()), 64);
+        }
         self.start = Start::Over;
         self.cluster.synced.store(true, Ordering::SeqCst);
     }

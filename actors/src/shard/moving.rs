@@ -345,6 +345,7 @@ impl Shard {
         let Moving { transit, leaving: Some(leaving), .. } = &mut **moving else { return };
         stored.waits_to_go = stored.opening > 0;
         if stored.waits_to_go {
+            // It is called again then.
             return;
         }
         if let Some(marks) = &mut transit.leave {
@@ -375,10 +376,20 @@ impl Shard {
             let leaving = moving.and_then(|moving| moving.leaving.as_mut());
             leaving.and_then(|leaving| leaving.read.take_if(|read| *read == stamp)).is_some()
         };
-        if is {
+        if is && !self.must_wait_to_go(slot) {
             self.hand_over(slot);
         }
         is
+    }
+
+    /// A publish of it is being opened since it was asked whether all is stored: that is asked again.
+    fn must_wait_to_go(&self, slot: u32) -> bool {
+        let mut sessions = self.sessions.borrow_mut();
+        let stored = sessions.get(slot).and_then(|session| session.stored.as_mut());
+        stored.is_some_and(|stored| {
+            stored.waits_to_go = stored.opening > 0;
+            stored.waits_to_go
+        })
     }
 
     /// The node that should have got it is lost. It stays, unless that has taken it from the store already.
@@ -401,13 +412,16 @@ impl Shard {
     pub(super) fn keep(&self, slot: u32, id: Option<u64>) -> Vec<(Arc<str>, u64)> {
         let leaving = {
             let mut sessions = self.sessions.borrow_mut();
-            let moving = sessions.get(slot).and_then(|session| session.moving.as_mut());
-            let Some(moving) = moving else { return Vec::new() };
+            let Some(session) = sessions.get(slot) else { return Vec::new() };
+            let Some(moving) = &mut session.moving else { return Vec::new() };
             let leaves = moving.transit.leave.as_ref().map(|marks| marks.id);
             if id.is_some() && leaves != id {
                 return Vec::new();
             }
             moving.transit.leave = None;
+            if let Some(stored) = &mut session.stored {
+                stored.waits_to_go = false;
+            }
             moving.leaving.take()
         };
         self.queue_aside(slot);

@@ -23,7 +23,7 @@ use super::sessions::Session;
 use super::waits::{Exact, Owed};
 use super::{Shard, WaitKind};
 use crate::cluster::{PeerWork, SMALL};
-use crate::ports::{OpenPublish, StoreOp};
+use crate::ports::{OpenPublish, StoreOp, StoredWill};
 
 /// Past so many open ones of an arbiter nothing waits for live subscribers elsewhere: they are at a node that is
 /// slow, whose messages are dropped past `cluster.max_link_bytes` and counted.
@@ -34,6 +34,10 @@ const CLOSING: usize = 4096;
 pub struct Opens {
     /// QoS 2 messages that are begun and whose turn the router has not come to.
     pub begun: RefCell<VecDeque<(Option<Owed>, Exact)>>,
+    /// Those of lost nodes, or of earlier starts, while it is not known who wants them.
+    pub held: RefCell<Vec<Exact>>,
+    /// Last Wills that were found at start, for as long.
+    pub wills: RefCell<Vec<StoredWill>>,
     /// Those that other nodes want and may not all have.
     pub numbers: RefCell<Numbers>,
     /// Below this the store was last told to forget them.
@@ -84,7 +88,7 @@ impl Shard {
         let Some(cluster) = &self.shared.cluster else { return };
         let (incarnation, lane) = (cluster.incarnation, self.index);
         let session = self.stored_session(exact.receipt);
-        let number = self.opens.numbers.borrow_mut().open();
+        let number = self.opens.numbers.borrow().next();
         let id = PublishId { incarnation, lane, number };
         exact.open = Some(Opened { id, inherited: None });
         let publish = OpenPublish {
@@ -97,7 +101,7 @@ impl Shard {
             retain: exact.retain,
             queued: false,
         };
-        self.count_opening(exact.receipt, true);
+        let receipt = exact.receipt;
         let needs = Needs { store: true, ..Needs::default() };
         {
             let mut outgoing = self.outgoing.borrow_mut();
@@ -106,6 +110,9 @@ impl Shard {
             outgoing.ops.push(StoreOp::PutOpen(Box::new(publish)));
         }
         self.attach(needs, WaitKind::Begun { answer, exact: Box::new(exact) });
+        // Last: what panics above is not open.
+        self.opens.numbers.borrow_mut().open();
+        self.count_opening(receipt, true);
     }
 
     /// What goes with it to the other nodes.
@@ -257,7 +264,7 @@ impl Shard {
             return self.opens.numbers.borrow_mut().close(id.number);
         }
         let Some(cluster) = &self.shared.cluster else { return };
-        if cluster.closed(id.incarnation) {
+        if cluster.closed(id) {
             let (incarnation, lane, below) = (id.incarnation, None, u64::MAX);
             let forget = StoreOp::ForgetOpen { incarnation, lane, below };
             self.outgoing.borrow_mut().ops.push(forget);
@@ -275,9 +282,9 @@ impl Shard {
         }
     }
 
-    /// Goes on with what lost nodes, or earlier starts of this one, had begun. Their publishers' sessions are
-    /// here, or have gone elsewhere.
-    pub fn take_over_open(&self, publishes: &[OpenPublish]) {
+    /// What lost nodes, or earlier starts of this one, had begun: [`Shard::finish_open`] goes on with it. Their
+    /// publishers' sessions are here, or have gone elsewhere.
+    pub fn hold_open(&self, publishes: &[OpenPublish]) {
         for publish in publishes {
             let receipt = self.receipt_of(publish);
             self.count_opening(receipt, true);
@@ -299,8 +306,21 @@ impl Shard {
                 ops: Vec::new(),
                 open: Some(Opened { id: publish.id, inherited: Some(publish.queued) }),
             };
-            self.opens.begun.borrow_mut().push_back((None, exact));
+            self.opens.held.borrow_mut().push(exact);
         }
+    }
+
+    /// A Last Will that is published by [`Shard::finish_open`].
+    pub fn hold_will(&self, will: StoredWill) {
+        self.opens.wills.borrow_mut().push(will);
+    }
+
+    /// Goes on with all that was held: it is known who wants it.
+    pub fn finish_open(&self) {
+        let held = std::mem::take(&mut *self.opens.held.borrow_mut());
+        self.opens.begun.borrow_mut().extend(held.into_iter().map(|exact| (None, exact)));
+        let wills = std::mem::take(&mut *self.opens.wills.borrow_mut());
+        wills.iter().for_each(|will| self.restore_will(will));
         self.wake_router();
     }
 
@@ -317,7 +337,7 @@ impl Shard {
         if Some(stored.id) != publish.session {
             return None;
         }
-        session.inbound.publish(publish.packet_id);
+        session.inbound.hold(publish.packet_id);
         Some((slot, session.stamp))
     }
 

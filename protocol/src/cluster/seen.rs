@@ -190,6 +190,11 @@ impl Default for Numbers {
 }
 
 impl Numbers {
+    /// The number that [`Numbers::open`] gives next.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// The next number, open from now on.
     pub fn open(&mut self) -> u64 {
         let number = self.next;

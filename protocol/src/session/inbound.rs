@@ -59,6 +59,13 @@ impl Inbound {
         }
     }
 
+    /// A message under this id is being handled, which the client may send again.
+    pub fn hold(&mut self, id: PacketId) {
+        if !self.held.iter().any(|held| held.id == id) {
+            self.held.push(Held { id, durable: false, again: false });
+        }
+    }
+
     /// True when the PUBLISH under `id` came again while it was pending, perhaps on another
     /// connection than the first.
     pub fn came_again(&self, id: PacketId) -> bool {
@@ -122,6 +129,11 @@ mod tests {
         assert_eq!(inbound.release(id(1)), Release::Unknown);
         assert!(!inbound.stored(id(1)));
         assert_eq!(inbound.publish(id(1)), Receipt::New);
+        // One that was begun before.
+        inbound.hold(id(2));
+        assert!(!inbound.came_again(id(2)));
+        assert_eq!(inbound.publish(id(2)), Receipt::Pending);
+        assert!(inbound.came_again(id(2)));
     }
 
     #[test]
