@@ -68,6 +68,28 @@ fn a_node_that_is_killed_has_an_heir_and_loses_nothing_acknowledged() {
     assert_eq!(watcher.recv_within(Duration::from_millis(200)).unwrap(), None, "the will once");
 }
 
+/// Killed and started again before anybody has inherited from it: it goes on with what it had begun.
+#[test]
+fn a_node_that_is_killed_and_back_at_once_doubles_nothing() {
+    let cluster = Cluster::new();
+    let [n1, mut n2] = cluster.start(["n1", "n2"]);
+    // Published there, for subscribers there and elsewhere.
+    let loads = [("there", n2.mqtt), ("elsewhere", n1.mqtt)].map(|(kind, at)| {
+        let subscriber = Subscriber::start(at, kind, 2);
+        (Load::start_stubborn(n2.mqtt, kind, 2, 2), subscriber)
+    });
+    for _ in 0..3 {
+        loads.iter().for_each(|(load, _)| load.goes_on(30));
+        n2.kill9();
+        n2 = n2.restart();
+        sees(&n2, &["n1", "n2"]);
+        loads.iter().for_each(|(load, _)| load.move_to(n2.mqtt));
+        loads[0].1.move_to(n2.mqtt);
+    }
+    let again = loads.map(|(load, subscriber)| subscriber.finish(&load.finish()));
+    assert_eq!(again, [0, 0], "of QoS 2 came twice");
+}
+
 #[test]
 fn a_frozen_node_acknowledges_and_delivers_nothing_once_its_session_is_elsewhere() {
     let cluster = Cluster::new();
