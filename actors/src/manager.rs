@@ -126,14 +126,11 @@ impl ConnectionManager {
                     shard.recovered(id, &client, taken.as_deref());
                 }
                 Some(ManagerWork::Settled { incarnation }) => shard.settled(incarnation),
-                Some(ManagerWork::Inherit { sessions, wills, incarnation, done }) => {
-                    shard.inherit(&sessions, &wills, incarnation, done);
+                Some(ManagerWork::Inherit { sessions, wills, open, incarnation, done }) => {
+                    shard.inherit(&sessions, &wills, &open, incarnation, done);
                 }
                 Some(ManagerWork::Stayed { client, stays }) => shard.has_stayed(&client, stays),
-                Some(ManagerWork::TakeOver(publishes)) => {
-                    shard.hold_open(&publishes);
-                    shard.finish_open();
-                }
+                Some(ManagerWork::FinishOpen) => shard.finish_open(),
                 Some(
                     ManagerWork::Completed(_)
                     | ManagerWork::Refused(_)

@@ -254,6 +254,8 @@ pub enum ManagerWork {
         sessions: Vec<StoredSession>,
         /// Wills whose connections the lost node did not see end.
         wills: Vec<StoredWill>,
+        /// QoS 2 publishes of theirs that the lost node had begun.
+        open: Vec<OpenPublish>,
         /// The lost incarnation.
         incarnation: u64,
         /// Told when their subscriptions are in force.
@@ -266,8 +268,8 @@ pub enum ManagerWork {
         /// Where.
         stays: Vec<Stay>,
     },
-    /// QoS 2 publishes that a lost node had begun, or an earlier start of this one.
-    TakeOver(Vec<OpenPublish>),
+    /// It is known who wants what earlier starts of this node had begun.
+    FinishOpen,
     /// Stop reading, finish what is in flight, close. Answered when no connection is left.
     Drain {
         /// Sent when the last connection is gone.

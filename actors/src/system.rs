@@ -408,7 +408,9 @@ impl ActorSystem {
         let mut open: HashMap<u16, Vec<OpenPublish>> = HashMap::new();
         if let Some(cluster) = &self.shared.cluster {
             cluster.work.push(PeerWork::Holds(held), 1024);
-            for publish in cluster.store.open_publishes() {
+            let begun = cluster.store.open_publishes();
+            cluster.finishes(&begun);
+            for publish in begun {
                 open.entry(self.shared.home(&publish.publisher)).or_default().push(publish);
             }
         }

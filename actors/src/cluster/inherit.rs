@@ -145,20 +145,6 @@ impl Peers {
         }
     }
 
-    /// QoS 2 publishes that a lost incarnation had begun are finished where
-    /// their publishers' sessions are at home: behind these, in the inbox there.
-    fn take_over_open(&self, open: Vec<OpenPublish>) {
-        self.cluster.finishes(&open);
-        let mut homes: BTreeMap<u16, Vec<OpenPublish>> = BTreeMap::new();
-        for publish in open {
-            homes.entry(self.shared.home(&publish.publisher)).or_default().push(publish);
-        }
-        for (home, publishes) in homes {
-            let bytes = publishes.iter().map(|publish| publish.message.cost()).sum();
-            self.shared.managers[usize::from(home)].push(ManagerWork::TakeOver(publishes), bytes);
-        }
-    }
-
     fn take_estate(&mut self, incarnation: u64, estate: Estate) {
         let clients: Vec<Arc<str>> =
             estate.sessions.iter().map(|session| Arc::clone(&session.client_id)).collect();
@@ -170,15 +156,21 @@ impl Peers {
         for will in estate.wills {
             wills.entry(self.shared.home(&will.client_id)).or_default().push(will);
         }
+        self.cluster.finishes(&estate.open);
+        let mut open: BTreeMap<u16, Vec<OpenPublish>> = BTreeMap::new();
+        for publish in estate.open {
+            open.entry(self.shared.home(&publish.publisher)).or_default().push(publish);
+        }
         let mut waits = Vec::new();
         for (index, manager) in (0..).zip(&self.shared.managers) {
             let (done, wait) = oneshot::channel();
             let sessions = sessions.remove(&index).unwrap_or_default();
             let wills = wills.remove(&index).unwrap_or_default();
-            manager.push(ManagerWork::Inherit { sessions, wills, incarnation, done }, 256);
+            let open = open.remove(&index).unwrap_or_default();
+            let inherit = ManagerWork::Inherit { sessions, wills, open, incarnation, done };
+            manager.push(inherit, 256);
             waits.push(wait);
         }
-        self.take_over_open(estate.open);
         self.cluster.stored_batches.lock().extend(estate.batches);
         let incarnations = estate.incarnations;
         self.shared.lanes.lock().inherit(&estate.lanes);

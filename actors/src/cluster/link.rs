@@ -21,6 +21,8 @@ use crate::shared::Token;
 
 /// A link that is down for so long is not about to be up again: its node is dead, frozen or cut off.
 const OUT_OF_REACH: Duration = Duration::from_secs(1);
+/// Bytes of control messages in one frame, about; far below the largest.
+const FRAME: usize = 1 << 20;
 /// Control messages in one frame.
 const AT_ONCE: usize = 256;
 
@@ -108,7 +110,17 @@ impl PeerLink {
         if self.controls.is_empty() {
             return;
         }
-        let body = message::encode(&mem::take(&mut self.controls));
+        let messages = mem::take(&mut self.controls);
+        self.send_controls(&messages);
+    }
+
+    fn send_controls(&mut self, messages: &[Control]) {
+        let body = message::encode(messages);
+        if body.len() > FRAME && messages.len() > 1 {
+            let (first, second) = messages.split_at(messages.len() / 2);
+            self.send_controls(first);
+            return self.send_controls(second);
+        }
         if let Err(error) = self.link.send(Class::Control, message::CONTROL, body) {
             log::error!(target: "hydrant::peers", "{}: {error}", self.node.id);
         }

@@ -264,12 +264,12 @@ impl Peers {
     fn started(&mut self, found: Vec<(Arc<Message>, u64)>) {
         self.retained_found(found);
         // Now it is known who wants them; and before any client is let in.
-        self.cluster.finishes(&self.cluster.store.open_publishes());
-        for manager in &self.shared.managers {
-            manager.push(ManagerWork::TakeOver(Vec::new()), 64);
-        }
         self.start = Start::Over;
         self.cluster.synced.store(true, Ordering::SeqCst);
+        for manager in &self.shared.managers {
+            manager.push(ManagerWork::FinishOpen, 64);
+        }
+        self.release_all();
     }
 
     fn is_synced(&self) -> bool {
@@ -472,7 +472,13 @@ impl Peers {
         self.complete(tokens);
     }
 
+    /// Sessions are given up once what was begun for them before this start goes on, or is not waited for.
+    pub fn may_give_up(&self) -> bool {
+        self.start == Start::Over || self.started.elapsed() > self.cluster.settings.repair
+    }
+
     fn tick(&mut self) {
+        self.release_all();
         self.ask_again();
         self.seal_lost();
         self.say_what_is_answered();

@@ -177,7 +177,7 @@ impl Peers {
     pub(super) fn release(&mut self, release: Release) {
         let client = &release.client;
         let granted = |claim: &Claiming| claim.granted && claim.client == *client;
-        if self.claims.values().any(granted) {
+        if self.claims.values().any(granted) || !self.may_give_up() {
             return self.deferred_releases.push(release);
         }
         let Release { owner, ticket, client, to } = release;
@@ -188,6 +188,12 @@ impl Peers {
     fn release_deferred(&mut self, client: &str) {
         let its = |release: &mut Release| *release.client == *client;
         let releases: Vec<Release> = self.deferred_releases.extract_if(.., its).collect();
+        releases.into_iter().for_each(|release| self.release(release));
+    }
+
+    /// Those that can be now.
+    pub(super) fn release_all(&mut self) {
+        let releases = std::mem::take(&mut self.deferred_releases);
         releases.into_iter().for_each(|release| self.release(release));
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::cluster::{FromPeer, NodeIndex, PeerWork, SMALL};
 use crate::metrics::{CloseReason, DropReason};
-use crate::ports::{StoreOp, StoredSession, StoredWill};
+use crate::ports::{OpenPublish, StoreOp, StoredSession, StoredWill};
 use crate::shared::Part;
 
 use super::conn::AckKind;
@@ -130,7 +130,7 @@ impl Shard {
                     self.deliver_live(&route, &mut view);
                 }
             } else {
-                view.coming = open.and_then(|open| self.coming(&open));
+                view.coming = open.and_then(|open| self.coming(&open, batch.incarnation));
                 let needs = self.fan_out(&route, &mut view, publish.durable);
                 batch.add(&needs, view.held());
             }
@@ -422,6 +422,7 @@ impl Shard {
         &self,
         sessions: &[StoredSession],
         wills: &[StoredWill],
+        open: &[OpenPublish],
         incarnation: u64,
         done: oneshot::Sender<()>,
     ) {
@@ -443,6 +444,7 @@ impl Shard {
         if !sessions.is_empty() {
             self.estates.borrow_mut().insert(incarnation, marks);
         }
+        self.hold_open(open);
         for will in wills {
             self.restore_will(will);
         }

@@ -103,7 +103,9 @@ impl Shard {
         {
             return;
         }
-        if view.coming.is_some_and(|coming| self.has_open(session, coming)) {
+        // What one that is still elsewhere has is known when it comes.
+        let absent = session.moving.as_ref().is_some_and(|moving| moving.transit.absent);
+        if !absent && view.coming.is_some_and(|coming| self.has_open(session, coming)) {
             return;
         }
         if let Some(moving) = &session.moving {

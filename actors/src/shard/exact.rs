@@ -92,7 +92,7 @@ impl Shard {
         }
         let open = exact.open.map(|opened| self.open_for_nodes(opened));
         if let Some(open) = &open {
-            (view.open, view.coming) = (Some(*open), self.coming(open));
+            (view.open, view.coming) = (Some(*open), self.coming_here(open));
         }
         let mut needs = self.fan_out(route, view, true);
         self.fan_out_to_nodes(route, view, true, &mut needs);

@@ -5,6 +5,7 @@
 //! the link, the router that the lane has at the other node, the arbiter that holds the session.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hydrant_protocol::cluster::marks::{EVERY, Lane};
 use smallvec::SmallVec;
@@ -119,6 +120,11 @@ impl Shard {
         if lane == (0, self.index) {
             self.held_up.set(self.held_up.get().saturating_sub(1));
             self.wake_router();
+            let cluster = self.shared.cluster.as_ref();
+            if cluster.is_some_and(|cluster| cluster.synced.load(Ordering::SeqCst)) {
+                // What the lost one had begun, now that it is published to its sessions here.
+                self.finish_open();
+            }
         }
         for (index, router) in (0..).zip(&self.shared.routers) {
             if index == self.index && lane.1 != EVERY {

@@ -25,6 +25,7 @@ use crate::ports::StoredSession;
 use crate::shared::{ManagerWork, StorageWork, Token};
 
 use super::deliver::View;
+use super::open::Coming;
 use super::sessions::Session;
 use super::{Shard, WaitKind};
 
@@ -35,7 +36,7 @@ struct Early {
     message: Arc<Message>,
     durable: bool,
     /// It is an open publish.
-    open: Option<PublishId>,
+    open: Option<Coming>,
 }
 
 /// A session that is being given up.
@@ -86,7 +87,7 @@ impl Moving {
 
     /// Open publishes that are put aside.
     pub(super) fn aside(&self) -> impl Iterator<Item = PublishId> {
-        self.early.iter().filter_map(|early| early.open)
+        self.early.iter().filter_map(|early| Some(early.open?.id))
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -177,9 +178,10 @@ impl Shard {
             self.metrics.drop_messages(DropReason::QueueFull, 1);
             return;
         }
-        let (message, durable) = (view.message(), view.durable);
-        let open = view.coming.map(|coming| coming.id);
-        moving.early.push(Early { qos, message, durable, open });
+        let (message, durable, open) = (view.message(), view.durable, view.coming);
+        if !open.is_some_and(|open| moving.aside().any(|id| id == open.id)) {
+            moving.early.push(Early { qos, message, durable, open });
+        }
         if durable {
             let mut outgoing = self.outgoing.borrow_mut();
             if !outgoing.aside.contains(&slot) {
@@ -239,6 +241,14 @@ impl Shard {
             let filters = taken.subscriptions.iter();
             self.subscribe_all(slot, session, filters.map(|known| (&known.filter, known.qos)));
             let Some(moving) = &mut session.moving else { return };
+            if let Some(roamed) = session.stored.as_ref().and_then(|stored| stored.roamed.as_ref())
+                && given_up.is_none()
+            {
+                let had = |open: Coming| {
+                    (open.again || open.seen) && roamed.has(open.id, false, open.queued)
+                };
+                moving.early.retain(|early| !early.open.is_some_and(had));
+            }
             moving.transit.absent = false;
             moving.transit.leave = None;
             moving.leaving.take().map(|leaving| leaving.later)

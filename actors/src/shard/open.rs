@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hydrant_protocol::cluster::message::{Audience, Open, PublishId};
-use hydrant_protocol::cluster::seen::{Numbers, Roamed, Stay};
+use hydrant_protocol::cluster::seen::{Numbers, Roamed, Seen, Stay};
+use hydrant_protocol::wire;
 
 use super::deliver::View;
 use super::publish::Needs;
 use super::routes::Route;
-use super::sessions::Session;
+use super::sessions::{ANY_ESTATE, Session};
 use super::waits::{Exact, Owed};
 use super::{Shard, WaitKind};
 use crate::cluster::{PeerWork, SMALL};
@@ -28,6 +29,9 @@ use crate::ports::{OpenPublish, StoreOp, StoredWill};
 /// Past so many open ones of an arbiter nothing waits for live subscribers elsewhere: they are at a node that is
 /// slow, whose messages are dropped past `cluster.max_link_bytes` and counted.
 const CLOSING: usize = 4096;
+
+/// Slot and stamp of a session, its client id, and its Last Will.
+type Behind = (u32, u32, Arc<str>, wire::Will);
 
 /// What an arbiter keeps of its own ones, and of those it finishes.
 #[derive(Debug, Default)]
@@ -40,6 +44,10 @@ pub struct Opens {
     pub wills: RefCell<Vec<StoredWill>>,
     /// Those that other nodes want and may not all have.
     pub numbers: RefCell<Numbers>,
+    /// Of all that come here, what this arbiter has done for its sessions.
+    pub handled: RefCell<Seen>,
+    /// Last Wills behind publishes of the same session that are being opened.
+    pub behind: RefCell<Vec<Behind>>,
     /// Below this the store was last told to forget them.
     pub forgot: Cell<u64>,
     /// Sessions that have come from other nodes a while ago: when, slot and stamp.
@@ -64,6 +72,10 @@ pub struct Coming {
     pub seen: bool,
     /// The sessions that its own incarnation held have it.
     pub queued: bool,
+    /// An heir publishes it again. What comes from its own node is a session's by the marks alone.
+    pub again: bool,
+    /// As in [`Open::floor`].
+    pub floor: u64,
 }
 
 impl Shard {
@@ -136,19 +148,24 @@ impl Shard {
         })
     }
 
-    /// An open publish for the queues here.
-    pub(super) fn coming(&self, open: &Open) -> Option<Coming> {
+    /// An open publish for the queues here, as this incarnation sends it.
+    pub(super) fn coming(&self, open: &Open, from: u64) -> Option<Coming> {
         let cluster = self.shared.cluster.as_ref()?;
-        let (id, queued) = (open.id, open.queued);
+        let Open { id, floor, queued } = *open;
         let own = id.incarnation == cluster.incarnation;
         let seen = !own && cluster.seen.lock().has(id, Audience::Queues);
-        Some(Coming { id, seen, queued })
+        Some(Coming { id, seen, queued, again: id.incarnation != from, floor })
+    }
+
+    /// One that this node publishes.
+    pub(super) fn coming_here(&self, open: &Open) -> Option<Coming> {
+        self.coming(open, self.shared.cluster.as_ref()?.incarnation)
     }
 
     /// Whether this session has it.
     pub(super) fn has_open(&self, session: &Session, coming: Coming) -> bool {
-        let Coming { id, seen, queued } = coming;
-        let Some(stored) = &session.stored else { return seen };
+        let Coming { id, seen, queued, again, .. } = coming;
+        let Some(stored) = session.stored.as_ref().filter(|_| again) else { return seen };
         if self.was_held_by(stored.estate, id.incarnation) {
             return queued;
         }
@@ -166,17 +183,29 @@ impl Shard {
         if let Some(cluster) = &self.shared.cluster {
             cluster.seen.lock().insert(open.id, audience, open.floor);
         }
+        if audience != Audience::Live {
+            self.is_handled(open.id, open.floor);
+        }
+    }
+
+    /// The sessions here have it that take it: what this arbiter knows, which can be behind its node.
+    pub(super) fn is_handled(&self, id: PublishId, floor: u64) {
+        self.opens.handled.borrow_mut().insert(id, Audience::Queues, floor);
     }
 
     /// A session that goes to another node takes along what it has of such publishes.
     pub(super) fn send_stays(&self, session: &Session, to: &Arc<str>) {
         let (Some(cluster), Some(stored)) = (&self.shared.cluster, &session.stored) else { return };
         let aside = session.moving.iter().flat_map(|moving| moving.aside());
-        let known = cluster.seen.lock().known().without(aside);
-        let estate = stored.estate;
+        let known = self.opens.handled.borrow().known().without(aside);
+        let estates = match stored.estate {
+            0 => Vec::new(),
+            ANY_ESTATE => cluster.continued.clone(),
+            estate => vec![estate],
+        };
         let stays = match &stored.roamed {
-            Some(roamed) => roamed.leaves(estate, known),
-            None => Roamed::default().leaves(estate, known),
+            Some(roamed) => roamed.leaves(estates, known),
+            None => Roamed::default().leaves(estates, known),
         };
         if !stays.is_empty() {
             let (to, client) = (Arc::clone(to), Arc::clone(&session.client_id));
@@ -198,12 +227,11 @@ impl Shard {
 
     /// A session has come from another node: what was routed here before was not for it.
     pub(super) fn has_come(&self, slot: u32) {
-        let Some(cluster) = &self.shared.cluster else { return };
         {
             let mut sessions = self.sessions.borrow_mut();
             let Some(session) = sessions.get(slot) else { return };
             let aside = session.moving.iter().flat_map(|moving| moving.aside());
-            let arrived = cluster.seen.lock().known().without(aside);
+            let arrived = self.opens.handled.borrow().known().without(aside);
             let Some(stored) = &mut session.stored else { return };
             if arrived.is_empty() && stored.roamed.is_none() {
                 return;
@@ -241,19 +269,45 @@ impl Shard {
     /// Its session is not given up before what it causes is on its way to the store.
     pub(super) fn count_opening(&self, receipt: Option<(u32, u32)>, begins: bool) {
         let Some((slot, stamp)) = receipt else { return };
+        if !begins {
+            self.count_opened(slot, stamp);
+            return self.publish_behind(slot, stamp);
+        }
+        let mut sessions = self.sessions.borrow_mut();
+        let session = sessions.get(slot).filter(|session| session.stamp == stamp);
+        if let Some(stored) = session.and_then(|session| session.stored.as_mut()) {
+            stored.opening += 1;
+        }
+    }
+
+    fn count_opened(&self, slot: u32, stamp: u32) {
         let goes = {
             let mut sessions = self.sessions.borrow_mut();
             let session = sessions.get(slot).filter(|session| session.stamp == stamp);
             let Some(stored) = session.and_then(|session| session.stored.as_mut()) else { return };
-            if begins {
-                stored.opening += 1;
-                return;
-            }
             stored.opening = stored.opening.saturating_sub(1);
             stored.opening == 0 && std::mem::take(&mut stored.waits_to_go)
         };
         if goes {
             self.give_up_when_stored(slot);
+        }
+    }
+
+    /// A Last Will comes behind what its session has published: here, when that is being opened.
+    pub(super) fn publish_will_behind(&self, slot: u32, client_id: Arc<str>, will: wire::Will) {
+        let stamp = self.sessions.borrow_mut().get(slot).map_or(0, |session| session.stamp);
+        self.opens.behind.borrow_mut().push((slot, stamp, client_id, will));
+        self.publish_behind(slot, stamp);
+    }
+
+    fn publish_behind(&self, slot: u32, stamp: u32) {
+        if self.opens.behind.borrow().is_empty() || self.is_opening(Some((slot, stamp))) {
+            return;
+        }
+        let its = |of: &mut Behind| (of.0, of.1) == (slot, stamp);
+        let wills: Vec<_> = self.opens.behind.borrow_mut().extract_if(.., its).collect();
+        for (.., client_id, will) in wills {
+            self.publish_will(client_id, &will);
         }
     }
 

@@ -404,6 +404,9 @@ impl Shard {
                 self.deliver(*slot, *granted, entry.phase, &mut view);
             }
             undo.keep();
+            if let Some(coming) = entry.coming {
+                self.is_handled(coming.id, coming.floor);
+            }
             let mut outgoing = self.outgoing.borrow_mut();
             batch.ops.append(&mut outgoing.ops);
             batch.tokens.append(&mut outgoing.tokens);

@@ -234,7 +234,7 @@ impl Shard {
             if reason == CloseReason::Disconnect {
                 self.outgoing.borrow_mut().ops.push(StoreOp::DeleteWill { client_id });
             } else {
-                self.publish_will(client_id, &will);
+                self.publish_will_behind(slot, client_id, *will);
             }
         }
         let persistent = {

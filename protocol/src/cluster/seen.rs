@@ -25,13 +25,64 @@ pub const LANES: usize = 64;
 /// Nodes that a session remembers to have been at, the last ones.
 pub const STAYS: usize = 4;
 
+/// Numbers, as runs without a gap: first and last of each, ascending. Nearly all are one run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Runs(Vec<(u64, u64)>);
+
+impl Runs {
+    /// The run that has it, or else the one behind it.
+    fn at(&self, number: u64) -> usize {
+        self.0.partition_point(|run| run.1 < number)
+    }
+
+    fn has(&self, number: u64) -> bool {
+        self.0.get(self.at(number)).is_some_and(|run| run.0 <= number)
+    }
+
+    fn insert(&mut self, number: u64) {
+        let at = self.at(number);
+        if self.has(number) {
+            return;
+        }
+        let before = at > 0 && self.0[at - 1].1 + 1 == number;
+        let behind = self.0.get(at).is_some_and(|run| run.0 == number + 1);
+        match (before, behind) {
+            (true, true) => self.0[at - 1].1 = self.0.remove(at).1,
+            (true, false) => self.0[at - 1].1 = number,
+            (false, true) => self.0[at].0 = number,
+            (false, false) => self.0.insert(at, (number, number)),
+        }
+    }
+
+    fn remove(&mut self, number: u64) {
+        if !self.has(number) {
+            return;
+        }
+        let at = self.at(number);
+        let (first, last) = self.0.remove(at);
+        if number < last {
+            self.0.insert(at, (number + 1, last));
+        }
+        if first < number {
+            self.0.insert(at, (first, number - 1));
+        }
+    }
+
+    fn forget_below(&mut self, floor: u64) {
+        self.0.drain(..self.at(floor));
+        if let Some(first) = self.0.first_mut() {
+            first.0 = first.0.max(floor);
+        }
+    }
+}
+
 /// What of one lane has been routed.
 #[derive(Debug, Default)]
 struct Lane {
     /// All below is.
     floor: u64,
-    queues: BTreeSet<u64>,
-    live: BTreeSet<u64>,
+    queues: Runs,
+    live: Runs,
     /// When it was heard of last, by a count of all.
     heard: u64,
 }
@@ -49,7 +100,7 @@ impl Seen {
     pub fn has(&self, id: PublishId, audience: Audience) -> bool {
         let Some(lane) = self.lanes.get(&(id.incarnation, id.lane)) else { return false };
         let numbers = if audience == Audience::Live { &lane.live } else { &lane.queues };
-        id.number < lane.floor || numbers.contains(&id.number)
+        id.number < lane.floor || numbers.has(id.number)
     }
 
     /// It has been now; nothing of its lane below `floor` will come again.
@@ -67,8 +118,8 @@ impl Seen {
         lane.heard = self.heard;
         if floor > lane.floor {
             lane.floor = floor;
-            lane.queues = lane.queues.split_off(&floor);
-            lane.live = lane.live.split_off(&floor);
+            lane.queues.forget_below(floor);
+            lane.live.forget_below(floor);
         }
         if id.number >= lane.floor {
             let numbers =
@@ -88,7 +139,7 @@ impl Seen {
             incarnation: *incarnation,
             lane: *lane,
             floor: of.floor,
-            above: of.queues.iter().copied().collect(),
+            above: of.queues.clone(),
         };
         Known { lanes: lanes.into_iter().map(known).collect() }
     }
@@ -99,7 +150,7 @@ struct KnownLane {
     incarnation: u64,
     lane: u16,
     floor: u64,
-    above: Vec<u64>,
+    above: Runs,
 }
 
 /// Open publishes that a node had routed for queues at some time.
@@ -120,7 +171,7 @@ impl Known {
             let its =
                 |lane: &&mut KnownLane| (lane.incarnation, lane.lane) == (id.incarnation, id.lane);
             if let Some(lane) = self.lanes.iter_mut().find(its) {
-                lane.above.retain(|number| *number != id.number);
+                lane.above.remove(id.number);
             }
         }
         self
@@ -129,7 +180,7 @@ impl Known {
     fn has(&self, id: PublishId) -> bool {
         self.lanes.iter().any(|lane| {
             (lane.incarnation, lane.lane) == (id.incarnation, id.lane)
-                && (id.number < lane.floor || lane.above.contains(&id.number))
+                && (id.number < lane.floor || lane.above.has(id.number))
         })
     }
 }
@@ -137,8 +188,8 @@ impl Known {
 /// Where a session has been.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stay {
-    /// The lost incarnation that it was inherited from there, or 0.
-    pub estate: u64,
+    /// The lost incarnations that it may have been inherited from there.
+    pub estates: Vec<u64>,
     /// What that node had routed before it came.
     pub arrived: Known,
     /// And when it went.
@@ -158,18 +209,18 @@ impl Roamed {
     /// Whether it has this one, which its present node has `seen` or not; `queued`: it was queued for all
     /// sessions that its incarnation held.
     pub fn has(&self, id: PublishId, seen: bool, queued: bool) -> bool {
-        let has = |stay: &Stay| match stay.estate == id.incarnation {
+        let has = |stay: &Stay| match stay.estates.contains(&id.incarnation) {
             true => queued,
             false => stay.left.has(id) && !stay.arrived.has(id),
         };
         self.past.iter().any(has) || seen && !self.arrived.has(id)
     }
 
-    /// It goes on, from a node where it was one of this estate and that had routed so much.
-    pub fn leaves(&self, estate: u64, left: Known) -> Vec<Stay> {
+    /// It goes on, from a node where it was one of these estates and that had routed so much.
+    pub fn leaves(&self, estates: Vec<u64>, left: Known) -> Vec<Stay> {
         let mut past = self.past.clone();
-        if estate != 0 || !left.is_empty() {
-            past.push(Stay { estate, arrived: self.arrived.clone(), left });
+        if !estates.is_empty() || !left.is_empty() {
+            past.push(Stay { estates, arrived: self.arrived.clone(), left });
         }
         past.drain(..past.len().saturating_sub(STAYS));
         past
@@ -250,7 +301,7 @@ mod tests {
             seen.insert(id(7, 0, number), Audience::Queues, number.saturating_sub(2));
             seen.insert(id(7, 0, number), Audience::Live, number.saturating_sub(2));
         }
-        assert!(seen.lanes[&(7, 0)].queues.len() <= 3);
+        assert_eq!(seen.lanes[&(7, 0)].queues, Runs(vec![(998, 1000)]));
         assert!(seen.has(id(7, 0, 1), Audience::Live), "below the floor all is known");
         assert!(!seen.has(id(7, 0, 1001), Audience::Queues));
         // An old frame does not lower the floor.
@@ -272,7 +323,7 @@ mod tests {
         assert!(roamed.has(id(7, 0, 4), true, false) && !roamed.has(id(7, 0, 5), false, false));
         // At the second node, which has routed 5 before, and routes 6 behind.
         second.insert(id(7, 0, 5), queues, 3);
-        let past = roamed.leaves(0, first.known());
+        let past = roamed.leaves(Vec::new(), first.known());
         let roamed = Roamed { past, arrived: second.known() };
         second.insert(id(7, 0, 6), queues, 3);
         let has = |roamed: &Roamed, of: &Seen, n| {
@@ -283,19 +334,45 @@ mod tests {
         assert_eq!(at_second, [true, true, false, true, false, true, false]);
         // What was put aside for it while it was on its way is its own here, and was not there.
         let aside = || [id(7, 0, 4), id(7, 0, 5)].into_iter();
-        let past = Roamed::default().leaves(0, first.known().without(aside()));
+        let past = Roamed::default().leaves(Vec::new(), first.known().without(aside()));
         let arrived = second.known().without(aside());
         let other = Roamed { past, arrived };
         assert_eq!([4, 5, 6].map(|n| has(&other, &second, n)), [false, true, false]);
         // And back.
-        let past = roamed.leaves(0, second.known());
+        let past = roamed.leaves(Vec::new(), second.known());
         let roamed = Roamed { past, arrived: first.known() };
         let at_first: Vec<bool> = (1..8).map(|n| has(&roamed, &first, n)).collect();
         assert_eq!(at_first, at_second);
         // What it has of the node that it was inherited from, only the store knows.
-        let past = Roamed::default().leaves(7, first.known());
+        let past = Roamed::default().leaves(vec![7], first.known());
         let roamed = Roamed { past, arrived: Known::default() };
         assert!(!roamed.has(id(7, 0, 4), false, false) && roamed.has(id(7, 0, 9), false, true));
+    }
+
+    #[test]
+    fn runs_are_what_a_set_of_the_numbers_is() {
+        let mut random = crate::cluster::random::Random(5);
+        let (mut runs, mut set) = (Runs::default(), BTreeSet::new());
+        for _ in 0..5000 {
+            let number = random.below(60) as u64;
+            match random.below(5) {
+                0 => {
+                    runs.remove(number);
+                    set.remove(&number);
+                }
+                1 if random.one_in(20) => {
+                    runs.forget_below(number);
+                    set = set.split_off(&number);
+                }
+                _ => {
+                    runs.insert(number);
+                    set.insert(number);
+                }
+            }
+            assert!((0..61).all(|number| runs.has(number) == set.contains(&number)));
+            assert!(runs.0.iter().all(|(first, last)| first <= last));
+            assert!(runs.0.windows(2).all(|two| two[0].1 + 1 < two[1].0), "{runs:?}");
+        }
     }
 
     #[test]
@@ -310,11 +387,11 @@ mod tests {
         assert!(known.has(id(7, 0, 2)) && known.has(id(7, 199, 1)) && !known.has(id(7, 1, 1)));
         let mut roamed = Roamed::default();
         for estate in 1..10 {
-            roamed.past = roamed.leaves(estate, Known::default());
+            roamed.past = roamed.leaves(vec![estate], Known::default());
         }
-        let estates: Vec<u64> = roamed.past.iter().map(|stay| stay.estate).collect();
+        let estates: Vec<u64> = roamed.past.iter().flat_map(|stay| stay.estates.clone()).collect();
         assert_eq!(estates, [6, 7, 8, 9]);
-        roamed.past = roamed.leaves(0, Known::default());
+        roamed.past = roamed.leaves(Vec::new(), Known::default());
         assert_eq!(roamed.past.len(), STAYS, "where nothing was routed is not remembered");
     }
 

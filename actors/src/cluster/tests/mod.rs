@@ -381,7 +381,8 @@ fn a_session_on_its_way_loses_and_doubles_nothing() {
         .map(|node| {
             let (cluster, stop) = (Arc::clone(&cluster), Arc::clone(&stop));
             std::thread::spawn(move || {
-                let mut publisher = cluster.connect(node, &format!("publisher-{node}"), true);
+                // One with a session, whose QoS 2 is open while it is on its way, and others without.
+                let mut publisher = cluster.connect(node, &format!("publisher-{node}"), node != 0);
                 let mut sent = 0_u32;
                 while stop.load(Ordering::SeqCst) == 0 {
                     // Many at once, and one by one.
