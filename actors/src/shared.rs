@@ -400,6 +400,15 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// These, each with the others that have the same home.
+    pub fn by_home<T>(&self, all: Vec<T>, client_id: impl Fn(&T) -> &str) -> HashMap<u16, Vec<T>> {
+        let mut homes: HashMap<u16, Vec<T>> = HashMap::new();
+        for one in all {
+            homes.entry(self.home(client_id(&one))).or_default().push(one);
+        }
+        homes
+    }
+
     /// The arbiter that holds everything about a client id.
     pub fn home(&self, client_id: &str) -> u16 {
         if self.managers.len() == 1 {

@@ -29,8 +29,8 @@ use crate::log::{self as log_actor, LaneBook, LogActor, LogParts};
 use crate::manager::ConnectionManager;
 use crate::metrics::Metrics;
 use crate::ports::{
-    Lanes, Membership, MessageLog, OpenPublish, SessionStore, StoreError, StoredSession,
-    StoredWill, UNFINISHED, UNFINISHED_WHY,
+    Lanes, Membership, MessageLog, SessionStore, StoreError, StoredSession, StoredWill, UNFINISHED,
+    UNFINISHED_WHY,
 };
 use crate::refusals::Refusals;
 use crate::router::TopicRouter;
@@ -396,23 +396,15 @@ impl ActorSystem {
     async fn restore(&self, workers: &[ArbiterHandle], found: Found) {
         let held: Vec<Arc<str>> =
             found.sessions.iter().map(|session| Arc::clone(&session.client_id)).collect();
-        let mut sessions: HashMap<u16, Vec<StoredSession>> = HashMap::new();
-        for session in found.sessions {
-            sessions.entry(self.shared.home(&session.client_id)).or_default().push(session);
-        }
-        let mut wills: HashMap<u16, Vec<StoredWill>> = HashMap::new();
-        for will in found.wills {
-            wills.entry(self.shared.home(&will.client_id)).or_default().push(will);
-        }
+        let mut sessions = self.shared.by_home(found.sessions, |session| &session.client_id);
+        let mut wills = self.shared.by_home(found.wills, |will| &will.client_id);
         let mut restored = Vec::new();
-        let mut open: HashMap<u16, Vec<OpenPublish>> = HashMap::new();
+        let mut open = HashMap::new();
         if let Some(cluster) = &self.shared.cluster {
             cluster.work.push(PeerWork::Holds(held), 1024);
             let begun = cluster.store.open_publishes();
             cluster.finishes(&begun);
-            for publish in begun {
-                open.entry(self.shared.home(&publish.publisher)).or_default().push(publish);
-            }
+            open = self.shared.by_home(begun, |publish| &publish.publisher);
         }
         for (index, worker) in (0_u16..).zip(workers) {
             let shared = Arc::clone(&self.shared);

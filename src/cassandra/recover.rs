@@ -17,6 +17,7 @@ use super::memory::{Adopted, Extent, Lane, Memory};
 use super::plan::{HELD_SHARDS, OUTBOX_BUCKET, WILL_SHARDS, int, long};
 use super::read::{self, PARALLEL};
 use super::sessions::{self, Which};
+use super::stamps::Stamps;
 use super::statements::Statement;
 use super::{estate, journal};
 use crate::rows::damaged;
@@ -35,7 +36,6 @@ pub(super) async fn recover(
 ) -> Result<(Memory, Vec<StoredWill>), StoreError> {
     let mut memory = Memory::new(me.number, me.stamps());
     memory.open.extend(open.iter().map(|open| open.id.incarnation));
-    redo_all(db, &mut memory, dead).await?;
     let wills = wills(db, dead).await?;
     // Our lanes go on where those of our line ended.
     let mut lines = by_line(dead);
@@ -79,11 +79,11 @@ pub(super) async fn recover(
 /// What their journals hold is done.
 pub(super) async fn redo_all(
     db: &Db,
-    memory: &mut Memory,
+    stamps: &Stamps,
     dead: &[Predecessor],
 ) -> Result<(), StoreError> {
     for predecessor in dead {
-        redo_and_clear(db, memory.stamp(), predecessor.number).await?;
+        redo_and_clear(db, stamps.next(), predecessor.number).await?;
     }
     Ok(())
 }

@@ -222,9 +222,7 @@ impl Inner {
         let (db, stamps) = (&self.db, self.incarnation.stamps());
         let highest = dead.iter().map(|one| one.stamps).max().unwrap_or_default();
         self.incarnation.raise(db, highest).await?;
-        for one in dead {
-            recover::redo_and_clear(db, stamps.next(), one.number).await?;
-        }
+        recover::redo_all(db, &stamps, dead).await?;
         let wills = recover::wills(db, dead).await?;
         let batches = recover::peer_batches(db, dead).await?;
         let open = recover::open_publishes(db, dead).await?;

@@ -188,9 +188,7 @@ impl Inner {
             estate::convert(db, incarnation, &mut dead).await?;
         }
         // First what they were about to write: it may be of these.
-        for one in &dead {
-            recover::redo_and_clear(db, incarnation.stamps().next(), one.number).await?;
-        }
+        recover::redo_all(db, &incarnation.stamps(), &dead).await?;
         let continued = Continued {
             numbers: dead.iter().map(|one| one.number).collect(),
             batches: recover::peer_batches(db, &dead).await?,

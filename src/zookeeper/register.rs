@@ -1,6 +1,7 @@
 //! What this node writes: the parents, the cluster's id, its own entry.
 
 use hydrant_protocol::cluster::Member;
+use hydrant_protocol::cluster::link::negotiate;
 use zookeeper_client::{Client, CreateMode, Error};
 
 use super::client::{acls, connect, sentence, tls};
@@ -96,7 +97,7 @@ pub(super) async fn foreign(
         // What is no member's is ignored, with a line of its own.
         let Ok(other) = entry::decode(cluster, name, &data) else { continue };
         let (ours, theirs) = (me.protocol, other.protocol);
-        if ours.0.max(theirs.0) > ours.1.min(theirs.1) {
+        if negotiate(ours, theirs).is_none() {
             return Err(Refused::Never(format!(
                 "node {name:?} of the cluster (version {}) speaks versions {} to {} of the peer \
                  protocol and this one (version {}) {} to {}: upgrade one release at a time",

@@ -1,6 +1,5 @@
 //! Nodes that are lost: their heir seals what they held and goes on with it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::PeerWork;
 use super::peers::Peers;
-use crate::ports::{Estate, OpenPublish, Sealing, StoredSession, StoredWill};
+use crate::ports::{Estate, Sealing};
 use crate::shared::ManagerWork;
 
 /// An incarnation that was sealed or found alive is looked at again after this.
@@ -148,19 +147,10 @@ impl Peers {
     fn take_estate(&mut self, incarnation: u64, estate: Estate) {
         let clients: Vec<Arc<str>> =
             estate.sessions.iter().map(|session| Arc::clone(&session.client_id)).collect();
-        let mut sessions: BTreeMap<u16, Vec<StoredSession>> = BTreeMap::new();
-        for session in estate.sessions {
-            sessions.entry(self.shared.home(&session.client_id)).or_default().push(session);
-        }
-        let mut wills: BTreeMap<u16, Vec<StoredWill>> = BTreeMap::new();
-        for will in estate.wills {
-            wills.entry(self.shared.home(&will.client_id)).or_default().push(will);
-        }
+        let mut sessions = self.shared.by_home(estate.sessions, |session| &session.client_id);
+        let mut wills = self.shared.by_home(estate.wills, |will| &will.client_id);
         self.cluster.finishes(&estate.open);
-        let mut open: BTreeMap<u16, Vec<OpenPublish>> = BTreeMap::new();
-        for publish in estate.open {
-            open.entry(self.shared.home(&publish.publisher)).or_default().push(publish);
-        }
+        let mut open = self.shared.by_home(estate.open, |publish| &publish.publisher);
         let mut waits = Vec::new();
         for (index, manager) in (0..).zip(&self.shared.managers) {
             let (done, wait) = oneshot::channel();

@@ -121,17 +121,6 @@ pub(crate) fn describe(cluster: &Cluster) -> String {
     if others.is_empty() { "no other node".to_owned() } else { others.join(", ") }
 }
 
-/// How far this node's start is.
-#[derive(Debug, PartialEq, Eq)]
-enum Start {
-    /// Not every member has told what it wants and holds.
-    Alone,
-    /// The retained messages are being read.
-    Reading,
-    /// Clients may come.
-    Over,
-}
-
 /// See the module.
 pub(super) struct Peers {
     pub cluster: Arc<Cluster>,
@@ -157,7 +146,8 @@ pub(super) struct Peers {
     /// Number of the last client that was let in.
     pub last_admission: u64,
     pub next_batch: u64,
-    start: Start,
+    /// Every member has told what it wants and holds: the retained messages are read, or were.
+    reads: bool,
     settling: VecDeque<(u64, Token)>,
     pub to_dial: Vec<NodeIndex>,
     /// Tokens to be answered, by arbiter.
@@ -186,7 +176,7 @@ impl Peers {
             heirs: Heirs::new(&cluster.continued),
             last_admission: 0,
             next_batch: 1,
-            start: Start::Alone,
+            reads: false,
             settling: VecDeque::new(),
             to_dial: Vec::new(),
             completed: AHashMap::new(),
@@ -238,8 +228,8 @@ impl Peers {
         }
         let unstored = self.links.iter().map(|link| link.pending.len()).sum::<usize>();
         self.cluster.unstored.store(unstored + self.own.len(), Ordering::SeqCst);
-        if self.start == Start::Alone && self.is_synced() {
-            self.start = Start::Reading;
+        if !self.reads && self.is_synced() {
+            self.reads = true;
             self.read_retained();
         }
     }
@@ -264,7 +254,6 @@ impl Peers {
     fn started(&mut self, found: Vec<(Arc<Message>, u64)>) {
         self.retained_found(found);
         // Now it is known who wants them; and before any client is let in.
-        self.start = Start::Over;
         self.cluster.synced.store(true, Ordering::SeqCst);
         for manager in &self.shared.managers {
             manager.push(ManagerWork::FinishOpen, 64);
@@ -474,7 +463,8 @@ impl Peers {
 
     /// Sessions are given up once what was begun for them before this start goes on, or is not waited for.
     pub fn may_give_up(&self) -> bool {
-        self.start == Start::Over || self.started.elapsed() > self.cluster.settings.repair
+        self.cluster.synced.load(Ordering::SeqCst)
+            || self.started.elapsed() > self.cluster.settings.repair
     }
 
     fn tick(&mut self) {

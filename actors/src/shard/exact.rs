@@ -4,8 +4,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hydrant_protocol::Message;
 use hydrant_protocol::cluster::message::Audience;
+use hydrant_protocol::{Message, PacketId};
 
 use crate::ports::StoreOp;
 
@@ -39,10 +39,7 @@ impl Shard {
         };
         let mut needs = Needs::default();
         self.log_record(mapped, route, identity, view, exact.retain, &mut needs);
-        let answer = conn.map(|conn| {
-            let index = conn.owe(AckKind::Pubrec(exact.packet_id));
-            (Rc::clone(conn), index)
-        });
+        let answer = owed(conn, None, exact.packet_id);
         self.attach(needs, WaitKind::Begun { answer, exact: Box::new(exact) });
     }
 
@@ -63,9 +60,7 @@ impl Shard {
         }
         let message = Arc::clone(&exact.message);
         let route = self.route(&message.topic);
-        let mut view = View::new(&message.topic, &message.payload, message.qos, true);
-        view.lane.1 = self.index;
-        view.owned = Some(Arc::clone(&message));
+        let mut view = self.view_of(&message);
         let (conn, index) = answer.unzip();
         self.store_exact(&route, &mut view, exact, conn.as_ref(), index);
     }
@@ -84,10 +79,7 @@ impl Shard {
         index: Option<u32>,
     ) {
         if self.must_open(route, &exact) {
-            let answer = conn.map(|conn| {
-                let index = index.unwrap_or_else(|| conn.owe(AckKind::Pubrec(exact.packet_id)));
-                (Rc::clone(conn), index)
-            });
+            let answer = owed(conn, index, exact.packet_id);
             return self.open(exact, answer);
         }
         let open = exact.open.map(|opened| self.open_for_nodes(opened));
@@ -131,10 +123,7 @@ impl Shard {
             needs.store = true;
         }
         if !needs.nothing() {
-            let answer = conn.map(|conn| {
-                let index = index.unwrap_or_else(|| conn.owe(AckKind::Pubrec(id)));
-                (Rc::clone(conn), index)
-            });
+            let answer = owed(conn, index, id);
             self.attach(needs, WaitKind::Exact { answer, exact: Box::new(exact) });
         } else {
             self.exact_done(conn, index, &exact);
@@ -144,10 +133,23 @@ impl Shard {
     /// A QoS 2 message is stored: its live subscribers, everywhere.
     pub(super) fn deliver_held(&self, message: &Arc<Message>) {
         let route = self.route(&message.topic);
-        let mut view = View::new(&message.topic, &message.payload, message.qos, true);
-        view.lane.1 = self.index;
-        view.owned = Some(Arc::clone(message));
+        let mut view = self.view_of(message);
         self.deliver_live(&route, &mut view);
         self.deliver_live_to_nodes(&route, &view, &mut Needs::default());
     }
+
+    /// A message of this node's publishers that was kept.
+    pub(super) fn view_of<'a>(&self, message: &'a Arc<Message>) -> View<'a> {
+        let mut view = View::new(&message.topic, &message.payload, message.qos, true);
+        view.lane.1 = self.index;
+        view.owned = Some(Arc::clone(message));
+        view
+    }
+}
+
+/// PUBREC that a connection is owed: by this index already, or from now on.
+fn owed(conn: Option<&Rc<Conn>>, index: Option<u32>, id: PacketId) -> Option<Owed> {
+    let conn = conn?;
+    let index = index.unwrap_or_else(|| conn.owe(AckKind::Pubrec(id)));
+    Some((Rc::clone(conn), index))
 }

@@ -17,10 +17,9 @@ use hydrant_protocol::cluster::message::{Audience, Open, PublishId};
 use hydrant_protocol::cluster::seen::{Numbers, Roamed, Seen, Stay};
 use hydrant_protocol::wire;
 
-use super::deliver::View;
 use super::publish::Needs;
 use super::routes::Route;
-use super::sessions::{ANY_ESTATE, Session};
+use super::sessions::{ANY_ESTATE, Session, Stored};
 use super::waits::{Exact, Owed};
 use super::{Shard, WaitKind};
 use crate::cluster::{PeerWork, SMALL};
@@ -89,10 +88,20 @@ impl Shard {
     }
 
     fn is_opening(&self, receipt: Option<(u32, u32)>) -> bool {
-        let Some((slot, stamp)) = receipt else { return false };
+        receipt.is_some_and(|receipt| {
+            self.with_stored(receipt, |stored| stored.opening > 0).unwrap_or(false)
+        })
+    }
+
+    /// What a session has in the store, by slot and stamp, while it is there and persistent.
+    fn with_stored<T>(
+        &self,
+        (slot, stamp): (u32, u32),
+        look: impl FnOnce(&mut Stored) -> T,
+    ) -> Option<T> {
         let mut sessions = self.sessions.borrow_mut();
-        let session = sessions.get(slot).filter(|session| session.stamp == stamp);
-        session.and_then(|session| session.stored.as_ref()).is_some_and(|it| it.opening > 0)
+        let session = sessions.get(slot).filter(|session| session.stamp == stamp)?;
+        session.stored.as_deref_mut().map(look)
     }
 
     /// Keeps it; the rest follows when it is stored.
@@ -258,11 +267,7 @@ impl Shard {
             if roaming.iter().any(|(_, other, of)| (*other, *of) == (slot, stamp)) {
                 continue;
             }
-            let mut sessions = self.sessions.borrow_mut();
-            let session = sessions.get(slot).filter(|session| session.stamp == stamp);
-            if let Some(stored) = session.and_then(|session| session.stored.as_mut()) {
-                stored.roamed = None;
-            }
+            self.with_stored((slot, stamp), |stored| stored.roamed = None);
         }
     }
 
@@ -273,22 +278,15 @@ impl Shard {
             self.count_opened(slot, stamp);
             return self.publish_behind(slot, stamp);
         }
-        let mut sessions = self.sessions.borrow_mut();
-        let session = sessions.get(slot).filter(|session| session.stamp == stamp);
-        if let Some(stored) = session.and_then(|session| session.stored.as_mut()) {
-            stored.opening += 1;
-        }
+        self.with_stored((slot, stamp), |stored| stored.opening += 1);
     }
 
     fn count_opened(&self, slot: u32, stamp: u32) {
-        let goes = {
-            let mut sessions = self.sessions.borrow_mut();
-            let session = sessions.get(slot).filter(|session| session.stamp == stamp);
-            let Some(stored) = session.and_then(|session| session.stored.as_mut()) else { return };
+        let goes = self.with_stored((slot, stamp), |stored| {
             stored.opening = stored.opening.saturating_sub(1);
             stored.opening == 0 && std::mem::take(&mut stored.waits_to_go)
-        };
-        if goes {
+        });
+        if goes == Some(true) {
             self.give_up_when_stored(slot);
         }
     }
@@ -399,9 +397,7 @@ impl Shard {
     pub(super) fn deliver_open(&self, exact: &Exact, opened: Opened) {
         let message = &exact.message;
         let route = self.route(&message.topic);
-        let mut view = View::new(&message.topic, &message.payload, message.qos, true);
-        view.lane.1 = self.index;
-        view.owned = Some(Arc::clone(message));
+        let mut view = self.view_of(message);
         let open = self.open_for_nodes(opened);
         view.open = Some(open);
         let mut needs = Needs::default();

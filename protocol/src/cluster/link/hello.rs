@@ -106,7 +106,7 @@ impl Hello {
 }
 
 /// The highest version that both ranges have.
-pub(super) fn negotiate(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
+pub fn negotiate(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
     let highest = ours.1.min(theirs.1);
     (highest >= ours.0.max(theirs.0)).then_some(highest)
 }

@@ -51,7 +51,7 @@ mod tests;
 pub use config::{Class, Config, Identity, LinkStats, Role};
 pub use error::LinkError;
 pub use frame::MAX_HELLO;
-pub use hello::{Hello, Resume, VERSIONS};
+pub use hello::{Hello, Resume, VERSIONS, negotiate};
 pub use machine::{Event, Link};
 pub use outgoing::Unacknowledged;
 pub use relay::Relay;
