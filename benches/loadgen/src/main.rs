@@ -22,6 +22,7 @@ mod process;
 mod publisher;
 mod report;
 mod resume;
+mod retained;
 mod run;
 mod subscriber;
 mod wire;
@@ -65,6 +66,11 @@ fn execute(cli: Cli) -> Result<bool, Error> {
         }
         Command::Resume(options) => {
             let report = resume::run(&options)?;
+            print(&report)?;
+            Ok(report.problems.is_empty())
+        }
+        Command::Retained(options) => {
+            let report = retained::run(&options)?;
             print(&report)?;
             Ok(report.problems.is_empty())
         }

@@ -36,6 +36,8 @@ pub enum Command {
     PublishOnly(PublishOnly),
     /// The persistent session of `publish-only --offline-filter` comes back and takes its queue.
     Resume(Resume),
+    /// Retains messages, a topic each (retained/I); then a new connection subscribes to all and reads them.
+    Retained(Retained),
     /// Reads a Kafka topic back: nothing lost, order per key kept.
     #[cfg(feature = "kafka")]
     VerifyKafka(VerifyKafka),
@@ -251,6 +253,23 @@ pub struct Resume {
     /// Publishers they came from.
     #[arg(long, default_value_t = 100)]
     pub publishers: u32,
+}
+
+/// See [`Command::Retained`].
+#[derive(Debug, Args)]
+pub struct Retained {
+    /// Where to.
+    #[command(flatten)]
+    pub target: Target,
+    /// Quality of service of the messages and the subscription.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub qos: u8,
+    /// Payload, bytes.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(20..=1_000_000))]
+    pub payload: u32,
+    /// Messages.
+    #[arg(long, default_value_t = 200_000)]
+    pub count: u64,
 }
 
 /// See [`Command::VerifyKafka`].

@@ -146,6 +146,12 @@ impl Template {
         }
     }
 
+    /// The same with RETAIN.
+    pub fn retained(mut self) -> Template {
+        self.bytes[0] |= 1;
+        self
+    }
+
     /// Appends the packet with this id and stamp.
     pub fn append(&self, out: &mut Vec<u8>, packet_id: u16, stamp: Stamp) {
         let base = out.len();
