@@ -1,163 +1,32 @@
 //! The command line of `broker`, and the commands that need no node: `config check`,
-//! `config print`, `config default`, `route` and `storage`.
+//! `config print`, `config default`, `storage` and `kafka`.
+//!
+//! - `route`: `broker route`, and where the topic of a `broker tail` goes.
+//! - `args`: the options and commands.
+//! - `hints`: what was meant by an option or a command that there is not.
 //!
 //! [`load`] is the only place that reads `config.toml` and the environment.
 
+mod args;
+mod hints;
+mod route;
+
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-use hydrant_protocol::topic::check_topic_name;
-use hydrant_protocol::wire::Limits;
-
-use crate::admin::FaultAction;
+use crate::cassandra::check::{Finding, Grade};
 use crate::config::{self, Config, ConfigErrors, Loaded, Origin, Sources};
-use crate::transfer;
+use crate::{embedded, kafka, transfer};
+pub use args::{
+    Cli, Command, ConfigAction, ConfigArgs, DeadAction, DeadArgs, DrainArgs, KafkaAction,
+    RouteArgs, StorageAction, TailArgs, TreeArgs,
+};
+pub use hints::parse;
+pub use route::{check_log_topic, run_route};
 
 /// The file read from the working directory when `--config` names none.
 const DEFAULT_FILE: &str = "config.toml";
-
-/// Hydrant, an MQTT broker for the fire hose. Without a command it runs a node.
-#[derive(Debug, Clone, Parser)]
-#[command(name = "broker", version, propagate_version = true)]
-pub struct Cli {
-    /// Where the configuration comes from.
-    #[command(flatten)]
-    pub config: ConfigArgs,
-    /// None runs a node.
-    #[command(subcommand)]
-    pub command: Option<Command>,
-}
-
-/// Where the configuration comes from; the same for every command.
-#[derive(Debug, Clone, Default, Args)]
-pub struct ConfigArgs {
-    /// Configuration file [default: config.toml of the working directory, where there is one]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Name of this node (node.id)
-    #[arg(long, global = true, value_name = "ID")]
-    pub node_id: Option<String>,
-    /// IP address and port for MQTT over TCP (listener.address)
-    #[arg(long, global = true, value_name = "ADDR")]
-    pub listen: Option<String>,
-    /// Directory of the store, the log and the admin socket (node.data_dir)
-    #[arg(long, global = true, value_name = "DIR")]
-    pub data_dir: Option<String>,
-    /// Any other key, as in --set log.kind=none; can be repeated
-    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
-    pub set: Vec<String>,
-}
-
-/// What to do instead of running a node.
-#[derive(Debug, Clone, Subcommand)]
-pub enum Command {
-    /// The configuration a node would start with
-    Config {
-        /// Which way.
-        #[command(subcommand)]
-        action: ConfigAction,
-    },
-    /// Explain where an MQTT topic goes: Kafka topic, key, acknowledgement, and by which rule
-    Route {
-        /// A topic name, without wildcards
-        topic: String,
-    },
-    /// Print records of a running node's embedded log and follow its end
-    Tail(TailArgs),
-    /// Print the actor tree of a running node
-    Tree(TreeArgs),
-    /// Print a running node's state in a few figures
-    Status,
-    /// Print the nodes of a running node's cluster, as it sees them
-    Nodes,
-    /// Empty a running node for a restart: no new clients, those it has are closed at a bounded rate
-    Drain(DrainArgs),
-    /// Check the session store, or move what it holds to a file and back
-    Storage {
-        /// Which way.
-        #[command(subcommand)]
-        action: StorageAction,
-    },
-    /// Make an actor of a running node panic, stall or fail (needs debug.faults)
-    #[command(hide = true)]
-    Fault {
-        /// panic, stall or fail
-        action: FaultAction,
-        /// Path of the actor, as `tree` prints it
-        path: String,
-    },
-}
-
-/// `broker config ...`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
-pub enum ConfigAction {
-    /// Report every mistake at once
-    Check,
-    /// Print every key's value and where it came from
-    Print,
-    /// Print a config.toml with every key, its default and what it means
-    Default,
-}
-
-/// `broker storage ...`
-#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
-pub enum StorageAction {
-    /// Look over the configured store: a line each, exit code 1 when something does not work
-    Check,
-    /// Write sessions, queues, retained messages, wills and outbox to a new file (the node stopped)
-    Export {
-        /// The file
-        file: PathBuf,
-    },
-    /// Read such a file into the configured store, which must be empty (the node stopped)
-    Import {
-        /// The file
-        file: PathBuf,
-    },
-}
-
-/// `broker tail`.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct TailArgs {
-    /// Topic of the log, as `broker route` shows it
-    pub topic: String,
-    /// Go on where this group left off
-    #[arg(long, value_name = "NAME")]
-    pub group: Option<String>,
-    /// Begin with the oldest record there is, not with the next one
-    #[arg(long)]
-    pub from_start: bool,
-    /// End after so many records
-    #[arg(long, value_name = "N")]
-    pub count: Option<u64>,
-}
-
-/// `broker drain`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
-pub struct DrainArgs {
-    /// Connections closed a second (node.drain_rate)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub rate: Option<u32>,
-    /// Return when the last client is gone; shows how many are left
-    #[arg(long)]
-    pub wait: bool,
-    /// Take clients again
-    #[arg(long, conflicts_with_all = ["rate", "wait"])]
-    pub cancel: bool,
-}
-
-/// `broker tree`.
-#[derive(Debug, Clone, PartialEq, Eq, Args)]
-pub struct TreeArgs {
-    /// Also list connections, a page at a time
-    #[arg(long)]
-    pub connections: bool,
-    /// Page of the connections, from 1
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "connections", value_parser = clap::value_parser!(u64).range(1..))]
-    pub page: u64,
-}
 
 /// The configuration of this command line, the environment and the file.
 ///
@@ -219,7 +88,19 @@ fn sources(
 
 /// `broker config check`: "ok", or every mistake on a line of its own.
 pub fn run_config_check(cli: &Cli, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
-    with_config(cli, err, |_| writeln!(out, "the configuration is ok"))
+    let checked = load_with_origins(cli).and_then(|loaded| loaded.preflight().map(|()| loaded));
+    match checked {
+        Ok(loaded) => {
+            for note in loaded.notes() {
+                let _ = writeln!(err, "{note}"); // nobody reads it: fine
+            }
+            written(writeln!(out, "the configuration is ok"), err)
+        }
+        Err(errors) => {
+            let _ = writeln!(err, "{errors}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// `broker config print`.
@@ -235,34 +116,6 @@ pub fn run_config_default(out: &mut dyn Write) -> ExitCode {
     }
 }
 
-/// `broker route TOPIC`.
-pub fn run_route(cli: &Cli, topic: &str, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
-    let mut illegal = None;
-    let code = with_config(cli, err, |loaded| {
-        let settings = &loaded.config.settings;
-        let limits = Limits {
-            max_topic_length: settings.limits.max_topic_length,
-            max_topic_levels: settings.limits.max_topic_levels,
-            ..Limits::PROTOCOL
-        };
-        match check_topic_name(topic, &limits) {
-            Ok(()) => writeln!(out, "{}", settings.mapping.explain(topic).to_string().trim_end()),
-            Err(violation) => {
-                illegal = Some(violation);
-                Ok(())
-            }
-        }
-    });
-    match illegal {
-        Some(violation) => {
-            let _ =
-                writeln!(err, "\"{topic}\" is not a topic a client may publish to: {violation}");
-            ExitCode::FAILURE
-        }
-        None => code,
-    }
-}
-
 /// `broker storage`: findings go to `out`, progress and errors to `err`.
 pub fn run_storage(
     cli: &Cli,
@@ -270,8 +123,8 @@ pub fn run_storage(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> ExitCode {
-    let config = match load(cli) {
-        Ok(config) => config,
+    let config = match load_with_origins(cli) {
+        Ok(loaded) => of_its_node(loaded),
         Err(errors) => return failed(err, &errors),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -294,26 +147,78 @@ pub fn run_storage(
     }
 }
 
+/// Where no node id is given, the one that the data directory belongs to.
+fn of_its_node(loaded: Loaded) -> Config {
+    let given = loaded.is_set("node.id");
+    let mut config = loaded.config;
+    if !given && let Some(id) = embedded::node_of(&config.data_dir) {
+        config.settings.node_id = id.into();
+    }
+    config
+}
+
+/// `broker kafka`: findings go to `out`, errors to `err`.
+pub fn run_kafka(
+    cli: &Cli,
+    action: &KafkaAction,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> ExitCode {
+    let KafkaAction::Check { topics } = action;
+    let config = match load(cli) {
+        Ok(config) => config,
+        Err(errors) => return failed(err, &errors),
+    };
+    let Some(options) = &config.kafka else {
+        return failed(
+            err,
+            &"log.kind is not \"kafka\", so there is no Kafka to check: set log.kind = \"kafka\"",
+        );
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(err, &error),
+    };
+    let mut code = ExitCode::SUCCESS;
+    let mut found = |finding: Finding| {
+        if finding.grade == Grade::Fail {
+            code = ExitCode::FAILURE;
+        }
+        // Who closed the pipe has seen enough; the exit code is still right.
+        let _ = writeln!(out, "{finding}");
+    };
+    let max_packet_size = config.settings.limits.max_packet_size;
+    runtime.block_on(kafka::check::run(options, max_packet_size, topics, &mut found));
+    code
+}
+
 fn failed(err: &mut dyn Write, error: &dyn std::fmt::Display) -> ExitCode {
     let _ = writeln!(err, "broker: {error}");
     ExitCode::FAILURE
 }
 
-/// Runs `f` on the configuration, or reports its mistakes. A closed pipe is no error.
+/// Runs `f` on the configuration, or reports its mistakes.
 fn with_config(
     cli: &Cli,
     err: &mut dyn Write,
     f: impl FnOnce(&Loaded) -> std::io::Result<()>,
 ) -> ExitCode {
     match load_with_origins(cli).map(|loaded| f(&loaded)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Ok(Err(error)) => {
-            let _ = writeln!(err, "cannot write the answer: {error}");
-            ExitCode::FAILURE
-        }
+        Ok(result) => written(result, err),
         Err(errors) => {
             let _ = writeln!(err, "{errors}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The exit code of an answer. A closed pipe is no error.
+fn written(result: std::io::Result<()>, err: &mut dyn Write) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(err, "cannot write the answer: {error}");
             ExitCode::FAILURE
         }
     }
@@ -322,6 +227,8 @@ fn with_config(
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     fn cli(args: &[&str]) -> Cli {
@@ -382,6 +289,23 @@ mod tests {
         for wrong in [["--wait", "--cancel"], ["--cancel", "--rate=5"], ["--wait", "--rate=0"]] {
             assert!(Cli::try_parse_from([&["broker", "drain"], &wrong[..]].concat()).is_err());
         }
+        let id = "19a3f2c1b40-00001d9e02a4b8f6";
+        for right in
+            [&["list"][..], &["replay", "--all"], &["drop", id, id], &["list", "--after", id]]
+        {
+            assert!(
+                Cli::try_parse_from([&["broker", "dead"], right].concat()).is_ok(),
+                "{right:?}"
+            );
+        }
+        for wrong in
+            [&["drop"][..], &["drop", "x"], &["replay", "--all", id], &["list", "--count=0"]]
+        {
+            assert!(
+                Cli::try_parse_from([&["broker", "dead"], wrong].concat()).is_err(),
+                "{wrong:?}"
+            );
+        }
     }
 
     #[test]
@@ -401,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn check_print_and_route() {
+    fn check_print_and_default() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("c.toml");
         let name = file.to_str().unwrap();
@@ -415,10 +339,6 @@ mod tests {
         assert!(ok && out.contains("id = \"n9\" # --node-id"), "{out}");
         let (ok, out, _) = run(|o, _| run_config_default(o));
         assert!(ok && out.contains("[node]"), "{out}");
-        let (ok, out, err) = run(|o, e| run_route(&good, "device/42/thermo", o, e));
-        assert!(ok && out.contains("thermo.meters") && out.contains("42"), "{out}{err}");
-        let (ok, out, err) = run(|o, e| run_route(&good, "device/+/thermo", o, e));
-        assert!(!ok && out.is_empty() && err.contains("device/+/thermo"), "{out}{err}");
 
         std::fs::write(&file, "[log]\nknid = 1\n[limits]\nconnect_rate = 0\n").unwrap();
         let (ok, out, err) = run(|o, e| run_config_check(&good, o, e));

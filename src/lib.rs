@@ -6,7 +6,7 @@
 //! - [`embedded`], [`cassandra`], [`kafka`]: session store and message log.
 //! - [`zookeeper`]: who else is in the cluster.
 //! - [`transfer`]: `broker storage`: checks a session store, moves it to a file and back.
-//! - [`admin`]: HTTP port and admin socket.
+//! - [`admin`]: HTTP port and admin socket; [`logging`]: the way of a line to standard error.
 
 pub mod admin;
 pub mod cassandra;
@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod embedded;
 pub mod kafka;
+pub mod logging;
 pub mod node;
 mod rows;
 pub mod transfer;

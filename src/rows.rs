@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hydrant_actors::ports::{LogRecord, OpenPublish, StoreError};
+use hydrant_actors::ports::{DeadId, DeadLetter, LogRecord, PreparedPublish, StoreError};
 use hydrant_protocol::cluster::message::PublishId;
 use hydrant_protocol::{Message, PacketId, Properties, QoS};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -167,27 +167,40 @@ struct OpenRow<'a> {
     message: &'a serde_bytes::Bytes,
 }
 
-/// An open publish without its key and without what changes.
-pub(crate) fn encode_open(open: &OpenPublish) -> Result<Vec<u8>, RowError> {
-    let message = encode_message(&open.message, open.message.qos, open.retain)?;
+/// A prepared publish without its key and without what changes.
+pub(crate) fn encode_prepared(prepared: &PreparedPublish) -> Result<Vec<u8>, RowError> {
+    let message = encode_message(&prepared.message, prepared.message.qos, prepared.retain)?;
     encode(&OpenRow {
-        session: open.session,
-        packet_id: open.packet_id.get(),
-        publisher: &open.publisher,
-        record: open.record,
+        session: prepared.session,
+        packet_id: prepared.packet_id.get(),
+        publisher: &prepared.publisher,
+        record: prepared.record,
         message: serde_bytes::Bytes::new(&message),
     })
 }
 
-/// Reads what [`encode_open`] wrote.
-pub(crate) fn decode_open(
+/// The ids of prepared publishes.
+pub(crate) fn encode_publish_ids(ids: &[PublishId]) -> Result<Vec<u8>, RowError> {
+    let ids = ids.iter().map(|id| (id.incarnation, id.router, id.number));
+    encode(&ids.collect::<Vec<_>>())
+}
+
+/// Reads what [`encode_publish_ids`] wrote.
+pub(crate) fn decode_publish_ids(bytes: &[u8]) -> Result<Vec<PublishId>, RowError> {
+    let ids: Vec<(u64, u16, u64)> = decode(bytes)?;
+    let id = |(incarnation, router, number)| PublishId { incarnation, router, number };
+    Ok(ids.into_iter().map(id).collect())
+}
+
+/// Reads what [`encode_prepared`] wrote.
+pub(crate) fn decode_prepared(
     id: PublishId,
     queued: bool,
     bytes: &[u8],
-) -> Result<OpenPublish, RowError> {
+) -> Result<PreparedPublish, RowError> {
     let row: OpenRow<'_> = postcard::from_bytes(body(bytes)?)?;
     let (message, _, retain) = decode_message(row.message)?;
-    Ok(OpenPublish {
+    Ok(PreparedPublish {
         id,
         session: row.session,
         packet_id: PacketId::new(row.packet_id).ok_or(postcard::Error::DeserializeBadEncoding)?,
@@ -323,6 +336,33 @@ impl<'a> RowReader<'a> {
         self.rest = rest;
         Ok(row)
     }
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeadLetterRow<'a> {
+    refused_ms: u64,
+    reason: &'a str,
+    #[serde(borrow)]
+    record: &'a serde_bytes::Bytes,
+}
+
+/// A dead letter without its id.
+pub(crate) fn encode_dead_letter(letter: &DeadLetter) -> Result<Vec<u8>, RowError> {
+    let mut row = RowBuilder::new(0);
+    row.push(&letter.record, true)?;
+    let record = row.finish();
+    encode(&DeadLetterRow {
+        refused_ms: letter.refused_ms,
+        reason: &letter.reason,
+        record: serde_bytes::Bytes::new(&record),
+    })
+}
+
+/// Reads what [`encode_dead_letter`] wrote.
+pub(crate) fn decode_dead_letter(id: DeadId, bytes: &[u8]) -> Result<DeadLetter, RowError> {
+    let row: DeadLetterRow<'_> = postcard::from_bytes(body(bytes)?)?;
+    let record = RowReader::new(row.record)?.next(&Arc::from(""))?;
+    Ok(DeadLetter { id, record, reason: Arc::from(row.reason), refused_ms: row.refused_ms })
 }
 
 /// The big-endian number at `at` in a key.

@@ -12,17 +12,27 @@ mod support;
 mod bad_input;
 #[path = "cluster/balanced.rs"]
 mod balanced;
+#[path = "cluster/cut.rs"]
+mod cut;
+#[path = "cluster/dead.rs"]
+mod dead;
 #[path = "cluster/frozen.rs"]
 mod frozen;
+#[path = "cluster/hour.rs"]
+mod hour;
 #[path = "cluster/loss.rs"]
 mod loss;
 #[path = "cluster/nodes.rs"]
 mod nodes;
 #[path = "cluster/paths.rs"]
 mod paths;
+#[path = "cluster/restart.rs"]
+mod restart;
 #[path = "cluster/routing.rs"]
 mod routing;
 #[path = "cluster/split.rs"]
 mod split;
 #[path = "cluster/start.rs"]
 mod start;
+#[path = "cluster/wills.rs"]
+mod wills;

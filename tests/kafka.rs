@@ -11,7 +11,15 @@ mod support;
 mod adapter;
 #[path = "kafka/bench.rs"]
 mod bench;
+#[path = "kafka/caps.rs"]
+mod caps;
+#[path = "kafka/check.rs"]
+mod check;
+#[path = "kafka/dead.rs"]
+mod dead;
 #[path = "kafka/driver.rs"]
 mod driver;
 #[path = "kafka/pipeline.rs"]
 mod pipeline;
+#[path = "kafka/trouble.rs"]
+mod trouble;

@@ -20,6 +20,10 @@ mod support;
 
 #[path = "node/bad_input.rs"]
 mod bad_input;
+#[path = "node/bounds.rs"]
+mod bounds;
+#[path = "node/bounds_at_once.rs"]
+mod bounds_at_once;
 #[path = "node/conformance_connect.rs"]
 mod conformance_connect;
 #[path = "node/conformance_format.rs"]
@@ -36,22 +40,32 @@ mod conformance_topics;
 mod conformance_will;
 #[path = "node/crash.rs"]
 mod crash;
+#[path = "node/dead.rs"]
+mod dead;
 #[path = "node/drain.rs"]
 mod drain;
 #[path = "node/flow.rs"]
 mod flow;
+#[path = "node/log_lines.rs"]
+mod log_lines;
+#[path = "node/mistakes.rs"]
+mod mistakes;
 #[path = "node/operate.rs"]
 mod operate;
 #[path = "node/persistence.rs"]
 mod persistence;
 #[path = "node/proxy.rs"]
 mod proxy;
+#[path = "node/retained.rs"]
+mod retained;
 #[path = "node/start.rs"]
 mod start;
 #[path = "node/storm.rs"]
 mod storm;
 #[path = "node/supervision.rs"]
 mod supervision;
+#[path = "node/sys.rs"]
+mod sys;
 
 use std::sync::OnceLock;
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::shared::{ManagerWork, Shared};
+use crate::shared::{ManagerWork, NodeTables};
 
 /// The part that is not ready meanwhile.
 const PART: &str = "drain";
@@ -46,7 +46,7 @@ impl Budget {
     }
 }
 
-impl Shared {
+impl NodeTables {
     /// Begins to drain, at `rate` connections a second or `node.drain_rate`. When it does already, a
     /// rate that is given takes the place of the one before.
     pub fn start_drain(&self, rate: Option<u32>) {

@@ -52,7 +52,7 @@ struct Queue<T> {
 }
 
 #[derive(Debug)]
-struct Shared<T> {
+struct InboxState<T> {
     queue: Mutex<Queue<T>>,
     len: AtomicUsize,
     bytes: AtomicUsize,
@@ -62,7 +62,7 @@ struct Shared<T> {
     max_bytes: usize,
 }
 
-impl<T> Shared<T> {
+impl<T> InboxState<T> {
     fn fits(&self, items: usize, bytes: usize) -> bool {
         items < self.max_items && bytes < self.max_bytes
     }
@@ -95,12 +95,12 @@ impl<T> Shared<T> {
 /// A handle to a work queue; clones are the same queue. Any thread pushes, one actor takes.
 #[derive(Debug)]
 pub struct Inbox<T> {
-    shared: Arc<Shared<T>>,
+    state: Arc<InboxState<T>>,
 }
 
 impl<T> Clone for Inbox<T> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+        Self { state: Arc::clone(&self.state) }
     }
 }
 
@@ -115,7 +115,7 @@ impl<T> Inbox<T> {
             room: Vec::new(),
         };
         Self {
-            shared: Arc::new(Shared {
+            state: Arc::new(InboxState {
                 queue: Mutex::new(queue),
                 len: AtomicUsize::new(0),
                 bytes: AtomicUsize::new(0),
@@ -134,9 +134,9 @@ impl<T> Inbox<T> {
 
     /// Appends many items with one lock and at most one wake.
     pub fn push_all(&self, items: impl IntoIterator<Item = (T, usize)>) {
-        let shared = &*self.shared;
+        let state = &*self.state;
         let waker = {
-            let mut queue = shared.queue.lock();
+            let mut queue = state.queue.lock();
             let (mut count, mut bytes) = (0usize, 0usize);
             for (item, cost) in items {
                 let cost = u32::try_from(cost).unwrap_or(u32::MAX);
@@ -149,12 +149,11 @@ impl<T> Inbox<T> {
             }
             // Counted before the lock is left, so that a consumer never gives back what was not
             // yet added.
-            let had_items = shared.len.fetch_add(count, Ordering::SeqCst);
-            let had_bytes = shared.bytes.fetch_add(bytes, Ordering::SeqCst);
-            if shared.fits(had_items, had_bytes)
-                && !shared.fits(had_items + count, had_bytes + bytes)
+            let had_items = state.len.fetch_add(count, Ordering::SeqCst);
+            let had_bytes = state.bytes.fetch_add(bytes, Ordering::SeqCst);
+            if state.fits(had_items, had_bytes) && !state.fits(had_items + count, had_bytes + bytes)
             {
-                shared.times_full.fetch_add(1, Ordering::Relaxed);
+                state.times_full.fetch_add(1, Ordering::Relaxed);
             }
             if queue.held { None } else { queue.consumer.take() }
         };
@@ -165,12 +164,12 @@ impl<T> Inbox<T> {
 
     /// Whether a sender may take on more work for this queue.
     pub fn has_room(&self) -> bool {
-        self.shared.fits(self.len(), self.bytes())
+        self.state.fits(self.len(), self.bytes())
     }
 
     /// Items queued, or handed out and not popped.
     pub fn len(&self) -> usize {
-        self.shared.len.load(Ordering::SeqCst)
+        self.state.len.load(Ordering::SeqCst)
     }
 
     /// Whether nothing is queued or handed out.
@@ -180,48 +179,48 @@ impl<T> Inbox<T> {
 
     /// Their cost in bytes.
     pub fn bytes(&self) -> usize {
-        self.shared.bytes.load(Ordering::SeqCst)
+        self.state.bytes.load(Ordering::SeqCst)
     }
 
     /// How often the queue went from having room to being full.
     pub fn times_full(&self) -> u64 {
-        self.shared.times_full.load(Ordering::Relaxed)
+        self.state.times_full.load(Ordering::Relaxed)
     }
 
     /// Has `waker` woken once, when the queue has fallen below half of both bounds; at once if it
     /// is there already. The same task's waker is kept once.
     pub fn wait_room(&self, waker: &Waker) {
         {
-            let mut queue = self.shared.queue.lock();
+            let mut queue = self.state.queue.lock();
             if !queue.room.iter().any(|known| known.will_wake(waker)) {
                 queue.room.push(waker.clone());
             }
-            self.shared.room_wanted.store(true, Ordering::SeqCst);
+            self.state.room_wanted.store(true, Ordering::SeqCst);
         }
-        if self.shared.below_half() {
-            self.shared.wake_room();
+        if self.state.below_half() {
+            self.state.wake_room();
         }
     }
 
     /// The consumer's side. A new stream takes over from the one before it (whose actor is dead),
     /// lifts a [`Inbox::hold`] and begins with [`Work`] when something is queued.
     pub fn stream(&self) -> InboxStream<T> {
-        let mut queue = self.shared.queue.lock();
+        let mut queue = self.state.queue.lock();
         queue.consumer = None;
         queue.held = false;
-        InboxStream { shared: Arc::clone(&self.shared) }
+        InboxStream { state: Arc::clone(&self.state) }
     }
 
     /// The consumer cannot go on: its stream yields nothing until [`Inbox::release`]. Without
     /// it a consumer that leaves items in the queue is offered them again and again.
     pub fn hold(&self) {
-        self.shared.queue.lock().held = true;
+        self.state.queue.lock().held = true;
     }
 
     /// Ends a [`Inbox::hold`]; wakes the stream when something is queued.
     pub fn release(&self) {
         let waker = {
-            let mut queue = self.shared.queue.lock();
+            let mut queue = self.state.queue.lock();
             queue.held = false;
             if queue.entries.is_empty() { None } else { queue.consumer.take() }
         };
@@ -233,7 +232,7 @@ impl<T> Inbox<T> {
     /// Hands out up to `max` items. What of them is not popped goes back to the front when
     /// [`Taken`] is dropped.
     pub fn take(&self, max: usize) -> Taken<T> {
-        let mut queue = self.shared.queue.lock();
+        let mut queue = self.state.queue.lock();
         let mut entries = mem::take(&mut queue.spare);
         if queue.entries.len() <= max {
             mem::swap(&mut entries, &mut queue.entries);
@@ -241,7 +240,7 @@ impl<T> Inbox<T> {
             entries.extend(queue.entries.drain(..max));
         }
         drop(queue);
-        Taken { shared: Arc::clone(&self.shared), entries, popped: 0, popped_bytes: 0 }
+        Taken { state: Arc::clone(&self.state), entries, popped: 0, popped_bytes: 0 }
     }
 }
 
@@ -249,14 +248,14 @@ impl<T> Inbox<T> {
 /// `ctx.add_stream`.
 #[derive(Debug)]
 pub struct InboxStream<T> {
-    shared: Arc<Shared<T>>,
+    state: Arc<InboxState<T>>,
 }
 
 impl<T> Stream for InboxStream<T> {
     type Item = Work;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Work>> {
-        let mut queue = self.shared.queue.lock();
+        let mut queue = self.state.queue.lock();
         if !queue.held && !queue.entries.is_empty() {
             return Poll::Ready(Some(Work));
         }
@@ -274,7 +273,7 @@ impl<T> Stream for InboxStream<T> {
 /// behind it, and its [`Taken::attempts`] is one higher the next time.
 #[derive(Debug)]
 pub struct Taken<T> {
-    shared: Arc<Shared<T>>,
+    state: Arc<InboxState<T>>,
     entries: VecDeque<Entry<T>>,
     popped: usize,
     popped_bytes: usize,
@@ -314,7 +313,7 @@ impl<T> Taken<T> {
 
     fn give_back(&mut self) {
         if self.popped > 0 {
-            self.shared.give_back(mem::take(&mut self.popped), mem::take(&mut self.popped_bytes));
+            self.state.give_back(mem::take(&mut self.popped), mem::take(&mut self.popped_bytes));
         }
     }
 }
@@ -327,7 +326,7 @@ impl<T> Drop for Taken<T> {
         {
             front.attempts = front.attempts.saturating_add(1);
         }
-        let mut queue = self.shared.queue.lock();
+        let mut queue = self.state.queue.lock();
         let mut waker = None;
         if !self.entries.is_empty() {
             // The shorter one is moved: a few that come back do not cost a walk over a long queue.

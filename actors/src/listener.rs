@@ -18,7 +18,8 @@ use hydrant_protocol::access::{canonical, within};
 use tokio::time::{Instant, Sleep};
 
 use crate::metrics::CloseReason;
-use crate::shared::{ManagerWork, NewSocket, Shared};
+use crate::say;
+use crate::shared::{ManagerWork, NewSocket, NodeTables};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// Wait after an error of accept itself (no file descriptors left).
@@ -30,7 +31,7 @@ const BURST_PARTS: u32 = 10;
 
 /// See the module.
 pub struct Listener {
-    shared: Arc<Shared>,
+    shared: Arc<NodeTables>,
     cell: Arc<ActorCell>,
     next: usize,
     nodelay: bool,
@@ -42,7 +43,7 @@ impl Listener {
     /// # Errors
     /// The socket cannot be registered with this thread's runtime.
     pub fn build(
-        shared: &Arc<Shared>,
+        shared: &Arc<NodeTables>,
         socket: &Arc<TcpListener>,
         nodelay: bool,
         cell: &Arc<ActorCell>,
@@ -56,6 +57,7 @@ impl Listener {
             tokens: (rate / BURST_PARTS).max(1),
             refilled: Instant::now(),
             pause: None,
+            rate_reached: false,
             shared: Arc::clone(shared),
         };
         let listener =
@@ -66,22 +68,37 @@ impl Listener {
     }
 }
 
+/// Why accept failed, and what to do when that is known.
+pub fn accept_error(error: &io::Error) -> String {
+    use rustix::io::Errno;
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE) => format!(
+            "{error}; raise this process's limit on open files (ulimit -n), or lower limits.max_connections"
+        ),
+        Some(Errno::NFILE) => {
+            format!("{error}; raise the system's limit on open files (sysctl fs.file-max)")
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// Whether a socket of this address is looked at further; one that is not is counted.
-fn may_come(shared: &Shared, peer: SocketAddr) -> bool {
+fn may_come(shared: &NodeTables, peer: SocketAddr) -> bool {
     let refused = match &shared.settings.access.proxy_from {
         // The client's own address comes with the header.
         Some(trusted) if within(trusted, peer.ip()) => return true,
         Some(_) => {
-            shared.refusals.untrusted.warn(format_args!(
+            say::warn!(
+                target: "hydrant::actors",
                 "closing the connection from {peer}: it is not in listener.proxy_from, and \
                  listener.proxy_protocol is \"required\""
-            ));
+            );
             CloseReason::UntrustedProxy
         }
         None if shared.admits(peer) => return true,
         None => CloseReason::Denied,
     };
-    shared.metrics.shards[0].close(refused);
+    shared.metrics.workers[0].close(refused);
     false
 }
 
@@ -96,7 +113,13 @@ impl StreamHandler<NewSocket> for Listener {
         let open = shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
         if open > shared.settings.limits.max_connections {
             shared.connections.fetch_sub(1, Ordering::Relaxed);
-            shared.metrics.shards[0].close(CloseReason::TooMany);
+            shared.metrics.workers[0].close(CloseReason::TooMany);
+            say::warn!(
+                target: "hydrant::actors",
+                "closing the connection from {}: limits.max_connections = {} are open",
+                socket.peer,
+                shared.settings.limits.max_connections
+            );
             return;
         }
         shared.connections_peak.fetch_max(open, Ordering::Relaxed);
@@ -125,7 +148,9 @@ struct Accept {
     tokens: u32,
     refilled: Instant,
     pause: Option<Pin<Box<Sleep>>>,
-    shared: Arc<Shared>,
+    /// The rate has been used up since the last pause: who comes next has waited.
+    rate_reached: bool,
+    shared: Arc<NodeTables>,
 }
 
 impl Accept {
@@ -147,6 +172,7 @@ impl Accept {
             return true;
         }
         self.pause_for(period - since);
+        self.rate_reached = true;
         false
     }
 }
@@ -172,9 +198,20 @@ impl Stream for Accept {
                 continue;
             }
             match self.socket.poll_accept(cx) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    // Nobody waits.
+                    self.rate_reached = false;
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok((stream, peer))) => {
                     let peer = canonical(peer);
+                    if std::mem::take(&mut self.rate_reached) {
+                        say::warn!(
+                            target: "hydrant::actors",
+                            "connections come faster than limits.connect_rate = {} a second: that of {peer} had to wait",
+                            self.rate
+                        );
+                    }
                     if !may_come(&self.shared, peer) {
                         refused += 1;
                         if refused < REFUSED_AT_ONCE {
@@ -193,7 +230,11 @@ impl Stream for Accept {
                 }
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Poll::Ready(Err(error)) => {
-                    log::warn!("accepting pauses for {ERROR_PAUSE:?}: {error}");
+                    say::warn!(
+                        target: "hydrant::actors",
+                        "no client is accepted for now, tried again every {ERROR_PAUSE:?}: {}",
+                        accept_error(&error)
+                    );
                     self.pause_for(ERROR_PAUSE);
                 }
             }

@@ -1,7 +1,7 @@
-//! ConnectionManager: owns the connection actors of its arbiter. It starts them, hands them what
+//! ConnectionManager: owns the connection actors of its worker. It starts them, hands them what
 //! store and log have answered, and looks at their clocks.
 //!
-//! Their tasks live in the arbiter and their state in the [`Shard`]: a rebuilt manager has its
+//! Their tasks live in the worker and their state in the [`Worker`]: a rebuilt manager has its
 //! connections back, no socket closes.
 
 use std::rc::Rc;
@@ -14,9 +14,9 @@ use tokio::sync::oneshot;
 use crate::connection;
 use crate::every::every;
 use crate::inbox::Work;
-use crate::shard::Shard;
 use crate::shared::{ConnectionInfo, ManagerWork};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
+use crate::worker::Worker;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
@@ -28,23 +28,23 @@ const TICK: Duration = Duration::from_millis(250);
 const EXPIRY_TICKS: u64 = 40;
 /// The gauges over sessions are set at each tick below so many sessions, else with expiry.
 const COUNTED_EACH_TICK: usize = 10_000;
-/// Work items handled before other actors of the arbiter get their turn.
+/// Work items handled before other actors of the worker get their turn.
 const AT_ONCE: usize = 256;
 /// A page of a queue that ended so many managers is given up, with its connection.
 const GIVEN_UP_AFTER: u32 = 2;
 
 /// See the module.
 pub struct ConnectionManager {
-    shard: Rc<Shard>,
+    worker: Rc<Worker>,
     cell: Arc<ActorCell>,
     ticks: u64,
 }
 
 impl ConnectionManager {
-    /// Prepares the manager of an arbiter; on its thread.
-    pub fn build(shard: &Rc<Shard>, cell: &Arc<ActorCell>) -> Running {
-        let work = shard.shared.managers[usize::from(shard.index)].stream();
-        let manager = Self { shard: Rc::clone(shard), cell: Arc::clone(cell), ticks: 0 };
+    /// Prepares the manager of a worker; on its thread.
+    pub fn build(worker: &Rc<Worker>, cell: &Arc<ActorCell>) -> Running {
+        let work = worker.shared.managers[usize::from(worker.index)].stream();
+        let manager = Self { worker: Rc::clone(worker), cell: Arc::clone(cell), ticks: 0 };
         Running::new(manager, |ctx| {
             ConnectionManager::add_stream(work, ctx);
             every(ctx, TICK, |manager, _| manager.tick());
@@ -54,29 +54,35 @@ impl ConnectionManager {
     fn tick(&mut self) {
         let _entered = self.cell.enter(0);
         self.ticks += 1;
-        self.shard.check_timers();
+        self.worker.check_timers();
         // A rebuilt router or a store that came back may have left credit nobody was told of.
-        self.shard.resume_paused();
+        self.worker.resume_paused();
+        if self.worker.index == 0 {
+            self.worker.shared.clock.look();
+            self.worker.shared.drops.lock().look(&self.worker.shared.metrics);
+        }
+        self.worker.restamp_sessions();
         if self.ticks.is_multiple_of(EXPIRY_TICKS) {
-            self.shard.expire_sessions();
-            self.shard.forget_stays();
+            self.worker.expire_sessions();
+            self.worker.forget_stays();
         }
         // A walk over all sessions: seldom where there are many.
-        if self.ticks.is_multiple_of(EXPIRY_TICKS) || self.shard.session_count() < COUNTED_EACH_TICK
+        if self.ticks.is_multiple_of(EXPIRY_TICKS)
+            || self.worker.session_count() < COUNTED_EACH_TICK
         {
-            self.shard.count_sessions();
+            self.worker.count_sessions();
         }
-        self.shard.drain_some();
-        self.shard.forget_open();
-        self.shard.flush();
-        self.shard.report_drained();
+        self.worker.drain_some();
+        self.worker.forget_prepared();
+        self.worker.flush();
+        self.worker.report_drained();
     }
 
     /// Works off what is in the inbox.
     fn work(&self) {
         let mut entered = self.cell.enter(0);
-        let shard = &self.shard;
-        let inbox = shard.shared.managers[usize::from(shard.index)].clone();
+        let worker = &self.worker;
+        let inbox = worker.shared.managers[usize::from(worker.index)].clone();
         let mut taken = inbox.take(AT_ONCE);
         loop {
             self.cell.fault_point();
@@ -88,17 +94,17 @@ impl ConnectionManager {
                 None => break,
                 Some(ManagerWork::Completed(tokens)) => {
                     while let Some(token) = tokens.front().copied() {
-                        shard.complete(token);
+                        worker.complete(token);
                         tokens.pop_front();
                         entered.add(1);
                     }
                 }
-                Some(ManagerWork::Refused(token)) => shard.refuse(*token),
+                Some(ManagerWork::Refused(token)) => worker.refuse(*token),
                 Some(ManagerWork::QueuePage { slot, stamp, .. }) if given_up => {
-                    shard.give_up_page(*slot, *stamp);
+                    worker.give_up_page(*slot, *stamp);
                 }
                 Some(ManagerWork::QueuePage { slot, stamp, entries }) => {
-                    shard.queue_page(*slot, *stamp, entries);
+                    worker.queue_page(*slot, *stamp, entries);
                 }
                 Some(_) => {}
             }
@@ -110,27 +116,37 @@ impl ConnectionManager {
                 }
                 Some(ManagerWork::Fault { client_id, fault }) => self.fault(&client_id, fault),
                 Some(ManagerWork::Connected { reply }) => {
-                    let _ = reply.send(shard.connected());
+                    let _ = reply.send(worker.connected());
                 }
                 Some(ManagerWork::Drain { done }) => self.drain(done),
                 Some(ManagerWork::Granted { conn, client, taken, admission }) => {
-                    shard.granted(conn, &client, taken.as_deref(), admission);
+                    worker.granted(conn, &client, taken.as_deref(), admission);
                 }
                 Some(ManagerWork::Release { owner, ticket, client, to }) => {
-                    shard.give_up_session(&owner, ticket, &client, &to);
+                    worker.give_up_session(&owner, ticket, &client, &to);
                 }
-                Some(ManagerWork::AllMarked { id, client }) => shard.all_marked(id, &client),
-                Some(ManagerWork::Stays { id, client }) => shard.stays(id, &client),
-                Some(ManagerWork::Taken { id, client }) => shard.taken(id, &client),
+                Some(ManagerWork::AllMarked { id, client }) => worker.all_marked(id, &client),
+                Some(ManagerWork::KeepSession { id, client }) => worker.keep_session(id, &client),
+                Some(ManagerWork::HandedOver { id, client }) => worker.handed_over(id, &client),
                 Some(ManagerWork::Recovered { id, client, taken }) => {
-                    shard.recovered(id, &client, taken.as_deref());
+                    worker.recovered(id, &client, taken.as_deref());
                 }
-                Some(ManagerWork::Settled { incarnation }) => shard.settled(incarnation),
-                Some(ManagerWork::Inherit { sessions, wills, open, incarnation, done }) => {
-                    shard.inherit(&sessions, &wills, &open, incarnation, done);
+                Some(ManagerWork::Settled { incarnation }) => worker.settled(incarnation),
+                Some(ManagerWork::TakeOver {
+                    sessions,
+                    wills,
+                    prepared,
+                    incarnation,
+                    batches,
+                    done,
+                }) => {
+                    let of = (incarnation, &*batches);
+                    worker.take_over_sessions(&sessions, &wills, &prepared, of, done);
                 }
-                Some(ManagerWork::Stayed { client, stays }) => shard.has_stayed(&client, stays),
-                Some(ManagerWork::FinishOpen) => shard.finish_open(),
+                Some(ManagerWork::Visited { client, visits }) => {
+                    worker.has_visited(&client, visits)
+                }
+                Some(ManagerWork::FinishOpen) => worker.finish_prepared(),
                 Some(
                     ManagerWork::Completed(_)
                     | ManagerWork::Refused(_)
@@ -140,26 +156,26 @@ impl ConnectionManager {
             }
         }
         drop(taken);
-        shard.flush();
-        shard.resume_paused();
+        worker.flush();
+        worker.resume_paused();
     }
 
     fn accept(&self, socket: crate::shared::NewSocket) {
-        connection::start(&self.shard, socket);
+        connection::start(&self.worker, socket);
     }
 
     fn list(&self, skip: usize, limit: usize) -> Vec<ConnectionInfo> {
-        let conns = self.shard.conns.borrow();
+        let conns = self.worker.conns.borrow();
         conns
             .iter()
             .skip(skip)
             .take(limit)
-            .map(|(_, conn)| self.shard.connection_info(conn))
+            .map(|(_, conn)| self.worker.connection_info(conn))
             .collect()
     }
 
     fn fault(&self, client_id: &str, fault: crate::shared::ConnectionFault) {
-        let conns = self.shard.conns.borrow();
+        let conns = self.worker.conns.borrow();
         let found = conns
             .iter()
             .find(|(_, conn)| conn.client_id.borrow().as_deref().is_some_and(|id| id == client_id));
@@ -170,8 +186,8 @@ impl ConnectionManager {
     }
 
     fn drain(&self, done: oneshot::Sender<()>) {
-        self.shard.start_draining(done);
-        self.shard.report_drained();
+        self.worker.start_draining(done);
+        self.worker.report_drained();
     }
 }
 
@@ -192,8 +208,8 @@ impl Handler<Ping> for ConnectionManager {
     }
 }
 
-impl Shard {
-    fn connection_info(&self, conn: &crate::shard::Conn) -> ConnectionInfo {
+impl Worker {
+    fn connection_info(&self, conn: &crate::worker::Conn) -> ConnectionInfo {
         let (inflight, queued, clean) = self.session_load(conn);
         ConnectionInfo {
             client_id: conn.client_id.borrow().as_deref().unwrap_or_default().to_owned(),

@@ -1,11 +1,12 @@
 //! What the node counts. Plain atomics, written with relaxed order on the hot path and read by
 //! the admin endpoint, by `$SYS` and by tests. Nothing here allocates after start.
 //!
-//! One [`ShardMetrics`] an arbiter, so that two threads never share a cache line; [`Metrics`]
-//! holds them all and what belongs to the node as a whole.
+//! One [`WorkerMetrics`] a worker, so that two threads never share a cache line; [`Metrics`]
+//! holds them all and what belongs to the node as a whole. Dropped messages are counted through [`crate::dropped`],
+//! which also tells the log.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// A number that goes up, or up and down where the field says gauge.
@@ -13,6 +14,10 @@ use std::time::Duration;
 pub struct Count(AtomicU64);
 
 impl Count {
+    /// Zero.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
     /// Adds one.
     pub fn inc(&self) {
         self.add(1);
@@ -115,6 +120,8 @@ labelled! {
         LogFull = "log_full_qos0",
         /// The log refused the record for good.
         LogRefused = "log_refused",
+        /// Its topic is beyond a cap of the log, and there is no overflow topic.
+        TopicCap = "topic_cap",
         /// Retained message past the bound.
         RetainedFull = "retained_full",
         /// A client published below `$SYS/`, where only the node does.
@@ -149,6 +156,7 @@ labelled! {
         ConnectTimeout = "connect_timeout",
         /// 1.5 times the keep-alive without a packet ([MQTT-3.1.2-24]).
         KeepAlive = "keep_alive",
+        PacketTimeout = "packet_timeout",
         /// Another connection took the client id over ([MQTT-3.1.4-2]).
         Takeover = "takeover",
         /// The socket took nothing for `limits.write_timeout`.
@@ -167,13 +175,15 @@ labelled! {
         Denied = "address_denied",
         /// The node has `limits.max_connections`.
         TooMany = "too_many_connections",
+        /// The beginning of a packet is past the connection's share of `limits.max_buffer_bytes`.
+        BuffersFull = "buffers_full",
     }
 }
 
-/// What one arbiter counts.
+/// What one worker counts.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct ShardMetrics {
+pub struct WorkerMetrics {
     /// Gauge: open sockets, before and after CONNECT.
     pub connections: Count,
     /// Gauge: sessions in memory, connected or not.
@@ -204,6 +214,8 @@ pub struct ShardMetrics {
     pub payload_out: Count,
     /// PUBACK and PUBREC sent, by acknowledgement level of the route (accepted, stored, kafka).
     pub acks: [Count; 3],
+    /// Records for the overflow topic.
+    pub overflowed: Count,
     /// Messages dropped, by [`DropReason`].
     pub dropped: [Count; DropReason::ALL.len()],
     /// Connections ended, by [`CloseReason`].
@@ -216,15 +228,21 @@ pub struct ShardMetrics {
     pub queued: Count,
     /// Route cache: looked up and not found.
     pub route_misses: Count,
+    /// Route cache: topics put out because it was full.
+    pub route_evictions: Count,
+    /// Gauge: route cache, bytes.
+    pub route_bytes: Count,
+    /// Gauge: buffers of the connections, bytes.
+    pub buffered_bytes: Count,
+    /// Times that these ran full.
+    pub buffers_full: Count,
+    /// Topic filters refused because the session or the node is full.
+    pub filters_refused: Count,
     /// From reading a PUBLISH of QoS 1-2 to its PUBACK or PUBREC, levels stored and kafka.
     pub ack_latency: Latency,
 }
 
-impl ShardMetrics {
-    /// Counts dropped messages.
-    pub fn drop_messages(&self, reason: DropReason, n: u64) {
-        self.dropped[reason as usize].add(n);
-    }
+impl WorkerMetrics {
     /// Counts a closed connection.
     pub fn close(&self, reason: CloseReason) {
         self.closed[reason as usize].inc();
@@ -234,8 +252,10 @@ impl ShardMetrics {
 /// What the node counts.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// One an arbiter, `connection-manager/0` first.
-    pub shards: Vec<Arc<ShardMetrics>>,
+    /// One a worker, `connection-manager/0` first.
+    pub workers: Vec<Arc<WorkerMetrics>>,
+    /// Gauge: what sessions take in memory; `session.max_total_bytes` is held against it.
+    pub session_bytes: Arc<AtomicUsize>,
     /// Gauge: subscriptions in the table.
     pub subscriptions: Count,
     /// Gauge: retained messages.
@@ -258,6 +278,18 @@ pub struct Metrics {
     pub outbox_bytes: Count,
     /// Times that a publish waited because the outbox was full.
     pub outbox_full: Count,
+    /// Gauge: records that the log refused for good and that are kept.
+    pub dead_letters: Count,
+    /// Gauge: their bytes.
+    pub dead_letter_bytes: Count,
+    /// Dead letters written, also one whose replay was refused again.
+    pub dead_letters_written: Count,
+    /// Dead letters that the log has taken after all.
+    pub dead_letters_replayed: Count,
+    /// Dead letters removed by `broker dead drop`.
+    pub dead_letters_dropped: Count,
+    /// Refused records for which there was no room among the dead letters.
+    pub dead_letters_full: Count,
     /// Records handed to the log.
     pub log_appended: Count,
     /// Records the log acknowledged.
@@ -281,14 +313,17 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counters for `shards` arbiters.
-    pub fn new(shards: usize) -> Arc<Self> {
-        Arc::new(Self { shards: (0..shards).map(|_| Arc::default()).collect(), ..Self::default() })
+    /// Counters for `workers` workers.
+    pub fn new(workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            workers: (0..workers).map(|_| Arc::default()).collect(),
+            ..Self::default()
+        })
     }
 
-    /// Adds up one counter over the arbiters.
-    pub fn sum(&self, pick: impl Fn(&ShardMetrics) -> &Count) -> u64 {
-        self.shards.iter().map(|shard| pick(shard).get()).sum()
+    /// Adds up one counter over the workers.
+    pub fn sum(&self, pick: impl Fn(&WorkerMetrics) -> &Count) -> u64 {
+        self.workers.iter().map(|worker| pick(worker).get()).sum()
     }
 }
 

@@ -1,5 +1,5 @@
 //! TopicRouter: from a publish to its Kafka topic and key, and to its subscribers here and on
-//! other arbiters. One an arbiter; its work stands in the [`Shard`] and in its inbox, so a rebuilt
+//! other workers. One a worker; its work stands in the [`Worker`] and in its inbox, so a rebuilt
 //! one goes on where its predecessor was.
 
 use std::pin::Pin;
@@ -11,30 +11,31 @@ use actix::{Actor, Context, Handler, StreamHandler};
 use futures_util::Stream;
 
 use crate::inbox::{InboxStream, Work};
-use crate::shard::Shard;
 use crate::shared::RouterWork;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
+use crate::worker::Worker;
 
 /// A publish that ended so many routers is given up.
 const POISONED_AFTER: u8 = 2;
 
 /// See the module.
 pub struct TopicRouter {
-    shard: Rc<Shard>,
+    worker: Rc<Worker>,
     cell: Arc<ActorCell>,
 }
 
 impl TopicRouter {
-    /// Prepares the router of an arbiter; on its thread.
-    pub fn build(shard: &Rc<Shard>, cell: &Arc<ActorCell>) -> Running {
-        if shard.router_died_on_the_same(POISONED_AFTER) {
-            shard.skip_poisoned();
+    /// Prepares the router of a worker; on its thread.
+    pub fn build(worker: &Rc<Worker>, cell: &Arc<ActorCell>) -> Running {
+        if worker.router_died_on_the_same(POISONED_AFTER) {
+            worker.skip_poisoned();
         }
         let work = RouterStream {
-            inbox: shard.shared.routers[usize::from(shard.index)].stream(),
-            shard: Rc::clone(shard),
+            inbox: worker.shared.routers[usize::from(worker.index)].stream(),
+            worker: Rc::clone(worker),
+            had_turn: false,
         };
-        let router = Self { shard: Rc::clone(shard), cell: Arc::clone(cell) };
+        let router = Self { worker: Rc::clone(worker), cell: Arc::clone(cell) };
         Running::new(router, |ctx| {
             TopicRouter::add_stream(work, ctx);
         })
@@ -48,55 +49,65 @@ impl Actor for TopicRouter {
 impl StreamHandler<Work> for TopicRouter {
     fn handle(&mut self, _: Work, _: &mut Self::Context) {
         let mut entered = self.cell.enter(0);
-        let shard = &self.shard;
-        entered.add(shard.route_all(|| self.cell.fault_point()));
-        let inbox = &shard.shared.routers[usize::from(shard.index)];
+        let worker = &self.worker;
+        entered.add(worker.route_all(|| self.cell.fault_point()));
+        let inbox = &worker.shared.routers[usize::from(worker.index)];
         let mut taken = inbox.take(64);
         let poisoned = taken.attempts() > u32::from(POISONED_AFTER);
         if poisoned {
             match taken.front_mut() {
-                Some(RouterWork::Deliver(batch)) => shard.skip_poisoned_remote(batch),
-                Some(RouterWork::FromPeer(batch)) => shard.skip_poisoned_peer(batch),
+                Some(RouterWork::Deliver(batch)) => worker.skip_poisoned_remote(batch),
+                Some(RouterWork::PeerBatch(batch)) => worker.skip_poisoned_peer(batch),
+                Some(RouterWork::RetainedReached { live, .. }) => *live = false,
                 _ => {}
             }
         }
         while let Some(work) = taken.front_mut() {
             entered.add(match work {
-                RouterWork::Deliver(batch) => shard.route_remote(batch, || self.cell.fault_point()),
-                RouterWork::FromPeer(batch) => shard.route_peer(batch, || self.cell.fault_point()),
-                RouterWork::Barrier(barrier) => {
-                    shard.pass(barrier);
+                RouterWork::Deliver(batch) => {
+                    worker.route_remote(batch, || self.cell.fault_point())
+                }
+                RouterWork::PeerBatch(batch) => {
+                    worker.route_peer(batch, || self.cell.fault_point())
+                }
+                RouterWork::InsertMarker(marker) => {
+                    worker.pass_marker(marker);
                     1
                 }
-                RouterWork::Mark { id, client, lane, lanes } => {
-                    shard.pass_on(*id, client, *lane, *lanes);
+                RouterWork::ForwardMarker { id, client, stream, routers } => {
+                    worker.pass_marker_on(*id, client, *stream, *routers);
                     1
                 }
-                RouterWork::Marked { id, client, lane, lanes } => {
-                    shard.marked(*id, client, *lane, *lanes);
+                RouterWork::MarkerArrived { id, client, stream, routers } => {
+                    worker.marked(*id, client, *stream, *routers);
                     1
                 }
-                RouterWork::Resent { incarnation, lane, lanes } => {
-                    shard.pass_on_resent(*incarnation, *lane, *lanes);
+                RouterWork::Resent { incarnation, stream, routers } => {
+                    worker.pass_on_resent(*incarnation, *stream, *routers);
                     1
                 }
-                RouterWork::ResentHere { incarnation, lane, lanes } => {
-                    shard.resent(*incarnation, *lane, *lanes);
+                RouterWork::ResentHere { incarnation, stream, routers } => {
+                    worker.resent(*incarnation, *stream, *routers);
+                    1
+                }
+                RouterWork::RetainedReached { topic, version, stream, live } => {
+                    worker.retained_reached_here(topic, *version, *stream, *live);
                     1
                 }
                 RouterWork::Forget { client } => {
-                    shard.forget_expected(client);
+                    worker.forget_expected(client);
                     1
                 }
                 RouterWork::Expect { id, client, filters } => {
-                    shard.expect(*id, client, filters);
+                    worker.expect(*id, client, filters);
                     1
                 }
             });
             taken.pop();
         }
         drop(taken);
-        shard.resume_paused();
+        worker.send_retained();
+        worker.resume_paused();
     }
 }
 
@@ -107,21 +118,32 @@ impl Handler<Ping> for TopicRouter {
     }
 }
 
-/// Yields while publishes wait here or in the inbox.
+/// Yields while publishes wait here or in the inbox, and once a poll for retained messages: connections and other
+/// actors have their turn before the next.
 struct RouterStream {
-    shard: Rc<Shard>,
+    worker: Rc<Worker>,
     inbox: InboxStream<RouterWork>,
+    had_turn: bool,
 }
 
 impl Stream for RouterStream {
     type Item = Work;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Work>> {
-        self.shard.set_router_waker(cx.waker());
-        let may_route = self.shard.has_router_work() && self.shard.may_route();
-        if may_route || self.shard.poll_remote_room(cx.waker()) {
+        self.worker.set_router_waker(cx.waker());
+        let may_route = self.worker.has_router_work() && self.worker.may_route();
+        if may_route || self.worker.poll_remote_room(cx.waker()) {
             return Poll::Ready(Some(Work));
         }
-        Pin::new(&mut self.inbox).poll_next(cx)
+        if !self.worker.has_retained_to_send() {
+            self.had_turn = false;
+        } else if !std::mem::replace(&mut self.had_turn, true) {
+            return Poll::Ready(Some(Work));
+        }
+        let polled = Pin::new(&mut self.inbox).poll_next(cx);
+        if polled.is_pending() && std::mem::take(&mut self.had_turn) {
+            cx.waker().wake_by_ref();
+        }
+        polled
     }
 }

@@ -14,7 +14,7 @@ use hydrant_protocol::mapping::Mapping;
 pub struct Settings {
     /// `node.id`: 1 to 64 of `[A-Za-z0-9._-]`.
     pub node_id: Arc<str>,
-    /// `node.workers`: arbiters that carry connections.
+    /// `node.workers`: workers that carry connections.
     pub workers: usize,
     /// `node.shutdown_deadline`: SIGTERM to exit.
     pub shutdown_deadline: Duration,
@@ -65,7 +65,9 @@ pub struct Limits {
     pub max_topic_length: usize,
     /// `limits.max_topic_levels`: levels of a topic name or filter.
     pub max_topic_levels: usize,
-    /// `limits.max_filters_per_subscribe`: filters in one SUBSCRIBE or UNSUBSCRIBE.
+    /// `limits.control_characters`: strings may have control characters and non-characters.
+    pub control_characters: bool,
+    /// `limits.max_filters_per_subscribe`: filters in one SUBSCRIBE; more get return code 0x80.
     pub max_filters_per_subscribe: usize,
     /// `limits.max_subscriptions`: a session's subscriptions; more get return code 0x80.
     pub max_subscriptions: usize,
@@ -75,22 +77,31 @@ pub struct Limits {
     pub allow_empty_client_id: bool,
     /// `limits.max_keep_alive`: seconds; 0 allows every value, also none at all.
     pub max_keep_alive: u16,
+    /// `limits.min_packet_rate`: bytes a second of a packet on its way, by which its client counts as alive.
+    pub min_packet_rate: u64,
+    /// `limits.packet_timeout`: from the first byte of a packet to its last.
+    pub packet_timeout: Duration,
     /// `limits.max_unacknowledged`: publishes of one connection whose PUBACK or PUBREC is
     /// outstanding; past it the connection's socket is not read.
     pub max_unacknowledged: usize,
     /// `limits.max_output_bytes`: bytes waiting in one connection's outgoing buffer; past it QoS 0
     /// is dropped and QoS 1-2 queues.
     pub max_output_bytes: usize,
+    /// `limits.max_buffer_bytes`: what all connections hold: half for packets that are not whole and Last Wills, half
+    /// for messages that wait in memory and output. Past it each holds its equal share.
+    pub max_buffer_bytes: usize,
     /// `limits.write_timeout`: a connection whose socket takes nothing for so long is closed.
     pub write_timeout: Duration,
     /// `limits.max_retained_messages`: retained messages of the node.
     pub max_retained_messages: usize,
-    /// `limits.max_retained_bytes`: their topics and payloads.
+    /// `limits.max_retained_bytes`: their topics and payloads, and what keeps them.
     pub max_retained_bytes: usize,
-    /// `limits.route_cache_entries`: topics whose subscribers one arbiter remembers.
+    /// `limits.route_cache_entries`: topics whose subscribers one worker remembers.
     pub route_cache_entries: usize,
+    /// `limits.route_cache_bytes`: the same in bytes.
+    pub route_cache_bytes: usize,
     /// `limits.max_router_bytes`: publishes waiting in one TopicRouter; past it connections of its
-    /// arbiter are not read.
+    /// worker are not read.
     pub max_router_bytes: usize,
 }
 
@@ -106,6 +117,8 @@ pub struct SessionSettings {
     /// `session.max_queued_in_memory`: of a persistent session's queue, entries held in memory;
     /// the rest is read back from the store.
     pub max_queued_in_memory: usize,
+    /// `session.max_queued_in_memory_bytes`: the same in bytes.
+    pub max_queued_in_memory_bytes: usize,
     /// `session.overflow`: what happens past the bounds.
     pub overflow: Overflow,
     /// `session.queue_qos0`: QoS 0 is queued for offline persistent sessions too.
@@ -115,6 +128,11 @@ pub struct SessionSettings {
     /// `session.max_sessions`: persistent sessions of the node; past it a new one is refused
     /// with CONNACK 0x03.
     pub max_sessions: usize,
+    /// `session.max_bytes`: client id, filters and incoming packet ids of one session. Past it a filter gets return
+    /// code 0x80, and a QoS 2 PUBLISH closes.
+    pub max_bytes: usize,
+    /// `session.max_total_bytes`: the same of all sessions; a new session is refused with CONNACK 0x03 too.
+    pub max_total_bytes: usize,
 }
 
 /// What happens to a message for a session whose queue is full. Counted either way.
@@ -172,6 +190,11 @@ pub struct LogSettings {
     /// `log.max_pending_bytes`: the same in bytes. Past either QoS 0 is dropped, `kafka`
     /// publishers pause, `stored` goes on in the outbox.
     pub max_pending_bytes: usize,
+    /// `kafka.overflow_topic`: where records of topics beyond a cap go; `None`: their publishes are
+    /// refused.
+    pub overflow_topic: Option<Arc<str>>,
+    /// `log.dead_letter_max_bytes`: records that the log refused for good and that are kept.
+    pub dead_letter_max_bytes: u64,
     /// `log.retry_min` and `log.retry_max`: back-off after the log refused service.
     pub retry_min: Duration,
     /// See `retry_min`.
@@ -194,7 +217,7 @@ pub struct SupervisionSettings {
     /// `supervision.stall_timeout`: an actor that has work and makes no progress for so long is
     /// killed and rebuilt.
     pub stall_timeout: Duration,
-    /// `supervision.watchdog_warn`: a blocked arbiter thread is reported after this.
+    /// `supervision.watchdog_warn`: a blocked worker thread is reported after this.
     pub watchdog_warn: Duration,
     /// `supervision.watchdog_exit`: and ends the node after this; zero never.
     pub watchdog_exit: Duration,

@@ -1,4 +1,4 @@
-//! What the actors of one node share: the tables every arbiter reads, and the inboxes through
+//! What the actors of one node share: the tables every worker reads, and the inboxes through
 //! which they give each other work.
 //!
 //! Owned by nobody in particular: it outlives every actor, so that a rebuilt one finds the tables
@@ -10,41 +10,44 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use ahash::AHashSet;
-use hydrant_protocol::QoS;
-use hydrant_protocol::cluster::marks::Lane;
-use hydrant_protocol::cluster::seen::Stay;
+use hydrant_protocol::cluster::dedup::Visit;
+use hydrant_protocol::cluster::stream_marker::PublishStream;
 use hydrant_protocol::topic::{Retained, SubscriptionTable};
+use hydrant_protocol::{OnRefused, QoS};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
-use crate::cluster::{Cluster, FromPeer};
+use crate::clock::Clock;
+use crate::cluster::{Cluster, InboundPeerBatch};
 use crate::drain::Budget;
+use crate::dropped::DropLines;
 use crate::inbox::Inbox;
-use crate::log::LaneBook;
+use crate::log::{DeadLetters, Gate, OutboxProgress};
 use crate::metrics::Metrics;
 use crate::ports::{
-    LogRecord, OpenPublish, QueueEntry, SessionId, StoreOp, StoredSession, StoredWill,
+    LogRecord, PreparedPublish, QueueEntry, SessionId, StoreOp, StoredBatch, StoredSession,
+    StoredWill,
 };
-use crate::refusals::Refusals;
+use crate::say;
 use crate::settings::Settings;
-use crate::shard::{Barrier, RemoteBatch};
 /// What a test can make a connection actor do: the same as any other actor.
 pub use crate::supervision::Fault as ConnectionFault;
+use crate::worker::{RemoteBatch, StreamMarker};
 
 /// Who is subscribed: a session by its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subscriber {
-    /// Index of the arbiter that holds the session.
-    pub shard: u16,
+    /// Index of the worker that holds the session.
+    pub worker: u16,
     /// The session outlives its connection.
     pub persistent: bool,
     /// Its slot there.
     pub slot: u32,
 }
 
-/// Which half of a wait is over.
+/// Who has answered a pending ack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum AckSource {
     /// The session store has written it.
     Store,
     /// The log has acknowledged it.
@@ -53,20 +56,20 @@ pub enum Part {
     Peer,
 }
 
-/// Points at a wait of one arbiter: something that goes on when store or log have answered.
+/// Points at a pending ack of one worker: something that goes on when store or log have answered.
 #[derive(Debug, Clone, Copy)]
-pub struct Token {
-    /// Index of the arbiter.
-    pub shard: u16,
-    /// Which half is meant.
-    pub part: Part,
-    /// Slot in its table of waits.
-    pub wait: u32,
+pub struct CompletionToken {
+    /// Index of the worker.
+    pub worker: u16,
+    /// Whose answer is meant.
+    pub source: AckSource,
+    /// Slot in its table of pending acks.
+    pub pending: u32,
     /// Tells a reused slot from the one that was meant.
     pub stamp: u32,
 }
 
-/// Writes that belong together although several arbiters contribute to them.
+/// Writes that belong together although several workers contribute to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transaction {
     /// Never used twice in a node's life.
@@ -83,17 +86,17 @@ pub enum StorageWork {
         /// In order.
         ops: Vec<StoreOp>,
         /// Answered together, after the write.
-        tokens: Vec<Token>,
+        tokens: Vec<CompletionToken>,
         /// Written only together with its other parts.
         transaction: Option<Transaction>,
-        /// The arbiter whose order it keeps: nothing it pushes later is done before. `None`: a part
-        /// of another arbiter's transaction, or not an arbiter's.
+        /// The worker whose order it keeps: nothing it pushes later is done before. `None`: a part
+        /// of another worker's transaction, or not a worker's.
         origin: Option<u16>,
     },
-    /// Reads a page of a session's queue; sees every write that `shard` has pushed before it.
+    /// Reads a page of a session's queue; sees every write that `worker` has pushed before it.
     ReadQueue {
         /// Where the answer goes.
-        shard: u16,
+        worker: u16,
         /// The session's slot there.
         slot: u32,
         /// Of this request; the answer repeats it.
@@ -106,6 +109,8 @@ pub enum StorageWork {
         until: u64,
         /// Entries at most.
         limit: usize,
+        /// Their bytes at most, about; one entry in any case.
+        max_bytes: usize,
     },
 }
 
@@ -115,10 +120,12 @@ pub struct LogWork {
     /// The record; its id is given by the log actor.
     pub record: LogRecord,
     /// Who waits for it.
-    pub token: Option<Token>,
+    pub token: Option<CompletionToken>,
+    /// What is done when the log refuses it for good.
+    pub on_refused: OnRefused,
 }
 
-/// A new socket on its way to the arbiter that will own it.
+/// A new socket on its way to the worker that will own it.
 #[derive(Debug)]
 pub struct NewSocket {
     /// Non-blocking, accepted.
@@ -158,9 +165,9 @@ pub enum ManagerWork {
     /// Start a connection actor for this socket.
     Accept(NewSocket),
     /// Store or log have answered.
-    Completed(VecDeque<Token>),
+    Completed(VecDeque<CompletionToken>),
     /// A publish that the log refused for good: its publisher is disconnected, never acknowledged.
-    Refused(Token),
+    Refused(CompletionToken),
     /// A page of a session's queue.
     QueuePage {
         /// The session's slot.
@@ -213,7 +220,7 @@ pub enum ManagerWork {
         /// The node that gets it.
         to: Arc<str>,
     },
-    /// Every origin has marked a change of hands.
+    /// Every origin has marked a handover.
     AllMarked {
         /// Its number.
         id: u64,
@@ -221,22 +228,22 @@ pub enum ManagerWork {
         client: Arc<str>,
     },
     /// The node that should have got a session is lost.
-    Stays {
-        /// Number of the change of hands.
+    KeepSession {
+        /// Number of the handover.
         id: u64,
         /// Whose session it is.
         client: Arc<str>,
     },
     /// The node that gets a session has it.
-    Taken {
-        /// Number of the change of hands.
+    HandedOver {
+        /// Number of the handover.
         id: u64,
         /// Whose session it is.
         client: Arc<str>,
     },
     /// The store has answered whose a session is that was given up to a node that is lost.
     Recovered {
-        /// Number of the change of hands.
+        /// Number of the handover.
         id: u64,
         /// Whose session it is.
         client: Arc<str>,
@@ -249,24 +256,26 @@ pub enum ManagerWork {
         incarnation: u64,
     },
     /// What a lost node held and is ours now.
-    Inherit {
-        /// Sessions whose home is this arbiter.
+    TakeOver {
+        /// Sessions whose home is this worker.
         sessions: Vec<StoredSession>,
         /// Wills whose connections the lost node did not see end.
         wills: Vec<StoredWill>,
         /// QoS 2 publishes of theirs that the lost node had begun.
-        open: Vec<OpenPublish>,
+        prepared: Vec<PreparedPublish>,
         /// The lost incarnation.
         incarnation: u64,
+        /// Batches of other nodes that it had stored.
+        batches: Arc<[StoredBatch]>,
         /// Told when their subscriptions are in force.
         done: oneshot::Sender<()>,
     },
     /// Where a session was that has come, or is on its way.
-    Stayed {
+    Visited {
         /// Whose session it is.
         client: Arc<str>,
         /// Where.
-        stays: Vec<Stay>,
+        visits: Vec<Visit>,
     },
     /// It is known who wants what earlier starts of this node had begun.
     FinishOpen,
@@ -277,54 +286,65 @@ pub enum ManagerWork {
     },
 }
 
-/// Work for a TopicRouter from other arbiters.
+/// Work for a TopicRouter from other workers.
 #[derive(Debug)]
 pub enum RouterWork {
     /// Publishes whose subscribers are here.
     Deliver(RemoteBatch),
     /// The same from another node.
-    FromPeer(FromPeer),
+    PeerBatch(InboundPeerBatch),
     /// To be passed by each router.
-    Barrier(Arc<Barrier>),
-    /// A mark of another node's lane, behind what that has published.
-    Mark {
-        /// Number of the change of hands.
+    InsertMarker(Arc<StreamMarker>),
+    /// A marker of another node's stream, behind what that has published.
+    ForwardMarker {
+        /// Number of the handover.
         id: u64,
         /// Whose session it is.
         client: Arc<str>,
-        /// Whose mark, and how many lanes it has.
-        lane: Lane,
-        /// See `lane`.
-        lanes: u16,
+        /// Whose marker, and how many routers it has.
+        stream: PublishStream,
+        /// See `stream`.
+        routers: u16,
     },
-    /// A mark, where the session is.
-    Marked {
-        /// Number of the change of hands.
+    /// A marker, where the session is.
+    MarkerArrived {
+        /// Number of the handover.
         id: u64,
         /// Whose session it is.
         client: Arc<str>,
-        /// Whose mark, and how many lanes it has.
-        lane: Lane,
-        /// See `lane`.
-        lanes: u16,
+        /// Whose marker, and how many routers it has.
+        stream: PublishStream,
+        /// See `stream`.
+        routers: u16,
     },
-    /// A lane of another node has sent again what a lost incarnation had not stored.
+    /// A stream of another node has sent again what a lost incarnation had not stored.
     Resent {
         /// The lost one.
         incarnation: u64,
-        /// Which, and how many lanes that node has.
-        lane: Lane,
-        /// See `lane`.
-        lanes: u16,
+        /// Which, and how many routers that node has.
+        stream: PublishStream,
+        /// See `stream`.
+        routers: u16,
     },
-    /// The same, for the sessions of one arbiter.
+    /// The same, for the sessions of one worker.
     ResentHere {
         /// The lost one.
         incarnation: u64,
-        /// Which, and how many lanes that node has.
-        lane: Lane,
-        /// See `lane`.
-        lanes: u16,
+        /// Which, and how many routers that node has.
+        stream: PublishStream,
+        /// See `stream`.
+        routers: u16,
+    },
+    /// A retained message of another node is not ahead of live subscribers any more.
+    RetainedReached {
+        /// Topic name.
+        topic: Arc<str>,
+        /// Version of the change.
+        version: u64,
+        /// Where it was published.
+        stream: PublishStream,
+        /// Nobody else brings it to whoever has subscribed here meanwhile.
+        live: bool,
     },
     /// A session that was expected does not come.
     Forget {
@@ -333,7 +353,7 @@ pub enum RouterWork {
     },
     /// A session is coming.
     Expect {
-        /// Number of the change of hands.
+        /// Number of the handover.
         id: u64,
         /// Whose session it is.
         client: Arc<str>,
@@ -344,16 +364,16 @@ pub enum RouterWork {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Shared {
+pub struct NodeTables {
     /// Checked settings.
     pub settings: Arc<Settings>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Every subscription of the node.
     pub subscriptions: RwLock<SubscriptionTable<Subscriber>>,
-    /// Persistent sessions that are on their way between two nodes, by arbiter and slot.
-    pub moving: RwLock<AHashSet<(u16, u32)>>,
-    /// Rises with every change of `subscriptions` and `moving`; a cached route of another generation is
+    /// Persistent sessions that are on their way between two nodes, by worker and slot.
+    pub in_handover: RwLock<AHashSet<(u16, u32)>>,
+    /// Rises with every change of `subscriptions` and `in_handover`; a cached route of another generation is
     /// stale.
     pub generation: AtomicU64,
     /// Retained messages.
@@ -368,12 +388,16 @@ pub struct Shared {
     pub storage: Inbox<StorageWork>,
     /// The log actor's inbox.
     pub log: Inbox<LogWork>,
+    /// Whether a topic may have records of its own.
+    pub gate: Gate,
     /// The outbox's lanes: what is written, handed to the log, acknowledged.
-    pub lanes: Mutex<LaneBook>,
-    /// Bytes that StorageActor has taken up and holds back: the outbox is full, or a transaction
-    /// waits for other arbiters.
+    pub lanes: Mutex<OutboxProgress>,
+    /// Records that the log refused for good.
+    pub dead_letters: DeadLetters,
+    /// Bytes that StorageActor has admitted and holds back: the outbox is full, or a transaction
+    /// waits for other workers.
     pub parked_bytes: AtomicUsize,
-    /// Number for the next persistent session.
+    /// Number for the next persistent session, or for the next connection with a will.
     pub next_session: AtomicU64,
     /// Number for the next transaction.
     pub next_transaction: AtomicU64,
@@ -393,13 +417,15 @@ pub struct Shared {
     pub drain_rate: AtomicU32,
     /// How many connections may be closed for that.
     pub drain_budget: Mutex<Budget>,
-    /// Connections turned away.
-    pub refusals: Refusals,
+    /// What has passed.
+    pub clock: Clock,
+    /// What was dropped, as far as the log has been told.
+    pub drops: Mutex<DropLines>,
     /// Why the node is not ready, by the part that says so.
     pub not_ready: Mutex<HashMap<&'static str, String>>,
 }
 
-impl Shared {
+impl NodeTables {
     /// These, each with the others that have the same home.
     pub fn by_home<T>(&self, all: Vec<T>, client_id: impl Fn(&T) -> &str) -> HashMap<u16, Vec<T>> {
         let mut homes: HashMap<u16, Vec<T>> = HashMap::new();
@@ -409,7 +435,7 @@ impl Shared {
         homes
     }
 
-    /// The arbiter that holds everything about a client id.
+    /// The worker that holds everything about a client id.
     pub fn home(&self, client_id: &str) -> u16 {
         if self.managers.len() == 1 {
             return 0;
@@ -475,7 +501,7 @@ impl Shared {
 
     /// The version of a change of a retained message: by the clock, and above every one before.
     pub fn retained_version(&self) -> u64 {
-        let now = crate::shard::unix_ns();
+        let now = crate::worker::unix_ns();
         let next = |last: u64| Some(now.max(last.saturating_add(1)));
         let last = self.retained_clock.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         now.max(last.unwrap_or_else(|last| last).saturating_add(1))
@@ -485,9 +511,10 @@ impl Shared {
     pub fn admits(&self, client: SocketAddr) -> bool {
         let admitted = self.settings.access.rules.admit(client.ip());
         if !admitted {
-            self.refusals.denied.warn(format_args!(
+            say::warn!(
+                target: "hydrant::actors",
                 "closing the connection from {client}: listener.deny or listener.allow keeps it out"
-            ));
+            );
         }
         admitted
     }

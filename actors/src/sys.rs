@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hydrant_protocol::{Message, QoS};
 
-use crate::metrics::{Count, Metrics, ShardMetrics};
-use crate::shared::Shared;
+use crate::metrics::{Count, Metrics, WorkerMetrics};
+use crate::shared::NodeTables;
 
 /// The three load averages mosquitto has, and their minutes.
 const LOADS: [(&str, f64); 3] = [("1min", 1.0), ("5min", 5.0), ("15min", 15.0)];
@@ -28,16 +28,16 @@ pub struct Sys {
     loads: Vec<Load>,
 }
 
-fn sum(metrics: &Metrics, pick: impl Fn(&ShardMetrics) -> &Count) -> u64 {
+fn sum(metrics: &Metrics, pick: impl Fn(&WorkerMetrics) -> &Count) -> u64 {
     metrics.sum(pick)
 }
 
-fn by_qos(metrics: &Metrics, pick: impl Fn(&ShardMetrics) -> &[Count; 3]) -> u64 {
-    metrics.shards.iter().flat_map(|shard| pick(shard)).map(Count::get).sum()
+fn by_qos(metrics: &Metrics, pick: impl Fn(&WorkerMetrics) -> &[Count; 3]) -> u64 {
+    metrics.workers.iter().flat_map(|worker| pick(worker)).map(Count::get).sum()
 }
 
 fn dropped(metrics: &Metrics) -> u64 {
-    metrics.shards.iter().flat_map(|shard| &shard.dropped).map(Count::get).sum()
+    metrics.workers.iter().flat_map(|worker| &worker.dropped).map(Count::get).sum()
 }
 
 impl Default for Sys {
@@ -64,7 +64,7 @@ impl Default for Sys {
 
 impl Sys {
     /// The messages of one interval.
-    pub fn messages(&mut self, shared: &Shared) -> Vec<Arc<Message>> {
+    pub fn messages(&mut self, shared: &NodeTables) -> Vec<Arc<Message>> {
         let metrics = &shared.metrics;
         let mut out = Vec::new();
         let mut put = |name: &str, value: String| {

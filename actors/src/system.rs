@@ -14,36 +14,39 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::time::{Duration, Instant};
 
 use actix_rt::{Arbiter, ArbiterHandle};
-use hydrant_protocol::cluster::{Load, Member, View};
+use hydrant_protocol::cluster::message::Control;
+use hydrant_protocol::cluster::{Load, Member, MembershipView};
 use hydrant_protocol::topic::{Retained, SubscriptionTable};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 
+use crate::clock::Clock;
 use crate::cluster::{
     Cluster, ClusterParts, DiscoveryActor, PeerWork, PeersActor, describe as describe_peers,
 };
 use crate::drain::Budget;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
-use crate::log::{self as log_actor, LaneBook, LogActor, LogParts};
+use crate::log::{self as log_actor, DeadLetters, Gate, LogActor, LogParts, OutboxProgress};
 use crate::manager::ConnectionManager;
 use crate::metrics::Metrics;
 use crate::ports::{
-    Lanes, Membership, MessageLog, SessionStore, StoreError, StoredSession, StoredWill, UNFINISHED,
-    UNFINISHED_WHY,
+    DeadId, Lanes, Membership, MessageLog, SessionStore, StoreError, StoredSession, StoredWill,
+    UNFINISHED, UNFINISHED_WHY,
 };
-use crate::refusals::Refusals;
 use crate::router::TopicRouter;
+use crate::say;
 use crate::settings::Settings;
-use crate::shard::{ANY_ESTATE, Origin, Shard};
-use crate::shared::{ConnectionInfo, ManagerWork, Shared, StorageWork};
-use crate::storage::{self, StorageActor, StorageBook, StorageParts};
+use crate::shared::{ConnectionInfo, ManagerWork, NodeTables, StorageWork};
+use crate::storage::{self, StorageActor, StorageParts, WriteQueue};
 use crate::supervision::{
     ActorCell, Child, Fault, Registry, Supervisor, SupervisorHandle, Watchdog,
 };
 use crate::sys::Sys;
+use crate::worker::{EARLIER_STARTS, Origin, Worker};
 
-/// Sessions that one incarnation of a node in a cluster can make: 2 to the power of this.
+/// Sessions and connections with a will that one incarnation of a node in a cluster can make: 2 to the power of
+/// this.
 const SESSION_BITS: u32 = 40;
 /// Longest wait for ZooKeeper at shutdown, within the deadline; the others learn of it by the session's
 /// end then.
@@ -54,12 +57,12 @@ const LEAST: Duration = Duration::from_millis(100);
 const UNDONE: Duration = Duration::from_secs(1);
 
 thread_local! {
-    static SHARD: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
+    static WORKER: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
 }
 
-/// The shard of this arbiter's thread.
-fn current_shard() -> Option<Rc<Shard>> {
-    SHARD.with(|shard| shard.borrow().clone())
+/// The worker of this arbiter's thread.
+fn current_worker() -> Option<Rc<Worker>> {
+    WORKER.with(|worker| worker.borrow().clone())
 }
 
 /// What a tree is made of.
@@ -89,6 +92,8 @@ struct Found {
     /// The highest version among them.
     retained_clock: u64,
     lanes: Lanes,
+    /// Id and cost of each.
+    dead_letters: Vec<(DeadId, u64)>,
 }
 
 async fn read(store: &Arc<dyn SessionStore>, clustered: bool) -> Result<Found, StoreError> {
@@ -104,7 +109,19 @@ async fn read(store: &Arc<dyn SessionStore>, clustered: bool) -> Result<Found, S
         return Err(StoreError::Unusable(UNFINISHED_WHY.to_owned()));
     }
     let (wills, lanes) = (store.wills().await?, store.lanes().await?);
-    Ok(Found { sessions, wills, retained, retained_clock, lanes })
+    let dead_letters = dead_letters(&**store).await?;
+    Ok(Found { sessions, wills, retained, retained_clock, lanes, dead_letters })
+}
+
+/// Every dead letter, read a page at a time.
+async fn dead_letters(store: &dyn SessionStore) -> Result<Vec<(DeadId, u64)>, StoreError> {
+    let (mut found, mut from) = (Vec::new(), DeadId::default());
+    loop {
+        let page = store.dead_letters(from, 1000, 4 << 20).await?;
+        let Some(last) = page.last() else { return Ok(found) };
+        from = last.id.next();
+        found.extend(page.iter().map(|letter| (letter.id, letter.cost())));
+    }
 }
 
 /// Why a tree did not start.
@@ -127,7 +144,7 @@ pub enum StartError {
 /// A running tree.
 pub struct ActorSystem {
     /// What the actors share.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<NodeTables>,
     /// The tree for `broker tree`.
     pub registry: Arc<Registry>,
     supervisor: SupervisorHandle,
@@ -137,7 +154,7 @@ pub struct ActorSystem {
     watchdog: Option<Watchdog>,
     membership: Option<Arc<dyn Membership>>,
     /// The members as this node sees them; in a cluster.
-    pub views: Option<watch::Receiver<View>>,
+    pub views: Option<watch::Receiver<MembershipView>>,
 }
 
 impl ActorSystem {
@@ -168,9 +185,11 @@ impl ActorSystem {
         let settings = Arc::clone(&parts.settings);
         let cluster = parts.cluster.as_ref().map(|cluster| {
             let store = Arc::clone(&cluster.store);
-            Cluster::new(&settings.node_id, store, cluster.settings.clone())
+            let cluster = Cluster::new(&settings.node_id, store, cluster.settings.clone());
+            let _ = cluster.on_failure.set(Arc::clone(&parts.on_failure));
+            cluster
         });
-        let shared = make_shared(&settings, &found, cluster);
+        let shared = make_shared(&settings, &found, cluster, Gate::new(Arc::clone(&parts.log)));
         let registry = Registry::new(Arc::clone(&settings.node_id));
         let failure = Arc::clone(&parts.on_failure);
         let watchdog = Watchdog::start(
@@ -191,7 +210,7 @@ impl ActorSystem {
         let storage = StorageParts {
             shared: Arc::clone(&shared),
             store: Arc::clone(&parts.store),
-            book: Arc::new(Mutex::new(StorageBook::default())),
+            queue: Arc::new(Mutex::new(WriteQueue::default())),
         };
         let log = LogActor::parts(&shared, parts.log, parts.store);
         let mut system = Self {
@@ -254,10 +273,10 @@ impl ActorSystem {
         self.child(logging, &services, move |cell| LogActor::build(&parts, cell));
         for (n, worker) in workers.iter().enumerate() {
             self.child(Arc::clone(&routers[n]), worker, |cell| {
-                with_shard(|shard| TopicRouter::build(shard, cell))
+                with_worker(|worker| TopicRouter::build(worker, cell))
             });
             self.child(Arc::clone(&managers[n]), worker, |cell| {
-                with_shard(|shard| ConnectionManager::build(shard, cell))
+                with_worker(|worker| ConnectionManager::build(worker, cell))
             });
         }
         if let (Some(parts), Some(cells)) = (cluster, peering) {
@@ -323,17 +342,17 @@ impl ActorSystem {
         let views = parts.membership.join(me).await.map_err(StartError::Cluster)?;
         self.views = Some(views.clone());
         let (shared, known) = (Arc::clone(&self.shared), Arc::clone(&cluster));
-        let membership = parts.membership;
+        let membership = Arc::clone(&parts.membership);
         self.child(discovery, &arbiter, move |cell| {
             DiscoveryActor::build(&shared, &known, &membership, &views, cell)
         });
-        let until = Instant::now() + parts.settings.repair;
+        // Nothing but what is waited for ends it: a time-out would let clients publish past sessions.
+        let mut told = Instant::now();
         while !cluster.synced.load(Ordering::SeqCst) {
-            if Instant::now() > until {
-                ::log::warn!(
-                    "some members of the cluster have not answered yet: clients are let in, those of sessions that they hold wait"
-                );
-                break;
+            if told.elapsed() > parts.settings.repair {
+                told = Instant::now();
+                let what = cluster.waits_for.lock().clone();
+                say::warn!("this start waits for {what}, and lets no client in before");
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -353,7 +372,7 @@ impl ActorSystem {
 
     fn manager_cell(&self, n: usize) -> Arc<ActorCell> {
         let (inbox, metrics) =
-            (self.shared.managers[n].clone(), Arc::clone(&self.shared.metrics.shards[n]));
+            (self.shared.managers[n].clone(), Arc::clone(&self.shared.metrics.workers[n]));
         self.cell(&format!("connection-manager/{n}"), "ConnectionManager", |cell| {
             cell.with_depth(move || inbox.len()).with_detail(move || {
                 let (open, offline) = (metrics.connections.get(), metrics.sessions_offline.get());
@@ -392,41 +411,47 @@ impl ActorSystem {
         }
     }
 
-    /// Makes the shards and gives each the sessions and wills whose home it is.
+    /// Makes the workers and gives each the sessions and wills whose home it is.
     async fn restore(&self, workers: &[ArbiterHandle], found: Found) {
         let held: Vec<Arc<str>> =
             found.sessions.iter().map(|session| Arc::clone(&session.client_id)).collect();
         let mut sessions = self.shared.by_home(found.sessions, |session| &session.client_id);
         let mut wills = self.shared.by_home(found.wills, |will| &will.client_id);
         let mut restored = Vec::new();
-        let mut open = HashMap::new();
+        let mut prepared = HashMap::new();
         if let Some(cluster) = &self.shared.cluster {
             cluster.work.push(PeerWork::Holds(held), 1024);
-            let begun = cluster.store.open_publishes();
+            let begun = cluster.store.prepared_publishes();
             cluster.finishes(&begun);
-            open = self.shared.by_home(begun, |publish| &publish.publisher);
+            prepared = self.shared.by_home(begun, |publish| &publish.publisher);
         }
         for (index, worker) in (0_u16..).zip(workers) {
             let shared = Arc::clone(&self.shared);
             let sessions = sessions.remove(&index).unwrap_or_default();
             let wills = wills.remove(&index).unwrap_or_default();
-            let open = open.remove(&index).unwrap_or_default();
+            let prepared = prepared.remove(&index).unwrap_or_default();
             let (done, wait) = oneshot::channel();
             worker.spawn_fn(move || {
                 let clustered = shared.cluster.is_some();
-                let shard = Shard::new(index, shared);
+                let worker = Worker::new(index, shared);
                 for session in &sessions {
-                    shard.restore_session(session, ANY_ESTATE);
+                    worker.restore_session(session, EARLIER_STARTS);
                 }
-                shard.hold_open(&open);
+                worker.await_own_markers();
+                if let Some(cluster) = &worker.shared.cluster
+                    && let Some(predecessor) = cluster.predecessor()
+                {
+                    worker.begin_dedup(predecessor, &cluster.store.stored_batches());
+                }
+                worker.hold_prepared(&prepared);
                 for will in wills {
                     // Whom it is for is not known before the other nodes are.
                     match clustered {
-                        true => shard.hold_will(will),
-                        false => shard.restore_will(&will),
+                        true => worker.hold_will(will),
+                        false => worker.restore_will(&will),
                     }
                 }
-                SHARD.with(|slot| *slot.borrow_mut() = Some(shard));
+                WORKER.with(|slot| *slot.borrow_mut() = Some(worker));
                 let _ = done.send(());
             });
             restored.push(wait);
@@ -448,9 +473,9 @@ impl ActorSystem {
             let mut timer = tokio::time::interval(interval);
             loop {
                 timer.tick().await;
-                let Some(shard) = current_shard() else { return };
-                for message in sys.messages(&shard.shared) {
-                    shard.publish_internal(Origin::Node, message, Vec::new());
+                let Some(worker) = current_worker() else { return };
+                for message in sys.messages(&worker.shared) {
+                    worker.publish_internal(Origin::Node, message, Vec::new());
                 }
             }
         });
@@ -467,7 +492,7 @@ impl ActorSystem {
     /// # Errors
     /// No such actor.
     pub fn fault(
-        shared: &Shared,
+        shared: &NodeTables,
         registry: &Registry,
         path: &str,
         fault: Fault,
@@ -481,7 +506,11 @@ impl ActorSystem {
     }
 
     /// One page of the open connections, over all managers in their order.
-    pub async fn connections(shared: &Shared, skip: usize, limit: usize) -> Vec<ConnectionInfo> {
+    pub async fn connections(
+        shared: &NodeTables,
+        skip: usize,
+        limit: usize,
+    ) -> Vec<ConnectionInfo> {
         let mut rows = Vec::new();
         let mut skip = skip;
         for (n, manager) in shared.managers.iter().enumerate() {
@@ -489,7 +518,7 @@ impl ActorSystem {
                 break;
             }
             let here =
-                usize::try_from(shared.metrics.shards[n].connections.get()).unwrap_or(usize::MAX);
+                usize::try_from(shared.metrics.workers[n].connections.get()).unwrap_or(usize::MAX);
             if skip >= here {
                 skip -= here;
                 continue;
@@ -509,6 +538,9 @@ impl ActorSystem {
         let until = Instant::now() + deadline;
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.shared.set_ready("shutdown", Some("the node shuts down".to_owned()));
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.work.push(PeerWork::Broadcast(Control::Stopping), 64);
+        }
         self.supervisor.begin_shutdown();
         let waits: Vec<_> = self
             .shared
@@ -546,7 +578,7 @@ impl ActorSystem {
     fn say_what_stays(&self) {
         let (records, _) = self.shared.lanes.lock().backlog();
         let pending = self.log.state.lock().len();
-        ::log::warn!(
+        say::warn!(
             "the log is away: {records} records stay in the outbox for the next start, \
              {pending} were waiting in memory (those that are not in the outbox were not acknowledged)"
         );
@@ -558,14 +590,16 @@ impl ActorSystem {
         // Twice in a row: work on its way from one actor to the next is in neither's hands.
         let mut idle_before = false;
         loop {
-            let storage_idle = self.shared.storage.is_empty() && self.storage.book.lock().is_idle();
+            let storage_idle =
+                self.shared.storage.is_empty() && self.storage.queue.lock().is_idle();
             let routers_idle = self.shared.routers.iter().all(Inbox::is_empty);
             // With the log away, what the outbox holds stays there for the next start; nothing else
             // that waits for the log was acknowledged.
             let log_idle = !self.log.log.is_up()
                 || (self.shared.log.is_empty() && self.log.state.lock().is_empty());
+            let dead_idle = self.shared.dead_letters.work.is_empty();
             let peers_idle = self.shared.cluster.as_ref().is_none_or(|cluster| cluster.is_idle());
-            let idle = storage_idle && routers_idle && log_idle && peers_idle;
+            let idle = storage_idle && routers_idle && log_idle && dead_idle && peers_idle;
             if idle && idle_before {
                 return true;
             }
@@ -578,10 +612,10 @@ impl ActorSystem {
     }
 }
 
-fn with_shard<T>(build: impl FnOnce(&Rc<Shard>) -> T) -> T {
-    match current_shard() {
-        Some(shard) => build(&shard),
-        // Children of a worker are added after its shard was made.
+fn with_worker<T>(build: impl FnOnce(&Rc<Worker>) -> T) -> T {
+    match current_worker() {
+        Some(worker) => build(&worker),
+        // Children of a worker are added after its worker was made.
         #[allow(clippy::unreachable)]
         None => unreachable!("a worker's actor is built on its worker"),
     }
@@ -589,26 +623,35 @@ fn with_shard<T>(build: impl FnOnce(&Rc<Shard>) -> T) -> T {
 
 /// What the actors of an empty node share.
 #[cfg(test)]
-pub(crate) fn shared_for_tests(settings: &Arc<Settings>) -> Arc<Shared> {
+pub(crate) fn shared_for_tests(settings: &Arc<Settings>) -> Arc<NodeTables> {
+    shared_before_for_tests(settings, Gate::default())
+}
+
+/// The same in front of a log.
+#[cfg(test)]
+pub(crate) fn shared_before_for_tests(settings: &Arc<Settings>, gate: Gate) -> Arc<NodeTables> {
     let (sessions, wills, retained, lanes) = (Vec::new(), Vec::new(), Retained::new(), Vec::new());
-    let found = Found { sessions, wills, retained, retained_clock: 0, lanes };
-    make_shared(settings, &found, None)
+    let found =
+        Found { sessions, wills, retained, retained_clock: 0, lanes, dead_letters: Vec::new() };
+    make_shared(settings, &found, None, gate)
 }
 
 fn make_shared(
     settings: &Arc<Settings>,
     found: &Found,
     cluster: Option<Arc<Cluster>>,
-) -> Arc<Shared> {
+    gate: Gate,
+) -> Arc<NodeTables> {
     let workers = settings.workers.max(1);
     let limits = &settings.limits;
     // By the clock as well: the number of a session that was removed is not given again while the
     // store still clears up behind it.
-    let highest = found.sessions.iter().map(|session| session.id).max().unwrap_or(0);
+    let sessions = found.sessions.iter().map(|session| session.id);
+    let highest = sessions.chain(found.wills.iter().map(|will| will.connection)).max().unwrap_or(0);
     let next_session = match &cluster {
         // Two nodes may start in one millisecond; of incarnations each has its own.
         Some(cluster) => (cluster.incarnation << SESSION_BITS) + 1,
-        None => (highest + 1).max(crate::shard::unix_ms() << 20),
+        None => (highest + 1).max(crate::worker::unix_ms() << 20),
     };
     let mut retained = Retained::new();
     for message in found.retained.iter() {
@@ -617,7 +660,7 @@ fn make_shared(
     let metrics = Metrics::new(workers);
     metrics.retained.set(retained.len() as u64);
     metrics.retained_bytes.set(retained.bytes() as u64);
-    let lanes = LaneBook::new(
+    let lanes = OutboxProgress::new(
         settings.storage.outbox_lanes,
         settings.storage.outbox_max_bytes,
         &found.lanes,
@@ -625,11 +668,14 @@ fn make_shared(
     let (records, bytes) = lanes.backlog();
     metrics.outbox_records.set(records);
     metrics.outbox_bytes.set(bytes);
-    Arc::new(Shared {
+    let max_bytes = settings.log.dead_letter_max_bytes;
+    let dead_letters = DeadLetters::new(max_bytes, &found.dead_letters);
+    dead_letters.show(&metrics);
+    Arc::new(NodeTables {
         settings: Arc::clone(settings),
         metrics,
         subscriptions: RwLock::new(SubscriptionTable::new()),
-        moving: RwLock::default(),
+        in_handover: RwLock::default(),
         generation: AtomicU64::new(0),
         retained: RwLock::new(retained),
         retained_clock: AtomicU64::new(found.retained_clock),
@@ -637,7 +683,9 @@ fn make_shared(
         routers: (0..workers).map(|_| Inbox::new(usize::MAX, limits.max_router_bytes)).collect(),
         storage: Inbox::<StorageWork>::new(usize::MAX, settings.storage.max_pending_bytes),
         log: Inbox::new(settings.log.max_pending_messages, settings.log.max_pending_bytes),
+        gate,
         lanes: Mutex::new(lanes),
+        dead_letters,
         parked_bytes: AtomicUsize::new(0),
         next_session: AtomicU64::new(next_session),
         next_transaction: AtomicU64::new(1),
@@ -649,7 +697,8 @@ fn make_shared(
         draining: AtomicBool::new(false),
         drain_rate: AtomicU32::new(settings.drain_rate),
         drain_budget: Mutex::new(Budget::new(Instant::now())),
-        refusals: Refusals::default(),
+        clock: Clock::default(),
+        drops: Mutex::default(),
         not_ready: Mutex::new(HashMap::new()),
     })
 }

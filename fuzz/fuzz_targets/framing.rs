@@ -8,8 +8,13 @@ use hydrant_protocol::topic::TopicFilter;
 use hydrant_protocol::wire::{self, Frame, Limits, Packet};
 use libfuzzer_sys::fuzz_target;
 
-const LIMITS: Limits =
-    Limits { max_packet_size: 4096, max_topic_length: 512, max_topic_levels: 32, max_filters: 64 };
+const LIMITS: Limits = Limits {
+    max_packet_size: 4096,
+    max_topic_length: 512,
+    max_topic_levels: 32,
+    max_filters: 64,
+    control_characters: false,
+};
 
 fuzz_target!(|input: &[u8]| {
     let mut at = 0;
@@ -57,14 +62,22 @@ fn again(packet: &Packet<'_>) {
         Packet::Pubcomp(id) => wire::put_pubcomp(&mut bytes, *id),
         Packet::Subscribe(s) => {
             assert!(!s.filters.is_empty() && s.filters.len() <= LIMITS.max_filters);
-            for (filter, _) in &s.filters {
+            assert!(s.beyond == 0 || s.filters.len() == LIMITS.max_filters);
+            let taken: Vec<_> = s.filters.iter().flatten().cloned().collect();
+            for (filter, _) in &taken {
                 assert_eq!(TopicFilter::parse(filter.as_str(), &LIMITS).as_ref(), Ok(filter));
             }
-            wire::put_subscribe(&mut bytes, s.packet_id, &s.filters);
+            if taken.len() < s.filters.len() || s.beyond > 0 {
+                // What was refused is not there to be written again.
+                return;
+            }
+            wire::put_subscribe(&mut bytes, s.packet_id, &taken);
         }
         Packet::Unsubscribe(u) => {
-            assert!(!u.filters.is_empty() && u.filters.len() <= LIMITS.max_filters);
-            wire::put_unsubscribe(&mut bytes, u.packet_id, &u.filters);
+            let parse = |filter| TopicFilter::parse(filter, &Limits::PROTOCOL);
+            let filters: Vec<_> = u.filters.clone().map(parse).collect::<Result<_, _>>().unwrap();
+            assert!(!filters.is_empty());
+            wire::put_unsubscribe(&mut bytes, u.packet_id, &filters);
         }
         Packet::Pingreq => wire::put_pingreq(&mut bytes),
         Packet::Disconnect => wire::put_disconnect(&mut bytes),

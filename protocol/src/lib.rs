@@ -16,6 +16,7 @@
 
 pub mod access;
 pub mod cluster;
+mod limits;
 pub mod mapping;
 pub mod message;
 pub mod outbox;
@@ -25,5 +26,5 @@ pub mod topic;
 pub mod violation;
 pub mod wire;
 
-pub use message::{AckLevel, Message, PacketId, Properties, QoS};
+pub use message::{AckLevel, Message, OnRefused, PacketId, Properties, QoS};
 pub use violation::Violation;

@@ -88,6 +88,26 @@ pub enum AckLevel {
     Kafka,
 }
 
+/// What becomes of a record that Kafka refuses for good and whose publisher waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OnRefused {
+    /// It is kept as a dead letter, and acknowledged once that is durable.
+    #[default]
+    DeadLetter,
+    /// It is not acknowledged, and its publisher is disconnected.
+    Disconnect,
+}
+
+impl OnRefused {
+    /// The name that config and command line use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DeadLetter => "dead-letter",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
 impl AckLevel {
     /// The name that config and command line use.
     pub const fn as_str(self) -> &'static str {

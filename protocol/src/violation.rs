@@ -95,7 +95,8 @@ violations! {
     PacketTooLarge = "limits.max_packet_size", "the packet is larger than the broker takes";
     TopicTooLong = "limits.max_topic_length", "a topic name or filter is longer than the broker takes";
     TooManyTopicLevels = "limits.max_topic_levels", "a topic name or filter has more levels than the broker takes";
-    TooManyFilters = "limits.max_filters_per_subscribe", "one packet has more topic filters than the broker takes";
+    ControlCharacter = "limits.control_characters", "a string has a control character or a non-character (MQTT-1.5.3)";
+    SharedSubscription = "section 4.7.2", "the broker has no shared subscriptions ($share)";
 }
 
 impl Violation {
@@ -106,7 +107,18 @@ impl Violation {
             Self::PacketTooLarge
                 | Self::TopicTooLong
                 | Self::TooManyTopicLevels
-                | Self::TooManyFilters
+                | Self::ControlCharacter
+        )
+    }
+
+    /// It ends no connection where a topic filter of a SUBSCRIBE has it: that filter is refused.
+    pub const fn refuses_one_filter(self) -> bool {
+        matches!(
+            self,
+            Self::TopicTooLong
+                | Self::TooManyTopicLevels
+                | Self::ControlCharacter
+                | Self::SharedSubscription
         )
     }
 

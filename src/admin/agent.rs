@@ -17,8 +17,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::AdminLimits;
+use super::limits::AdminLimits;
 use super::view::NodeView;
+use hydrant_actors::listener::accept_error;
+use hydrant_actors::say;
 
 /// Longest `agent-send` that is read: a socket closed with bytes unread resets the connection, and
 /// the line could be lost.
@@ -28,16 +30,20 @@ const MAX_READ: u64 = 1024;
 pub(super) async fn serve(listener: TcpListener, limits: AdminLimits, node: Arc<dyn NodeView>) {
     let slots = Arc::new(Semaphore::new(limits.http_connections));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
-                log::warn!("agent check: accept failed: {error}");
+                say::warn!("agent check: accept failed: {}", accept_error(&error));
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             node.metrics().admin_bad_requests.inc();
+            let most = limits.http_connections;
+            say::warn!(
+                "agent check: closing the connection from {peer}: admin.max_connections = {most} are open"
+            );
             continue; // dropping the stream closes it
         };
         let (line, timeout) = (line(&*node), limits.http_timeout);

@@ -6,13 +6,14 @@
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::view::{ActorRow, ConnectionRow, DrainAction, DrainState, FaultAction, Nodes};
+use super::limits::socket_path;
+use super::render;
+use super::rows::{ConnectionPage, DrainAction, DrainState, FaultAction, Nodes, Tree};
 use super::wire::{FollowUp, MAX_REPLY_LINE, Reply, Request, Status, TailRequest, TreeRequest};
-use super::{render, socket_path};
 
 /// How long a node may take to answer anything but a tail. Longer than the node's own time-out,
 /// whose error says more.
@@ -20,6 +21,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Between two looks at how far a drain is.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Nothing is shown of it more often.
+const SHOW_AGAIN: Duration = Duration::from_secs(2);
+/// A drain without an end in sight: none has gone for so long after the node had to end it.
+const STUCK: Duration = Duration::from_secs(15);
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,26 +62,6 @@ pub enum ClientError {
     /// The output failed.
     #[error("the records cannot be written: {0}")]
     Output(io::Error),
-}
-
-/// The actor tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tree {
-    /// Parents before children.
-    pub actors: Vec<ActorRow>,
-    /// The page asked for.
-    pub connections: Option<ConnectionPage>,
-}
-
-/// A page of connections.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConnectionPage {
-    /// From 0.
-    pub page: usize,
-    /// The most rows of a page.
-    pub page_size: usize,
-    /// The rows.
-    pub rows: Vec<ConnectionRow>,
 }
 
 /// The actor tree of the node with this data directory.
@@ -137,26 +122,65 @@ pub fn drain(data_dir: &Path, action: DrainAction) -> Result<DrainState, ClientE
     state.ok_or_else(|| ClientError::Protocol("no state of the drain came".to_owned()))
 }
 
-/// Shows on `notes` how many connections are left, and returns when none is.
+/// Shows on `notes` now and then how many clients are left, and returns when none is.
 ///
 /// # Errors
-/// [`ClientError`]; also when the drain is taken back meanwhile.
+/// [`ClientError`]; also when the drain is taken back meanwhile, and when no client goes any more.
 pub fn wait_drained(data_dir: &Path, notes: &mut dyn Write) -> Result<(), ClientError> {
-    let mut shown = None;
+    let mut progress = Progress::new(Instant::now());
     loop {
-        let DrainState { draining, left, .. } = drain(data_dir, DrainAction::Look)?;
-        if !draining {
+        let state = drain(data_dir, DrainAction::Look)?;
+        if !state.draining {
             return Err(ClientError::Refused(
                 "the drain was taken back (broker drain --cancel)".to_owned(),
             ));
         }
-        if shown.replace(left) != Some(left) {
-            let _ = writeln!(notes, "{left} connections left"); // nobody looks: fine
+        let line = progress.look(Instant::now(), &state).map_err(ClientError::Refused)?;
+        if let Some(line) = line {
+            let _ = writeln!(notes, "{line}"); // nobody looks: fine
         }
-        if left == 0 {
+        if state.left == 0 {
             return Ok(());
         }
         std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// How a drain goes on.
+struct Progress {
+    least: Option<u64>,
+    /// Since when none has gone.
+    since: Instant,
+    shown: Option<Instant>,
+}
+
+impl Progress {
+    fn new(now: Instant) -> Self {
+        Self { least: None, since: now, shown: None }
+    }
+
+    /// What is to be shown. The error is one sentence: none has gone for too long.
+    fn look(&mut self, now: Instant, state: &DrainState) -> Result<Option<String>, String> {
+        let left = state.left;
+        if self.least.is_none_or(|least| left < least) {
+            (self.least, self.since) = (Some(left), now);
+        }
+        let patience = Duration::from_secs(state.deadline_s) + STUCK;
+        if left > 0 && now.duration_since(self.since) > patience {
+            return Err(format!(
+                "{left} connections are left and none has gone for {} s: `broker tree --connections` \
+                 shows them, and the drain goes on",
+                patience.as_secs()
+            ));
+        }
+        let due = self.shown.is_none_or(|shown| now.duration_since(shown) >= SHOW_AGAIN);
+        if left == 0 {
+            return Ok(Some("0 connections left".to_owned()));
+        }
+        if due {
+            self.shown = Some(now);
+        }
+        Ok(due.then(|| format!("{left} connections left")))
     }
 }
 
@@ -207,7 +231,11 @@ pub fn tail(
 }
 
 /// One request and its replies, to the end.
-fn ask(data_dir: &Path, request: &Request, mut each: impl FnMut(Reply)) -> Result<(), ClientError> {
+pub(super) fn ask(
+    data_dir: &Path,
+    request: &Request,
+    mut each: impl FnMut(Reply),
+) -> Result<(), ClientError> {
     let mut node = Connection::open(data_dir, Some(ANSWER_TIMEOUT))?;
     node.send(request)?;
     loop {
@@ -274,5 +302,31 @@ impl Connection {
             Ok(_) => serde_json::from_slice(&self.line)
                 .map_err(|error| ClientError::Protocol(error.to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_shows_its_count_now_and_then_and_ends() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let state = |left| DrainState { draining: true, left, rate: 10, deadline_s: 5 };
+        let mut progress = Progress::new(start);
+        assert_eq!(progress.look(at(0), &state(30)), Ok(Some("30 connections left".to_owned())));
+        assert_eq!(progress.look(at(500), &state(25)), Ok(None));
+        assert_eq!(progress.look(at(2000), &state(10)), Ok(Some("10 connections left".to_owned())));
+        // As long as one may take to have its answers, and then some.
+        assert!(progress.look(at(21_900), &state(10)).is_ok());
+        assert_eq!(progress.look(at(21_950), &state(9)), Ok(None));
+        assert!(progress.look(at(41_900), &state(9)).is_ok());
+        let stuck = progress.look(at(42_000), &state(9));
+        assert!(stuck.is_err_and(|why| {
+            why.starts_with("9 connections are left and none has gone for 20 s")
+        }));
+        let done = Some("0 connections left".to_owned());
+        assert_eq!(progress.look(at(42_500), &state(0)), Ok(done));
     }
 }

@@ -1,24 +1,27 @@
 //! `/metrics`: the node's counters in OpenMetrics text, which Prometheus reads.
 //!
-//! Everything is read at the scrape; nothing is kept here. Counters of the arbiters are added up.
+//! Everything is read at the scrape; nothing is kept here. Counters of the workers are added up.
 //! Labels have few values, all ours (`reason`, `qos`, `level`, actor `path`): no label comes from
 //! a client, so the number of series is bounded by the node's configuration.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use hydrant_actors::metrics::{CloseReason, Count, DropReason, Metrics, ShardMetrics};
+use hydrant_actors::metrics::{CloseReason, Count, DropReason, Metrics, WorkerMetrics};
+use hydrant_actors::say;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::Registry;
 
 use super::families::Out;
-use super::view::{ActorRow, NodeView};
+use super::rows::ActorRow;
+use super::view::NodeView;
 
 /// The content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Labels of [`ShardMetrics::acks`], in its order.
+/// Labels of [`WorkerMetrics::acks`], in its order.
 const LEVELS: [&str; 3] = ["accepted", "stored", "kafka"];
 const QOS: [&str; 3] = ["0", "1", "2"];
 
@@ -69,6 +72,13 @@ impl Collector for Snapshot {
             "Whether no actor has failed for good.",
             u64::from(self.healthy),
         )?;
+        out.counters(
+            "hydrant_log_lines_left_out",
+            "Lines left out of the node's own log: those of a reason that had one less than 10 s ago, and those that \
+             nobody read.",
+            "reason",
+            [("limited", say::LIMITED.get()), ("unread", say::UNREAD.get())].into_iter(),
+        )?;
         self.clients(&mut out)?;
         self.messages(&mut out)?;
         self.storage_and_log(&mut out)?;
@@ -77,7 +87,7 @@ impl Collector for Snapshot {
 }
 
 impl Snapshot {
-    fn sum(&self, pick: impl Fn(&ShardMetrics) -> &Count) -> u64 {
+    fn sum(&self, pick: impl Fn(&WorkerMetrics) -> &Count) -> u64 {
         self.metrics.sum(pick)
     }
 
@@ -137,7 +147,7 @@ impl Snapshot {
 
     fn messages(&self, out: &mut Out) -> fmt::Result {
         let m = &*self.metrics;
-        let by_qos = |pick: fn(&ShardMetrics) -> &[Count; 3]| {
+        let by_qos = |pick: fn(&WorkerMetrics) -> &[Count; 3]| {
             QOS.iter().enumerate().map(move |(i, qos)| (*qos, self.sum(|s| &pick(s)[i])))
         };
         out.counters(
@@ -168,7 +178,7 @@ impl Snapshot {
             "level",
             LEVELS.iter().enumerate().map(|(i, level)| (*level, self.sum(|s| &s.acks[i]))),
         )?;
-        let latencies: Vec<_> = m.shards.iter().map(|shard| &shard.ack_latency).collect();
+        let latencies: Vec<_> = m.workers.iter().map(|worker| &worker.ack_latency).collect();
         out.latency(
             "hydrant_acknowledgement",
             "From reading a PUBLISH of QoS 1-2 to its PUBACK or PUBREC, levels stored and kafka.",
@@ -179,6 +189,11 @@ impl Snapshot {
             "Messages dropped.",
             "reason",
             DropReason::ALL.iter().map(|r| (r.label(), self.sum(|s| &s.dropped[*r as usize]))),
+        )?;
+        out.counter(
+            "hydrant_overflow_records",
+            "Records that went to kafka.overflow_topic, because their own topic is beyond a cap.",
+            self.sum(|s| &s.overflowed),
         )?;
         out.gauge(
             "hydrant_messages_inflight",
@@ -200,6 +215,36 @@ impl Snapshot {
             "hydrant_route_cache_misses",
             "Routes looked up and not found in the cache.",
             self.sum(|s| &s.route_misses),
+        )?;
+        out.counter(
+            "hydrant_route_cache_evictions",
+            "Topics put out of the route cache because it was full.",
+            self.sum(|s| &s.route_evictions),
+        )?;
+        out.gauge_bytes(
+            "hydrant_route_cache",
+            "Route caches, topics with their subscribers.",
+            self.sum(|s| &s.route_bytes),
+        )?;
+        out.gauge_bytes(
+            "hydrant_buffered",
+            "Buffers of the connections.",
+            self.sum(|s| &s.buffered_bytes),
+        )?;
+        out.counter(
+            "hydrant_buffers_full",
+            "Times that the buffers of a thread's connections ran full.",
+            self.sum(|s| &s.buffers_full),
+        )?;
+        out.gauge_bytes(
+            "hydrant_session",
+            "Sessions in memory.",
+            u64::try_from(m.session_bytes.load(Ordering::Relaxed)).unwrap_or(0),
+        )?;
+        out.counter(
+            "hydrant_subscriptions_refused",
+            "Topic filters refused for want of room.",
+            self.sum(|s| &s.filters_refused),
         )
     }
 
@@ -221,6 +266,26 @@ impl Snapshot {
                 "hydrant_outbox_full",
                 "Times that a publish waited because the outbox was full.",
                 &m.outbox_full,
+            ),
+            (
+                "hydrant_dead_letters_written",
+                "Dead letters written, also one that was replayed and refused again.",
+                &m.dead_letters_written,
+            ),
+            (
+                "hydrant_dead_letters_replayed",
+                "Dead letters that the log has taken after all.",
+                &m.dead_letters_replayed,
+            ),
+            (
+                "hydrant_dead_letters_dropped",
+                "Dead letters removed by broker dead drop.",
+                &m.dead_letters_dropped,
+            ),
+            (
+                "hydrant_dead_letters_full",
+                "Refused records that found no room among the dead letters.",
+                &m.dead_letters_full,
             ),
             ("hydrant_log_appended", "Records handed to the log.", &m.log_appended),
             ("hydrant_log_acknowledged", "Records the log acknowledged.", &m.log_acked),
@@ -252,6 +317,16 @@ impl Snapshot {
         )?;
         out.gauge("hydrant_outbox_records", "Records in the outbox.", m.outbox_records.get())?;
         out.gauge_bytes("hydrant_outbox", "Records in the outbox.", m.outbox_bytes.get())?;
+        out.gauge(
+            "hydrant_dead_letters",
+            "Records that the log refused for good.",
+            m.dead_letters.get(),
+        )?;
+        out.gauge_bytes(
+            "hydrant_dead_letter",
+            "Records that the log refused for good.",
+            m.dead_letter_bytes.get(),
+        )?;
         out.gauge(
             "hydrant_log_pending_records",
             "Records waiting or unacknowledged.",

@@ -20,8 +20,11 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::exposition;
+use super::limits::AdminLimits;
 use super::view::NodeView;
-use super::{AdminLimits, exposition};
+use hydrant_actors::listener::accept_error;
+use hydrant_actors::say;
 
 type Node = Arc<dyn NodeView>;
 
@@ -30,41 +33,50 @@ pub(super) async fn serve(listener: TcpListener, limits: AdminLimits, node: Node
     let slots = Arc::new(Semaphore::new(limits.http_connections));
     let router = router(node.clone());
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Mostly out of file descriptors: the next try would fail at once as well.
-                log::warn!("admin http: accept failed: {error}");
+                say::warn!("admin http: accept failed: {}", accept_error(&error));
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             node.metrics().admin_bad_requests.inc();
+            let most = limits.http_connections;
+            say::warn!(
+                "admin http: closing the connection from {peer}: admin.max_connections = {most} are open"
+            );
             continue; // dropping the stream closes it
         };
         let (router, limits, node) = (router.clone(), limits.clone(), node.clone());
         tokio::spawn(async move {
-            connection(stream, limits, router, node).await;
+            if !connection(stream, limits, router).await {
+                node.metrics().admin_bad_requests.inc();
+                say::info!(
+                    "admin http: a request from {peer} was malformed, too large or too slow"
+                );
+            }
             drop(slot);
         });
     }
 }
 
-async fn connection(stream: TcpStream, limits: AdminLimits, router: Router, node: Node) {
+/// False: what came was no request within the limits.
+async fn connection(stream: TcpStream, limits: AdminLimits, router: Router) -> bool {
     let served = http1::Builder::new()
         .keep_alive(false)
         .timer(TokioTimer::new())
         .header_read_timeout(limits.http_header_timeout)
         .max_buf_size(limits.http_header_bytes.max(8 * 1024)) // hyper's least
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let bad = match tokio::time::timeout(limits.http_timeout, served).await {
-        Ok(Ok(())) => false,
-        Ok(Err(error)) => error.is_parse() || error.is_timeout() || error.is_incomplete_message(),
-        Err(_) => true,
-    };
-    if bad {
-        node.metrics().admin_bad_requests.inc();
+    match tokio::time::timeout(limits.http_timeout, served).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            !(error.is_parse() || error.is_timeout() || error.is_incomplete_message())
+        }
+        Err(_) => false,
     }
 }
 

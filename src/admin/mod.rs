@@ -1,6 +1,6 @@
 //! The admin endpoints of a node: an HTTP port for machines (`/metrics`, `/health`, `/ready`), a
 //! port for HAProxy's agent-check, and a unix socket in the data directory for `broker tree`, `tail`,
-//! `status`, `nodes`, `drain` and the tests' faults.
+//! `status`, `nodes`, `drain`, `dead` and the tests' faults.
 //!
 //! They run on a thread and a runtime of their own, so that they answer while every arbiter is
 //! busy or blocked, and ask the node through [`NodeView`] only. Everything a peer can hold open is
@@ -11,19 +11,27 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
+use rates::Rates;
+
 mod agent;
 pub mod client;
+pub mod dead;
+mod encoding;
 mod exposition;
 mod families;
 mod http;
+mod limits;
+mod peer;
+mod rates;
 pub mod render;
+mod rows;
 mod socket;
 mod tail;
 #[cfg(test)]
@@ -31,16 +39,13 @@ mod tests;
 mod view;
 mod wire;
 
-pub use view::{
-    ActorRow, ConnectionRow, DrainAction, DrainState, FAULTS_OFF, FaultAction, NO_CLUSTER, NodeRow,
-    NodeView, Nodes, TailRow, TailSource, ViewFuture,
+pub use limits::{AdminLimits, socket_path};
+pub use rows::{
+    ActorRow, ConnectionPage, ConnectionRow, DeadDone, DeadRequest, DeadRow, DrainAction,
+    DrainState, FaultAction, Identity, NodeRow, Nodes, TailRow, Tree,
 };
-pub use wire::{MAX_PAGE_SIZE, Status, TailRequest, TreeRequest};
-
-/// Where the admin socket of the node with this data directory is.
-pub fn socket_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("admin.sock")
-}
+pub use view::{FAULTS_OFF, NO_CLUSTER, NodeView, TailSource, ViewFuture};
+pub use wire::{MAX_PAGE_SIZE, Reply, Status, TailRequest, TreeRequest};
 
 /// What the admin endpoints listen on.
 #[derive(Debug, Clone)]
@@ -53,43 +58,6 @@ pub struct AdminOptions {
     pub socket: PathBuf,
     /// What a peer can use up.
     pub limits: AdminLimits,
-}
-
-/// What a peer of the admin endpoints can use up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AdminLimits {
-    /// `admin.max_connections`: HTTP connections at a time, and agent checks at a time; one more is closed at once.
-    pub http_connections: usize,
-    /// `admin.max_header_size`: bytes of an HTTP request's header; at least 8 KiB.
-    pub http_header_bytes: usize,
-    /// `admin.header_timeout`: from accept to the end of the header.
-    pub http_header_timeout: Duration,
-    /// `admin.timeout`: from accept to the end of the answer.
-    pub http_timeout: Duration,
-    /// `admin.max_socket_connections` at a time; one more is closed at once.
-    pub socket_connections: usize,
-    /// `admin.max_tails`: of these, tails.
-    pub tails: usize,
-    /// `admin.max_request_size`: bytes of a request line on the admin socket.
-    pub max_line: usize,
-    /// `admin.request_timeout`: from accept to the request, and from there to the end of the answer
-    /// of all but a tail.
-    pub request_timeout: Duration,
-}
-
-impl Default for AdminLimits {
-    fn default() -> Self {
-        Self {
-            http_connections: 64,
-            http_header_bytes: 16 * 1024,
-            http_header_timeout: Duration::from_secs(5),
-            http_timeout: Duration::from_secs(15),
-            socket_connections: 32,
-            tails: 16,
-            max_line: 16 * 1024,
-            request_timeout: Duration::from_secs(10),
-        }
-    }
 }
 
 /// What the admin endpoints listen on, bound: who connects waits until they are served. Dropping it
@@ -168,8 +136,14 @@ impl AdminServer {
             )
         };
         let tails = Semaphore::new(limits.tails);
-        let context =
-            Arc::new(socket::Context { node, limits, http, started: Instant::now(), tails });
+        let context = Arc::new(socket::Context {
+            node,
+            limits,
+            http,
+            started: Instant::now(),
+            tails,
+            rates: Rates::default(),
+        });
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
             runtime.block_on(async {
@@ -193,6 +167,7 @@ impl AdminServer {
                     () = web => {}
                     () = agent => {}
                     () = socket::serve(unix, context.clone()) => {}
+                    () = context.rates.keep(context.node.metrics()) => {}
                     _ = stopped => {}
                 }
             });

@@ -7,8 +7,7 @@ use std::fmt::{self, Write as _};
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::client::Tree;
-use super::view::{ActorRow, ConnectionRow, Nodes, TailRow};
+use super::rows::{ActorRow, ConnectionRow, Nodes, TailRow, Tree};
 use super::wire::Status;
 
 /// One record as one line without its end: offset, time (UTC), key, MQTT topic and payload,
@@ -130,7 +129,11 @@ impl fmt::Display for Nodes {
                 escape(&row.peer),
                 escape(&row.mqtt.join(", ")),
                 escape(&row.version),
-                format!("{}/{}", row.connections, row.max_connections),
+                if row.max_connections == 0 {
+                    String::new()
+                } else {
+                    format!("{}/{}", row.connections, row.max_connections)
+                },
                 escape(&row.state),
             ]);
         }
@@ -147,21 +150,38 @@ impl fmt::Display for Status {
                 format!("no: {}", reasons.join("; "))
             }
         };
+        let node = &self.node;
+        writeln!(f, "node           {}", node.node_id)?;
         writeln!(f, "version        {}", self.version)?;
         writeln!(f, "process        {}, up {} s", self.pid, self.uptime_s)?;
+        writeln!(f, "listeners      {}", node.listeners.join(", "))?;
         writeln!(f, "admin http     {}", self.http.as_deref().unwrap_or("off"))?;
         writeln!(f, "ready          {}", state(&self.not_ready))?;
         writeln!(f, "healthy        {}", state(&self.not_healthy))?;
+        if node.log.starts_with(&node.log_kind) {
+            writeln!(f, "log            {}", node.log)?;
+        } else {
+            writeln!(f, "log            {}: {}", node.log_kind, node.log)?;
+        }
+        match self.rates {
+            Some((read, sent)) => writeln!(f, "messages       {read} in, {sent} out a second")?,
+            None => writeln!(f, "messages       not known yet")?,
+        }
+        let dropped: Vec<String> =
+            self.dropped.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+        let dropped = if dropped.is_empty() { "none".to_owned() } else { dropped.join(", ") };
+        writeln!(f, "dropped        {dropped}")?;
         writeln!(f, "connections    {}", self.connections)?;
         writeln!(f, "sessions       {}", self.sessions)?;
         writeln!(f, "subscriptions  {}", self.subscriptions)?;
         writeln!(f, "retained       {}", self.retained)?;
         writeln!(f, "outbox         {} records, {} bytes", self.outbox_records, self.outbox_bytes)?;
+        writeln!(f, "dead letters   {}", self.dead_letters)?;
         writeln!(f, "restarts       {}", self.restarts)
     }
 }
 
-fn table(heads: &[&str], right: std::ops::Range<usize>) -> Table {
+pub(super) fn table(heads: &[&str], right: std::ops::Range<usize>) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(heads.iter().copied());
     for column in right {

@@ -16,14 +16,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::{AsyncWriteExt as _, BufReader, BufWriter};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{BufReader, BufWriter};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
+use super::limits::AdminLimits;
+use super::peer::Peer;
+use super::rates::Rates;
+use super::rows::DeadRequest;
+use super::tail;
 use super::view::NodeView;
 use super::wire::{MAX_PAGE_SIZE, Reply, Request, Status, TreeRequest, read_line};
-use super::{AdminLimits, tail};
+use hydrant_actors::listener::accept_error;
+use hydrant_actors::metrics::DropReason;
+use hydrant_actors::say;
 
 /// Binds the socket.
 ///
@@ -94,6 +100,7 @@ pub(super) struct Context {
     pub(super) http: Option<std::net::SocketAddr>,
     pub(super) started: Instant,
     pub(super) tails: Semaphore,
+    pub(super) rates: Rates,
 }
 
 /// Serves until dropped.
@@ -103,13 +110,17 @@ pub(super) async fn serve(listener: UnixListener, context: Arc<Context>) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                log::warn!("admin socket: accept failed: {error}");
+                say::warn!("admin socket: accept failed: {}", accept_error(&error));
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             context.node.metrics().admin_bad_requests.inc();
+            let most = context.limits.socket_connections;
+            say::warn!(
+                "admin socket: closing a connection: admin.max_socket_connections = {most} are open"
+            );
             continue; // dropping the stream closes it
         };
         let context = context.clone();
@@ -118,33 +129,6 @@ pub(super) async fn serve(listener: UnixListener, context: Arc<Context>) {
             let _ = connection(stream, &context).await;
             drop(slot);
         });
-    }
-}
-
-/// A client: lines in, lines out.
-pub(super) struct Peer {
-    pub(super) input: BufReader<OwnedReadHalf>,
-    /// What came of the line being read.
-    pub(super) line: Vec<u8>,
-    output: BufWriter<OwnedWriteHalf>,
-}
-
-impl Peer {
-    /// Writes a line into the buffer, and on when that is full.
-    pub(super) async fn send(&mut self, reply: &Reply) -> io::Result<()> {
-        let mut line = serde_json::to_vec(reply)?;
-        line.push(b'\n');
-        self.output.write_all(&line).await
-    }
-
-    /// Sends what is in the buffer.
-    pub(super) async fn flush(&mut self) -> io::Result<()> {
-        self.output.flush().await
-    }
-
-    async fn finish(&mut self, last: &Reply) -> io::Result<()> {
-        self.send(last).await?;
-        self.output.shutdown().await
     }
 }
 
@@ -243,8 +227,29 @@ async fn answer(
             peer.send(&Reply::Drain(node.drain(action).await)).await?;
             Ok(Ok(()))
         }
+        Request::Dead { action } => match dead_request(action) {
+            Ok(action) => match node.dead(action).await {
+                Ok(replies) => {
+                    for reply in replies {
+                        peer.send(&reply).await?;
+                    }
+                    Ok(Ok(()))
+                }
+                Err(why) => Ok(Err(why)),
+            },
+            Err(why) => Ok(Err(why)),
+        },
         Request::Fault { action, path } => Ok(node.fault(action, &path)),
         Request::Tail(_) => Ok(Ok(())), // answered by `connection`
+    }
+}
+
+fn dead_request(action: DeadRequest) -> Result<DeadRequest, String> {
+    match action {
+        DeadRequest::List { count, .. } if !(1..=MAX_PAGE_SIZE).contains(&count) => {
+            Err(format!("count is 1 to {MAX_PAGE_SIZE}, not {count}"))
+        }
+        action => Ok(action),
     }
 }
 
@@ -254,16 +259,24 @@ fn status(context: &Context) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        node: node.identity(),
         uptime_s: context.started.elapsed().as_secs(),
         http: context.http.map(|address| address.to_string()),
         not_ready: node.ready().err().unwrap_or_default(),
         not_healthy: node.healthy().err().unwrap_or_default(),
-        connections: metrics.sum(|shard| &shard.connections),
-        sessions: metrics.sum(|shard| &shard.sessions),
+        connections: metrics.sum(|worker| &worker.connections),
+        sessions: metrics.sum(|worker| &worker.sessions),
         subscriptions: metrics.subscriptions.get(),
         retained: metrics.retained.get(),
         outbox_records: metrics.outbox_records.get(),
         outbox_bytes: metrics.outbox_bytes.get(),
+        dead_letters: metrics.dead_letters.get(),
         restarts: metrics.restarts.get(),
+        rates: context.rates.a_second(),
+        dropped: DropReason::ALL
+            .iter()
+            .map(|r| (r.label().to_owned(), metrics.sum(|worker| &worker.dropped[*r as usize])))
+            .filter(|(_, n)| *n > 0)
+            .collect(),
     }
 }

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::socket::Peer;
+use super::peer::Peer;
 use super::view::TailSource;
 use super::wire::{FollowUp, Reply, TailRequest, read_line};
 
@@ -124,11 +124,11 @@ async fn start(source: &Source, request: &TailRequest) -> Result<(u64, Option<St
         }
         let topics = log.topics();
         let unknown = (!topics.contains(topic)).then(|| match topics.len() {
-            0 => format!("there is no record of {topic} yet, nor of any other topic: waiting for the first"),
+            0 => format!("there is no record of {topic} yet, nor of any other topic: waiting for the first, Ctrl-C ends"),
             n => {
                 let some = topics.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
                 let more = if n > 10 { format!(" and {} more", n - 10) } else { String::new() };
-                format!("there is no record of {topic} yet: waiting for the first (there are {some}{more})")
+                format!("there is no record of {topic} yet: waiting for the first, Ctrl-C ends (there are {some}{more})")
             }
         });
         Ok((next, unknown))

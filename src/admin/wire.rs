@@ -1,6 +1,6 @@
 //! The admin socket's protocol: one JSON object a line each way, the first line from the client.
 //!
-//! `tree`, `status`, `nodes`, `drain` and `fault` are answered by lines up to `end` or `error`. `tail` is answered
+//! `tree`, `status`, `nodes`, `drain`, `dead` and `fault` are answered by lines up to `end` or `error`. `tail` is answered
 //! by batches: `record` lines, then `batch`. With a group the client answers each batch with one
 //! `commit` line once it has printed it, and gets `committed` back before the next batch comes: a
 //! record is committed only after it was printed, so a group reads at least once. `notice` lines
@@ -14,7 +14,10 @@ use std::io;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
-use super::view::{ActorRow, ConnectionRow, DrainAction, DrainState, FaultAction, Nodes, TailRow};
+use super::rows::{
+    ActorRow, ConnectionRow, DeadDone, DeadRequest, DeadRow, DrainAction, DrainState, FaultAction,
+    Identity, Nodes, TailRow,
+};
 
 /// Longest reply line a client accepts: the largest MQTT packet (256 MB) in base64, and then some.
 pub const MAX_REPLY_LINE: u64 = 512 << 20;
@@ -38,6 +41,11 @@ pub enum Request {
     Drain {
         /// What about it.
         action: DrainAction,
+    },
+    /// The node's dead letters.
+    Dead {
+        /// What about them.
+        action: DeadRequest,
     },
     /// Makes an actor misbehave (tests).
     Fault {
@@ -112,6 +120,10 @@ pub enum Reply {
     Nodes(Nodes),
     /// How far the node is emptied.
     Drain(DrainState),
+    /// A dead letter.
+    DeadLetter(DeadRow),
+    /// What has become of dead letters.
+    DeadDone(DeadDone),
     /// A record.
     Record(TailRow),
     /// The records so far are a batch; `next` is the offset after them.
@@ -136,6 +148,8 @@ pub struct Status {
     pub version: String,
     /// The process.
     pub pid: u32,
+    /// What it is and where it listens.
+    pub node: Identity,
     /// Seconds since the admin endpoints started.
     pub uptime_s: u64,
     /// Where `/metrics`, `/health` and `/ready` are, if switched on.
@@ -156,8 +170,15 @@ pub struct Status {
     pub outbox_records: u64,
     /// Their bytes.
     pub outbox_bytes: u64,
+    /// Records that the log refused for good and that are kept.
+    #[serde(default)]
+    pub dead_letters: u64,
     /// Restarts of permanent actors.
     pub restarts: u64,
+    /// PUBLISH a second read and sent over the last few seconds; `None` while the node is too young.
+    pub rates: Option<(u64, u64)>,
+    /// Messages dropped since the start, by reason; only those that were.
+    pub dropped: Vec<(String, u64)>,
 }
 
 /// Reads one line of at most `max` bytes into `line`, without its end. False at the end of input
@@ -191,37 +212,5 @@ where
         if end.is_some() {
             return Ok(true);
         }
-    }
-}
-
-/// Bytes as base64 in JSON.
-pub(super) mod base64_bytes {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {
-        out.serialize_str(&STANDARD.encode(bytes))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        STANDARD.decode(String::deserialize(from)?).map_err(D::Error::custom)
-    }
-}
-
-/// Bytes or nothing as base64 or null in JSON.
-pub(super) mod base64_option {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-
-    pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, out: S) -> Result<S::Ok, S::Error> {
-        bytes.as_ref().map(|bytes| STANDARD.encode(bytes)).serialize(out)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {
-        Option::<String>::deserialize(from)?
-            .map(|text| STANDARD.decode(text).map_err(D::Error::custom))
-            .transpose()
     }
 }

@@ -9,14 +9,14 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use hydrant_actors::ports::StoreError;
 use serde::Deserialize;
 
+use super::columns::{blob, int, long, text};
 use super::db::{self, Bound, Db, Row};
 use super::options::{CassandraOptions, Level};
-use super::plan::{blob, int, long, text};
 use super::schema::{self, Replication};
 use super::statements::{Statement as S, TABLES};
 use super::transport::{Manager, Transport};
@@ -388,8 +388,7 @@ fn synced(address: SocketAddr, sync: Result<&str, &String>) -> Finding {
 }
 
 fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(hydrant_actors::clock::unix_ms()).unwrap_or(i64::MAX)
 }
 
 /// Milliseconds that a clock is ahead of ours (behind: negative) at least, when it said `theirs`

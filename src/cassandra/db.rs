@@ -38,6 +38,7 @@ use cdrs_tokio::types::blob::Blob;
 use cdrs_tokio::types::value::Value;
 use cdrs_tokio::types::{ByName, CBytes};
 use hydrant_actors::ports::StoreError;
+use hydrant_actors::say;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -495,7 +496,7 @@ async fn reach(
         if Instant::now() + RECONNECT > deadline {
             return Err(CassandraError(unreachable(options, &last)));
         }
-        log::warn!("no Cassandra answers yet, trying again: {last}");
+        say::warn!("no Cassandra answers yet, trying again: {last}");
         tokio::time::sleep(RECONNECT).await;
     }
 }

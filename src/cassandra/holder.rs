@@ -1,27 +1,29 @@
 //! `session_epoch`: who holds a client's session. Written conditionally only.
 //!
-//! Invariant: every change raises the fence, to a stamp of who makes it; so the fence tells one
+//! Invariant: every change raises the fence, to a write timestamp of who makes it; so the fence tells one
 //! state of a row from every other, and who has lost a session can never win it back by a write
 //! that comes late.
 
 use std::collections::BTreeSet;
 
 use hydrant_actors::ports::{SessionId, StoreError};
+use hydrant_actors::say;
 
+use super::columns::{long, text};
 use super::db::{Applied, Bound, Db};
-use super::held::Held;
 use super::incarnation::ALONE;
-use super::plan::{Epoch, long, text};
-use super::stamps::COUNTER_BITS;
+use super::inner::Inner;
+use super::owned_sessions::OwnedSessions;
+use super::planned::Epoch;
 use super::statements::Statement as S;
-use super::store::Inner;
+use super::timestamps::COUNTER_BITS;
 
 /// A row as it was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) id: SessionId,
     pub(super) fence: u64,
-    /// The line under which it is held.
+    /// The lineage under which it is held.
     pub(super) holder: u64,
 }
 
@@ -70,7 +72,7 @@ impl Inner {
     pub(super) async fn raise(&self, epoch: &Epoch) -> Result<(), StoreError> {
         let (key, fence) = (text(&epoch.client_id), long(epoch.fence));
         let id_and_epoch = [long(epoch.id), long(epoch.epoch)];
-        let alone = self.incarnation.line() == ALONE;
+        let alone = self.incarnation.lineage() == ALONE;
         // In a keyspace that is shared only what is ours is raised.
         let mut from = epoch.holder;
         let mut is_first = epoch.index.is_some();
@@ -96,14 +98,14 @@ impl Inner {
             };
             if let Some(known) = column("fence")? {
                 let holder = column("holder")?.unwrap_or(epoch.holder);
-                let ours = self.lines().is_none_or(|lines| lines.contains(&holder));
+                let ours = self.lineages().is_none_or(|lineages| lineages.contains(&holder));
                 // Our own, by a write before this one that was given up, or after it. Whoever
                 // took it from us is above all that we ever gave.
-                if ours && known >= epoch.fence && known <= self.incarnation.stamps().last() {
+                if ours && known >= epoch.fence && known <= self.incarnation.timestamps().last() {
                     return Ok(());
                 }
                 if ours && known < epoch.fence {
-                    // Of another session of this client, held under another line of ours.
+                    // Of another session of this client, held under another lineage of ours.
                     (from, is_first) = (holder, false);
                     continue;
                 }
@@ -113,9 +115,9 @@ impl Inner {
         }
     }
 
-    /// The lines under which this node holds sessions; `None`: the keyspace is its own.
-    fn lines(&self) -> Option<BTreeSet<u64>> {
-        self.memory.lock().held.as_ref().map(Held::lines)
+    /// The lineages under which this node holds sessions; `None`: the keyspace is its own.
+    fn lineages(&self) -> Option<BTreeSet<u64>> {
+        self.memory.lock().owned_sessions.as_ref().map(OwnedSessions::lineages)
     }
 
     /// Another holds a session of this client. One that is new here is given up: written again,
@@ -123,7 +125,7 @@ impl Inner {
     fn not_ours(&self, epoch: &Epoch) -> StoreError {
         let client_id = &epoch.client_id;
         if epoch.index.is_some() && self.incarnation.lost().is_none() {
-            log::error!(
+            say::error!(
                 "the session of client {client_id:?} is held by another node: its new one \
                          here is dropped"
             );

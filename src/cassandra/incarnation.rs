@@ -22,19 +22,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use hydrant_actors::ports::StoreError;
+use hydrant_actors::ports::{SealedIncarnation, StoreError};
+use hydrant_actors::say;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
+use super::columns::{int, long, text};
 use super::db::{Applied, Bound, CassandraError, Db};
-use super::plan::{int, long, text};
-use super::stamps::{RESERVE, Stamps};
 use super::statements::Statement as S;
-use record::Found;
+use super::timestamps::{RESERVE, Timestamps};
 pub(super) use record::{ALONE, follow, patiently, read};
-use record::{PAUSE, RELEASED, big, chain, next_number, owner, reason};
+use record::{Ended, Found};
+use record::{PAUSE, RELEASED, big, next_number, owner, reason};
 pub(super) use sealing::Sealed;
 
 /// A start that is so many starts ago and has no row will not write one any more.
@@ -55,9 +55,16 @@ pub struct Predecessor {
     pub node_id: String,
     /// The first of those that followed each other, this one the last or in between; zero of one
     /// that had the keyspace for itself. Its sessions are held under this number.
-    pub line: u64,
-    /// The highest stamp that it may have given.
-    pub stamps: u64,
+    pub lineage: u64,
+    /// The highest write timestamp that it may have given.
+    pub timestamps: u64,
+}
+
+impl Predecessor {
+    /// As the actors know it.
+    pub fn sealed(&self) -> SealedIncarnation {
+        SealedIncarnation { number: self.number, lineage: self.lineage }
+    }
 }
 
 /// One start of this node.
@@ -68,10 +75,10 @@ pub struct Incarnation {
     node_id: String,
     instance: String,
     lease: Duration,
-    /// Under it its sessions are held and its lanes go on: see [`Predecessor::line`].
-    line: AtomicU64,
-    stamps: Arc<Stamps>,
-    /// The stamps that its row says. Held while more are reserved.
+    /// Under it its sessions are held and its lanes go on: see [`Predecessor::lineage`].
+    lineage: AtomicU64,
+    timestamps: Arc<Timestamps>,
+    /// The write timestamps that its row says. Held while more are reserved.
     reserved: tokio::sync::Mutex<u64>,
     /// End of the lease, boot time in nanoseconds.
     until: AtomicU64,
@@ -118,7 +125,7 @@ impl Incarnation {
         shared: bool,
     ) -> Result<Self, StoreError> {
         let number = next_number(db).await?;
-        let (line, stamps) = (if shared { number } else { ALONE }, Stamps::new(number));
+        let (lineage, timestamps) = (if shared { number } else { ALONE }, Timestamps::new(number));
         patiently(|| db.write(Bound { statement: S::IndexPut, values: vec![long(number)] }))
             .await?;
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
@@ -131,8 +138,8 @@ impl Incarnation {
                 int(lanes.into()),
                 long(lease_ms),
                 long(number),
-                long(line),
-                long(stamps.until()),
+                long(lineage),
+                long(timestamps.until()),
             ];
             match db.conditional(Bound { statement: S::IncarnationFirst, values }).await {
                 // The number is ours alone, so a row that is there is ours, too.
@@ -149,9 +156,9 @@ impl Incarnation {
             node_id: node_id.to_owned(),
             instance: instance.to_owned(),
             lease,
-            line: AtomicU64::new(line),
-            reserved: tokio::sync::Mutex::new(stamps.until()),
-            stamps: Arc::new(stamps),
+            lineage: AtomicU64::new(lineage),
+            reserved: tokio::sync::Mutex::new(timestamps.until()),
+            timestamps: Arc::new(timestamps),
             until: AtomicU64::new(lease_end(sent, lease)),
             renewal: tokio::sync::Mutex::new(0),
             released: AtomicBool::new(false),
@@ -189,12 +196,13 @@ impl Incarnation {
         if let Some(later) = same.iter().find(|found| found.number > self.number) {
             return Ok(Err(self.in_use(later)));
         }
-        let sealed = self.seal_dead(db, same).await?;
-        if let Some((_, alive)) = sealed.iter().find(|(sealed, _)| !sealed) {
+        let ended = self.seal_dead(db, same).await?;
+        if let Some((_, alive)) = ended.iter().find(|(ended, _)| *ended == Ended::Alive) {
             return Ok(Err(self.in_use(alive)));
         }
-        let heads = sealed.into_iter().map(|(_, found)| found.number).collect();
-        self.take_chain(db, &all, heads).await.map(Ok)
+        // Again: what these had sealed while they were watched.
+        let all = self.all(db).await?;
+        self.take_chain(db, &all, ours(ended)).await.map(Ok)
     }
 
     /// Every incarnation that has a row, but this.
@@ -223,80 +231,6 @@ impl Incarnation {
     fn is_dead(&self, found: &Found) -> bool {
         let ours = found.node_id == self.node_id && found.instance == self.instance;
         ours || found.renewal == RELEASED
-    }
-
-    /// Each one that nobody had sealed, and whether it is sealed by us now. All are watched at once.
-    async fn seal_dead(&self, db: &Db, open: Vec<Found>) -> Result<Vec<(bool, Found)>, StoreError> {
-        let attempts = open.into_iter().filter(|found| !found.is_sealed()).map(|found| async {
-            let sealed = self.seal_when_dead(db, &found).await?;
-            Ok((sealed, found))
-        });
-        try_join_all(attempts).await
-    }
-
-    /// Whether it is sealed by us now. False: it is alive, or another one sealed it.
-    async fn seal_when_dead(&self, db: &Db, first: &Found) -> Result<bool, StoreError> {
-        let mut found = first.clone();
-        let watched = Instant::now() + first.watch();
-        let pause = (first.lease / 20).clamp(Duration::from_millis(20), Duration::from_secs(1));
-        while !self.is_dead(&found) && Instant::now() < watched {
-            sleep(pause).await;
-            match patiently(|| read(db, found.number)).await? {
-                Some(now) if now.is_sealed() => return Ok(now.owner == self.number),
-                Some(now) if now.renewal != found.renewal && now.renewal != RELEASED => {
-                    return Ok(false);
-                }
-                Some(now) => found = now,
-                None => return Ok(false),
-            }
-        }
-        self.seal(db, &found).await
-    }
-
-    /// Becomes the owner where nothing has changed since `found` was read.
-    async fn seal(&self, db: &Db, found: &Found) -> Result<bool, StoreError> {
-        patiently(|| async {
-            let values =
-                vec![long(self.number), long(found.number), long(found.owner), big(found.renewal)];
-            match db.conditional(Bound { statement: S::IncarnationSeal, values }).await {
-                Ok(Applied::Yes) => Ok(true),
-                Ok(Applied::No(row)) => Ok(owner(row.as_ref())? == Some(self.number)),
-                Err(error) => match read(db, found.number).await? {
-                    Some(now) if now == *found => Err(error),
-                    now => Ok(now.is_some_and(|now| now.owner == self.number)),
-                },
-            }
-        })
-        .await
-    }
-
-    /// Seals again, for us, what those in `heads` had sealed themselves; the latter included.
-    async fn take_chain(
-        &self,
-        db: &Db,
-        all: &BTreeMap<u64, Found>,
-        heads: BTreeSet<u64>,
-    ) -> Result<Vec<Predecessor>, StoreError> {
-        let mut ours = heads;
-        for found in chain(all, self.number, &ours) {
-            if found.owner == self.number || self.seal(db, found).await? {
-                ours.insert(found.number);
-            }
-        }
-        // Read again: a row says for good how far its stamps reach only when it is sealed.
-        let found = stream::iter(ours)
-            .map(|number| patiently(move || read(db, number)))
-            .buffered(PARALLEL)
-            .try_collect::<Vec<_>>()
-            .await?;
-        let predecessor = |found: Found| Predecessor {
-            number: found.number,
-            lanes: found.lanes,
-            node_id: found.node_id,
-            line: found.line,
-            stamps: found.stamps,
-        };
-        Ok(found.into_iter().flatten().map(predecessor).collect())
     }
 
     fn in_use(&self, by: &Found) -> CassandraError {
@@ -331,10 +265,10 @@ impl Incarnation {
                 match me.renew(&db).await {
                     Ok(true) => {
                         if let Err(error) = me.raise(&db, 0).await {
-                            log::warn!("no stamps are reserved in Cassandra: {}", reason(error));
+                            say::warn!("no stamps are reserved in Cassandra: {}", reason(error));
                         }
                         if std::mem::take(&mut failing) {
-                            log::info!("the lease in Cassandra is renewed again");
+                            say::info!("the lease in Cassandra is renewed again");
                         }
                         pause = period;
                     }
@@ -342,7 +276,7 @@ impl Incarnation {
                     Err(error) => {
                         // Once, not at every attempt.
                         if !std::mem::replace(&mut failing, true) {
-                            log::warn!("the lease in Cassandra is not renewed: {}", reason(error));
+                            say::warn!("the lease in Cassandra is not renewed: {}", reason(error));
                         }
                         pause = (PAUSE * 5).min(period);
                     }
@@ -406,7 +340,7 @@ impl Incarnation {
             let values = vec![big(RELEASED), long(self.number), long(self.number)];
             let released = db.conditional(Bound { statement: S::IncarnationRenew, values }).await;
             if let Err(error) = released {
-                log::warn!(
+                say::warn!(
                     "Cassandra does not say whether this incarnation is released ({}): the next \
                      start of this node may have to wait for {:?}",
                     reason(error),
@@ -445,6 +379,12 @@ impl Incarnation {
     }
 }
 
+/// Those that are ours now.
+fn ours(ended: Vec<(Ended, Found)>) -> BTreeSet<u64> {
+    let ours = ended.into_iter().filter(|(ended, _)| *ended == Ended::Ours);
+    ours.map(|(_, found)| found.number).collect()
+}
+
 fn cannot_claim(error: StoreError) -> CassandraError {
     CassandraError(format!(
         "what earlier incarnations left in Cassandra cannot be claimed: {}; see that a majority of \
@@ -481,8 +421,8 @@ mod tests {
             node_id: "a".to_owned(),
             instance: "here".to_owned(),
             lease: Duration::from_secs(10),
-            line: AtomicU64::new(number),
-            stamps: Arc::new(Stamps::new(number)),
+            lineage: AtomicU64::new(number),
+            timestamps: Arc::new(Timestamps::new(number)),
             reserved: tokio::sync::Mutex::new(0),
             until: AtomicU64::new(lease_end(boot_time(), Duration::from_secs(10))),
             renewal: tokio::sync::Mutex::new(0),

@@ -1,6 +1,6 @@
 //! The journal: the statements of a write that must be done whole or not at all, in rows of their
 //! own, before any of them is done. A node that dies in between leaves them; who seals its
-//! incarnation does the statements again. Their stamps are in them, so doing again what was done,
+//! incarnation does the statements again. Their write timestamps are in them, so doing again what was done,
 //! or what later writes have replaced, changes nothing.
 //!
 //! Such writes are done one after another ([`super::order`]). One that fails when it stands here
@@ -12,17 +12,22 @@
 //! last.
 
 use cdrs_tokio::types::value::Value;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use hydrant_actors::ports::StoreError;
 
+use super::columns::{blob, int, long};
 use super::db::Bound;
-use super::plan::Plan;
+use super::inner::Inner;
+use super::planned::Plan;
+use super::read::PARALLEL;
 use super::statements::Statement;
-use crate::rows::{RowError, decode, encode};
+use crate::rows::{RowError, damaged, decode, encode};
 
 /// Entries that an incarnation's journal holds at most.
 pub(super) const SLOTS: i32 = 2;
 /// Bytes of an entry in one row.
 const PART: usize = 1 << 20;
-/// Before them: the entry's stamp and how many parts it has.
+/// Before them: the entry's write timestamp and how many parts it has.
 const HEADER: usize = 12;
 
 type Stored = Vec<(u8, Vec<serde_bytes::ByteBuf>)>;
@@ -48,7 +53,7 @@ pub(super) fn pack(plan: &Plan, entry: u64) -> Result<Vec<Vec<u8>>, RowError> {
     Ok(bytes.chunks(PART).map(row).collect())
 }
 
-/// What [`pack`] wrote, of the rows of a slot in their order: the entry's stamp and its statements.
+/// What [`pack`] wrote, of the rows of a slot in their order: the entry's write timestamp and its statements.
 /// `None`: there is no entry that is whole, so nothing of it was begun.
 pub(super) fn unpack(rows: &[Vec<u8>]) -> Result<Option<(u64, Vec<Bound>)>, RowError> {
     let Some((header, _)) = rows.first().and_then(|row| row.split_at_checked(HEADER)) else {
@@ -73,11 +78,49 @@ pub(super) fn unpack(rows: &[Vec<u8>]) -> Result<Option<(u64, Vec<Bound>)>, RowE
     Ok(Some((u64::from_be_bytes(number), bounds.collect::<Result<_, RowError>>()?)))
 }
 
+impl Inner {
+    /// Puts a plan into the journal; it may be begun then. Its turn has come. The slot.
+    pub(super) async fn journal(&self, plan: &Plan) -> Result<i32, StoreError> {
+        let (slot, timestamp) = {
+            let mut memory = self.memory.lock();
+            memory.last_slot = (memory.last_slot + 1) % SLOTS;
+            memory.journal_used = true;
+            (memory.last_slot, memory.timestamp())
+        };
+        let rows = pack(plan, timestamp).map_err(damaged)?;
+        let put = |(part, row): (i32, Vec<u8>)| {
+            let key = [long(self.incarnation.number), int(slot), int(part)];
+            let values = [&key[..], &[blob(row), long(timestamp)]].concat();
+            self.db.write(Bound { statement: Statement::PutJournal, values })
+        };
+        let mut rows = (0..).zip(rows);
+        let first = rows.next();
+        stream::iter(rows).map(put).buffer_unordered(PARALLEL).try_collect::<()>().await?;
+        // With it the entry is whole.
+        if let Some(first) = first {
+            put(first).await?;
+        }
+        Ok(slot)
+    }
+
+    /// Everything that went by way of the journal is done, and nothing else is under way.
+    pub(super) async fn clear_journal(&self, timestamp: u64) {
+        for slot in 0..SLOTS {
+            let values = vec![long(timestamp), long(self.incarnation.number), int(slot)];
+            let cleared =
+                self.db.write(Bound { statement: Statement::DeleteJournal, values }).await;
+            if cleared.is_err() {
+                self.memory.lock().journal_used = true;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::cassandra::plan::{blob, long};
+    use crate::cassandra::columns::{blob, long};
 
     fn plan(bytes: usize) -> Plan {
         let values = vec![long(7), blob(vec![5; bytes])];

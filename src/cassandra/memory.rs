@@ -2,9 +2,8 @@
 //! entries, the lanes of the outbox and whose they are.
 //!
 //! Bounds: an entry a session with something in flight, received or partly delivered, and one a
-//! session that is held (`session.max_sessions`); an entry a lane; an entry a will that a dead
-//! incarnation left; one a dead incarnation that is not drained; the buckets that [`SETTLED`] plans
-//! completed.
+//! session that is held (`session.max_sessions`); an entry a lane; the wills ([`Wills`]); one a dead
+//! incarnation that is not drained; the buckets that [`SETTLED`] plans completed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,13 +11,14 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use hydrant_actors::ports::{SessionId, StoreError, StoreOp};
 
-use super::held::Held;
 use super::order::Order;
-use super::plan::Plan;
+use super::owned_sessions::OwnedSessions;
+use super::planned::Plan;
 use super::queue::{Base, BucketState};
-use super::stamps::Stamps;
+use super::timestamps::Timestamps;
+use super::wills::Wills;
 
-/// A plan is not begun with fewer stamps left: more than it can need.
+/// A plan is not begun with fewer write timestamps left: more than it can need.
 const PLAN_STAMPS: u64 = 1 << 24;
 /// After so many plans nothing of a plan is written again: more than `storage.max_in_flight` can be,
 /// twice.
@@ -29,9 +29,9 @@ const SETTLED: u64 = 4096;
 pub(super) struct Memory {
     /// This incarnation.
     pub(super) number: u64,
-    stamps: Arc<Stamps>,
+    timestamps: Arc<Timestamps>,
     /// `None`: every session of the keyspace is ours.
-    pub(super) held: Option<Held>,
+    pub(super) owned_sessions: Option<OwnedSessions>,
     /// What counts of the queues of sessions that were taken from a dead incarnation.
     pub(super) bases: AHashMap<SessionId, Base>,
     /// Dead incarnations whose lanes do not go on here.
@@ -42,10 +42,13 @@ pub(super) struct Memory {
     pub(super) receipts: AHashMap<SessionId, BTreeSet<u16>>,
     pub(super) queues: AHashMap<SessionId, Queue>,
     lanes: BTreeMap<u16, Lane>,
-    /// Wills of dead incarnations: client id, their numbers.
-    pub(super) wills: AHashMap<Arc<str>, Vec<u64>>,
-    /// Dead incarnations with open publishes.
-    pub(super) open: BTreeSet<u64>,
+    /// Where wills stand.
+    pub(super) wills: Wills,
+    /// Dead incarnations with prepared publishes.
+    pub(super) prepared: BTreeSet<u64>,
+    /// Batches of other nodes that dead incarnations had stored and that may be sent again: the highest number, by
+    /// the dead one and the origin. Their rows stay.
+    pub(super) batches: BTreeMap<(u64, u64), u64>,
     pub(super) order: Order,
     /// Writes that failed, and that nothing may overtake until they are planned again.
     failed: Vec<Arc<Vec<StoreOp>>>,
@@ -114,7 +117,7 @@ impl Lane {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Adopted {
     /// Under it their sessions are held.
-    pub(super) line: u64,
+    pub(super) lineage: u64,
     /// Oldest first.
     pub(super) numbers: Vec<u64>,
     /// Their lanes, as they are numbered here.
@@ -123,25 +126,30 @@ pub(super) struct Adopted {
     pub(super) not_before: u64,
 }
 
+/// Whether a dead incarnation has an entry.
+fn keeps(batches: &BTreeMap<(u64, u64), u64>, number: u64) -> bool {
+    batches.range((number, 0)..=(number, u64::MAX)).next().is_some()
+}
+
 impl Memory {
-    pub(super) fn new(number: u64, stamps: Arc<Stamps>) -> Self {
-        Self { number, stamps, ..Self::default() }
+    pub(super) fn new(number: u64, timestamps: Arc<Timestamps>) -> Self {
+        Self { number, timestamps, ..Self::default() }
     }
 
-    /// The next stamp: above every one that was given for anything that is ours.
-    pub(super) fn stamp(&mut self) -> u64 {
-        self.stamps.next()
+    /// The next write timestamp: above every one that was given for anything that is ours.
+    pub(super) fn timestamp(&mut self) -> u64 {
+        self.timestamps.next()
     }
 
     /// Whether anything may be written for a session.
     pub(super) fn holds(&self, id: SessionId) -> bool {
-        self.held.as_ref().is_none_or(|held| held.get(id).is_some())
+        self.owned_sessions.as_ref().is_none_or(|owned| owned.get(id).is_some())
     }
 
     /// Everything known about a session is forgotten.
     pub(super) fn give_up(&mut self, id: SessionId) {
-        if let Some(held) = &mut self.held {
-            held.give_up(id);
+        if let Some(owned) = &mut self.owned_sessions {
+            owned.give_up(id);
         }
         self.receipts.remove(&id);
         self.bases.remove(&id);
@@ -156,7 +164,7 @@ impl Memory {
     /// whose partition their cursors stand.
     pub(super) fn adopt(
         &mut self,
-        (line, numbers): (u64, Vec<u64>),
+        (lineage, numbers): (u64, Vec<u64>),
         lanes: BTreeMap<u16, Lane>,
         first: u16,
     ) -> Vec<u16> {
@@ -169,21 +177,22 @@ impl Memory {
             self.lanes.insert(above.max(first), lane);
         }
         self.dead.extend(&numbers);
-        self.adopted.push(Adopted { line, numbers, lanes: fresh.clone(), not_before: 0 });
+        self.adopted.push(Adopted { lineage, numbers, lanes: fresh.clone(), not_before: 0 });
         fresh
     }
 
     /// Adopted incarnations of which something can be forgotten: taken out.
     pub(super) fn finished(&mut self) -> Vec<Adopted> {
-        let with_wills: BTreeSet<u64> = self.wills.values().flatten().copied().collect();
         let is_finished = |adopted: &Adopted| {
             let is_drained = |lane| self.lanes.get(lane).is_none_or(Lane::is_drained);
-            let holds = || self.held.as_ref().is_some_and(|held| held.holds(adopted.line));
+            let holds =
+                || self.owned_sessions.as_ref().is_some_and(|owned| owned.holds(adopted.lineage));
             adopted.not_before <= self.plans
                 && adopted.lanes.iter().all(is_drained)
-                && !adopted.numbers.iter().any(|number| with_wills.contains(number))
-                && !adopted.numbers.iter().any(|number| self.open.contains(number))
-                && (adopted.numbers != [adopted.line] || !holds())
+                && !adopted.numbers.iter().any(|number| self.wills.has(*number))
+                && !adopted.numbers.iter().any(|number| self.prepared.contains(number))
+                && !adopted.numbers.iter().any(|number| keeps(&self.batches, *number))
+                && (adopted.numbers != [adopted.lineage] || !holds())
         };
         let (finished, adopted) =
             std::mem::take(&mut self.adopted).into_iter().partition(is_finished);
@@ -191,10 +200,23 @@ impl Memory {
         finished
     }
 
-    /// Of an adopted line these are left, and looked at again later.
-    pub(super) fn unfinished(&mut self, line: u64, numbers: Vec<u64>) {
+    /// Whether a dead incarnation had stored batches that may be sent again.
+    pub(super) fn keeps_batches(&self, number: u64) -> bool {
+        keeps(&self.batches, number)
+    }
+
+    /// Batches of an origin are not sent again: the dead incarnations that had stored some of it.
+    pub(super) fn forget_batches(&mut self, origin: u64, below: u64) -> Vec<u64> {
+        let its = self.batches.keys().filter(|(_, of)| *of == origin);
+        let numbers = its.map(|(number, _)| *number).collect();
+        self.batches.retain(|(_, of), highest| *of != origin || *highest >= below);
+        numbers
+    }
+
+    /// Of an adopted lineage these are left, and looked at again later.
+    pub(super) fn unfinished(&mut self, lineage: u64, numbers: Vec<u64>) {
         let not_before = self.plans + SETTLED;
-        self.adopted.push(Adopted { line, numbers, lanes: Vec::new(), not_before });
+        self.adopted.push(Adopted { lineage, numbers, lanes: Vec::new(), not_before });
     }
 
     pub(super) fn lane(&mut self, number: u16) -> &mut Lane {
@@ -247,13 +269,14 @@ impl Memory {
     /// be planned again.
     ///
     /// # Errors
-    /// There are no stamps left for now.
+    /// There are no write timestamps left for now.
     pub(super) fn begins(&mut self) -> Result<(), StoreError> {
-        if self.stamps.left() < PLAN_STAMPS {
+        if self.timestamps.left() < PLAN_STAMPS {
             let why = "no stamps are left until the lease in Cassandra is renewed";
             return Err(StoreError::Unavailable(why.to_owned()));
         }
         self.plans += 1;
+        self.wills.settled(self.plans.saturating_sub(SETTLED));
         while let Some((plan, id, bucket)) = self.settling.front().copied()
             && plan + SETTLED < self.plans
         {
@@ -318,19 +341,12 @@ impl Memory {
             self.receipts.remove(id);
             self.bases.remove(id);
         }
-        if let Some(held) = &mut self.held {
-            plan.epochs.iter().for_each(|epoch| held.indexed(epoch.id));
-            plan.ended.iter().for_each(|(_, id, _)| held.ended(*id));
+        if let Some(owned) = &mut self.owned_sessions {
+            plan.epochs.iter().for_each(|epoch| owned.indexed(epoch.id));
+            plan.ended.iter().for_each(|(_, id, _)| owned.ended(*id));
         }
-        plan.closed.iter().for_each(|number| _ = self.open.remove(number));
-        for (client_id, numbers) in &plan.discharged {
-            if let Some(left) = self.wills.get_mut(client_id) {
-                left.retain(|number| !numbers.contains(number));
-                if left.is_empty() {
-                    self.wills.remove(client_id);
-                }
-            }
-        }
+        plan.closed.iter().for_each(|number| _ = self.prepared.remove(number));
+        plan.discharged.iter().for_each(|name| self.wills.ended(name, self.plans));
         for (id, bucket) in &plan.queue_marks {
             if let Some(queue) = self.queues.get_mut(id) {
                 queue.marked = queue.marked.max(Some(*bucket));
@@ -342,10 +358,13 @@ impl Memory {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use hydrant_actors::ports::StoredWill;
+
+    use super::super::wills::Place;
     use super::*;
 
     fn memory(number: u64) -> Memory {
-        Memory::new(number, Arc::new(Stamps::new(number)))
+        Memory::new(number, Arc::new(Timestamps::new(number)))
     }
 
     fn batch() -> Arc<Vec<StoreOp>> {
@@ -395,7 +414,7 @@ mod tests {
         }
         memory.begins().unwrap();
         assert!(memory.queues[&7].buckets.is_empty() && memory.complete.is_empty());
-        memory.stamps.jump(memory.stamps.until());
+        memory.timestamps.jump(memory.timestamps.until());
         let why = memory.begins().unwrap_err().to_string();
         assert!(why.contains("until the lease in Cassandra is renewed"), "{why}");
     }
@@ -403,20 +422,36 @@ mod tests {
     #[test]
     fn an_adopted_line_is_finished_when_its_lanes_wills_and_sessions_are() {
         let mut memory = memory(9);
-        memory.held = Some(Held::new(9));
+        memory.owned_sessions = Some(OwnedSessions::new(9));
         memory.lane(3);
         let lane = Lane { cursor: 5, durable: 5, end: 7, ..Lane::default() };
         let lanes = BTreeMap::from([(0, Lane::default()), (1, lane)]);
         assert_eq!(memory.adopt((2, vec![2, 4]), lanes, 2), [4]);
         assert_eq!(memory.lanes()[&4].home, Some((4, 1)));
-        memory.wills.insert("c".into(), vec![4]);
-        memory.held.as_mut().unwrap().admit(1, 2);
+        let place = Place { incarnation: 4, shard: 0, key: "c".into() };
+        let name = place.holds(None, None);
+        let message = hydrant_protocol::Message {
+            topic: "t".into(),
+            payload: Vec::new().into(),
+            qos: hydrant_protocol::QoS::AtMostOnce,
+            retain: false,
+            properties: None,
+        };
+        let (client_id, connection) = name.clone();
+        memory.wills.found(place, &StoredWill { client_id, connection, message: message.into() });
+        memory.owned_sessions.as_mut().unwrap().admit(1, 2);
         assert!(memory.finished().is_empty());
         memory.lane(4).durable = 7;
         assert!(memory.finished().is_empty());
-        let discharged = vec![("c".into(), vec![4])];
+        let discharged = vec![name];
         memory.succeeded(&Plan { discharged, ..Plan::default() });
-        // The first of the line stays while a session is held under it.
+        // What it had stored of others may be sent again.
+        memory.batches.insert((4, 8), 30);
+        assert!(memory.finished().is_empty());
+        assert_eq!((memory.forget_batches(7, 99), memory.forget_batches(8, 30)), (vec![], vec![4]));
+        assert!(memory.finished().is_empty());
+        assert_eq!(memory.forget_batches(8, 31), [4]);
+        // The first of the lineage stays while a session is held under it.
         assert_eq!(memory.finished().len(), 1);
         memory.unfinished(2, vec![2]);
         memory.plans += SETTLED;

@@ -3,28 +3,35 @@
 
 mod balancing;
 pub mod check;
+mod columns;
 pub mod db;
-mod estate;
-mod held;
+mod dead;
 mod holder;
 pub mod incarnation;
+mod inner;
 mod journal;
 mod memory;
 pub mod options;
 mod order;
+mod orphaned;
+mod owned_sessions;
 mod plan;
+mod planned;
 mod queue;
 mod read;
 mod recover;
 pub mod schema;
+mod session_index;
 mod sessions;
 mod shared;
-mod stamps;
 pub mod statements;
 mod store;
+mod timestamps;
 mod transport;
+mod wills;
 
 pub use db::CassandraError;
 pub use incarnation::IN_USE;
 pub use options::{CassandraOptions, Level};
 pub use store::CassandraStore;
+pub use transport::check_tls;

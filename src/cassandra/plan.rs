@@ -1,12 +1,12 @@
 //! From store operations to CQL statements. Pure: what is known is in [`Memory`], what has to be
-//! written comes out as a [`Plan`].
+//! written comes out as a [`Plan`] (`planned`).
 //!
-//! Invariants: operations are planned in the order of the calls, so stamps rise with them and it
+//! Invariants: operations are planned in the order of the calls, so write timestamps rise with them and it
 //! does not matter in which order the server sees the statements. Planning the same operations
 //! again gives statements that write the same again. What a plan takes for granted (a bucket is in
 //! its directory, a bucket is dropped) was written by an earlier plan that succeeded.
 //! Bounds: one row of the outbox or a queue by [`ROW_MAX`] and by its bucket; one batch of
-//! statements by [`BATCH_STATEMENTS`] and [`BATCH_BYTES`].
+//! statements by [`BATCH_STATEMENTS`] and [`BATCH_BYTES`], of prepared publishes by [`PREPARED`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,156 +17,25 @@ use hydrant_actors::ports::{LogRecord, QueueEntry, SessionId, StoreError, StoreO
 use hydrant_protocol::PacketId;
 use hydrant_protocol::cluster::message::PublishId;
 
+use super::columns::{
+    OUTBOX_BUCKET, SHARDS, blob, encode_receipts, held_put, int, long, name_shard, session_shard,
+    signed, text,
+};
 use super::db::Bound;
 use super::memory::{Lane, Memory};
-use super::queue::{BUCKET, BucketState, EntryState, place};
+use super::planned::{Epoch, Plan};
+use super::queue::{BucketState, EntryState, place};
 use super::statements::Statement as S;
-use crate::rows::{ROW_MAX, RowBuilder, RowError, damaged, encode_message, encode_open};
+use super::{dead, wills};
+use crate::rows::{
+    ROW_MAX, RowBuilder, RowError, damaged, encode_message, encode_prepared, encode_publish_ids,
+};
 
-/// Partitions over which each kind of small row is spread.
-pub(super) const SHARDS: i32 = 256;
-/// Partitions of a line's index of sessions.
-pub(super) const HELD_SHARDS: i32 = 64;
-/// Partitions of an incarnation's wills.
-pub(super) const WILL_SHARDS: i32 = 64;
-/// Positions of an outbox bucket: bounds a partition to 256 records.
-pub(super) const OUTBOX_BUCKET: u64 = 256;
 const BATCH_STATEMENTS: usize = 64;
 const BATCH_BYTES: usize = 32 << 10;
-
-/// A big integer column. Sequences, positions and stamps stay below 2^63.
-pub(super) fn long(value: u64) -> Value {
-    Value::Some(value.to_be_bytes().to_vec())
-}
-
-pub(super) fn int(value: i32) -> Value {
-    Value::Some(value.to_be_bytes().to_vec())
-}
-
-/// A big integer column that may be negative.
-pub(super) fn signed(value: i64) -> Value {
-    Value::Some(value.to_be_bytes().to_vec())
-}
-
-pub(super) fn text(value: &str) -> Value {
-    Value::Some(value.as_bytes().to_vec())
-}
-
-pub(super) fn blob(value: Vec<u8>) -> Value {
-    Value::Some(value)
-}
-
-/// The partition of a session's rows.
-pub(super) fn session_shard(id: SessionId) -> i32 {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "below SHARDS")]
-    {
-        (id % SHARDS as u64) as i32
-    }
-}
-
-/// The partition of a session in the index of its line.
-pub(super) fn held_shard(id: SessionId) -> i32 {
-    session_shard(id) % HELD_SHARDS
-}
-
-/// Puts a session into the index of a line. `moving`: it may be held under another, and whoever
-/// finds it here has to ask.
-pub(super) fn held_put(
-    line: u64,
-    (id, client_id): (SessionId, &str),
-    moving: bool,
-    stamp: u64,
-) -> Bound {
-    let key = [long(line), int(held_shard(id)), long(id)];
-    let values = [&key[..], &[text(client_id), int(moving.into()), long(stamp)]].concat();
-    Bound { statement: S::HeldPut, values }
-}
-
-/// Removes it there.
-pub(super) fn held_delete(line: u64, id: SessionId, stamp: u64) -> Bound {
-    let values = vec![long(stamp), long(line), int(held_shard(id)), long(id)];
-    Bound { statement: S::HeldDelete, values }
-}
-
-/// A list of big integers.
-pub(super) fn longs(values: &[u64]) -> Value {
-    let count = u32::try_from(values.len()).unwrap_or(u32::MAX);
-    let mut bytes = count.to_be_bytes().to_vec();
-    for value in values {
-        bytes.extend_from_slice(&8_u32.to_be_bytes());
-        bytes.extend_from_slice(&value.to_be_bytes());
-    }
-    Value::Some(bytes)
-}
-
-/// The partition of a name: stable for ever, it is in every key.
-pub(super) fn name_shard(name: &str, shards: i32) -> i32 {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
-    {
-        (xxhash_rust::xxh3::xxh3_64(name.as_bytes()) % shards as u64) as i32
-    }
-}
-
-/// A session whose epoch has to be raised before anything else of the plan is written.
-#[derive(Debug, Clone)]
-pub(super) struct Epoch {
-    pub(super) client_id: Arc<str>,
-    pub(super) id: SessionId,
-    pub(super) epoch: u64,
-    /// The higher wins.
-    pub(super) fence: u64,
-    /// The line under which it is held; this incarnation where the keyspace is its own.
-    pub(super) holder: u64,
-    /// It has to be put into the line's index.
-    pub(super) index: Option<Bound>,
-}
-
-/// What one call of `write` has to do, in this order: epochs and queues, the journal, the rest.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) epochs: Vec<Epoch>,
-    /// Sessions that are deleted, whose queue's buckets have to be found first: id, stamp.
-    pub(super) deleted: Vec<(SessionId, u64)>,
-    /// Their rows in `session_epoch`, where nobody has raised the fence above the stamp.
-    pub(super) ended: Vec<(Arc<str>, SessionId, u64)>,
-    /// All or nothing, also when this node dies in between.
-    pub(super) atomic: bool,
-    /// The slot of the journal in which it stands whole.
-    pub(super) journaled: Option<i32>,
-    /// One statement each.
-    pub(super) single: Vec<Bound>,
-    /// Of one partition each.
-    pub(super) batches: Vec<Vec<Bound>>,
-    /// After these, one after another: what a session gets in more than one row, so that none of
-    /// them is ever there without those before it.
-    pub(super) then: Vec<Vec<Bound>>,
-    /// After all of these: removes what leads to what they remove, so that nothing is left that
-    /// nobody can find.
-    pub(super) last: Vec<Vec<Bound>>,
-    /// What changes in the receipts of sessions; see [`receipts`].
-    pub(super) receipts: BTreeMap<SessionId, Receipts>,
-    /// To whose queues it adds.
-    pub(super) sessions: BTreeSet<SessionId>,
-    /// Cursors that will be written.
-    pub(super) cursors: Vec<(u16, u64)>,
-    /// Wills of dead incarnations that are discharged: client id, their numbers.
-    pub(super) discharged: Vec<(Arc<str>, Vec<u64>)>,
-    /// Dead incarnations whose open publishes are everywhere.
-    pub(super) closed: Vec<u64>,
-    /// Buckets that will be in their directory: for [`Memory::succeeded`].
-    pub(super) outbox_marks: Vec<(u16, u64)>,
-    pub(super) queue_marks: Vec<(SessionId, u64)>,
-    /// Buckets below are dropped.
-    pub(super) dropped: Vec<(u16, u64)>,
-}
-
-/// Changes of one session's receipts, in order: packet id, and whether it is held.
-#[derive(Debug, Default)]
-pub(super) struct Receipts {
-    pub(super) changes: Vec<(u16, bool)>,
-    /// Above every statement of earlier plans.
-    stamp: u64,
-}
+/// The same of prepared publishes, whose batches wait for each other. Far below the 16 MiB of a Cassandra
+/// mutation, whose batch thresholds do not count for one partition.
+const PREPARED: (usize, usize) = (4096, 1 << 20);
 
 /// The statements that write receipts: made when every plan before this one is durable, because
 /// they hold all of a session's, and what is not durable yet must not stand in them.
@@ -175,7 +44,7 @@ pub(super) fn receipts(memory: &Memory, plan: &mut Plan) {
     for (id, receipts) in &plan.receipts {
         let held = encode_receipts(&memory.receipts_with(*id, &receipts.changes));
         let shard = session_shard(*id);
-        let values = vec![long(receipts.stamp), blob(held), int(shard), long(*id)];
+        let values = vec![long(receipts.timestamp), blob(held), int(shard), long(*id)];
         shards.entry(shard).or_default().push(Bound { statement: S::PutReceipts, values });
     }
     for (_, group) in shards {
@@ -215,6 +84,7 @@ struct Planner<'a> {
     /// By table (its first statement) and partition.
     groups: BTreeMap<(S, i32), Vec<Bound>>,
     last: BTreeMap<(S, i32), Vec<Bound>>,
+    prepared: Vec<Bound>,
 }
 
 /// Plans the operations; `memory` is as after them.
@@ -235,6 +105,7 @@ pub(super) fn plan(memory: &mut Memory, ops: &[StoreOp]) -> Result<Plan, StoreEr
         rows: AHashMap::new(),
         groups: BTreeMap::new(),
         last: BTreeMap::new(),
+        prepared: Vec::new(),
     };
     for op in ops {
         planner.op(op).map_err(damaged)?;
@@ -249,8 +120,8 @@ impl Planner<'_> {
         let id = match op {
             // It may be new.
             StoreOp::PutSession { id, .. } => {
-                let held = self.memory.held.as_mut()?;
-                return held.put(*id).is_none().then_some(*id);
+                let owned = self.memory.owned_sessions.as_mut()?;
+                return owned.put(*id).is_none().then_some(*id);
             }
             StoreOp::DeleteSession { id, .. }
             | StoreOp::PutSubscription { id, .. }
@@ -266,11 +137,15 @@ impl Planner<'_> {
             | StoreOp::DeleteWill { .. }
             | StoreOp::PutOutbox { .. }
             | StoreOp::PutPeerBatch { .. }
+            | StoreOp::ExceptPeerBatch { .. }
+            | StoreOp::CompletePeerBatch { .. }
             | StoreOp::ForgetPeerBatches { .. }
-            | StoreOp::PutOpen(_)
-            | StoreOp::OpenQueued { .. }
-            | StoreOp::ForgetOpen { .. }
-            | StoreOp::MoveCursor { .. } => return None,
+            | StoreOp::Prepare(_)
+            | StoreOp::Committed { .. }
+            | StoreOp::ForgetPrepared { .. }
+            | StoreOp::MoveCursor { .. }
+            | StoreOp::PutDeadLetter { .. }
+            | StoreOp::DropDeadLetter { .. } => return None,
         };
         (!self.memory.holds(id)).then_some(id)
     }
@@ -284,7 +159,7 @@ impl Planner<'_> {
             StoreOp::DeleteWill { .. } => self.will_ends = true,
             StoreOp::PutQueued { .. }
             | StoreOp::PutOutbox { .. }
-            | StoreOp::PutOpen(_)
+            | StoreOp::Prepare(_)
             | StoreOp::PutRetained { .. }
             | StoreOp::DeleteRetained { .. } => self.messages = true,
             _ => {}
@@ -297,12 +172,12 @@ impl Planner<'_> {
             StoreOp::PutSubscription { id, filter, qos } => {
                 let shard = session_shard(*id);
                 let values =
-                    vec![int(shard), long(*id), text(filter), int(*qos as i32), self.stamp()];
+                    vec![int(shard), long(*id), text(filter), int(*qos as i32), self.timestamp()];
                 self.group(S::PutSubscription, shard, S::PutSubscription, values);
             }
             StoreOp::DeleteSubscription { id, filter } => {
                 let shard = session_shard(*id);
-                let values = vec![self.stamp(), int(shard), long(*id), text(filter)];
+                let values = vec![self.timestamp(), int(shard), long(*id), text(filter)];
                 self.group(S::PutSubscription, shard, S::DeleteSubscription, values);
             }
             StoreOp::PutQueued { id, entry } => self.put_queued(*id, entry)?,
@@ -316,7 +191,7 @@ impl Planner<'_> {
                 self.receipt(*id, *packet_id, true);
             }
             StoreOp::DeleteReceipt { id, packet_id } => self.receipt(*id, *packet_id, false),
-            // Stamped with the version: every node of a cluster writes here.
+            // Timestamped with the version: every node of a cluster writes here.
             StoreOp::PutRetained { message, version } => {
                 let shard = name_shard(&message.topic, SHARDS);
                 let bytes = encode_message(message, message.qos, message.retain)?;
@@ -331,58 +206,94 @@ impl Planner<'_> {
             StoreOp::PutWill { will } => {
                 let message = &will.message;
                 let bytes = encode_message(message, message.qos, message.retain)?;
-                self.put_will(&will.client_id, bytes);
+                self.put_will(&(Arc::clone(&will.client_id), will.connection), bytes);
             }
-            StoreOp::DeleteWill { client_id } => self.put_will(client_id, Vec::new()),
+            StoreOp::DeleteWill { client_id, connection } => {
+                self.end_will((Arc::clone(client_id), *connection));
+            }
             StoreOp::PutOutbox { record, position } => {
                 self.put_outbox(position.lane, position.position, record)?;
             }
-            StoreOp::PutPeerBatch { origin, batch } => {
+            StoreOp::PutPeerBatch { origin, batch, prepared } => {
                 // With its messages, or these are lost or doubled.
                 self.plan.atomic = true;
-                let number = self.memory.number;
-                let values = vec![long(number), long(*origin), long(*batch), self.stamp()];
+                let [number, origin, batch] = [self.memory.number, *origin, *batch].map(long);
+                let prepared = blob(encode_publish_ids(prepared)?);
+                let values = vec![number, origin, batch, prepared, self.timestamp()];
                 self.single(S::PutPeerBatch, values);
             }
+            StoreOp::ExceptPeerBatch { origin, batch, client_id } => {
+                self.plan.atomic = true;
+                let [number, origin, batch] = [self.memory.number, *origin, *batch].map(long);
+                let values = vec![number, origin, batch, text(client_id), self.timestamp()];
+                self.single(S::ExceptPeerBatch, values);
+            }
+            StoreOp::CompletePeerBatch { origin, batch, client_id } => {
+                // With what was buffered.
+                self.plan.atomic = true;
+                let [number, origin, batch] = [self.memory.number, *origin, *batch].map(long);
+                let values = vec![self.timestamp(), number, origin, batch, text(client_id)];
+                self.single(S::CompletePeerBatch, values);
+            }
             StoreOp::ForgetPeerBatches { origin, below } => {
-                let (number, below) = (self.memory.number, (*below).min(i64::MAX as u64));
-                let values = vec![self.stamp(), long(number), long(*origin), long(below)];
-                self.single(S::ForgetPeerBatches, values);
+                let below = (*below).min(i64::MAX as u64);
+                let mut numbers = self.memory.forget_batches(*origin, below);
+                numbers.push(self.memory.number);
+                for number in numbers {
+                    for statement in [S::ForgetPeerBatches, S::ForgetExceptions] {
+                        let values =
+                            vec![self.timestamp(), long(number), long(*origin), long(below)];
+                        self.single(statement, values);
+                    }
+                }
             }
-            StoreOp::PutOpen(open) => {
-                let [incarnation, lane, number] = open_key(open.id);
-                let publish = blob(encode_open(open)?);
-                let values = vec![incarnation, lane, number, publish, self.stamp()];
-                self.single(S::PutOpen, values);
+            StoreOp::Prepare(prepared) => {
+                let [incarnation, lane, number] = prepared_key(prepared.id);
+                let publish = blob(encode_prepared(prepared)?);
+                let values = vec![incarnation, lane, number, publish, self.timestamp()];
+                self.prepared.push(Bound { statement: S::Prepare, values });
+                // A node that dies must leave no prepared publish without the session's earlier ones: the
+                // successor finishes prepared publishes before the client resends the others.
+                self.plan.sessions.extend(prepared.session);
             }
-            StoreOp::OpenQueued { id } => {
+            StoreOp::Committed { id } => {
                 // With what it causes, or that is lost or doubled.
                 self.plan.atomic = true;
-                let [incarnation, lane, number] = open_key(*id);
-                let values = vec![incarnation, lane, number, self.stamp()];
-                self.single(S::OpenQueued, values);
+                let [incarnation, lane, number] = prepared_key(*id);
+                let values = vec![incarnation, lane, number, self.timestamp()];
+                self.single(S::Committed, values);
             }
-            StoreOp::ForgetOpen { incarnation, lane: Some(lane), below } => {
+            StoreOp::ForgetPrepared { incarnation, router: Some(router), below } => {
                 let below = (*below).min(i64::MAX as u64);
-                let lane = int(i32::from(*lane));
-                let values = vec![self.stamp(), long(*incarnation), lane, long(below)];
-                self.single(S::ForgetOpen, values);
+                let router = int(i32::from(*router));
+                let values = vec![self.timestamp(), long(*incarnation), router, long(below)];
+                self.single(S::ForgetPrepared, values);
             }
-            StoreOp::ForgetOpen { incarnation, lane: None, .. } => {
-                let values = vec![self.stamp(), long(*incarnation)];
-                self.single(S::DropOpen, values);
+            StoreOp::ForgetPrepared { incarnation, router: None, .. } => {
+                let values = vec![self.timestamp(), long(*incarnation)];
+                self.single(S::DropPrepared, values);
                 self.plan.closed.push(*incarnation);
             }
             StoreOp::MoveCursor { lane, position } => {
                 let moved = self.moved.entry(*lane).or_default();
                 *moved = position.max(moved).to_owned();
             }
+            StoreOp::PutDeadLetter { letter } => {
+                // With the cursor that passes its record, or that is lost or doubled.
+                self.plan.atomic = true;
+                let (me, timestamp) = (self.memory.number, self.memory.timestamp());
+                self.plan.single.push(dead::put(me, letter, timestamp)?);
+            }
+            StoreOp::DropDeadLetter { id } => {
+                let (me, timestamp) = (self.memory.number, self.memory.timestamp());
+                self.plan.single.push(dead::remove(me, *id, timestamp));
+            }
         }
         Ok(())
     }
 
-    fn stamp(&mut self) -> Value {
-        long(self.memory.stamp())
+    fn timestamp(&mut self) -> Value {
+        long(self.memory.timestamp())
     }
 
     fn group(&mut self, table: S, shard: i32, statement: S, values: Vec<Value>) {
@@ -404,17 +315,17 @@ impl Planner<'_> {
         disconnected_ms: Option<u64>,
     ) {
         let shard = session_shard(id);
-        let fence = self.memory.stamp();
+        let fence = self.memory.timestamp();
         let since = disconnected_ms.map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
         let values =
             vec![int(shard), long(id), text(client_id), long(epoch), signed(since), long(fence)];
         self.group(S::PutSession, shard, S::PutSession, values);
-        let holding = self.memory.held.as_ref().and_then(|held| held.get(id));
+        let holding = self.memory.owned_sessions.as_ref().and_then(|owned| owned.get(id));
         let new = holding.is_some_and(|holding| !holding.indexed);
         // At CONNECT; what a disconnect says changes nobody's ownership.
         if disconnected_ms.is_none() || new {
             let client_id = Arc::clone(client_id);
-            let holder = holding.map_or(self.memory.number, |holding| holding.line);
+            let holder = holding.map_or(self.memory.number, |holding| holding.lineage);
             let index = new.then(|| held_put(holder, (id, &client_id), false, fence));
             self.plan.epochs.push(Epoch { client_id, id, epoch, fence, holder, index });
         }
@@ -437,19 +348,19 @@ impl Planner<'_> {
         }
         self.plan.receipts.remove(&id);
         self.touched.retain(|(of, _)| *of != id);
-        let stamp = self.memory.stamp();
+        let timestamp = self.memory.timestamp();
         for bucket in written {
-            self.single(S::DeleteQueue, vec![long(stamp), long(id), long(bucket)]);
+            self.single(S::DeleteQueue, vec![long(timestamp), long(id), long(bucket)]);
         }
         for (table, statement) in [
             (S::PutSession, S::DeleteSession),
             (S::PutSubscription, S::DeleteSubscriptions),
             (S::PutQueueBucket, S::DeleteQueueBuckets),
         ] {
-            self.group(table, shard, statement, vec![long(stamp), int(shard), long(id)]);
+            self.group(table, shard, statement, vec![long(timestamp), int(shard), long(id)]);
         }
-        self.plan.deleted.push((id, stamp));
-        self.plan.ended.push((Arc::clone(client_id), id, stamp));
+        self.plan.deleted.push((id, timestamp));
+        self.plan.ended.push((Arc::clone(client_id), id, timestamp));
         self.plan.epochs.retain(|epoch| epoch.id != id);
     }
 
@@ -457,26 +368,41 @@ impl Planner<'_> {
         self.plan.receipts.entry(id).or_default().changes.push((packet_id.get(), held));
     }
 
-    fn put_will(&mut self, client_id: &Arc<str>, will: Vec<u8>) {
-        let shard = name_shard(client_id, WILL_SHARDS);
-        let mut incarnations = self.memory.wills.get(client_id).cloned().unwrap_or_default();
-        // A will that a dead incarnation left is discharged with it.
-        if !incarnations.is_empty() {
-            self.plan.discharged.push((Arc::clone(client_id), incarnations.clone()));
+    fn put_will(&mut self, name: &wills::Name, will: Vec<u8>) {
+        let me = self.memory.number;
+        let Some(place) = self.memory.wills.put(me, name) else { return };
+        let values = vec![
+            long(place.incarnation),
+            int(place.shard),
+            text(&place.key),
+            text(&name.0),
+            long(name.1),
+            blob(will),
+            self.timestamp(),
+        ];
+        if place.incarnation == me {
+            self.group(S::PutWill, place.shard, S::KeepWill, values);
+        } else {
+            self.single(S::KeepWill, values);
         }
-        for incarnation in incarnations.drain(..) {
-            let values = vec![
-                long(incarnation),
-                int(shard),
-                text(client_id),
-                blob(Vec::new()),
-                self.stamp(),
-            ];
+    }
+
+    /// This one only; also where a dead incarnation has left it.
+    fn end_will(&mut self, name: wills::Name) {
+        let Some(place) = self.memory.wills.end(&name) else { return };
+        self.plan.discharged.push(name);
+        let values = vec![
+            long(place.incarnation),
+            int(place.shard),
+            text(&place.key),
+            blob(Vec::new()),
+            self.timestamp(),
+        ];
+        if place.incarnation == self.memory.number {
+            self.group(S::PutWill, place.shard, S::PutWill, values);
+        } else {
             self.single(S::PutWill, values);
         }
-        let values =
-            vec![long(self.memory.number), int(shard), text(client_id), blob(will), self.stamp()];
-        self.group(S::PutWill, shard, S::PutWill, values);
     }
 
     fn put_queued(&mut self, id: SessionId, entry: &QueueEntry) -> Result<(), RowError> {
@@ -526,23 +452,23 @@ impl Planner<'_> {
         let marked = self.memory.queues.get(&id).and_then(|queue| queue.marked);
         if marked != Some(run.bucket) && self.plan.queue_marks.last() != Some(&(id, run.bucket)) {
             let shard = session_shard(id);
-            let values = vec![int(shard), long(id), long(run.bucket), self.stamp()];
+            let values = vec![int(shard), long(id), long(run.bucket), self.timestamp()];
             self.group(S::PutQueueBucket, shard, S::PutQueueBucket, values);
             self.plan.queue_marks.push((id, run.bucket));
         }
         let queue = self.memory.queues.entry(id).or_default();
         queue.planned = queue.planned.max(Some(run.bucket));
         queue.lowest.get_or_insert(run.bucket);
-        // The stamp is in the key: a sequence that is written again in another run replaces nothing.
-        let stamp = self.memory.stamp();
+        // The write timestamp is in the key: a sequence that is written again in another run replaces nothing.
+        let timestamp = self.memory.timestamp();
         let values = vec![
             long(id),
             long(run.bucket),
             long(run.first),
-            long(stamp),
+            long(timestamp),
             blob(run.entries),
             blob(run.costs),
-            long(stamp),
+            long(timestamp),
         ];
         self.plan.sessions.insert(id);
         let rows = self.rows.entry(id).or_default();
@@ -606,7 +532,7 @@ impl Planner<'_> {
             self.single(S::MoveCursor, values);
         }
         if marked != Some(bucket) && self.plan.outbox_marks.last() != Some(&(number, bucket)) {
-            let values = vec![long(me), int(number.into()), long(bucket), self.stamp()];
+            let values = vec![long(me), int(number.into()), long(bucket), self.timestamp()];
             self.single(S::PutOutboxBucket, values);
             self.plan.outbox_marks.push((number, bucket));
         }
@@ -618,13 +544,13 @@ impl Planner<'_> {
             int(i32::try_from(run.row.count()).unwrap_or(i32::MAX)),
             long(run.bytes),
             blob(run.row.finish()),
-            self.stamp(),
+            self.timestamp(),
         ];
         self.single(S::PutOutbox, values);
     }
 
     fn move_cursor(&mut self, number: u16, position: u64) {
-        let (me, stamp) = (self.memory.number, self.memory.stamp());
+        let (me, timestamp) = (self.memory.number, self.memory.timestamp());
         let lane = self.memory.lane(number);
         let (incarnation, key) = lane.home.unwrap_or((me, number));
         if position < lane.cursor {
@@ -635,11 +561,11 @@ impl Planner<'_> {
             u128::from(lane.bytes) * u128::from(moved.min(before)) / u128::from(before.max(1));
         lane.bytes -= u64::try_from(gone).unwrap_or(lane.bytes);
         lane.cursor = position;
-        // Stamped with the position itself: it can never move back.
+        // Timestamped with the position itself: it can never move back.
         let values = vec![long(incarnation), int(key.into()), long(position), long(position)];
         // Only below a cursor that is written: none is ever behind a bucket that is gone.
         let (from, until) = (lane.dropped, lane.durable.min(position) / OUTBOX_BUCKET);
-        let (dropped, directories) = passed(lane, key, (from, until), stamp);
+        let (dropped, directories) = passed(lane, key, (from, until), timestamp);
         self.single(S::MoveCursor, values);
         self.plan.cursors.push((number, position));
         self.plan.single.extend(dropped);
@@ -663,7 +589,7 @@ impl Planner<'_> {
             self.end_bucket(id, bucket);
         }
         for receipts in self.plan.receipts.values_mut() {
-            receipts.stamp = self.memory.stamp();
+            receipts.timestamp = self.memory.timestamp();
         }
         for (_, group) in std::mem::take(&mut self.groups) {
             self.plan.batches.extend(cut(group));
@@ -672,10 +598,14 @@ impl Planner<'_> {
             self.plan.last.extend(cut(group));
         }
         self.plan.atomic |= self.will_ends && self.messages;
+        let prepared = cut_at(std::mem::take(&mut self.prepared), PREPARED);
         if self.plan.atomic {
             // Whole in any case.
+            self.plan.batches.extend(prepared);
             let then = std::mem::take(&mut self.plan.then);
             self.plan.single.extend(then.into_iter().flatten());
+        } else {
+            self.plan.prepared = prepared;
         }
     }
 
@@ -685,37 +615,44 @@ impl Planner<'_> {
         let Some(state) = queue.buckets.get(&bucket) else { return };
         if state.is_complete() {
             self.memory.completed(id, bucket);
-            let stamp = self.memory.stamp();
-            self.single(S::DeleteQueue, vec![long(stamp), long(id), long(bucket)]);
-            let values = vec![long(stamp), int(shard), long(id), long(bucket)];
+            let timestamp = self.memory.timestamp();
+            self.single(S::DeleteQueue, vec![long(timestamp), long(id), long(bucket)]);
+            let values = vec![long(timestamp), int(shard), long(id), long(bucket)];
             self.group(S::PutQueueBucket, shard, S::DeleteQueueBucket, values);
             return;
         }
         let state = state.encode();
-        let values = vec![int(shard), long(id), long(bucket), blob(state), self.stamp()];
+        let values = vec![int(shard), long(id), long(bucket), blob(state), self.timestamp()];
         self.group(S::PutQueueBucket, shard, S::PutQueueState, values);
     }
 }
 
-fn open_key(id: PublishId) -> [Value; 3] {
-    [long(id.incarnation), int(i32::from(id.lane)), long(id.number)]
+fn prepared_key(id: PublishId) -> [Value; 3] {
+    [long(id.incarnation), int(i32::from(id.router)), long(id.number)]
 }
 
 /// Statements of one partition, in batches.
 fn cut(group: Vec<Bound>) -> Vec<Vec<Bound>> {
+    cut_at(group, (BATCH_STATEMENTS, BATCH_BYTES))
+}
+
+/// The same with batches of so many statements and bytes. None is empty.
+fn cut_at(group: Vec<Bound>, (statements, most): (usize, usize)) -> Vec<Vec<Bound>> {
     let mut batches = Vec::new();
     let mut batch = Vec::new();
     let mut bytes = 0;
     for bound in group {
         let size = size(&bound);
-        if !batch.is_empty() && (batch.len() >= BATCH_STATEMENTS || bytes + size > BATCH_BYTES) {
+        if !batch.is_empty() && (batch.len() >= statements || bytes + size > most) {
             batches.push(std::mem::take(&mut batch));
             bytes = 0;
         }
         bytes += size;
         batch.push(bound);
     }
-    batches.push(batch);
+    if !batch.is_empty() {
+        batches.push(batch);
+    }
     batches
 }
 
@@ -725,11 +662,11 @@ fn passed(
     lane: &Lane,
     number: u16,
     (from, until): (u64, u64),
-    stamp: u64,
+    timestamp: u64,
 ) -> (Vec<Bound>, Vec<Bound>) {
     let (mut partitions, mut directories) = (Vec::new(), Vec::new());
     for extent in lane.extents.iter().filter(|_| until > from) {
-        let key = || vec![long(stamp), long(extent.incarnation), int(number.into())];
+        let key = || vec![long(timestamp), long(extent.incarnation), int(number.into())];
         let first = from.max(extent.start / OUTBOX_BUCKET);
         let end = until.min(extent.end.div_ceil(OUTBOX_BUCKET));
         for bucket in first..end {
@@ -751,26 +688,15 @@ fn size(bound: &Bound) -> usize {
     bound.values.iter().map(value).sum()
 }
 
-pub(super) fn encode_receipts(receipts: &BTreeSet<u16>) -> Vec<u8> {
-    receipts.iter().flat_map(|id| id.to_be_bytes()).collect()
-}
-
-/// What [`encode_receipts`] wrote.
-pub(super) fn decode_receipts(bytes: &[u8]) -> BTreeSet<u16> {
-    bytes.chunks_exact(2).map(|id| u16::from_be_bytes([id[0], id[1]])).collect()
-}
-
-/// First sequence of the bucket after this one.
-pub(super) const fn bucket_end(bucket: u64) -> u64 {
-    (bucket + 1) * BUCKET
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::held::Held;
-    use super::super::stamps::Stamps;
+    use super::super::owned_sessions::OwnedSessions;
+    use hydrant_actors::ports::PreparedPublish;
+
+    use super::super::timestamps::Timestamps;
     use super::*;
+    use crate::embedded::suite::message;
 
     fn connect(id: SessionId, since: Option<u64>) -> StoreOp {
         StoreOp::PutSession { id, client_id: "c".into(), epoch: 1, disconnected_ms: since }
@@ -778,8 +704,8 @@ mod tests {
 
     #[test]
     fn only_a_new_session_goes_into_the_index_and_what_was_given_up_is_dropped() {
-        let mut memory = Memory::new(9, Arc::new(Stamps::new(9)));
-        memory.held = Some(Held::new(4));
+        let mut memory = Memory::new(9, Arc::new(Timestamps::new(9)));
+        memory.owned_sessions = Some(OwnedSessions::new(4));
         // Also one that is offline again before it was written.
         for since in [None, Some(5)] {
             let planned = plan(&mut memory, &[connect(1, since)]).unwrap();
@@ -810,18 +736,43 @@ mod tests {
 
     #[test]
     fn without_a_cluster_nothing_is_indexed() {
-        let mut memory = Memory::new(9, Arc::new(Stamps::new(9)));
+        let mut memory = Memory::new(9, Arc::new(Timestamps::new(9)));
         let planned = plan(&mut memory, &[connect(1, None), connect(2, Some(5))]).unwrap();
         assert_eq!((planned.epochs.len(), planned.epochs[0].holder), (1, 9));
         assert!(planned.epochs[0].index.is_none());
     }
 
+    fn prepares(number: u64, session: SessionId, payload: &str) -> StoreOp {
+        StoreOp::Prepare(Box::new(PreparedPublish {
+            id: PublishId { incarnation: 1, router: 0, number },
+            publisher: "p".into(),
+            session: Some(session),
+            packet_id: PacketId::MIN,
+            record: None,
+            message: message("t", payload, false),
+            retain: false,
+            queued: false,
+        }))
+    }
+
     #[test]
-    fn the_values_of_the_index() {
-        assert_eq!(longs(&[]), Value::Some(vec![0; 4]));
-        let Value::Some(two) = longs(&[1, 258]) else { unreachable!() };
-        assert_eq!(two[..12], [0, 0, 0, 2, 0, 0, 0, 8, 0, 0, 0, 0]);
-        assert_eq!(two[16..], [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 1, 2]);
-        assert!((0..1000).all(|id| (0..HELD_SHARDS).contains(&held_shard(id))));
+    fn of_a_publisher_no_publish_is_prepared_without_the_one_before_it() {
+        let mut memory = Memory::new(1, Arc::new(Timestamps::new(1)));
+        let ops: Vec<StoreOp> = (0..500).map(|n| prepares(n, 7 + n % 2, "x")).collect();
+        let planned = plan(&mut memory, &ops).unwrap();
+        // One mutation, so all of them or none; and the next plan waits for this one.
+        assert_eq!(planned.prepared.iter().map(Vec::len).collect::<Vec<_>>(), [500]);
+        assert!(planned.single.is_empty());
+        assert_eq!(planned.sessions, BTreeSet::from([7, 8]));
+        // More bytes than one may have: one after another.
+        let large = "x".repeat(PREPARED.1 / 2);
+        let ops: Vec<StoreOp> = (0..3).map(|n| prepares(n, 7, &large)).collect();
+        let planned = plan(&mut memory, &ops).unwrap();
+        assert_eq!(planned.prepared.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
+        // With what has to be whole they stand in the journal.
+        let id = PublishId { incarnation: 1, router: 0, number: 0 };
+        let ops = [prepares(9, 7, "x"), StoreOp::Committed { id }];
+        let planned = plan(&mut memory, &ops).unwrap();
+        assert!(planned.atomic && planned.prepared.is_empty() && planned.batches.len() == 1);
     }
 }

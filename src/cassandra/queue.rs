@@ -31,17 +31,17 @@ pub(super) enum EntryState {
 }
 
 /// What counts of a queue that was taken from a dead incarnation, whose writes may come late: of
-/// what has a lower stamp, nothing above the sequence.
+/// what has a lower write timestamp, nothing above the sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Base {
-    pub(super) stamp: u64,
+    pub(super) timestamp: u64,
     pub(super) sequence: u64,
 }
 
 impl Base {
     /// Whether an entry came late.
-    pub(super) const fn hides(self, sequence: u64, stamp: u64) -> bool {
-        stamp < self.stamp && sequence > self.sequence
+    pub(super) const fn hides(self, sequence: u64, timestamp: u64) -> bool {
+        timestamp < self.timestamp && sequence > self.sequence
     }
 }
 
@@ -142,10 +142,10 @@ mod tests {
 
     #[test]
     fn what_came_late_is_hidden_and_nothing_else() {
-        let base = Base { stamp: 100, sequence: 5 };
+        let base = Base { timestamp: 100, sequence: 5 };
         assert!(base.hides(6, 99));
-        for (sequence, stamp) in [(5, 99), (6, 100), (6, 101)] {
-            assert!(!base.hides(sequence, stamp), "{sequence} {stamp}");
+        for (sequence, timestamp) in [(5, 99), (6, 100), (6, 101)] {
+            assert!(!base.hides(sequence, timestamp), "{sequence} {timestamp}");
         }
     }
 

@@ -10,17 +10,19 @@ use std::sync::Arc;
 use cdrs_tokio::types::value::Value;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hydrant_actors::ports::{
-    LogRecord, OpenPublish, OutboxPosition, QueueEntry, SessionId, StoreError, StoredWill,
+    LogRecord, OutboxPosition, PreparedPublish, QueueEntry, SessionId, StoreError, StoredWill,
 };
 use hydrant_protocol::Message;
 use hydrant_protocol::cluster::message::PublishId;
+use hydrant_protocol::session::RangeSet;
 
+use super::columns::{OUTBOX_BUCKET, SHARDS, WILL_SHARDS, bucket_end, int, long, session_shard};
 use super::db::{Bound, Db, Pages, Row};
 use super::memory::Extent;
-use super::plan::{OUTBOX_BUCKET, SHARDS, WILL_SHARDS, bucket_end, int, long, session_shard};
 use super::queue::{Base, BucketState, EntryState, place};
 use super::statements::Statement;
-use crate::rows::{RowReader, damaged, decode_message, decode_open};
+use super::wills::Place;
+use crate::rows::{RowReader, damaged, decode_message, decode_prepared};
 
 /// Partitions asked for at once.
 pub(super) const PARALLEL: usize = 64;
@@ -56,11 +58,12 @@ pub(super) fn state(row: &Row) -> Result<Option<BucketState>, StoreError> {
 }
 
 /// What stands in one bucket of a queue.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct QueueLoad {
     pub(super) queued: u64,
     pub(super) bytes: u64,
     pub(super) last: u64,
+    pub(super) left: RangeSet,
 }
 
 /// Entries of a bucket that are not delivered, without reading them.
@@ -74,16 +77,16 @@ pub(super) async fn queue_load(
     let rows = db.rows(Bound { statement: Statement::QueueSizes, values }).await?;
     let mut entries: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     for row in rows {
-        let (first, stamp) = (row.u64("sequence")?, row.u64("stamp")?);
+        let (first, timestamp) = (row.u64("sequence")?, row.u64("stamp")?);
         let costs = row.blob("costs")?;
         for (sequence, cost) in (first..).zip(costs.chunks_exact(4)) {
             let cost = u32::from_be_bytes([cost[0], cost[1], cost[2], cost[3]]);
-            if base.is_some_and(|base| base.hides(sequence, stamp)) {
+            if base.is_some_and(|base| base.hides(sequence, timestamp)) {
                 continue;
             }
             let known = entries.entry(sequence).or_default();
-            if stamp > known.0 {
-                *known = (stamp, u64::from(cost));
+            if timestamp > known.0 {
+                *known = (timestamp, u64::from(cost));
             }
         }
     }
@@ -94,6 +97,7 @@ pub(super) async fn queue_load(
         if !delivered {
             load.queued += 1;
             load.bytes += cost;
+            load.left.push(sequence..sequence + 1);
         }
     }
     Ok(load)
@@ -121,7 +125,7 @@ struct Packed {
     first: u64,
     bytes: Vec<u8>,
     /// Of a queue's row.
-    stamp: u64,
+    timestamp: u64,
 }
 
 impl<'a> PackedRows<'a> {
@@ -139,8 +143,8 @@ impl<'a> PackedRows<'a> {
             let Some(page) = self.pages.next().await? else { break };
             let mut size = 0;
             for row in &page {
-                let stamp = row.optional_i64("stamp")?.map_or(0, i64::cast_unsigned);
-                let row = Packed { first: row.u64(first)?, bytes: row.blob(bytes)?, stamp };
+                let timestamp = row.optional_i64("stamp")?.map_or(0, i64::cast_unsigned);
+                let row = Packed { first: row.u64(first)?, bytes: row.blob(bytes)?, timestamp };
                 size += row.bytes.len();
                 self.ready.push_back(row);
             }
@@ -187,10 +191,11 @@ pub(super) async fn queue_bucket(
             let (bytes, more) =
                 more.split_at_checked(length).ok_or_else(|| senseless("a queue entry"))?;
             rest = more;
-            let newer = settling.get(&sequence).is_none_or(|(stamp, _)| row.stamp > *stamp);
-            let hidden = base.is_some_and(|base| base.hides(sequence, row.stamp));
+            let newer =
+                settling.get(&sequence).is_none_or(|(timestamp, _)| row.timestamp > *timestamp);
+            let hidden = base.is_some_and(|base| base.hides(sequence, row.timestamp));
             if sequence >= from && newer && !hidden {
-                settling.insert(sequence, (row.stamp, bytes.to_vec()));
+                settling.insert(sequence, (row.timestamp, bytes.to_vec()));
             }
         }
     }
@@ -208,37 +213,43 @@ pub(super) async fn retained(db: &Db) -> Result<Vec<(Arc<Message>, u64)>, StoreE
 }
 
 /// The wills that an incarnation left and nobody discharged.
-pub(super) async fn wills(db: &Db, incarnation: u64) -> Result<Vec<StoredWill>, StoreError> {
+pub(super) async fn wills(
+    db: &Db,
+    incarnation: u64,
+) -> Result<Vec<(Place, StoredWill)>, StoreError> {
     let values = |shard| vec![long(incarnation), int(shard)];
     let rows = all_shards(db, Statement::Wills, WILL_SHARDS, values).await?;
     let mut wills = Vec::new();
     for row in rows {
         if let Some(bytes) = row.optional_blob("will")? {
-            let client_id = row.text("client_id")?.into();
+            let connection = row.optional_i64("connection")?.map(i64::cast_unsigned);
+            let (shard, key) = (row.i32("shard")?, row.text("client_id")?);
+            let place = Place { incarnation, shard, key };
+            let (client_id, connection) = place.holds(row.optional_text("name")?, connection);
             let message = decode_message(&bytes).map_err(damaged)?.0;
-            wills.push(StoredWill { client_id, message });
+            wills.push((place, StoredWill { client_id, connection, message }));
         }
     }
     Ok(wills)
 }
 
 /// The QoS 2 publishes that an incarnation had begun and that are not known to be everywhere.
-pub(super) async fn open_publishes(
+pub(super) async fn prepared_publishes(
     db: &Db,
     incarnation: u64,
-) -> Result<Vec<OpenPublish>, StoreError> {
+) -> Result<Vec<PreparedPublish>, StoreError> {
     let values = vec![long(incarnation)];
-    let rows = db.rows(Bound { statement: Statement::OpenPublishes, values }).await?;
-    let mut open = Vec::new();
+    let rows = db.rows(Bound { statement: Statement::PreparedPublishes, values }).await?;
+    let mut prepared = Vec::new();
     for row in rows {
         let (lane, number) = (lane_number(&row)?, row.u64("number")?);
         let queued = row.optional_i32("queued")?.is_some();
         if let Some(bytes) = row.optional_blob("publish")? {
-            let id = PublishId { incarnation, lane, number };
-            open.push(decode_open(id, queued, &bytes).map_err(damaged)?);
+            let id = PublishId { incarnation, router: lane, number };
+            prepared.push(decode_prepared(id, queued, &bytes).map_err(damaged)?);
         }
     }
-    Ok(open)
+    Ok(prepared)
 }
 
 /// How far an incarnation's lanes were acknowledged.

@@ -4,23 +4,26 @@
 //! Order: seal, then the journal, then everything else is read; so nothing that is read here is
 //! still being changed by the dead.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use hydrant_actors::ports::{OpenPublish, StoreError, StoredWill};
+use hydrant_actors::ports::{PreparedPublish, StoreError, StoredBatch, StoredWill};
 use parking_lot::Mutex;
 
+use super::columns::{HELD_SHARDS, OUTBOX_BUCKET, WILL_SHARDS, int, long};
 use super::db::{Bound, Db};
-use super::held::Held;
 use super::incarnation::{ALONE, Incarnation, Predecessor};
 use super::memory::{Adopted, Extent, Lane, Memory};
-use super::plan::{HELD_SHARDS, OUTBOX_BUCKET, WILL_SHARDS, int, long};
+use super::owned_sessions::OwnedSessions;
 use super::read::{self, PARALLEL};
 use super::sessions::{self, Which};
-use super::stamps::Stamps;
 use super::statements::Statement;
-use super::{estate, journal};
-use crate::rows::damaged;
+use super::timestamps::Timestamps;
+use super::wills::Place;
+use super::{dead, journal, session_index};
+use crate::rows::{damaged, decode_publish_ids};
 
 /// Buckets at the end of a lane in which a hole may stand: batches that were under way together.
 /// More than 16 batches of 4096 operations fill.
@@ -32,16 +35,18 @@ pub(super) async fn recover(
     me: &Incarnation,
     dead: &[Predecessor],
     first_lane: u16,
-    open: &[OpenPublish],
+    prepared: &[PreparedPublish],
+    batches: Highest,
 ) -> Result<(Memory, Vec<StoredWill>), StoreError> {
-    let mut memory = Memory::new(me.number, me.stamps());
-    memory.open.extend(open.iter().map(|open| open.id.incarnation));
+    let mut memory = Memory::new(me.number, me.timestamps());
+    memory.prepared.extend(prepared.iter().map(|prepared| prepared.id.incarnation));
+    memory.batches = batches;
     let wills = wills(db, dead).await?;
-    // Our lanes go on where those of our line ended.
-    let mut lines = by_line(dead);
-    let numbers = lines.remove(&me.line()).unwrap_or_default();
-    let stamp = memory.stamp();
-    let lanes = lanes(db, &numbers, stamp).await?;
+    // Our lanes go on where those of our lineage ended.
+    let mut lineages = by_lineage(dead);
+    let numbers = lineages.remove(&me.lineage()).unwrap_or_default();
+    let timestamp = memory.timestamp();
+    let lanes = lanes(db, &numbers, timestamp).await?;
     let holds = |number: &u64| {
         lanes.values().any(|lane| {
             lane.extents.iter().any(|e| e.incarnation == *number && e.end > lane.cursor)
@@ -52,22 +57,24 @@ pub(super) async fn recover(
         memory.found(number, lane);
     }
     memory.dead.extend(numbers);
-    for (line, numbers) in lines {
-        let lanes = self::lanes(db, &numbers, stamp).await?;
-        memory.adopt((line, numbers), lanes, first_lane);
+    for (lineage, numbers) in lineages {
+        let lanes = self::lanes(db, &numbers, timestamp).await?;
+        memory.adopt((lineage, numbers), lanes, first_lane);
     }
     let wills = remember_wills(&mut memory, wills);
     load_sessions(db, me, &mut memory, dead).await?;
-    let with_wills: Vec<u64> = memory.wills.values().flatten().copied().collect();
-    // The first of our line keeps its row: sessions are held under its number.
-    let is_done = |number: &u64| !with_wills.contains(number) && !memory.open.contains(number);
+    // The first of our lineage keeps its row: sessions are held under its number.
+    let is_done = |number: &u64| {
+        let prepared = memory.prepared.contains(number) || memory.keeps_batches(*number);
+        !memory.wills.has(*number) && !prepared
+    };
     let drained: Vec<u64> = drained.into_iter().filter(is_done).collect();
     for number in drained {
-        if number == me.line() {
-            delete_small(db, memory.stamp(), number).await?;
+        if number == me.lineage() {
+            delete_small(db, memory.timestamp(), number).await?;
         } else {
             keep_cursors(db, me, &memory).await?;
-            forget(db, me, memory.stamp(), number).await?;
+            forget(db, me, memory.timestamp(), number).await?;
             memory.dead.remove(&number);
         }
     }
@@ -79,86 +86,113 @@ pub(super) async fn recover(
 /// What their journals hold is done.
 pub(super) async fn redo_all(
     db: &Db,
-    stamps: &Stamps,
+    timestamps: &Timestamps,
     dead: &[Predecessor],
 ) -> Result<(), StoreError> {
     for predecessor in dead {
-        redo_and_clear(db, stamps.next(), predecessor.number).await?;
+        redo_and_clear(db, timestamps.next(), predecessor.number).await?;
     }
     Ok(())
 }
 
 /// What the journal of a dead incarnation holds is done, once.
-pub(super) async fn redo_and_clear(db: &Db, stamp: u64, number: u64) -> Result<(), StoreError> {
+pub(super) async fn redo_and_clear(db: &Db, timestamp: u64, number: u64) -> Result<(), StoreError> {
     let slots: Vec<i32> = (0..journal::SLOTS).collect();
     redo(db, number, &slots).await?;
     // Never a second time: the tombstones of what came after it do not last for ever.
-    let key = |slot| vec![long(stamp), long(number), int(slot)];
+    let key = |slot| vec![long(timestamp), long(number), int(slot)];
     let clear = slots.into_iter().map(|slot| (Statement::DeleteJournal, key(slot)));
     write_all(db, clear.collect()).await
 }
 
-/// The wills that dead incarnations left, each with its incarnation, oldest first.
+/// The wills that dead incarnations left, each with its place. Only who has sealed them reads them: [`super::wills`].
 pub(super) async fn wills(
     db: &Db,
     dead: &[Predecessor],
-) -> Result<Vec<(u64, StoredWill)>, StoreError> {
+) -> Result<Vec<(Place, StoredWill)>, StoreError> {
     let mut wills = Vec::new();
     for predecessor in dead {
-        let left = read::wills(db, predecessor.number).await?;
-        wills.extend(left.into_iter().map(|will| (predecessor.number, will)));
+        wills.extend(read::wills(db, predecessor.number).await?);
     }
     Ok(wills)
 }
 
-/// Batches of other nodes that dead incarnations had stored.
+/// The highest number of the batches that a dead incarnation had stored, by it and the origin.
+pub(super) type Highest = BTreeMap<(u64, u64), u64>;
+
+/// Batches of other nodes that dead incarnations had stored. One that several have was sent again for those of its
+/// sessions that lacked it.
 pub(super) async fn peer_batches(
     db: &Db,
     dead: &[Predecessor],
-) -> Result<Vec<(u64, u64)>, StoreError> {
-    let mut batches = Vec::new();
+) -> Result<(Vec<StoredBatch>, Highest), StoreError> {
+    let mut batches: BTreeMap<(u64, u64), StoredBatch> = BTreeMap::new();
+    let mut highest = Highest::new();
     for predecessor in dead {
-        let values = vec![long(predecessor.number)];
-        let rows = db.rows(Bound { statement: Statement::PeerBatches, values }).await?;
-        for row in rows {
-            batches.push((row.u64("origin")?, row.u64("number")?));
+        let rows = |statement| {
+            let values = vec![long(predecessor.number)];
+            db.rows(Bound { statement, values })
+        };
+        let mut except: BTreeMap<(u64, u64), Vec<Arc<str>>> = BTreeMap::new();
+        for row in rows(Statement::PeerBatchExceptions).await? {
+            let key = (row.u64("origin")?, row.u64("number")?);
+            except.entry(key).or_default().push(row.text("client_id")?.into());
+        }
+        for row in rows(Statement::PeerBatches).await? {
+            let (origin, number) = (row.u64("origin")?, row.u64("number")?);
+            // Null before schema version 5.
+            let prepared = row.optional_blob("prepared")?;
+            let prepared = prepared.map(|bytes| decode_publish_ids(&bytes)).transpose();
+            let prepared = prepared.map_err(damaged)?.unwrap_or_default();
+            let except = except.remove(&(origin, number)).unwrap_or_default();
+            let of = highest.entry((predecessor.number, origin)).or_default();
+            *of = number.max(*of);
+            match batches.entry((origin, number)) {
+                Entry::Occupied(mut known) => {
+                    known.get_mut().except.retain(|client| except.contains(client));
+                }
+                Entry::Vacant(new) => {
+                    new.insert(StoredBatch { origin, number, prepared, except });
+                }
+            }
         }
     }
-    Ok(batches)
+    Ok((batches.into_values().collect(), highest))
 }
 
 /// QoS 2 publishes that dead incarnations had begun, and whose they are.
-pub(super) async fn open_publishes(
+pub(super) async fn prepared_publishes(
     db: &Db,
     dead: &[Predecessor],
-) -> Result<Vec<OpenPublish>, StoreError> {
-    let mut open = Vec::new();
+) -> Result<Vec<PreparedPublish>, StoreError> {
+    let mut prepared = Vec::new();
     for predecessor in dead {
-        open.extend(read::open_publishes(db, predecessor.number).await?);
+        prepared.extend(read::prepared_publishes(db, predecessor.number).await?);
     }
-    Ok(open)
+    Ok(prepared)
 }
 
-/// They are ours from here on; of a client's several the last one.
+/// They are ours from here on, and due: all of a client's, in the order of its connections.
 pub(super) fn remember_wills(
     memory: &mut Memory,
-    wills: Vec<(u64, StoredWill)>,
+    wills: Vec<(Place, StoredWill)>,
 ) -> Vec<StoredWill> {
-    let mut last = BTreeMap::new();
-    for (number, will) in wills {
-        memory.wills.entry(will.client_id.clone()).or_default().push(number);
-        last.insert(will.client_id.clone(), will);
+    let mut due = Vec::new();
+    for (place, will) in wills {
+        memory.wills.found(place, &will);
+        due.push(will);
     }
-    last.into_values().collect()
+    due.sort_by_key(|will| will.connection);
+    due
 }
 
 /// Dead incarnations that followed each other.
-pub(super) fn by_line(dead: &[Predecessor]) -> BTreeMap<u64, Vec<u64>> {
-    let mut lines: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+pub(super) fn by_lineage(dead: &[Predecessor]) -> BTreeMap<u64, Vec<u64>> {
+    let mut lineages: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     for predecessor in dead {
-        lines.entry(predecessor.line).or_default().push(predecessor.number);
+        lineages.entry(predecessor.lineage).or_default().push(predecessor.number);
     }
-    lines
+    lineages
 }
 
 /// What stands whole in these slots of an incarnation's journal, again.
@@ -180,7 +214,7 @@ pub(super) async fn redo(db: &Db, number: u64, slots: &[i32]) -> Result<(), Stor
 pub(super) async fn lanes(
     db: &Db,
     numbers: &[u64],
-    stamp: u64,
+    timestamp: u64,
 ) -> Result<BTreeMap<u16, Lane>, StoreError> {
     let mut lanes: BTreeMap<u16, Lane> = BTreeMap::new();
     let mut wrote = Vec::new();
@@ -201,7 +235,7 @@ pub(super) async fn lanes(
         let buckets = read::outbox_buckets(db, place.0, place.1).await?;
         let kept = buckets.partition_point(|bucket| *bucket < lane.dropped);
         let (passed, kept) = buckets.split_at(kept);
-        drop_buckets(db, place, passed, stamp).await?;
+        drop_buckets(db, place, passed, timestamp).await?;
         if let Some(found) = extent(db, place, lane.end, kept).await? {
             append(lane, place.0, &found);
         }
@@ -231,10 +265,10 @@ async fn drop_buckets(
     db: &Db,
     (number, lane): (u64, u16),
     buckets: &[u64],
-    stamp: u64,
+    timestamp: u64,
 ) -> Result<(), StoreError> {
     let Some(last) = buckets.last() else { return Ok(()) };
-    let key = || vec![long(stamp), long(number), int(lane.into())];
+    let key = || vec![long(timestamp), long(number), int(lane.into())];
     let delete = |bucket: &u64| (Statement::DeleteOutbox, [key(), vec![long(*bucket)]].concat());
     write_all(db, buckets.iter().map(delete).collect()).await?;
     // Only now: a bucket that is not in the directory is found by nobody.
@@ -296,15 +330,16 @@ async fn load_sessions(
     memory: &mut Memory,
     dead: &[Predecessor],
 ) -> Result<(), StoreError> {
-    let loaded = if me.line() == ALONE {
+    let loaded = if me.lineage() == ALONE {
         sessions::load(db, Which::All).await?
     } else {
-        let lines: BTreeSet<u64> = dead.iter().map(|one| one.line).chain([me.line()]).collect();
-        let mut entries = estate::held(db, &me.stamps(), &lines).await?;
-        let loaded = estate::load(db, &me.stamps(), &mut entries).await?;
-        let mut held = Held::new(me.line());
-        entries.iter().for_each(|entry| held.admit(entry.id, entry.line));
-        memory.held = Some(held);
+        let lineages: BTreeSet<u64> =
+            dead.iter().map(|one| one.lineage).chain([me.lineage()]).collect();
+        let mut entries = session_index::held(db, &me.timestamps(), &lineages).await?;
+        let loaded = session_index::load(db, &me.timestamps(), &mut entries).await?;
+        let mut owned = OwnedSessions::new(me.lineage());
+        entries.iter().for_each(|entry| owned.admit(entry.id, entry.lineage));
+        memory.owned_sessions = Some(owned);
         loaded
     };
     loaded.remember(memory);
@@ -323,26 +358,32 @@ async fn keep_cursors(db: &Db, me: &Incarnation, memory: &Memory) -> Result<(), 
 }
 
 /// A dead incarnation of whom nothing is left to do: its rows go.
-async fn forget(db: &Db, me: &Incarnation, stamp: u64, number: u64) -> Result<(), StoreError> {
+async fn forget(db: &Db, me: &Incarnation, timestamp: u64, number: u64) -> Result<(), StoreError> {
     for lane in read::cursors(db, number).await?.into_keys() {
         let buckets = read::outbox_buckets(db, number, lane).await?;
-        drop_buckets(db, (number, lane), &buckets, stamp).await?;
+        drop_buckets(db, (number, lane), &buckets, timestamp).await?;
     }
-    delete_small(db, stamp, number).await?;
+    delete_small(db, timestamp, number).await?;
     // By them the lanes are found, so they go last.
-    write_all(db, vec![(Statement::DeleteCursors, vec![long(stamp), long(number)])]).await?;
+    write_all(db, vec![(Statement::DeleteCursors, vec![long(timestamp), long(number)])]).await?;
     me.forget(db, number).await
 }
 
-/// Its wills, its open publishes, and the batches of other nodes that it had stored.
-async fn delete_small(db: &Db, stamp: u64, number: u64) -> Result<(), StoreError> {
-    let wills = |shard| (Statement::DeleteWills, vec![long(stamp), long(number), int(shard)]);
-    let batches = (Statement::DropPeerBatches, vec![long(stamp), long(number)]);
-    let open = (Statement::DropOpen, vec![long(stamp), long(number)]);
-    write_all(db, (0..WILL_SHARDS).map(wills).chain([batches, open]).collect()).await
+/// Its wills, its prepared publishes, and the batches of other nodes that it had stored.
+async fn delete_small(db: &Db, timestamp: u64, number: u64) -> Result<(), StoreError> {
+    let wills = |shard| (Statement::DeleteWills, vec![long(timestamp), long(number), int(shard)]);
+    let batches = (Statement::DropPeerBatches, vec![long(timestamp), long(number)]);
+    let exceptions = (Statement::DropExceptions, vec![long(timestamp), long(number)]);
+    let prepared = (Statement::DropPrepared, vec![long(timestamp), long(number)]);
+    // They are taken over; what came late of them goes.
+    let letters =
+        |shard| (Statement::DropDeadLetters, vec![long(timestamp), long(number), int(shard)]);
+    let letters = (0..dead::SHARDS).map(letters);
+    let all = (0..WILL_SHARDS).map(wills).chain([batches, exceptions, prepared]).chain(letters);
+    write_all(db, all.collect()).await
 }
 
-/// Forgets adopted incarnations of which nothing is left to do. The first of a line stays as long as
+/// Forgets adopted incarnations of which nothing is left to do. The first of a lineage stays as long as
 /// a session is held under its number.
 pub(super) async fn clear_up(
     db: &Db,
@@ -350,13 +391,13 @@ pub(super) async fn clear_up(
     memory: &Mutex<Memory>,
 ) -> Result<(), StoreError> {
     let finished = memory.lock().finished();
-    for Adopted { line, mut numbers, .. } in finished {
-        let result = clear_up_line(db, me, &mut numbers, line).await;
+    for Adopted { lineage, mut numbers, .. } in finished {
+        let result = clear_up_lineage(db, me, &mut numbers, lineage).await;
         let mut memory = memory.lock();
         if numbers.is_empty() {
-            memory.dead.remove(&line);
+            memory.dead.remove(&lineage);
         } else {
-            memory.unfinished(line, numbers);
+            memory.unfinished(lineage, numbers);
         }
         result?;
     }
@@ -364,25 +405,25 @@ pub(super) async fn clear_up(
 }
 
 /// `numbers`: what is left of it.
-async fn clear_up_line(
+async fn clear_up_lineage(
     db: &Db,
     me: &Incarnation,
     numbers: &mut Vec<u64>,
-    line: u64,
+    lineage: u64,
 ) -> Result<(), StoreError> {
-    let stamps = me.stamps();
-    let shared = me.line() != ALONE;
-    while let Some(number) = numbers.iter().copied().find(|number| *number != line) {
-        forget(db, me, stamps.next(), number).await?;
+    let timestamps = me.timestamps();
+    let shared = me.lineage() != ALONE;
+    while let Some(number) = numbers.iter().copied().find(|number| *number != lineage) {
+        forget(db, me, timestamps.next(), number).await?;
         numbers.retain(|left| *left != number);
     }
-    if shared && !estate::index(db, line).await?.is_empty() {
+    if shared && !session_index::index(db, lineage).await?.is_empty() {
         return Ok(());
     }
-    let stamp = stamps.next();
-    let index = |shard| (Statement::HeldDrop, vec![long(stamp), long(line), int(shard)]);
+    let timestamp = timestamps.next();
+    let index = |shard| (Statement::HeldDrop, vec![long(timestamp), long(lineage), int(shard)]);
     write_all(db, (0..HELD_SHARDS).map(index).collect()).await?;
-    forget(db, me, stamp, line).await?;
+    forget(db, me, timestamp, lineage).await?;
     numbers.clear();
     Ok(())
 }

@@ -19,6 +19,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use hydrant_actors::ports::StoreError;
+use hydrant_actors::say;
 use tokio::time::{Instant, sleep};
 
 use super::db::{CassandraError, Db, Row};
@@ -27,12 +28,12 @@ use layout::Column;
 pub(super) use layout::Replication;
 
 /// What this broker needs.
-pub(super) const VERSION: i32 = 4;
+pub(super) const VERSION: i32 = 6;
 
 /// From the version before to each version: statements that may be repeated, tables named
 /// `{ks}.name`. Tables and columns that are missing in [`super::statements::TABLES`] are made
-/// before; that is all of versions 2 to 4.
-const MIGRATIONS: &[(i32, &[&str])] = &[(2, &[]), (3, &[]), (4, &[])];
+/// before; that is all of versions 2 to 6.
+const MIGRATIONS: &[(i32, &[&str])] = &[(2, &[]), (3, &[]), (4, &[]), (5, &[]), (6, &[])];
 
 /// Until the lock is had, or somebody else is done. Longer than [`LOCK`].
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -335,7 +336,7 @@ impl Schema<'_> {
             self.keyspace
         );
         if let Err(error) = self.db.simple(&cql).await {
-            log::warn!("the lock of the schema stays for {LOCK:?}: {error}");
+            say::warn!("the lock of the schema stays for {LOCK:?}: {error}");
         }
     }
 
@@ -353,7 +354,7 @@ impl Schema<'_> {
             }
         }
         if agreed < 3 {
-            log::warn!("not all nodes of Cassandra have the schema after {AGREEMENT:?}");
+            say::warn!("not all nodes of Cassandra have the schema after {AGREEMENT:?}");
         }
     }
 

@@ -3,17 +3,19 @@
 //! Bounds: [`PARALLEL`] reads at once, each of one partition, of at most [`IDS`] sessions where
 //! these are named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ahash::AHashMap;
 use cdrs_tokio::types::value::Value;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hydrant_actors::ports::{SessionId, StoreError, StoredSession, StoredSubscription};
+use hydrant_protocol::session::RangeSet;
 use hydrant_protocol::{PacketId, QoS};
 
+use super::columns::{SHARDS, decode_receipts, int, longs, session_shard};
 use super::db::{Bound, Db, Row};
 use super::memory::Memory;
-use super::plan::{SHARDS, decode_receipts, int, longs, session_shard};
 use super::queue::{Base, BucketState};
 use super::read::{self, PARALLEL, senseless};
 use super::statements::Statement as S;
@@ -35,7 +37,7 @@ pub(super) struct Loaded {
     /// Buckets of queues, with their states where something in them was delivered or sent.
     pub(super) buckets: Vec<(SessionId, u64, Option<BucketState>)>,
     pub(super) bases: AHashMap<SessionId, Base>,
-    /// The stamps of their records.
+    /// The write timestamps of their records.
     pub(super) written: AHashMap<SessionId, u64>,
 }
 
@@ -59,11 +61,12 @@ pub(super) async fn load(db: &Db, which: Which<'_>) -> Result<Loaded, StoreError
             queued: 0,
             queued_bytes: 0,
             last_sequence: 0,
+            left: RangeSet::default(),
         };
         let base = (row.optional_i64("base_stamp")?, row.optional_i64("base_sequence")?);
-        if let (Some(stamp), Some(sequence)) = base {
-            let [stamp, sequence] = [stamp, sequence].map(i64::cast_unsigned);
-            loaded.bases.insert(id, Base { stamp, sequence });
+        if let (Some(timestamp), Some(sequence)) = base {
+            let [timestamp, sequence] = [timestamp, sequence].map(i64::cast_unsigned);
+            loaded.bases.insert(id, Base { timestamp, sequence });
         }
         loaded.written.insert(id, row.u64("written")?);
         loaded.sessions.insert(id, session);
@@ -83,6 +86,17 @@ pub(super) async fn load(db: &Db, which: Which<'_>) -> Result<Loaded, StoreError
         }
     }
     Ok(loaded)
+}
+
+/// The filters to which these sessions are subscribed with QoS 1-2, each once.
+pub(super) async fn wanted(db: &Db, ids: &[SessionId]) -> Result<Vec<Arc<str>>, StoreError> {
+    let mut filters = BTreeSet::new();
+    for row in rows(db, Which::These(ids), [S::Subscriptions, S::SubscriptionsIn]).await? {
+        if row.i32("qos")? > 0 {
+            filters.insert(Arc::from(row.text("filter")?));
+        }
+    }
+    Ok(filters.into_iter().collect())
 }
 
 /// The rows of one of two statements: of every partition, or of those sessions.
@@ -112,15 +126,17 @@ pub(super) async fn count(db: &Db, loaded: &mut Loaded) -> Result<(), StoreError
     let loads = loaded.buckets.iter().map(|(id, bucket, state)| async move {
         let base = bases.get(id).copied();
         let load = read::queue_load(db, (*id, *bucket), state.as_ref(), base).await?;
-        Ok::<_, StoreError>((*id, load))
+        Ok::<_, StoreError>((*id, *bucket, load))
     });
-    let loads: Vec<_> =
+    let mut loads: Vec<_> =
         stream::iter(loads.collect::<Vec<_>>()).buffer_unordered(PARALLEL).try_collect().await?;
-    for (id, load) in loads {
+    loads.sort_unstable_by_key(|(id, bucket, _)| (*id, *bucket));
+    for (id, _, load) in loads {
         if let Some(session) = loaded.sessions.get_mut(&id) {
             session.queued += load.queued;
             session.queued_bytes += load.bytes;
             session.last_sequence = session.last_sequence.max(load.last);
+            session.left.append_from(&load.left, 0);
         }
     }
     Ok(())

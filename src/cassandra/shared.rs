@@ -2,8 +2,8 @@
 //! of what a dead one held.
 //!
 //! A session moves by one conditional write on its row in `session_epoch` ([`super::holder`]),
-//! between two marks in the indexes of the lines that it leaves and that it comes to
-//! ([`super::estate`]). Stamps: [`super::stamps`].
+//! between two marks in the indexes of the lineages that it leaves and that it comes to
+//! ([`super::orphaned`]). Write timestamps: [`super::timestamps`].
 //! Bounds: one seal at a time; [`ATTEMPTS`] of one take.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,20 +11,22 @@ use std::sync::Arc;
 
 use futures_util::future::try_join;
 use hydrant_actors::ports::{
-    Estate, Holder, LaneState, Lanes, OpenPublish, Sealing, SessionId, SharedStore, StoreError,
-    StoreFuture, StoredSession,
+    Holder, KnownIncarnation, LaneState, Lanes, OrphanedState, PreparedPublish, SealedIncarnation,
+    Sealing, SessionId, SharedStore, StoreError, StoreFuture, StoredBatch, StoredSession,
 };
+use hydrant_actors::say;
 
 use super::CassandraStore;
-use super::estate;
+use super::columns::{held_delete, held_put};
+use super::dead;
 use super::holder;
 use super::incarnation::{Predecessor, Sealed, follow, patiently, read};
+use super::inner::Inner;
 use super::memory::Lane;
-use super::plan::{held_delete, held_put};
 use super::recover;
 use super::sessions::{self, Which};
-use super::stamps::first_until;
-use super::store::Inner;
+use super::timestamps::first_until;
+use super::{orphaned, session_index};
 
 /// How often the row of a session that is taken may change.
 const ATTEMPTS: u32 = 10;
@@ -39,16 +41,34 @@ impl SharedStore for CassandraStore {
         self.inner.incarnation.number
     }
 
-    fn continues(&self) -> Vec<u64> {
-        self.inner.continued.numbers.clone()
+    fn continues(&self) -> Vec<SealedIncarnation> {
+        self.inner.continued.incarnations.clone()
     }
 
-    fn stored_batches(&self) -> Vec<(u64, u64)> {
+    fn lineage(&self) -> u64 {
+        self.inner.incarnation.lineage()
+    }
+
+    fn incarnations(&self) -> StoreFuture<Vec<KnownIncarnation>> {
+        let inner = Arc::clone(&self.inner);
+        self.run(async move { inner.incarnation.known(&inner.db).await })
+    }
+
+    fn wanted(&self, lineage: u64) -> StoreFuture<Vec<Arc<str>>> {
+        let inner = Arc::clone(&self.inner);
+        self.run(async move {
+            let entries = session_index::index(&inner.db, lineage).await?;
+            let ids: Vec<SessionId> = entries.iter().map(|entry| entry.id).collect();
+            sessions::wanted(&inner.db, &ids).await
+        })
+    }
+
+    fn stored_batches(&self) -> Vec<StoredBatch> {
         self.inner.continued.batches.clone()
     }
 
-    fn open_publishes(&self) -> Vec<OpenPublish> {
-        self.inner.continued.open.clone()
+    fn prepared_publishes(&self) -> Vec<PreparedPublish> {
+        self.inner.continued.prepared.clone()
     }
 
     fn holds_lease(&self) -> bool {
@@ -76,7 +96,7 @@ impl SharedStore for CassandraStore {
 
     fn give_up(&self, id: SessionId) -> u64 {
         self.inner.memory.lock().give_up(id);
-        let stamp = self.inner.incarnation.stamps().next();
+        let timestamp = self.inner.incarnation.timestamps().next();
         if !self.inner.memory.lock().adopted.is_empty() {
             let inner = Arc::clone(&self.inner);
             drop(self.run(async move {
@@ -84,7 +104,7 @@ impl SharedStore for CassandraStore {
                 Ok(())
             }));
         }
-        stamp
+        timestamp
     }
 
     fn seal(&self, incarnation: u64) -> StoreFuture<Sealing> {
@@ -137,16 +157,16 @@ impl Inner {
         if seen.id != from.id || (holder != from.incarnation && !sealed_by_us) {
             return NO;
         }
-        if self.memory.lock().held.is_none() {
+        if self.memory.lock().owned_sessions.is_none() {
             let why = "this node has the keyspace for itself: nobody gives it a session";
             return Err(StoreError::Unusable(why.to_owned()));
         }
-        let last = chain.end.as_ref().map(|found| found.stamps);
+        let last = chain.end.as_ref().map(|found| found.timestamps);
         let theirs = last.unwrap_or(first_until(seen.holder));
         me.raise(db, theirs.max(seen.fence)).await?;
-        let (line, stamps, id) = (me.line(), me.stamps(), seen.id);
-        let mark = |line| db.write(held_put(line, (id, client_id), true, stamps.next()));
-        try_join(mark(seen.holder), mark(line)).await?;
+        let (lineage, timestamps, id) = (me.lineage(), me.timestamps(), seen.id);
+        let mark = |lineage| db.write(held_put(lineage, (id, client_id), true, timestamps.next()));
+        try_join(mark(seen.holder), mark(lineage)).await?;
         // Whoever seals it after this finds the mark.
         if holder != me.number && chain.end.is_some() {
             let now = read(db, holder).await?;
@@ -155,14 +175,14 @@ impl Inner {
             }
         }
         self.may_begin()?;
-        if !holder::give(db, client_id, seen, line, stamps.next()).await? {
-            if line != seen.holder {
-                db.write(held_delete(line, id, stamps.next())).await?;
+        if !holder::give(db, client_id, seen, lineage, timestamps.next()).await? {
+            if lineage != seen.holder {
+                db.write(held_delete(lineage, id, timestamps.next())).await?;
             }
             // By another who takes it, or only its fence.
             return Ok(Taking::Changed);
         }
-        self.admit(client_id, id, (seen.holder, line)).await.map(Taking::Over)
+        self.admit(client_id, id, (seen.holder, lineage)).await.map(Taking::Over)
     }
 
     /// Reads a session that is this node's, and indexes it for good.
@@ -170,13 +190,13 @@ impl Inner {
         &self,
         client_id: &str,
         id: SessionId,
-        (before, line): (u64, u64),
+        (before, lineage): (u64, u64),
     ) -> Result<Option<StoredSession>, StoreError> {
-        let (db, stamps) = (&self.db, self.incarnation.stamps());
+        let (db, timestamps) = (&self.db, self.incarnation.timestamps());
         let index = async {
-            db.write(held_put(line, (id, client_id), false, stamps.next())).await?;
-            if before != line {
-                db.write(held_delete(before, id, stamps.next())).await?;
+            db.write(held_put(lineage, (id, client_id), false, timestamps.next())).await?;
+            if before != lineage {
+                db.write(held_delete(before, id, timestamps.next())).await?;
             }
             Ok(())
         };
@@ -188,8 +208,8 @@ impl Inner {
         let ((), mut loaded) = try_join(index, read).await?;
         let Some(session) = loaded.sessions.get(&id).cloned() else {
             // It was never begun, or its end was not finished.
-            let mut entries = vec![estate::Entry::new(line, id, client_id)];
-            estate::load(db, &stamps, &mut entries).await?;
+            let mut entries = vec![session_index::Entry::new(lineage, id, client_id)];
+            session_index::load(db, &timestamps, &mut entries).await?;
             return Ok(None);
         };
         loaded.sessions.retain(|found, _| *found == id);
@@ -197,74 +217,93 @@ impl Inner {
         if !memory.holds(id) {
             loaded.remember(&mut memory);
         }
-        if let Some(held) = &mut memory.held {
-            held.admit(id, line);
+        if let Some(owned) = &mut memory.owned_sessions {
+            owned.admit(id, lineage);
         }
         Ok(Some(session))
     }
 
     async fn seal(&self, incarnation: u64) -> Result<Sealing, StoreError> {
-        let _one = self.sealing.lock().await;
         let dead = match self.incarnation.seal_other(&self.db, incarnation).await? {
             Sealed::Ours(dead) => dead,
             Sealed::Others(number) => return Ok(Sealing::Others(number)),
             Sealed::Alive => return Ok(Sealing::Alive),
         };
+        let _one = self.sealing.lock().await;
         let known = self.memory.lock().dead.clone();
         let dead: Vec<Predecessor> =
             dead.into_iter().filter(|one| !known.contains(&one.number)).collect();
-        patiently(|| self.inherit(&dead)).await.map(|estate| Sealing::Ours(Box::new(estate)))
+        // An attempt may end behind the move of some of them.
+        let heads = dead::Heads::default();
+        let mut orphaned = patiently(|| self.take_over(&dead, &heads)).await?;
+        orphaned.dead_letters = heads.into_inner().into_iter().collect();
+        Ok(Sealing::Ours(Box::new(orphaned)))
     }
 
     /// Takes over what sealed incarnations had. Done twice, it changes nothing more; known in memory
     /// only when all of it is done.
-    async fn inherit(&self, dead: &[Predecessor]) -> Result<Estate, StoreError> {
-        let (db, stamps) = (&self.db, self.incarnation.stamps());
-        let highest = dead.iter().map(|one| one.stamps).max().unwrap_or_default();
+    async fn take_over(
+        &self,
+        dead: &[Predecessor],
+        heads: &dead::Heads,
+    ) -> Result<OrphanedState, StoreError> {
+        let (db, timestamps) = (&self.db, self.incarnation.timestamps());
+        let highest = dead.iter().map(|one| one.timestamps).max().unwrap_or_default();
         self.incarnation.raise(db, highest).await?;
-        recover::redo_all(db, &stamps, dead).await?;
+        recover::redo_all(db, &timestamps, dead).await?;
+        dead::take_over(db, self.incarnation.number, &timestamps, dead, heads).await?;
         let wills = recover::wills(db, dead).await?;
-        let batches = recover::peer_batches(db, dead).await?;
-        let open = recover::open_publishes(db, dead).await?;
-        let groups = recover::by_line(dead);
+        let (batches, highest) = recover::peer_batches(db, dead).await?;
+        let prepared = recover::prepared_publishes(db, dead).await?;
+        let groups = recover::by_lineage(dead);
         let mut lanes: Vec<(u64, Vec<u64>, BTreeMap<u16, Lane>)> = Vec::new();
-        for (line, numbers) in groups {
-            let found = recover::lanes(db, &numbers, stamps.next()).await?;
-            lanes.push((line, numbers, found));
+        for (lineage, numbers) in groups {
+            let found = recover::lanes(db, &numbers, timestamps.next()).await?;
+            lanes.push((lineage, numbers, found));
         }
-        let lines: BTreeSet<u64> = lanes.iter().map(|(line, ..)| *line).collect();
-        let mut entries = estate::held(db, &stamps, &lines).await?;
-        let mut loaded = estate::load(db, &stamps, &mut entries).await?;
+        let lineages: BTreeSet<u64> = lanes.iter().map(|(lineage, ..)| *lineage).collect();
+        let mut entries = session_index::held(db, &timestamps, &lineages).await?;
+        let mut loaded = session_index::load(db, &timestamps, &mut entries).await?;
         sessions::count(db, &mut loaded).await?;
-        estate::settle(db, &stamps, &mut loaded).await?;
-        let fence = stamps.next();
+        orphaned::settle(db, &timestamps, &mut loaded).await?;
+        let fence = timestamps.next();
         self.fence(fence, entries.clone());
         let mut memory = self.memory.lock();
         loaded.remember(&mut memory);
-        if let Some(held) = &mut memory.held {
-            entries.iter().for_each(|entry| held.admit(entry.id, entry.line));
+        if let Some(owned) = &mut memory.owned_sessions {
+            entries.iter().for_each(|entry| owned.admit(entry.id, entry.lineage));
         }
         let wills = recover::remember_wills(&mut memory, wills);
-        memory.open.extend(open.iter().map(|open| open.id.incarnation));
+        memory.prepared.extend(prepared.iter().map(|prepared| prepared.id.incarnation));
+        memory.batches.extend(highest);
         let mut fresh = Lanes::new();
-        for (line, numbers, found) in lanes {
-            for number in memory.adopt((line, numbers), found, self.first_lane) {
+        for (lineage, numbers, found) in lanes {
+            for number in memory.adopt((lineage, numbers), found, self.first_lane) {
                 let lane = memory.lane(number);
                 let (cursor, end, bytes) = (lane.cursor, lane.end, lane.bytes);
                 fresh.push(LaneState { lane: number, cursor, end, bytes });
             }
         }
-        let incarnations = dead.iter().map(|one| one.number).collect();
+        let incarnations = dead.iter().map(Predecessor::sealed).collect();
         let sessions = loaded.sessions.into_values().collect();
-        Ok(Estate { incarnations, sessions, wills, batches, open, lanes: fresh })
+        let dead_letters = Vec::new();
+        Ok(OrphanedState {
+            incarnations,
+            sessions,
+            wills,
+            batches,
+            prepared,
+            lanes: fresh,
+            dead_letters,
+        })
     }
 
     /// Fences in the background what was taken over.
-    fn fence(&self, fence: u64, entries: Vec<estate::Entry>) {
+    fn fence(&self, fence: u64, entries: Vec<session_index::Entry>) {
         let db = self.db.clone();
         tokio::spawn(async move {
-            if let Err(error) = estate::fence(&db, fence, entries).await {
-                log::warn!("not every session of a sealed incarnation is fenced: {error}");
+            if let Err(error) = orphaned::fence(&db, fence, entries).await {
+                say::warn!("not every session of a sealed incarnation is fenced: {error}");
             }
         });
     }

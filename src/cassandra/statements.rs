@@ -84,16 +84,31 @@ pub enum Statement {
     DropPeerBatches,
     PeerBatches,
     // QoS 2 publishes that an incarnation has begun.
-    PutOpen,
-    OpenQueued,
-    ForgetOpen,
-    DropOpen,
-    OpenPublishes,
+    Prepare,
+    Committed,
+    ForgetPrepared,
+    DropPrepared,
+    PreparedPublishes,
+    // Sessions for which a part of a batch was buffered.
+    ExceptPeerBatch,
+    CompletePeerBatch,
+    ForgetExceptions,
+    DropExceptions,
+    PeerBatchExceptions,
+    // A will with the connection that left it.
+    KeepWill,
+    // Records that the log refused for good.
+    PutDeadLetter,
+    DropDeadLetter,
+    DropDeadLetters,
+    DeadLetterHeads,
+    DeadLetter,
+    DeadLetters,
 }
 
 impl Statement {
     /// In the order of their numbers.
-    pub const ALL: [(Self, &'static str); 75] = {
+    pub const ALL: [(Self, &'static str); 87] = {
         use Statement as S;
         [
             (
@@ -199,7 +214,10 @@ impl Statement {
                 S::Retained,
                 "SELECT message, WRITETIME(message) AS version FROM retained WHERE shard = ?",
             ),
-            (S::Wills, "SELECT client_id, will FROM will WHERE incarnation = ? AND shard = ?"),
+            (
+                S::Wills,
+                "SELECT shard, client_id, name, connection, will FROM will WHERE incarnation = ? AND shard = ?",
+            ),
             (
                 S::OutboxBuckets,
                 "SELECT bucket FROM outbox_bucket WHERE incarnation = ? AND lane = ?",
@@ -302,30 +320,81 @@ impl Statement {
             (S::DropHeld, "DELETE FROM session_epoch WHERE client_id = ? IF id = ? AND fence < ?"),
             (
                 S::PutPeerBatch,
-                "INSERT INTO peer_batch (incarnation, origin, number) VALUES (?, ?, ?) USING TIMESTAMP ?",
+                "INSERT INTO peer_batch (incarnation, origin, number, prepared) VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
             ),
             (
                 S::ForgetPeerBatches,
                 "DELETE FROM peer_batch USING TIMESTAMP ? WHERE incarnation = ? AND origin = ? AND number < ?",
             ),
             (S::DropPeerBatches, "DELETE FROM peer_batch USING TIMESTAMP ? WHERE incarnation = ?"),
-            (S::PeerBatches, "SELECT origin, number FROM peer_batch WHERE incarnation = ?"),
             (
-                S::PutOpen,
+                S::PeerBatches,
+                "SELECT origin, number, prepared FROM peer_batch WHERE incarnation = ?",
+            ),
+            (
+                S::Prepare,
                 "INSERT INTO open_publish (incarnation, lane, number, publish) VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
             ),
             (
-                S::OpenQueued,
+                S::Committed,
                 "INSERT INTO open_publish (incarnation, lane, number, queued) VALUES (?, ?, ?, 1) USING TIMESTAMP ?",
             ),
             (
-                S::ForgetOpen,
+                S::ForgetPrepared,
                 "DELETE FROM open_publish USING TIMESTAMP ? WHERE incarnation = ? AND lane = ? AND number < ?",
             ),
-            (S::DropOpen, "DELETE FROM open_publish USING TIMESTAMP ? WHERE incarnation = ?"),
+            (S::DropPrepared, "DELETE FROM open_publish USING TIMESTAMP ? WHERE incarnation = ?"),
             (
-                S::OpenPublishes,
+                S::PreparedPublishes,
                 "SELECT lane, number, queued, publish FROM open_publish WHERE incarnation = ?",
+            ),
+            (
+                S::ExceptPeerBatch,
+                "INSERT INTO peer_batch_exception (incarnation, origin, number, client_id) VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::CompletePeerBatch,
+                "DELETE FROM peer_batch_exception USING TIMESTAMP ? WHERE incarnation = ? AND origin = ? AND number = ? AND client_id = ?",
+            ),
+            (
+                S::ForgetExceptions,
+                "DELETE FROM peer_batch_exception USING TIMESTAMP ? WHERE incarnation = ? AND origin = ? AND number < ?",
+            ),
+            (
+                S::DropExceptions,
+                "DELETE FROM peer_batch_exception USING TIMESTAMP ? WHERE incarnation = ?",
+            ),
+            (
+                S::PeerBatchExceptions,
+                "SELECT origin, number, client_id FROM peer_batch_exception WHERE incarnation = ?",
+            ),
+            (
+                S::KeepWill,
+                "INSERT INTO will (incarnation, shard, client_id, name, connection, will) VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::PutDeadLetter,
+                "INSERT INTO dead_letter (incarnation, shard, id, cost, letter) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?",
+            ),
+            (
+                S::DropDeadLetter,
+                "DELETE FROM dead_letter USING TIMESTAMP ? WHERE incarnation = ? AND shard = ? AND id = ?",
+            ),
+            (
+                S::DropDeadLetters,
+                "DELETE FROM dead_letter USING TIMESTAMP ? WHERE incarnation = ? AND shard = ?",
+            ),
+            (
+                S::DeadLetterHeads,
+                "SELECT id, cost FROM dead_letter WHERE incarnation = ? AND shard = ? AND id >= ? LIMIT ?",
+            ),
+            (
+                S::DeadLetter,
+                "SELECT letter FROM dead_letter WHERE incarnation = ? AND shard = ? AND id = ?",
+            ),
+            (
+                S::DeadLetters,
+                "SELECT id, cost, letter FROM dead_letter WHERE incarnation = ? AND shard = ?",
             ),
         ]
     };
@@ -336,7 +405,7 @@ impl Statement {
     }
 }
 
-/// The tables, as [`super::schema`] makes them (version 4). To one of an older version its missing
+/// The tables, as [`super::schema`] makes them (version 6). To one of an older version its missing
 /// columns are added.
 ///
 /// `gc_grace_seconds` is short where tombstones are regular: a deleted partition of a queue or the
@@ -353,11 +422,13 @@ pub const TABLES: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS queue_bucket (shard int, id bigint, bucket bigint, state blob, PRIMARY KEY (shard, id, bucket))",
     "CREATE TABLE IF NOT EXISTS queue (id bigint, bucket bigint, sequence bigint, stamp bigint, messages blob, costs blob, PRIMARY KEY ((id, bucket), sequence, stamp)) WITH gc_grace_seconds = 86400",
     "CREATE TABLE IF NOT EXISTS retained (shard int, topic text, message blob, PRIMARY KEY (shard, topic))",
-    "CREATE TABLE IF NOT EXISTS will (incarnation bigint, shard int, client_id text, will blob, PRIMARY KEY ((incarnation, shard), client_id))",
+    "CREATE TABLE IF NOT EXISTS will (incarnation bigint, shard int, client_id text, will blob, name text, connection bigint, PRIMARY KEY ((incarnation, shard), client_id))",
     "CREATE TABLE IF NOT EXISTS outbox (incarnation bigint, lane int, bucket bigint, position bigint, count int, bytes bigint, records blob, PRIMARY KEY ((incarnation, lane, bucket), position)) WITH gc_grace_seconds = 86400",
     "CREATE TABLE IF NOT EXISTS outbox_bucket (incarnation bigint, lane int, bucket bigint, PRIMARY KEY ((incarnation, lane), bucket)) WITH gc_grace_seconds = 86400",
     "CREATE TABLE IF NOT EXISTS outbox_cursor (incarnation bigint, lane int, position bigint, PRIMARY KEY (incarnation, lane))",
     "CREATE TABLE IF NOT EXISTS journal (incarnation bigint, slot int, part int, statements blob, PRIMARY KEY ((incarnation, slot), part))",
-    "CREATE TABLE IF NOT EXISTS peer_batch (incarnation bigint, origin bigint, number bigint, PRIMARY KEY (incarnation, origin, number)) WITH gc_grace_seconds = 3600",
+    "CREATE TABLE IF NOT EXISTS peer_batch (incarnation bigint, origin bigint, number bigint, prepared blob, PRIMARY KEY (incarnation, origin, number)) WITH gc_grace_seconds = 3600",
+    "CREATE TABLE IF NOT EXISTS peer_batch_exception (incarnation bigint, origin bigint, number bigint, client_id text, PRIMARY KEY (incarnation, origin, number, client_id)) WITH gc_grace_seconds = 3600",
     "CREATE TABLE IF NOT EXISTS open_publish (incarnation bigint, lane int, number bigint, queued int, publish blob, PRIMARY KEY (incarnation, lane, number)) WITH gc_grace_seconds = 3600",
+    "CREATE TABLE IF NOT EXISTS dead_letter (incarnation bigint, shard int, id blob, cost bigint, letter blob, PRIMARY KEY ((incarnation, shard), id))",
 ];

@@ -1,39 +1,46 @@
 //! [`SessionStore`] on Cassandra.
 //!
 //! Writes are planned in the order of the calls, on the caller's thread, and done in any order by
-//! the store's own runtime: stamps decide which of two writes to a cell is the later one. A write
+//! the store's own runtime: write timestamps decide which of two writes to a cell is the later one. A write
 //! is answered `Ok` only while this incarnation's lease runs.
 //! Bounds: requests under way by `cassandra.max_requests`; what waits for them by
 //! `storage.max_in_flight` batches.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable as _};
 use futures_util::future::{try_join, try_join_all};
-use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
+use futures_util::stream::{FuturesUnordered, TryStreamExt};
 use hydrant_actors::ports::{
-    LaneState, Lanes, LogRecord, OpenPublish, QueueEntry, SessionId, SessionStore, StoreError,
-    StoreFuture, StoreOp, StoredSession, StoredWill,
+    DeadId, DeadLetter, LaneState, Lanes, LogRecord, QueueEntry, SessionId, SessionStore,
+    StoreError, StoreFuture, StoreOp, StoredSession, StoredWill,
 };
+use hydrant_actors::say;
 use hydrant_protocol::Message;
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+use super::columns::{held_delete, long, text};
 use super::db::{Applied, Bound, CassandraError, Db};
-use super::held::{Held, Holding};
 use super::incarnation::{ALONE, Incarnation, Predecessor};
+use super::inner::{Continued, Inner};
 use super::memory::Memory;
 use super::options::CassandraOptions;
 use super::order::Place;
-use super::plan::{self, Plan, blob, int, long, plan, text};
+use super::owned_sessions::{Holding, OwnedSessions};
+use super::plan::{self, plan};
+use super::planned::Plan;
 use super::queue::{BUCKET, EntryState, place};
-use super::read::{self, OutboxPage, PARALLEL};
+use super::read::{self, OutboxPage};
 use super::sessions::{self, Which};
 use super::statements::Statement as S;
-use super::{estate, holder, journal, recover, schema};
-use crate::rows::damaged;
+use super::{dead, holder, orphaned, recover, schema};
+
+/// How often a start begins again that Cassandra did not answer.
+const AGAIN: usize = 4;
 
 /// See the module.
 pub struct CassandraStore {
@@ -42,28 +49,31 @@ pub struct CassandraStore {
     runtime: Option<Runtime>,
 }
 
-pub(super) struct Inner {
-    pub(super) db: Db,
-    pub(super) incarnation: Arc<Incarnation>,
-    pub(super) memory: Mutex<Memory>,
-    /// One seal at a time.
-    pub(super) sealing: tokio::sync::Mutex<()>,
-    /// Lanes that are adopted are numbered from here on.
-    pub(super) first_lane: u16,
-    pub(super) continued: Continued,
-    /// What dead incarnations left.
-    wills: Vec<StoredWill>,
+/// Why an incarnation has not begun.
+#[derive(Debug, Clone)]
+enum NotBegun {
+    /// Cassandra did not answer while it was read.
+    Unanswered(String),
+    Refused(CassandraError),
 }
 
-/// What this incarnation goes on with from its beginning.
-#[derive(Debug, Default)]
-pub(super) struct Continued {
-    /// Dead incarnations.
-    pub(super) numbers: Vec<u64>,
-    /// Batches of other nodes that they had stored.
-    pub(super) batches: Vec<(u64, u64)>,
-    /// QoS 2 publishes that they had begun.
-    pub(super) open: Vec<OpenPublish>,
+impl From<CassandraError> for NotBegun {
+    fn from(error: CassandraError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<NotBegun> for CassandraError {
+    fn from(error: NotBegun) -> Self {
+        match error {
+            NotBegun::Unanswered(why) => unread(&why),
+            NotBegun::Refused(error) => error,
+        }
+    }
+}
+
+fn unread(why: &str) -> CassandraError {
+    CassandraError(format!("what stands in Cassandra cannot be read: {why}"))
 }
 
 impl CassandraStore {
@@ -153,24 +163,48 @@ impl Inner {
         let db = Db::connect(options).await?;
         schema::ensure(&db, options).await?;
         db.prepare().await?;
+        // As the next start of this node would do; a Cassandra with too much to do need not end this one.
+        let again = ExponentialBuilder::new().with_min_delay(Duration::from_secs(1));
+        let begins = || Self::begin(&db, options, node_id, instance);
+        begins
+            .retry(again.with_max_times(AGAIN))
+            .when(|error| matches!(error, NotBegun::Unanswered(_)))
+            .notify(|error, pause| {
+                let error = CassandraError::from(error.clone());
+                say::warn!("{error}; this start tries it again in {pause:?}");
+            })
+            .await
+            .map_err(CassandraError::from)
+    }
+
+    /// Begins an incarnation, and takes over what dead ones left.
+    async fn begin(
+        db: &Db,
+        options: &CassandraOptions,
+        node_id: &str,
+        instance: &str,
+    ) -> Result<Self, NotBegun> {
         let (lanes, lease) = (options.outbox_lanes, options.lease);
         let incarnation =
-            Incarnation::begin(&db, node_id, instance, lanes, lease, options.shared).await?;
+            Incarnation::begin(db, node_id, instance, lanes, lease, options.shared).await?;
         incarnation.spawn_renewal(db.clone());
         let dead = if options.shared {
-            incarnation.claim_shared(&db).await?
+            incarnation.claim_shared(db).await?
         } else {
-            incarnation.claim_alone(&db).await?
+            incarnation.claim_alone(db).await?
         };
-        let (memory, wills, continued) = match Self::succeed(&db, &incarnation, dead, lanes).await {
+        let (memory, wills, continued) = match Self::succeed(db, &incarnation, dead, lanes).await {
             Ok(recovered) => recovered,
             Err(error) => {
-                incarnation.release(&db).await;
-                let why = format!("what stands in Cassandra cannot be read: {error}");
-                return Err(CassandraError(why));
+                incarnation.release(db).await;
+                return Err(match error {
+                    StoreError::Unavailable(why) => NotBegun::Unanswered(why),
+                    StoreError::Unusable(why) => NotBegun::Refused(unread(&why)),
+                });
             }
         };
         let (memory, sealing) = (Mutex::new(memory), tokio::sync::Mutex::new(()));
+        let db = db.clone();
         Ok(Self { db, incarnation, continued, memory, sealing, first_lane: lanes, wills })
     }
 
@@ -181,30 +215,35 @@ impl Inner {
         mut dead: Vec<Predecessor>,
         first_lane: u16,
     ) -> Result<(Memory, Vec<StoredWill>, Continued), StoreError> {
-        let highest = dead.iter().map(|one| one.stamps).max().unwrap_or_default();
+        let highest = dead.iter().map(|one| one.timestamps).max().unwrap_or_default();
         incarnation.raise(db, highest).await?;
-        if incarnation.line() != ALONE {
-            incarnation.join_line(db, &dead).await?;
-            estate::convert(db, incarnation, &mut dead).await?;
+        if incarnation.lineage() != ALONE {
+            incarnation.join_lineage(db, &dead).await?;
+            orphaned::convert(db, incarnation, &mut dead).await?;
         }
         // First what they were about to write: it may be of these.
-        recover::redo_all(db, &incarnation.stamps(), &dead).await?;
+        let timestamps = incarnation.timestamps();
+        recover::redo_all(db, &timestamps, &dead).await?;
+        dead::take_over(db, incarnation.number, &timestamps, &dead, &dead::Heads::default())
+            .await?;
+        let (batches, highest) = recover::peer_batches(db, &dead).await?;
         let continued = Continued {
-            numbers: dead.iter().map(|one| one.number).collect(),
-            batches: recover::peer_batches(db, &dead).await?,
-            open: recover::open_publishes(db, &dead).await?,
+            incarnations: dead.iter().map(Predecessor::sealed).collect(),
+            batches,
+            prepared: recover::prepared_publishes(db, &dead).await?,
         };
-        let open = &continued.open;
-        let (memory, wills) = recover::recover(db, incarnation, &dead, first_lane, open).await?;
+        let prepared = &continued.prepared;
+        let (memory, wills) =
+            recover::recover(db, incarnation, &dead, first_lane, prepared, highest).await?;
         Ok((memory, wills, continued))
     }
 
     /// Does what a plan says, once those are done that it follows.
     async fn write(&self, plan: &mut Plan, place: &mut Place) -> Result<(), StoreError> {
         self.may_begin()?;
-        for (id, stamp) in std::mem::take(&mut plan.deleted) {
+        for (id, timestamp) in std::mem::take(&mut plan.deleted) {
             for bucket in read::buckets_of(&self.db, id, 0).await?.into_keys() {
-                let values = vec![long(stamp), long(id), long(bucket)];
+                let values = vec![long(timestamp), long(id), long(bucket)];
                 plan.single.push(Bound { statement: S::DeleteQueue, values });
             }
         }
@@ -229,24 +268,32 @@ impl Inner {
         for batch in std::mem::take(&mut plan.batches) {
             writes.push(self.request(batch));
         }
-        writes.try_collect::<()>().await?;
+        let prepared = std::mem::take(&mut plan.prepared);
+        let prepared = async {
+            for batch in prepared {
+                self.request(batch).await?;
+            }
+            Ok(())
+        };
+        try_join(writes.try_collect::<()>(), prepared).await?;
         for stage in std::mem::take(&mut plan.then) {
             try_join_all(stage.into_iter().map(|bound| self.db.write(bound))).await?;
         }
         let last = std::mem::take(&mut plan.last);
         try_join_all(last.into_iter().map(|batch| self.request(batch))).await?;
-        for (client_id, id, stamp) in &plan.ended {
+        for (client_id, id, timestamp) in &plan.ended {
             self.may_begin()?;
-            let values = vec![text(client_id), long(*id), long(*stamp)];
+            let values = vec![text(client_id), long(*id), long(*timestamp)];
             let dropped = self.db.conditional(Bound { statement: S::DropHeld, values }).await?;
             if let Applied::No(Some(row)) = dropped
                 && row.optional_i64("id")?.map(i64::cast_unsigned) == Some(*id)
             {
                 return Err(holder::taken_over(client_id));
             }
-            let holding = self.memory.lock().held.as_ref().and_then(|held| held.get(*id));
-            if let Some(Holding { line, .. }) = holding {
-                self.db.write(plan::held_delete(line, *id, *stamp)).await?;
+            let holding =
+                self.memory.lock().owned_sessions.as_ref().and_then(|owned| owned.get(*id));
+            if let Some(Holding { lineage, .. }) = holding {
+                self.db.write(held_delete(lineage, *id, *timestamp)).await?;
             }
         }
         self.check()
@@ -264,41 +311,6 @@ impl Inner {
             Err(_) => memory.half_done = Some(half),
         }
         redone
-    }
-
-    /// Puts a plan into the journal; it may be begun then. Its turn has come. The slot.
-    async fn journal(&self, plan: &Plan) -> Result<i32, StoreError> {
-        let (slot, stamp) = {
-            let mut memory = self.memory.lock();
-            memory.last_slot = (memory.last_slot + 1) % journal::SLOTS;
-            memory.journal_used = true;
-            (memory.last_slot, memory.stamp())
-        };
-        let rows = journal::pack(plan, stamp).map_err(damaged)?;
-        let put = |(part, row): (i32, Vec<u8>)| {
-            let key = [long(self.incarnation.number), int(slot), int(part)];
-            let values = [&key[..], &[blob(row), long(stamp)]].concat();
-            self.db.write(Bound { statement: S::PutJournal, values })
-        };
-        let mut rows = (0..).zip(rows);
-        let first = rows.next();
-        stream::iter(rows).map(put).buffer_unordered(PARALLEL).try_collect::<()>().await?;
-        // With it the entry is whole.
-        if let Some(first) = first {
-            put(first).await?;
-        }
-        Ok(slot)
-    }
-
-    /// Everything that went by way of the journal is done, and nothing else is under way.
-    async fn clear_journal(&self, stamp: u64) {
-        for slot in 0..journal::SLOTS {
-            let values = vec![long(stamp), long(self.incarnation.number), int(slot)];
-            let cleared = self.db.write(Bound { statement: S::DeleteJournal, values }).await;
-            if cleared.is_err() {
-                self.memory.lock().journal_used = true;
-            }
-        }
     }
 
     async fn request(&self, mut bounds: Vec<Bound>) -> Result<(), StoreError> {
@@ -333,7 +345,7 @@ impl Inner {
     }
 
     async fn sessions(&self) -> Result<Vec<StoredSession>, StoreError> {
-        let ids = self.memory.lock().held.as_ref().map(Held::ids);
+        let ids = self.memory.lock().owned_sessions.as_ref().map(OwnedSessions::ids);
         let which = ids.as_ref().map_or(Which::All, |ids| Which::These(ids));
         let mut loaded = sessions::load(&self.db, which).await?;
         sessions::count(&self.db, &mut loaded).await?;
@@ -421,9 +433,9 @@ impl SessionStore for CassandraStore {
             }
             if last && result.is_ok() && memory.half_done.is_none() && memory.journal_used {
                 memory.journal_used = false;
-                let stamp = memory.stamp();
+                let timestamp = memory.timestamp();
                 let inner = Arc::clone(&inner);
-                tokio::spawn(async move { inner.clear_journal(stamp).await });
+                tokio::spawn(async move { inner.clear_journal(timestamp).await });
             }
             let adopted = !memory.adopted.is_empty();
             drop(memory);
@@ -448,14 +460,10 @@ impl SessionStore for CassandraStore {
         let inner = Arc::clone(&self.inner);
         self.run(async move {
             let own = read::wills(&inner.db, inner.incarnation.number).await?;
-            let wills: BTreeMap<_, _> = inner
-                .wills
-                .iter()
-                .cloned()
-                .chain(own)
-                .map(|will| (Arc::clone(&will.client_id), will))
-                .collect();
-            Ok(wills.into_values().collect())
+            let mut wills = inner.wills.clone();
+            wills.extend(own.into_iter().map(|(_, will)| will));
+            wills.sort_by_key(|will| will.connection);
+            Ok(wills)
         })
     }
 
@@ -491,6 +499,19 @@ impl SessionStore for CassandraStore {
             };
             let page = OutboxPage { lane, key, from, limit, max_bytes };
             read::outbox(&inner.db, &extents, page).await
+        })
+    }
+
+    fn dead_letters(
+        &self,
+        from: DeadId,
+        limit: usize,
+        max_bytes: usize,
+    ) -> StoreFuture<Vec<DeadLetter>> {
+        let inner = Arc::clone(&self.inner);
+        self.run(async move {
+            let incarnation = inner.incarnation.number;
+            dead::page(&inner.db, incarnation, from, limit, max_bytes).await
         })
     }
 

@@ -32,6 +32,7 @@ use cdrs_tokio::frame::{Envelope, Opcode, Version};
 use cdrs_tokio::frame_encoding::{FrameEncodingFactory as _, ProtocolFrameEncodingFactory};
 use cdrs_tokio::future::BoxFuture;
 use cdrs_tokio::transport::{CdrsTransport, TransportRustls, TransportTcp};
+use hydrant_actors::say;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
@@ -100,7 +101,8 @@ impl Connection {
     /// From here on nobody uses it, and the pool makes another.
     fn fail(&self, why: &str) {
         if !self.broken.swap(true, Relaxed) {
-            log::warn!("Cassandra node {}: connection left, {why}", self.wire.as_dyn().address());
+            let address = self.wire.as_dyn().address();
+            say::warn!(each: &address.to_string(), "Cassandra node {address}: connection left, {why}");
             if let Some(handler) = &self.error_handler {
                 // Full: it has been told already.
                 let _ = handler.try_send(Error::General(why.to_owned()));
@@ -371,6 +373,14 @@ impl GenericClusterConfig<Transport, Self> for Manager {
             .with_heartbeat_interval(HEARTBEAT)
             .build()
     }
+}
+
+/// Whether `cassandra.tls_ca` can be used.
+///
+/// # Errors
+/// One sentence about the file.
+pub fn check_tls(file: &Path) -> std::result::Result<(), String> {
+    client_config(file).map(|_| ())
 }
 
 /// Certificates are checked against the authorities in this file and no others.

@@ -4,9 +4,10 @@
 
 use std::path::PathBuf;
 
-use super::check::Reader;
 use super::keys::CONTACT_POINTS;
-use super::value::{Value, host_port};
+use super::reader::Reader;
+use super::servers;
+use super::value::Value;
 use crate::cassandra::{CassandraOptions, Level};
 
 /// Where Cassandra listens for CQL.
@@ -20,24 +21,12 @@ const MAX_BATCH: usize = 4 << 20;
 /// Reads every key of the section; `None` with another store, or without contact points.
 pub(super) fn options(r: &mut Reader<'_>) -> Option<CassandraOptions> {
     let wanted = r.text("storage.kind") == "cassandra" && !r.effective.bad.contains("storage.kind");
-    let given = match r.value(CONTACT_POINTS) {
-        Some(Value::List(points)) => points.clone(),
-        _ => Vec::new(),
-    };
-    if wanted && given.is_empty() && !r.effective.bad.contains(CONTACT_POINTS) {
+    let given = matches!(r.value(CONTACT_POINTS), Some(Value::List(_)));
+    if wanted && !given && !r.effective.bad.contains(CONTACT_POINTS) {
         let origin = r.origin("storage.kind");
         r.errors.push(origin, "storage.kind = \"cassandra\" needs cassandra.contact_points: set it to \"host:port\" of your Cassandra");
     }
-    let mut contact_points = Vec::with_capacity(given.len());
-    for point in &given {
-        match host_port(point, Some(PORT)) {
-            Some(point) => contact_points.push(point),
-            None => {
-                let origin = r.origin(CONTACT_POINTS);
-                r.errors.push(origin, format!("{CONTACT_POINTS}: \"{point}\" is not right: it must be \"host\", \"host:port\" or \"[::1]:9042\""));
-            }
-        }
-    }
+    let contact_points = servers::list(r, CONTACT_POINTS, Some(PORT));
     let packet_bytes: usize = r.number("limits.max_packet_size");
     r.cross(
         !wanted || packet_bytes <= MAX_PACKET,
@@ -97,7 +86,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::tests::from;
-    use super::super::{Loaded, load};
+    use super::super::{Loaded, Sources, load};
     use super::*;
 
     const BASE: &str = "[storage]\nkind = \"cassandra\"\n[cassandra]\ncontact_points = [\"a\", \"[::1]:9\", \"10.0.0.1:7\"]\n";
@@ -135,11 +124,16 @@ mod tests {
 
     #[test]
     fn the_section_is_checked_and_handed_on_only_when_it_is_used() {
-        let embedded = BASE.replace("kind = \"cassandra\"\n", "");
-        assert!(load(&from(&embedded)).unwrap().config.cassandra.is_none());
+        let mut embedded = from(BASE);
+        embedded.set = vec!["storage.kind=embedded".into()];
+        assert!(load(&embedded).unwrap().config.cassandra.is_none());
+        let wrong = BASE.replace("\"a\"", "\"::1\"");
+        let wrong = Sources { file: Some(("c.toml".into(), wrong)), ..embedded };
         assert!(
-            mistakes(&embedded.replace("\"a\"", "\"::1\""))[0]
-                .starts_with("c.toml:3: cassandra.contact_points: \"::1\" is not right")
+            load(&wrong)
+                .unwrap_err()
+                .to_string()
+                .starts_with("c.toml:4: cassandra.contact_points: \"::1\" is not right")
         );
         let found = mistakes("[storage]\nkind = \"cassandra\"\n");
         assert!(
@@ -186,8 +180,9 @@ mod tests {
                 && found[0].starts_with("c.toml:3: storage.batch_max_bytes is above 4MiB"),
             "{found:?}"
         );
-        let embedded = large("5MiB").replace("kind = \"cassandra\"\n", "");
-        assert!(load(&from(&embedded)).is_ok());
+        let mut embedded = from(&large("5MiB"));
+        embedded.set = vec!["storage.kind=embedded".into()];
+        assert!(load(&embedded).is_ok());
     }
 
     #[test]

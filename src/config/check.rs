@@ -15,100 +15,16 @@ use hydrant_actors::settings::{
 };
 use hydrant_protocol::AckLevel;
 
+use super::checked::{Config, ListenerConfig};
 use super::error::{ConfigErrors, Origin};
 use super::keys::{KEYS, PROPERTIES, parse_address};
+use super::reader::Reader;
 use super::source::Effective;
 use super::value::Value;
-use super::{Config, ListenerConfig};
-use super::{cassandra, cluster, listener, properties, routes};
+use super::{cassandra, cluster, listener, properties, records, routes, servers, switches};
 use crate::admin::AdminLimits;
 use crate::embedded::{LogOptions, StoreOptions, SyncPolicy};
 use crate::kafka::KafkaOptions;
-
-/// Reads values by path; what is amiss with the table itself is an error too, not a panic.
-pub(super) struct Reader<'a> {
-    pub(super) effective: &'a Effective,
-    pub(super) errors: ConfigErrors,
-    read: BTreeSet<&'a str>,
-}
-
-impl<'a> Reader<'a> {
-    pub(super) fn value(&mut self, path: &'a str) -> Option<&'a Value> {
-        self.read.insert(path);
-        self.effective.values.get(path).map(|resolved| &resolved.value)
-    }
-
-    pub(super) fn origin(&self, path: &str) -> Origin {
-        self.effective.values.get(path).map_or(Origin::Default, |r| r.origin.clone())
-    }
-
-    pub(super) fn internal(&mut self, path: &str) {
-        let origin = self.origin(path);
-        self.errors.push(origin, format!("{path}: the table of keys and its reader disagree"));
-    }
-
-    pub(super) fn number<T: TryFrom<u64> + Default>(&mut self, path: &'a str) -> T {
-        match self.value(path) {
-            Some(Value::Number(Some(n))) if let Ok(n) = T::try_from(*n) => n,
-            _ => {
-                self.internal(path);
-                T::default()
-            }
-        }
-    }
-
-    pub(super) fn time(&mut self, path: &'a str) -> Duration {
-        match self.value(path) {
-            Some(Value::Time(time)) => *time,
-            _ => {
-                self.internal(path);
-                Duration::ZERO
-            }
-        }
-    }
-
-    pub(super) fn flag(&mut self, path: &'a str) -> bool {
-        match self.value(path) {
-            Some(Value::Bool(b)) => *b,
-            _ => {
-                self.internal(path);
-                false
-            }
-        }
-    }
-
-    pub(super) fn text(&mut self, path: &'a str) -> &'a str {
-        match self.value(path) {
-            Some(Value::Text(text)) => text,
-            _ => {
-                self.internal(path);
-                ""
-            }
-        }
-    }
-
-    pub(super) fn address(&mut self, path: &'a str) -> SocketAddr {
-        let text = self.text(path);
-        parse_address(text).unwrap_or_else(|| {
-            self.internal(path);
-            ([127, 0, 0, 1], 0).into()
-        })
-    }
-
-    /// Reports at the later of the two keys' places, unless one of them is wrong by itself.
-    pub(super) fn cross(&mut self, holds: bool, keys: [&'a str; 2], message: &str) {
-        if !holds && !keys.iter().any(|key| self.effective.bad.contains(key)) {
-            let origin = self.origin(keys[0]).max(self.origin(keys[1]));
-            self.errors.push(origin, message);
-        }
-    }
-
-    fn ordered(&mut self, low: &'a str, high: &'a str) -> (Duration, Duration) {
-        let (min, max) = (self.time(low), self.time(high));
-        self.cross(min <= max, [low, high], &format!("{low} must not be above {high}"));
-        (min, max)
-    }
-}
 
 /// The checked configuration; `errors` holds what the layers had already.
 ///
@@ -123,7 +39,7 @@ pub(super) fn build(
     effective: &Effective,
     errors: ConfigErrors,
 ) -> Result<(Config, BTreeSet<&str>), ConfigErrors> {
-    let mut r = Reader { effective, errors, read: BTreeSet::new() };
+    let mut r = Reader::new(effective, errors);
     let workers = match r.value("node.workers") {
         Some(Value::Number(None)) => std::thread::available_parallelism().map_or(1, |n| n.get()),
         _ => r.number("node.workers"),
@@ -132,15 +48,20 @@ pub(super) fn build(
         "never" => SyncPolicy::Never,
         _ => SyncPolicy::Always,
     };
-    let log = log_settings(&mut r);
+    let mut log = log_settings(&mut r);
     let default_ack = routes::ack_level(r.text("route_default.ack")).unwrap_or_default();
+    let on_refused = routes::on_refused(r.text("route_default.on_refused")).unwrap_or_default();
     let mapping = routes::compile(&effective.routes, default_ack, &mut r.errors);
+    let mapping = mapping.map(|mapping| mapping.on_refused(on_refused));
     if log.kind == LogKind::None && !effective.bad.contains("log.kind") {
         acks_without_log(&mut r, default_ack);
     }
-    let kafka = kafka(&mut r, log.kind);
+    log.overflow_topic = records::overflow_topic(&mut r, log.kind, mapping.as_ref());
+    let kafka = kafka(&mut r, log.kind)
+        .map(|kafka| KafkaOptions { overflow_topic: log.overflow_topic.clone(), ..kafka });
     let cassandra = cassandra::options(&mut r);
     let cluster = cluster::options(&mut r);
+    switches::check(&mut r);
     let listener = ListenerConfig {
         address: r.address("listener.address"),
         backlog: r.number("listener.backlog"),
@@ -185,7 +106,7 @@ pub(super) fn build(
     let data_dir = PathBuf::from(r.text("node.data_dir"));
     let shutdown_deadline = r.time("node.shutdown_deadline");
     let drain_rate = r.number("node.drain_rate");
-    let (limits, session, storage) = (limits(&mut r), session(&mut r), storage(&mut r));
+    let (limits, session, storage) = (limits(&mut r, workers), session(&mut r), storage(&mut r));
     let supervision = supervision(&mut r);
     let (sys_interval, faults) = (r.time("sys.interval"), r.flag("debug.faults"));
     if mapping.is_none() && r.errors.0.is_empty() {
@@ -285,35 +206,55 @@ fn admin_limits(r: &mut Reader<'_>) -> AdminLimits {
     }
 }
 
-fn limits(r: &mut Reader<'_>) -> Limits {
+fn limits(r: &mut Reader<'_>, workers: usize) -> Limits {
+    let [packet, buffers] = ["limits.max_packet_size", "limits.max_buffer_bytes"];
+    let (max_packet_size, max_buffer_bytes) = (r.number(packet), r.number::<usize>(buffers));
+    r.cross(
+        max_packet_size <= max_buffer_bytes / 2 / workers.max(1),
+        [packet, buffers],
+        "limits.max_packet_size is above a thread's part of limits.max_buffer_bytes (half of it, divided by node.workers), and such a packet would never be whole: lower the one or raise the other",
+    );
     Limits {
         max_connections: r.number("limits.max_connections"),
         connect_rate: r.number("limits.connect_rate"),
         connect_timeout: r.time("limits.connect_timeout"),
-        max_packet_size: r.number("limits.max_packet_size"),
+        max_packet_size,
         max_topic_length: r.number("limits.max_topic_length"),
         max_topic_levels: r.number("limits.max_topic_levels"),
+        control_characters: r.text("limits.control_characters") == "allow",
         max_filters_per_subscribe: r.number("limits.max_filters_per_subscribe"),
         max_subscriptions: r.number("limits.max_subscriptions"),
         max_client_id_length: r.number("limits.max_client_id_length"),
         allow_empty_client_id: r.flag("limits.allow_empty_client_id"),
         max_keep_alive: r.number("limits.max_keep_alive"),
+        min_packet_rate: r.number("limits.min_packet_rate"),
+        packet_timeout: r.time("limits.packet_timeout"),
         max_unacknowledged: r.number("limits.max_unacknowledged"),
         max_output_bytes: r.number("limits.max_output_bytes"),
+        max_buffer_bytes,
         write_timeout: r.time("limits.write_timeout"),
         max_retained_messages: r.number("limits.max_retained_messages"),
         max_retained_bytes: r.number("limits.max_retained_bytes"),
         route_cache_entries: r.number("limits.route_cache_entries"),
+        route_cache_bytes: r.number("limits.route_cache_bytes"),
         max_router_bytes: r.number("limits.max_router_bytes"),
     }
 }
 
 fn session(r: &mut Reader<'_>) -> SessionSettings {
+    let [one, all] = ["session.max_bytes", "session.max_total_bytes"];
+    let (max_bytes, max_total_bytes) = (r.number(one), r.number(all));
+    r.cross(
+        max_bytes <= max_total_bytes,
+        [one, all],
+        "session.max_bytes, of one session, must not be above session.max_total_bytes, of all: lower the one or raise the other",
+    );
     SessionSettings {
         max_inflight: r.number("session.max_inflight"),
         max_queued_messages: r.number("session.max_queued_messages"),
         max_queued_bytes: r.number("session.max_queued_bytes"),
         max_queued_in_memory: r.number("session.max_queued_in_memory"),
+        max_queued_in_memory_bytes: r.number("session.max_queued_in_memory_bytes"),
         overflow: match r.text("session.overflow") {
             "drop_old" => Overflow::DropOld,
             _ => Overflow::DropNew,
@@ -321,6 +262,8 @@ fn session(r: &mut Reader<'_>) -> SessionSettings {
         queue_qos0: r.flag("session.queue_qos0"),
         expiry: r.time("session.expiry"),
         max_sessions: r.number("session.max_sessions"),
+        max_bytes,
+        max_total_bytes,
     }
 }
 
@@ -354,6 +297,8 @@ fn log_settings(r: &mut Reader<'_>) -> LogSettings {
         },
         max_pending_messages: r.number("log.max_pending_messages"),
         max_pending_bytes: r.number("log.max_pending_bytes"),
+        dead_letter_max_bytes: r.number("log.dead_letter_max_bytes"),
+        overflow_topic: None,
         retry_min,
         retry_max,
     }
@@ -382,41 +327,44 @@ fn supervision(r: &mut Reader<'_>) -> SupervisionSettings {
 
 /// `[kafka]` is checked whatever `log.kind` says, and handed on only with "kafka".
 fn kafka(r: &mut Reader<'_>, kind: LogKind) -> Option<KafkaOptions> {
-    let servers = match r.value("kafka.bootstrap_servers") {
-        Some(Value::List(servers)) => servers.join(","),
-        _ => String::new(),
-    };
+    let given = matches!(r.value("kafka.bootstrap_servers"), Some(Value::List(_)));
+    let servers = servers::list(r, "kafka.bootstrap_servers", None).join(",");
     let wanted = kind == LogKind::Kafka && !r.effective.bad.contains("log.kind");
-    if wanted && servers.is_empty() && !r.effective.bad.contains("kafka.bootstrap_servers") {
+    if wanted && !given && !r.effective.bad.contains("kafka.bootstrap_servers") {
         let origin = r.origin("log.kind");
         r.errors.push(origin, "log.kind = \"kafka\" needs kafka.bootstrap_servers: set it to \"host:port\" of your Kafka");
     }
     r.read.insert(PROPERTIES);
-    let properties = properties::check(&r.effective.properties, &mut r.errors);
-    let [packet, message] = ["limits.max_packet_size", "kafka.message_max_bytes"];
-    let (packet_bytes, message_max_bytes): (usize, usize) = (r.number(packet), r.number(message));
-    r.cross(
-        !wanted || packet_bytes <= message_max_bytes,
-        [packet, message],
-        "limits.max_packet_size is above kafka.message_max_bytes, and Kafka could never take such a message: lower the one or raise the other",
-    );
+    let before = r.errors.0.len();
+    let protocol = r.text("kafka.security_protocol");
+    let used = Some(protocol).filter(|_| wanted);
+    let checked = properties::check(&r.effective.properties, used, &mut r.errors);
+    let sound = r.errors.0.len() == before;
+    records::fit(r, wanted);
     let fixed = r.effective.routes.iter().map(|route| &route.config.topic);
     let mut options = KafkaOptions {
         bootstrap_servers: servers,
-        security_protocol: r.text("kafka.security_protocol").to_string(),
+        security_protocol: protocol.to_string(),
         linger: r.time("kafka.linger"),
         batch_size: r.number("kafka.batch_size"),
         batch_num_messages: r.number("kafka.batch_num_messages"),
         compression: r.text("kafka.compression").to_string(),
         queue_max_messages: r.number("kafka.queue_max_messages"),
         queue_max_bytes: r.number("kafka.queue_max_bytes"),
-        message_max_bytes,
+        message_max_bytes: r.number("kafka.message_max_bytes"),
         create_topics: r.flag("kafka.create_topics"),
         partitions: r.number("kafka.partitions"),
         replication_factor: r.number("kafka.replication_factor"),
         max_topics_created: r.number("kafka.max_topics_created"),
         max_topics_per_client: r.number("kafka.max_topics_per_client"),
+        overflow_topic: None,
         request_timeout: r.time("kafka.request_timeout"),
+        park_time: r.time("kafka.park_time"),
+        // The log actor keeps what waits: others must find room there.
+        parked_max_messages: r
+            .number::<usize>("kafka.queue_max_messages")
+            .min(r.number("log.max_pending_messages"))
+            / 4,
         message_timeout: Duration::ZERO,
         expected_topics: fixed.filter(|topic| !topic.contains('{')).cloned().collect(),
         properties: BTreeMap::new(),
@@ -424,11 +372,22 @@ fn kafka(r: &mut Reader<'_>, kind: LogKind) -> Option<KafkaOptions> {
     if !wanted || options.bootstrap_servers.is_empty() {
         return None;
     }
-    for sentence in options.check() {
-        let key = KEYS.iter().find(|key| sentence.contains(key.path));
-        let origin = r.origin(key.map_or("log.kind", |key| key.path));
+    let mut sentences = options.mistakes();
+    options.properties = checked;
+    // With a property refused, what is missing is known already.
+    if sound && sentences.is_empty() {
+        sentences.extend(options.unsupported());
+    }
+    for sentence in sentences {
+        let is_it = |name: &&String| sentence.starts_with(PROPERTIES) && sentence.contains(*name);
+        let origin = match r.effective.properties.keys().find(is_it) {
+            Some(name) => r.effective.properties[name].1.clone(),
+            None => {
+                let key = KEYS.iter().find(|key| sentence.contains(key.path));
+                r.origin(key.map_or("log.kind", |key| key.path))
+            }
+        };
         r.errors.push(origin, sentence);
     }
-    options.properties = properties;
     Some(options)
 }

@@ -4,9 +4,10 @@
 
 use std::path::PathBuf;
 
-use super::ClusterConfig;
-use super::check::Reader;
-use super::value::{Value, host_port};
+use super::checked::ClusterConfig;
+use super::reader::Reader;
+use super::servers;
+use super::value::host_port;
 use crate::zookeeper::{ZookeeperOptions, ZookeeperTls};
 
 /// Where ZooKeeper listens for its clients.
@@ -63,20 +64,7 @@ pub(super) fn options(r: &mut Reader<'_>) -> Option<ClusterConfig> {
 }
 
 fn zookeeper(r: &mut Reader<'_>) -> ZookeeperOptions {
-    let given = match r.value(SERVERS) {
-        Some(Value::List(servers)) => servers.clone(),
-        _ => Vec::new(),
-    };
-    let mut servers = Vec::with_capacity(given.len());
-    for server in &given {
-        match host_port(server, Some(PORT)) {
-            Some(server) => servers.push(server),
-            None => {
-                let origin = r.origin(SERVERS);
-                r.errors.push(origin, format!("{SERVERS}: \"{server}\" is not right: it must be \"host\", \"host:port\" or \"[::1]:2181\""));
-            }
-        }
-    }
+    let servers = servers::list(r, SERVERS, Some(PORT));
     let [username, password] = ["zookeeper.username", "zookeeper.password"];
     let credentials = (r.text(username).to_string(), r.text(password).to_string());
     r.cross(
@@ -208,10 +196,9 @@ mod tests {
     #[test]
     fn a_cluster_needs_a_store_that_its_nodes_share() {
         let found = mistakes(&BASE.replace("\"cassandra\"", "\"embedded\""));
-        assert!(
-            found.len() == 1 && found[0].starts_with("c.toml:6: a cluster cannot use the embedded"),
-            "{found:?}"
-        );
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("c.toml:4: cassandra.contact_points is set"), "{found:?}");
+        assert!(found[1].starts_with("c.toml:6: a cluster cannot use the embedded"), "{found:?}");
     }
 
     #[test]

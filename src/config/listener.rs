@@ -3,7 +3,7 @@
 use hydrant_actors::settings::Access;
 use hydrant_protocol::access::{AddressRules, IpNet, parse_network};
 
-use super::check::Reader;
+use super::reader::Reader;
 use super::value::Value;
 
 /// The default of `listener.proxy_from`, which the shipped file has, too.

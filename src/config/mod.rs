@@ -3,104 +3,49 @@
 //!
 //! - `keys`: the one table of keys, from which all the rest is derived.
 //! - `source`: the layers, and which value wins.
-//! - `value`: one value's check.
+//! - `environment`: names that begin with `HYDRANT_` and are no key; `RUST_LOG`.
+//! - `value`: one value's check; `units`: sizes and times; `servers`: lists of host and port.
+//! - `switches`: a section that is set while its switch is elsewhere.
 //! - `routes`, `properties`: the two parts with names of their own.
 //! - `cassandra`: `[cassandra]`; `cluster`: `[cluster]` and `[zookeeper]`; `listener`: who may connect.
-//! - `check`: from values to [`Config`], and what must hold between keys.
+//! - `reader`: values by their paths; `check`: from values to [`Config`] (`checked`), and what must hold between keys.
+//! - `preflight`: what else a start would refuse, for `broker config check`.
 //! - `print`: `broker config print`, and the text of `config.toml`.
 //!
 //! All mistakes are reported at once, each with line, variable or flag ([`ConfigErrors`]).
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod bounds;
 mod cassandra;
 mod check;
+mod checked;
 mod cluster;
+mod environment;
 mod error;
 mod keys;
 mod listener;
+mod preflight;
 mod print;
 mod properties;
+mod reader;
+mod records;
 mod routes;
+mod servers;
 mod source;
+mod switches;
 #[cfg(test)]
 mod tests;
+mod units;
 mod value;
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
 
-use hydrant_actors::settings::Settings;
-
-use crate::admin::AdminLimits;
-use crate::cassandra::CassandraOptions;
-use crate::embedded::{LogOptions, StoreOptions};
-use crate::kafka::KafkaOptions;
-use crate::zookeeper::ZookeeperOptions;
+pub use checked::{ClusterConfig, Config, ListenerConfig};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use print::shipped;
 use source::Effective;
 pub use source::Sources;
-
-/// A checked configuration. Not `Debug`: there are secrets in it.
-#[derive(Clone)]
-pub struct Config {
-    /// What the actor tree works with.
-    pub settings: Settings,
-    /// `node.data_dir`, as given (relative to the working directory).
-    pub data_dir: PathBuf,
-    /// `[listener]`.
-    pub listener: ListenerConfig,
-    /// `admin.address`; `None` when `admin.enabled` is false.
-    pub admin: Option<SocketAddr>,
-    /// `admin.agent_listen`; `None` is off.
-    pub agent: Option<SocketAddr>,
-    /// What a peer of the admin endpoints can use up; the rest of `[admin]`.
-    pub admin_limits: AdminLimits,
-    /// The embedded store's part of `[storage]`.
-    pub store: StoreOptions,
-    /// The embedded log's part of `[log]`.
-    pub log: LogOptions,
-    /// `[kafka]`; `Some` exactly when `log.kind` is "kafka".
-    pub kafka: Option<KafkaOptions>,
-    /// `[cassandra]`; `Some` exactly when `storage.kind` is "cassandra".
-    pub cassandra: Option<CassandraOptions>,
-    /// `[cluster]` and `[zookeeper]`; `Some` exactly when `cluster.kind` is "zookeeper".
-    pub cluster: Option<ClusterConfig>,
-}
-
-/// `[cluster]`: this node among others. `Debug` shows no secret.
-#[derive(Debug, Clone)]
-pub struct ClusterConfig {
-    /// `cluster.id`: the same on every node; another cluster's nodes are strangers.
-    pub id: Arc<str>,
-    /// `cluster.listen`: where other nodes connect; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// `cluster.advertise`: host and port as the others reach it; `None` is the bound address.
-    pub advertise: Option<String>,
-    /// `cluster.advertise_mqtt`: host and port as clients reach this node; empty is the bound
-    /// address of `[listener]`.
-    pub advertise_mqtt: Vec<String>,
-    /// `cluster.max_link_bytes`: waiting for one other node, in memory.
-    pub max_link_bytes: usize,
-    /// `[zookeeper]`.
-    pub zookeeper: ZookeeperOptions,
-}
-
-/// `[listener]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListenerConfig {
-    /// `listener.address`; port 0 takes a free one.
-    pub address: SocketAddr,
-    /// `listener.backlog`: sockets waiting to be accepted.
-    pub backlog: u32,
-    /// `listener.send_buffer` in bytes; `None` is the system's choice.
-    pub send_buffer: Option<usize>,
-    /// `listener.receive_buffer` in bytes; `None` is the system's choice.
-    pub receive_buffer: Option<usize>,
-    /// `listener.nodelay`: TCP_NODELAY.
-    pub nodelay: bool,
-}
 
 /// A checked configuration and where each of its values came from.
 #[derive(Clone)]
@@ -114,7 +59,28 @@ impl Loaded {
     /// The effective configuration as TOML, the source of each value as a comment, secrets as
     /// "***".
     pub fn print(&self) -> String {
-        print::effective(&self.effective)
+        print::effective(&self.effective, &self.config)
+    }
+
+    /// What a start would refuse beyond the text of the configuration, short of asking a server:
+    /// files that cannot be read, a data directory of another node, settings of Kafka that do not go
+    /// together.
+    ///
+    /// # Errors
+    /// Every such mistake.
+    pub fn preflight(&self) -> Result<(), ConfigErrors> {
+        preflight::check(&self.effective, &self.config)
+    }
+
+    /// What is no mistake and often not what was meant, and addresses that another machine may have; a
+    /// line each.
+    pub fn notes(&self) -> Vec<String> {
+        preflight::notes(&self.effective, &self.config)
+    }
+
+    /// Whether somebody has set this key, be it to its default.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.effective.values.get(key).is_some_and(|found| found.origin != Origin::Default)
     }
 }
 

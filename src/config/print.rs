@@ -1,16 +1,20 @@
 //! The table of keys as text: `broker config print`, and `config.toml` as it is shipped.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use toml::Value as Raw;
 
+use super::checked::Config;
 use super::keys::{CONTACT_POINTS, KEYS, Key, Kind, PROPERTIES, SECTIONS};
 use super::properties::is_secret;
-use super::source::Effective;
-use super::value::{from_text, size_text, time_text, words_text};
+use super::source::{Effective, Resolved};
+use super::units::{resolved_time, size_text, time_text};
+use super::value::{Value, from_text, words_text};
 
-/// The effective configuration: valid TOML, the origin of each value as a comment.
-pub fn effective(effective: &Effective) -> String {
+/// The effective configuration: valid TOML, the origin of each value as a comment, behind it what a
+/// size, a time or "auto" comes to.
+pub fn effective(effective: &Effective, config: &Config) -> String {
     let mut out = String::new();
     for (section, _) in SECTIONS {
         line(&mut out, &format!("[{section}]"));
@@ -20,7 +24,8 @@ pub fn effective(effective: &Effective) -> String {
                 Some(value) => {
                     let hidden = is_secret(name) && value.raw.as_str() != Some("");
                     let raw = if hidden { &secret() } else { &value.raw };
-                    line(&mut out, &format!("{name} = {raw} # {}", value.origin))
+                    let resolved = resolved(key, value, config);
+                    line(&mut out, &format!("{name} = {raw} # {}{resolved}", value.origin))
                 }
                 None if key.path == PROPERTIES => {
                     for (property, (raw, origin)) in &effective.properties {
@@ -37,11 +42,13 @@ pub fn effective(effective: &Effective) -> String {
         line(&mut out, &format!("[[route]] # {}", route.origin));
         let config = &route.config;
         let ack = config.ack.map(|level| level.as_str());
+        let on_refused = config.on_refused.map(|one| one.as_str());
         let parts = [
             ("filter", Some(config.filter.as_str())),
             ("topic", Some(config.topic.as_str())),
             ("key", config.key.as_deref()),
             ("ack", ack),
+            ("on_refused", on_refused),
         ];
         for (name, text) in parts {
             if let Some(text) = text {
@@ -55,6 +62,23 @@ pub fn effective(effective: &Effective) -> String {
     out
 }
 
+/// "; 65536 bytes" of "64KiB". Empty where the text says it all.
+fn resolved(key: &Key, value: &Resolved, config: &Config) -> String {
+    let text = match (key.kind, &value.value) {
+        _ if !value.raw.is_str() => return String::new(),
+        (Kind::Size { .. }, Value::Number(Some(bytes))) => format!("{bytes} bytes"),
+        (Kind::Duration { .. }, Value::Time(time)) => resolved_time(*time),
+        (Kind::Seconds { .. }, Value::Number(Some(n))) => resolved_time(Duration::from_secs(*n)),
+        (Kind::Auto { unit, .. }, Value::Number(None)) => match key.path {
+            "node.workers" => format!("{} {unit}", config.settings.workers),
+            "storage.max_in_flight" => format!("{} {unit}", config.settings.storage.max_in_flight),
+            _ => return String::new(),
+        },
+        _ => return String::new(),
+    };
+    format!("; {text}")
+}
+
 const HEAD: &str = r#"# Every key of Hydrant with its default. `broker` reads this file from its working directory, or
 # the one that --config names; without a file these defaults hold.
 #
@@ -63,8 +87,9 @@ const HEAD: &str = r#"# Every key of Hydrant with its default. `broker` reads th
 # --data-dir. `broker config check` reports every mistake at once, `broker config print` shows what
 # holds and where it came from.
 #
-# Sizes are bytes, or text with a unit: "64KiB", "256MiB", "4GiB". Times carry a unit: "250ms",
-# "15s", "2m", "7d".
+# Sizes are bytes, or text with a unit (B, KiB, MiB, GiB, TiB): "64KiB", "4GiB". Times carry a unit
+# (ms, s, m, h, d): "250ms", "15s", "2h 30m", "7d". A section whose switch is elsewhere ([kafka] with
+# log.kind = "embedded") may hold defaults only.
 "#;
 
 const ROUTES: &str = r#"# Rules from MQTT topic to Kafka (or embedded log) topic and key; the first that matches wins.
@@ -75,6 +100,7 @@ const ROUTES: &str = r#"# Rules from MQTT topic to Kafka (or embedded log) topic
 # topic = "device-thermo"
 # key = "{id}"       # without it, records have no key
 # ack = "kafka"      # without it, route_default.ack
+# on_refused = "disconnect" # without it, route_default.on_refused
 "#;
 
 /// `config.toml` as it is shipped, for `broker config default`. The test `config_toml_is_the_table` holds the file to it.
@@ -88,6 +114,9 @@ pub fn shipped() -> String {
                 Kind::Int { min, max, unit } => format!(" ({min} to {max} {unit})"),
                 Kind::Auto { min, max, unit } => format!(" (\"auto\", or {min} to {max} {unit})"),
                 Kind::Size { min, max } => format!(" ({} to {})", size_text(min), size_text(max)),
+                Kind::Seconds { max } => {
+                    format!(" (0s to {}, or a whole number of seconds)", time_text(max * 1000))
+                }
                 Kind::Duration { min, max } => {
                     format!(" ({} to {})", time_text(min), time_text(max))
                 }
@@ -202,15 +231,19 @@ mod tests {
             "[log]\nretention = \"36h\"\n[[route]]\nfilter = \"a/{x}\"\ntopic = \"t.a\"\nkey = \"{x}\"\n",
         );
         sources.env = env(&[("HYDRANT__LOG__MAX_TOPICS", "7")]);
-        sources.set = vec!["kafka.linger=9ms".into()];
+        sources.set = vec!["limits.max_keep_alive=2m".into(), "storage.cache_size=2097152".into()];
         sources.flags = vec![("--node-id", "node.id", "n7".into())];
         let loaded = load(&sources).unwrap();
         let printed = loaded.print();
         for line in [
             "id = \"n7\" # --node-id",
-            "retention = \"36h\" # c.toml:2",
+            "retention = \"36h\" # c.toml:2; 129600 seconds",
+            "retry_min = \"50ms\" # default; 50 milliseconds",
+            "max_keep_alive = \"2m\" # --set limits.max_keep_alive; 120 seconds",
+            "max_packet_size = \"1MiB\" # default; 1048576 bytes",
+            "cache_size = 2097152 # --set storage.cache_size",
             "max_topics = 7 # environment HYDRANT__LOG__MAX_TOPICS",
-            "linger = \"9ms\" # --set kafka.linger",
+            "max_in_flight = \"auto\" # default; 1 batches",
             "connect_rate = 5000 # default",
             "# bootstrap_servers is not set",
             "[[route]] # c.toml:3",

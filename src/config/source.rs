@@ -10,20 +10,19 @@ use std::ffi::OsString;
 use toml::Value as Raw;
 use toml::de::{DeTable, DeValue};
 
+use super::environment::{self, ENV_PREFIX};
 use super::error::{ConfigErrors, Origin};
 use super::keys::{self, KEYS, PROPERTIES, ROUTE, SECTIONS};
 use super::properties::is_secret;
 use super::routes::{self, RawRoute};
 use super::value::{self, Value};
 
-const ENV_PREFIX: &str = "HYDRANT__";
-
 /// What a configuration is made from, besides the built-in defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// Name (for messages) and text of the file.
     pub file: Option<(String, String)>,
-    /// The environment; only names that begin with `HYDRANT__` count.
+    /// The environment: names that begin with `HYDRANT_`, and `RUST_LOG`.
     pub env: Vec<(OsString, OsString)>,
     /// Each `section.key=value` of `--set`, in order.
     pub set: Vec<String>,
@@ -74,6 +73,7 @@ pub fn resolve(sources: &Sources, errors: &mut ConfigErrors) -> Effective {
     if let Some((name, text)) = &sources.file {
         read_file(name, text, &mut entries, &mut effective, errors);
     }
+    environment::check(&sources.env, errors);
     read_env(&sources.env, &mut entries, errors);
     for pair in &sources.set {
         match pair.split_once('=') {
@@ -109,8 +109,8 @@ fn settle(entry: Entry, effective: &mut Effective, errors: &mut ConfigErrors) {
         return;
     }
     let Some(key) = keys::find(&path) else {
-        let near = keys::nearest(&path).map(|k| format!(", the nearest is \"{k}\""));
-        errors.push(origin, format!("unknown key \"{path}\"{}", near.unwrap_or_default()));
+        let near = nearest(&path, &raw, &origin);
+        errors.push(origin, format!("unknown key \"{path}\"{near}"));
         return;
     };
     match value::check(key, &raw) {
@@ -124,6 +124,42 @@ fn settle(entry: Entry, effective: &mut Effective, errors: &mut ConfigErrors) {
             errors.push(origin, format!("{path} {rule}"));
         }
     }
+}
+
+/// What an unknown key was meant to be, as the end of a sentence; empty where nothing is near.
+fn nearest(path: &str, raw: &Raw, origin: &Origin) -> String {
+    let written = |key: &str| match origin {
+        Origin::Env(_) => environment::variable(key),
+        _ => format!("\"{key}\""),
+    };
+    // One part only, or other separators or capitals: what it says is enough.
+    let meant = match keys::same_letters(path) {
+        Some(key) => vec![key],
+        None if !path.contains('.') => without_section(path, raw),
+        None => Vec::new(),
+    };
+    match meant.as_slice() {
+        [] => match keys::nearest(path) {
+            Some(key) => format!(", the nearest is \"{key}\""),
+            None => String::new(),
+        },
+        keys => {
+            let keys: Vec<String> = keys.iter().map(|key| written(key)).collect();
+            format!(", did you mean {}?", keys.join(" or "))
+        }
+    }
+}
+
+/// The keys of this name, in whatever section; where some of them take the value, those.
+fn without_section(name: &str, raw: &Raw) -> Vec<&'static str> {
+    let named =
+        || KEYS.iter().filter(|key| key.path.split_once('.').is_some_and(|(_, n)| n == name));
+    let takes = |key: &&keys::Key| match raw {
+        Raw::String(text) => value::check(key, &value::from_text(key.kind, text)).is_ok(),
+        raw => value::check(key, raw).is_ok(),
+    };
+    let fits: Vec<_> = named().filter(takes).map(|key| key.path).collect();
+    if fits.is_empty() { named().map(|key| key.path).collect() } else { fits }
 }
 
 /// The text of an environment variable or of `--set`.
@@ -190,6 +226,7 @@ fn read_file(
         // Any key could be the one that was lost: nothing is said about keys taken together.
         effective.bad.extend(KEYS.iter().map(|key| key.path));
     }
+    let broken = Broken { headless: headless(text, &broken), lines: broken };
     // What the parser recovered on a broken line would only bring a second, misleading error.
     let mut found = ConfigErrors::default();
     let first = to.len();
@@ -221,8 +258,12 @@ fn read_file(
                 );
             }
             _ => {
-                let near = keys::nearest(&format!(".{section}"));
-                let near = near.map(|k| format!(", the nearest is \"{k}\""));
+                let raw = value::from_toml(value.get_ref()).unwrap_or(Raw::Boolean(true));
+                let near = match without_section(section, &raw).as_slice() {
+                    [] => keys::nearest(&format!(".{section}")).map(|k| format!("\"{k}\"")),
+                    keys => Some(format!("\"{}\"", keys.join("\" or \""))),
+                };
+                let near = near.map(|near| format!(", the nearest is {near}"));
                 found.push(
                     origin,
                     format!("key \"{section}\" is in no section{}", near.unwrap_or_default()),
@@ -231,8 +272,39 @@ fn read_file(
         }
     }
     let recovered = to.split_off(first);
-    to.extend(recovered.into_iter().filter(|entry| !broken.contains(&entry.origin)));
-    errors.0.extend(found.0.into_iter().filter(|error| !broken.contains(&error.origin)));
+    to.extend(recovered.into_iter().filter(|entry| !broken.holds(&entry.origin)));
+    errors.0.extend(found.0.into_iter().filter(|error| !broken.holds(&error.origin)));
+}
+
+/// Lines of which nothing more is said, since the parser could not read them.
+struct Broken {
+    lines: BTreeSet<Origin>,
+    /// First and last line of what stands below a broken `[section]`: whose keys those are is unknown.
+    headless: Vec<(usize, usize)>,
+}
+
+impl Broken {
+    fn holds(&self, origin: &Origin) -> bool {
+        let below =
+            |line: &usize| self.headless.iter().any(|(from, to)| (from..=to).contains(&line));
+        self.lines.contains(origin) || matches!(origin, Origin::File { line, .. } if below(line))
+    }
+}
+
+/// From each broken line that begins a section to the line before the next section.
+fn headless(text: &str, broken: &BTreeSet<Origin>) -> Vec<(usize, usize)> {
+    let heads: Vec<usize> = (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| line.trim_start().starts_with('['))
+        .map(|(number, _)| number)
+        .collect();
+    let is_broken = |number: &usize| {
+        broken.iter().any(|o| matches!(o, Origin::File { line, .. } if line == number))
+    };
+    let end = |number: usize| {
+        heads.iter().find(|head| **head > number).map_or(usize::MAX, |head| head - 1)
+    };
+    heads.iter().filter(|number| is_broken(number)).map(|number| (*number, end(*number))).collect()
 }
 
 fn is_section(name: &str) -> bool {

@@ -5,12 +5,17 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use hydrant_actors::settings::{LogKind, Overflow};
-use hydrant_protocol::AckLevel;
 use hydrant_protocol::access::AddressRules;
+use hydrant_protocol::{AckLevel, OnRefused};
 
 use super::keys::KEYS;
 use super::*;
+use crate::admin::AdminLimits;
 use crate::embedded::SyncPolicy;
+use crate::embedded::{LogOptions, StoreOptions};
+use crate::kafka::KafkaOptions;
+
+mod strict;
 
 pub fn from(file: &str) -> Sources {
     Sources { file: Some(("c.toml".into(), file.into())), ..Sources::default() }
@@ -178,7 +183,7 @@ ack = "stord"
             r#"c.toml:9: log.max_pending_messages must be a whole number, not a string "many""#,
             r#"c.toml:10: unknown key "log.max_inflight", the nearest is "session.max_inflight""#,
             "c.toml:12: limits.max_connections = 0 is out of range: 1 to 10000000 connections",
-            "c.toml:13: limits.connect_timeout must be a time with its unit, as in",
+            "c.toml:13: limits.connect_timeout = 10 has no unit: 10 of what? Write \"10s\" or \"10m\"",
             r#"c.toml:14: limits.max_packet_size must be a size, as in "64KiB" or 65536, not a string "64 kilos""#,
             r#"c.toml:15: unknown key "limits.nodelay", the nearest is "listener.nodelay""#,
             "c.toml:18: storage.retry_min must not be above storage.retry_max",
@@ -244,7 +249,7 @@ fn each_layer_wins_over_those_before_it() {
         ("HYDRANT__LIMITS__MAX_CONNECTIONS", "2"),
         ("HYDRANT__LIMITS__CONNECT_RATE", "2"),
         ("HYDRANT__LISTENER__ADDRESS", "127.0.0.1:2"),
-        ("HYDRANT_OTHER", "x"),
+        ("OTHER_HYDRANT", "x"),
         ("PATH", "/bin"),
     ]);
     assert_eq!(at(&sources), (1, 2, 2, 2));
@@ -300,7 +305,7 @@ fn mistakes_in_overrides_name_variable_and_flag() {
         "environment HYDRANT__LIMITS__CONNECT_RATE: limits.connect_rate must be a whole number, not a string \"fast\"",
         "environment HYDRANT__LOG__KNID: unknown key \"log.knid\", the nearest is \"log.kind\"",
         "environment HYDRANT__ROUTE__KEY: routes are read from the file only",
-        "--set node.workers: node.workers = 0 is out of range: 1 to 256 threads",
+        "--set node.workers: node.workers = 0 is out of range: 1 to 256 threads, or \"auto\"",
         "--set nonsense: must be section.key=value",
         "--set sessoin.expiry: unknown key \"sessoin.expiry\", the nearest is \"session.expiry\"",
         "--listen: listener.address = \"1883\" is not right: it must be an IP address and a port",
@@ -343,7 +348,7 @@ fn what_must_hold_between_keys() {
     let kafka = "[log]\nkind = \"kafka\"\n[kafka]\nbootstrap_servers = [\"a:1\", \"b:2\"]\n";
     assert_eq!(load(&from(kafka)).unwrap().config.kafka.unwrap().bootstrap_servers, "a:1,b:2");
     let large = format!("{kafka}[limits]\nmax_packet_size = \"2MiB\"\n");
-    assert_mistakes(&large, &["c.toml:6: limits.max_packet_size is above kafka.message_max_bytes"]);
+    assert_mistakes(&large, &["c.toml:6: limits.max_packet_size = 2097152 can make a record of "]);
     #[cfg(not(feature = "kafka-tls"))]
     {
         let tls = format!("{kafka}security_protocol = \"ssl\"\n");
@@ -361,14 +366,19 @@ fn what_must_hold_between_keys() {
 fn kafka_properties() {
     let kafka =
         "[log]\nkind = \"kafka\"\n[kafka]\nbootstrap_servers = \"a:1\"\n[kafka.properties]\n";
+    let login = kafka.replace(
+        "[kafka.properties]",
+        "security_protocol = \"sasl_plaintext\"\n[kafka.properties]\nsasl.mechanism = \"PLAIN\"",
+    );
     let mut sources =
-        from(&format!("{kafka}\"socket.keepalive.enable\" = true\nstatistics.interval.ms = 0\n"));
+        from(&format!("{login}\"socket.keepalive.enable\" = true\nstatistics.interval.ms = 0\n"));
     sources.set = vec!["kafka.properties.sasl.password=hush".into()];
     sources.env = env(&[("HYDRANT__KAFKA__PROPERTIES__CLIENT__RACK", "r1")]);
     let loaded = load(&sources).unwrap();
     let properties = loaded.config.kafka.as_ref().unwrap().properties.clone();
     let expected = [
         ("client.rack", "r1"),
+        ("sasl.mechanism", "PLAIN"),
         ("sasl.password", "hush"),
         ("socket.keepalive.enable", "true"),
         ("statistics.interval.ms", "0"),
@@ -386,8 +396,7 @@ fn kafka_properties() {
         "{printed}"
     );
 
-    let wrong =
-        format!("{kafka}acks = 1\nsocket.keepalive.enabel = true\n\"sasl.mechanism\" = [1]\n");
+    let wrong = format!("{kafka}acks = 1\nsocket.keepalive.enabel = true\n\"client.rack\" = [1]\n");
     let found = mistakes(&from(&wrong));
     assert_eq!(found.len(), 3, "{found:#?}");
     assert!(found[0].starts_with("c.toml:6: ") && found[0].contains("acks"), "{found:#?}");
@@ -396,7 +405,7 @@ fn kafka_properties() {
         "{found:#?}"
     );
     assert!(
-        found[2].starts_with("c.toml:8: kafka.properties.sasl.mechanism must be a string"),
+        found[2].starts_with("c.toml:8: kafka.properties.client.rack must be a string"),
         "{found:#?}"
     );
 }
@@ -427,4 +436,90 @@ fn refused_routes_come_with_the_other_mistakes() {
             && found[1].starts_with("c.toml:3: route "),
         "{found:#?}"
     );
+}
+
+const KAFKA: &str = "[log]\nkind = \"kafka\"\n[kafka]\nbootstrap_servers = \"a:1\"\n";
+
+#[test]
+fn the_largest_packet_makes_a_record_that_kafka_takes() {
+    assert!(load(&from(KAFKA)).is_ok(), "the defaults fit");
+    let more = 65_535 + 1_024 + 355;
+    let (packet, message) = (2 << 20, 1152 << 10);
+    let (record, set) = (packet + more, message - more);
+    let sentence = format!(
+        "c.toml:6: limits.max_packet_size = {packet} can make a record of {record} bytes, with topic and client id in \
+         its key and headers, and kafka.message_max_bytes = {message}: set limits.max_packet_size to {set} or less, or \
+         raise kafka.message_max_bytes with max.message.bytes of topics that others make"
+    );
+    assert_mistakes(&format!("{KAFKA}[limits]\nmax_packet_size = \"2MiB\"\n"), &[&sentence]);
+    for limits in [
+        format!("max_packet_size = {set}"),
+        // A shorter topic leaves more.
+        "max_packet_size = \"1150KiB\"\nmax_topic_length = 100".to_owned(),
+    ] {
+        let file = format!("{KAFKA}[limits]\n{limits}\n");
+        assert!(load(&from(&file)).is_ok(), "{limits}");
+    }
+    let key = "k".repeat(100);
+    let route =
+        format!("[[route]]\nfilter = \"a/{{x}}\"\ntopic = \"t.a\"\nkey = \"{key}/{{x}}\"\n");
+    let file = format!("{KAFKA}[limits]\nmax_packet_size = {set}\n{route}");
+    assert_mistakes(&file, &["c.toml:6: limits.max_packet_size"]);
+    // Only where there is Kafka.
+    assert!(load(&from("[limits]\nmax_packet_size = \"2MiB\"\n")).is_ok());
+}
+
+#[test]
+fn the_overflow_topic_is_one_that_no_rule_makes() {
+    let overflow = |file: &str| {
+        let config = load(&from(file)).unwrap().config;
+        let kafka = config.kafka.map(|kafka| kafka.overflow_topic);
+        assert!(kafka.is_none_or(|kafka| kafka == config.settings.log.overflow_topic));
+        config.settings.log.overflow_topic
+    };
+    assert_eq!(overflow(KAFKA).as_deref(), Some("mqtt.overflow"));
+    assert_eq!(overflow(""), None, "there are no caps");
+    assert_eq!(overflow(&format!("{KAFKA}overflow_topic = \"\"\n")), None);
+    let with = |name: &str, route: &str| format!("{KAFKA}overflow_topic = \"{name}\"\n{route}");
+    for name in ["a b", "..", "__consumer_offsets"] {
+        let sentence =
+            format!("c.toml:5: kafka.overflow_topic = \"{name}\" is not right: it must be ");
+        assert_mistakes(&with(name, ""), &[&sentence]);
+    }
+    for name in ["mqtt", "mqtt-overflow"] {
+        let sentence = format!(
+            "c.toml:5: kafka.overflow_topic = \"{name}\" is a topic that the default rule makes"
+        );
+        assert_mistakes(&with(name, ""), &[&sentence]);
+    }
+    let route = |key: &str| {
+        format!("[[route]]\nfilter = \"{{all...}}\"\ntopic = \"mqtt.other\"\nkey = \"{key}\"\n")
+    };
+    assert_eq!(overflow(&with("mqtt.other", &route("{all}"))).as_deref(), Some("mqtt.other"));
+    assert_mistakes(
+        &with("mqtt.other", &route("x/{all}")),
+        &[
+            "c.toml:5: kafka.overflow_topic = \"mqtt.other\" is a topic that line 6: route '{all...}' makes",
+        ],
+    );
+    let route = "[[route]]\nfilter = \"logs/{x}\"\ntopic = \"logs.{x}\"\n";
+    assert_mistakes(&with("logs.over", route), &["c.toml:5: kafka.overflow_topic"]);
+    assert_eq!(overflow(&with("logs2.over", route)).as_deref(), Some("logs2.over"));
+}
+
+#[test]
+fn what_becomes_of_a_refused_record_is_chosen_by_route() {
+    let route =
+        |line: &str| format!("[[route]]\nfilter = \"a/{{x}}\"\ntopic = \"t.{{x}}\"\n{line}");
+    let file = format!(
+        "[log]\ndead_letter_max_bytes = \"3MiB\"\n[route_default]\non_refused = \"disconnect\"\n{}",
+        route("on_refused = \"dead-letter\"\n")
+    );
+    let loaded = load(&from(&file)).unwrap();
+    let settings = &loaded.config.settings;
+    assert_eq!(settings.log.dead_letter_max_bytes, 3 << 20);
+    let of = |topic: &str| settings.mapping.map(topic).on_refused;
+    assert_eq!([of("a/b"), of("b/a/c")], [OnRefused::DeadLetter, OnRefused::Disconnect]);
+    assert!(loaded.print().contains("on_refused = \"dead-letter\""), "{}", loaded.print());
+    assert_mistakes(&route("on_refused = \"drop\"\n"), &["c.toml:4: on_refused "]);
 }

@@ -9,13 +9,16 @@ use toml::Value as Raw;
 use toml::de::DeValue;
 
 use super::keys::{self, Key, Kind};
+use super::units::{self, Wrong, size_text, time_text};
+
+const A_TIME: &str = "a time with its unit, as in \"250ms\", \"15s\" or \"7d\"";
 
 /// A value past its check, in the key's kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// Of `Bool`.
     Bool(bool),
-    /// Of `Int`, `Size` (bytes) and `Auto` ("auto" is `None`).
+    /// Of `Int`, `Size` (bytes), `Seconds` and `Auto` ("auto" is `None`).
     Number(Option<u64>),
     /// Of `Duration`.
     Time(Duration),
@@ -49,9 +52,14 @@ pub fn from_text(kind: Kind, text: &str) -> Raw {
     match (kind, parsed) {
         (_, Some(parsed @ Raw::String(_))) => parsed,
         (kind, Some(parsed @ Raw::Array(_))) if !matches!(kind, Kind::Text(_)) => parsed,
-        (Kind::Bool | Kind::Int { .. } | Kind::Auto { .. } | Kind::Size { .. }, Some(parsed)) => {
-            parsed
-        }
+        (
+            Kind::Bool
+            | Kind::Int { .. }
+            | Kind::Auto { .. }
+            | Kind::Size { .. }
+            | Kind::Seconds { .. },
+            Some(parsed),
+        ) => parsed,
         _ => Raw::String(text.to_string()),
     }
 }
@@ -65,23 +73,24 @@ pub fn check(key: &Key, raw: &Raw) -> Result<Value, String> {
         (Kind::Bool, _) => wrong("true or false"),
         (Kind::Auto { .. }, Raw::String(word)) if word == "auto" => Ok(Value::Number(None)),
         (Kind::Int { min, max, unit } | Kind::Auto { min, max, unit }, Raw::Integer(i)) => {
+            let auto = if matches!(key.kind, Kind::Auto { .. }) { ", or \"auto\"" } else { "" };
             match u64::try_from(*i) {
                 Ok(n) if (min..=max).contains(&n) => Ok(Value::Number(Some(n))),
-                _ => Err(format!("= {i} is out of range: {min} to {max} {unit}")),
+                _ => Err(format!("= {i} is out of range: {min} to {max} {unit}{auto}")),
             }
         }
         (Kind::Int { .. }, _) => wrong("a whole number"),
         (Kind::Auto { .. }, _) => wrong("a whole number or \"auto\""),
         (Kind::Size { min, max }, Raw::Integer(_) | Raw::String(_)) => {
             let bytes = match raw {
-                Raw::Integer(i) => u64::try_from(*i).ok(),
-                Raw::String(text) => text.parse::<bytesize::ByteSize>().ok().map(|s| s.as_u64()),
-                _ => None,
+                Raw::String(text) => units::size(text),
+                _ => Ok(raw.as_integer().and_then(|i| u64::try_from(i).ok()).unwrap_or(u64::MAX)),
             };
             match bytes {
-                Some(n) if (min..=max).contains(&n) => Ok(Value::Number(Some(n))),
-                None if raw.is_str() => wrong("a size, as in \"64KiB\" or 65536"),
-                _ => Err(format!(
+                Ok(n) if (min..=max).contains(&n) => Ok(Value::Number(Some(n))),
+                Err(Wrong::Unit(rule)) => Err(rule),
+                Err(_) => wrong("a size, as in \"64KiB\" or 65536"),
+                Ok(_) => Err(format!(
                     "= {raw} is out of range: {} to {}",
                     size_text(min),
                     size_text(max)
@@ -89,17 +98,42 @@ pub fn check(key: &Key, raw: &Raw) -> Result<Value, String> {
             }
         }
         (Kind::Size { .. }, _) => wrong("a size, as in \"64KiB\" or 65536"),
-        (Kind::Duration { .. }, Raw::Integer(0)) => check(key, &Raw::String("0s".into())),
-        (Kind::Duration { min, max }, Raw::String(text)) => match humantime::parse_duration(text) {
-            Ok(time) if (millis(min)..=millis(max)).contains(&time) => Ok(Value::Time(time)),
-            Ok(_) => {
-                Err(format!("= {raw} is out of range: {} to {}", time_text(min), time_text(max)))
-            }
-            Err(_) => wrong("a time with its unit, as in \"250ms\", \"15s\" or \"7d\""),
+        (Kind::Seconds { max }, Raw::Integer(i)) => match u64::try_from(*i) {
+            Ok(n) if n <= max => Ok(Value::Number(Some(n))),
+            _ => Err(format!("= {i} is out of range: 0 to {max} seconds")),
         },
-        (Kind::Duration { .. }, _) => {
-            wrong("a time with its unit, as in \"250ms\", \"15s\" or \"7d\"")
+        (Kind::Seconds { max }, Raw::String(text)) => match units::time(text) {
+            Ok(time) if time.subsec_millis() == 0 && time.as_secs() <= max => {
+                Ok(Value::Number(Some(time.as_secs())))
+            }
+            Ok(_) => Err(format!("= {raw} is out of range: 0 to {max} seconds, whole ones")),
+            Err(Wrong::NoUnit(n)) if n <= max => Ok(Value::Number(Some(n))),
+            Err(Wrong::Unit(rule)) => Err(rule),
+            Err(_) => wrong("a time with its unit, or a whole number of seconds"),
+        },
+        (Kind::Seconds { .. }, _) => wrong("a time with its unit, or a whole number of seconds"),
+        (Kind::Duration { min, max }, Raw::Integer(_) | Raw::String(_)) => {
+            let time = match raw {
+                Raw::String(text) => units::time(text),
+                Raw::Integer(0) => Ok(Duration::ZERO),
+                _ => raw
+                    .as_integer()
+                    .and_then(|i| u64::try_from(i).ok())
+                    .map_or(Ok(Duration::MAX), |n| Err(Wrong::NoUnit(n))),
+            };
+            match time {
+                Ok(time) if (millis(min)..=millis(max)).contains(&time) => Ok(Value::Time(time)),
+                Ok(_) => Err(format!(
+                    "= {raw} is out of range: {} to {}",
+                    time_text(min),
+                    time_text(max)
+                )),
+                Err(Wrong::NoUnit(number)) => Err(no_unit(number, min, max)),
+                Err(Wrong::Unit(rule)) => Err(rule),
+                Err(Wrong::Other) => wrong(A_TIME),
+            }
         }
+        (Kind::Duration { .. }, _) => wrong(A_TIME),
         (Kind::Choice(words), Raw::String(word)) => match words.iter().find(|w| *w == word) {
             Some(word) => Ok(Value::Text((*word).to_string())),
             None => Err(not_one_of(&raw.to_string(), word, words)),
@@ -184,19 +218,13 @@ const fn millis(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// `1MiB`, for messages and `config.toml`.
-pub fn size_text(bytes: u64) -> String {
-    let units = ["", "KiB", "MiB", "GiB", "TiB"];
-    let mut power = 0;
-    while power + 1 < units.len() && bytes != 0 && bytes.is_multiple_of(1 << (10 * (power + 1))) {
-        power += 1;
-    }
-    format!("{}{}", bytes >> (10 * power), units[power])
-}
-
-/// `15s`, for messages and `config.toml`.
-pub fn time_text(ms: u64) -> String {
-    humantime::format_duration(millis(ms)).to_string()
+/// "= 10 has no unit: 10 of what? Write "10s", "10m" or "10d"".
+fn no_unit(number: u64, min: u64, max: u64) -> String {
+    let mut proposals: Vec<String> =
+        units::proposals(number, min, max).iter().map(|text| format!("\"{text}\"")).collect();
+    let last = proposals.pop().unwrap_or_else(|| format!("\"{}\"", time_text(max)));
+    let several = if proposals.is_empty() { String::new() } else { proposals.join(", ") + " or " };
+    format!("= {number} has no unit: {number} of what? Write {several}{last}")
 }
 
 /// `"a", "b"`.

@@ -20,8 +20,12 @@ use serde::{Deserialize, Serialize};
 use super::journal::cut_torn_batch;
 use super::{OpenError, SyncPolicy};
 
-/// The newest format that this code reads, and the one it writes.
-pub(super) const FORMAT: u32 = 1;
+/// The newest format of a part that this code reads, and the one it writes. Of a store, format 2 keys wills by their
+/// connection; the rows of format 1 are read as they are, so a store of format 1 becomes one of format 2 when it is
+/// opened.
+const fn format_of(part: &str) -> u32 {
+    if matches!(part.as_bytes(), b"store") { 2 } else { 1 }
+}
 const IDENTITY: &str = "identity.json";
 /// A memtable is flushed, and with it the journal turned over, after so many bytes.
 const JOURNAL_TURN: u64 = 32 << 20;
@@ -58,14 +62,20 @@ pub(super) fn open(
 ) -> Result<Guarded, OpenError> {
     let not_writable = |source| not_writable(dir, source);
     fs::create_dir_all(dir).map_err(not_writable)?;
-    identify(dir, part, node)?;
+    let older = identify(dir, part, node)?;
     clear_unfinished(dir).map_err(not_writable)?;
-    match open_fjall(dir, cache_size, journal_max_size) {
+    let opened = match open_fjall(dir, cache_size, journal_max_size) {
         Err(OpenError::Damaged { .. }) if cut_torn_batch(dir).unwrap_or(false) => {
             open_fjall(dir, cache_size, journal_max_size)
         }
         opened => opened,
+    }?;
+    // Only now is its lock ours, and nothing is written yet: an older broker refuses it from here on.
+    if let Some(identity) = older {
+        write_identity(dir, &dir.join(IDENTITY), &identity).map_err(not_writable)?;
+        log::info!("the folder {} has format {} now", dir.display(), identity.format);
     }
+    Ok(opened)
 }
 
 fn open_fjall(dir: &Path, cache_size: u64, journal_max_size: u64) -> Result<Guarded, OpenError> {
@@ -123,24 +133,55 @@ pub(super) fn open_error(dir: &Path, error: fjall::Error) -> OpenError {
     }
 }
 
-fn identify(dir: &Path, part: &str, node: &str) -> Result<(), OpenError> {
-    let path = dir.join(IDENTITY);
-    let not_writable = |source| not_writable(dir, source);
-    let text = match fs::read(&path) {
+/// Whose it is. Of an older format: what it becomes when it is opened. A new folder becomes this node's.
+fn identify(dir: &Path, part: &str, node: &str) -> Result<Option<Identity>, OpenError> {
+    let supported = format_of(part);
+    match read_identity(dir, part, node)? {
+        Some(found) if found.format < supported => {
+            Ok(Some(Identity { format: supported, ..found }))
+        }
+        Some(_) => Ok(None),
+        None => {
+            let identity = Identity { part: part.into(), format: supported, node: node.into() };
+            let written = write_identity(dir, &dir.join(IDENTITY), &identity);
+            written.map(|()| None).map_err(|source| not_writable(dir, source))
+        }
+    }
+}
+
+/// Whether this node can have the folder; it need not be there.
+///
+/// # Errors
+/// It is another node's, of a newer format, or damaged.
+pub fn check_folder(dir: &Path, part: &str, node: &str) -> Result<(), OpenError> {
+    read_identity(dir, part, node).map(|_| ())
+}
+
+/// The node that the folders of this data directory belong to, where one of them says so.
+pub fn node_of(data_dir: &Path) -> Option<String> {
+    ["store", "log"].iter().find_map(|folder| {
+        let text = fs::read(data_dir.join(folder).join(IDENTITY)).ok()?;
+        Some(serde_json::from_slice::<Identity>(&text).ok()?.node)
+    })
+}
+
+/// `None` for a new folder.
+fn read_identity(dir: &Path, part: &str, node: &str) -> Result<Option<Identity>, OpenError> {
+    let supported = format_of(part);
+    let text = match fs::read(dir.join(IDENTITY)) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             if dir.join("version").exists() {
                 return Err(damaged(dir, format!("{IDENTITY} is missing")));
             }
-            let identity = Identity { part: part.into(), format: FORMAT, node: node.into() };
-            return write_identity(dir, &path, &identity).map_err(not_writable);
+            return Ok(None);
         }
-        Err(error) => return Err(not_writable(error)),
+        Err(error) => return Err(not_writable(dir, error)),
     };
     let bad = |error: serde_json::Error| damaged(dir, format!("{IDENTITY}: {error}"));
     let found = serde_json::from_slice::<FormatOnly>(&text).map_err(bad)?.format;
-    if found > FORMAT {
-        return Err(OpenError::Newer { dir: dir.into(), found, supported: FORMAT });
+    if found > supported {
+        return Err(OpenError::Newer { dir: dir.into(), found, supported });
     }
     let identity: Identity = serde_json::from_slice(&text).map_err(bad)?;
     if identity.part != part {
@@ -150,7 +191,7 @@ fn identify(dir: &Path, part: &str, node: &str) -> Result<(), OpenError> {
         let (found, wanted) = (identity.node, node.into());
         return Err(OpenError::OtherNode { dir: dir.into(), found, wanted });
     }
-    Ok(())
+    Ok(Some(identity))
 }
 
 fn write_identity(dir: &Path, path: &Path, identity: &Identity) -> std::io::Result<()> {

@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use hydrant_actors::say;
 use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: &[u8] = b"FJL\x03";
@@ -41,7 +42,7 @@ pub(super) fn cut_torn_batch(dir: &Path) -> io::Result<bool> {
     if good >= used || (good + 1..used).any(|at| batch_end(&bytes, at).is_some()) {
         return Ok(false);
     }
-    log::warn!(
+    say::warn!(
         "{}: cut {} bytes of a batch that was being written when the power went",
         journal.display(),
         used - good

@@ -15,74 +15,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use hydrant_actors::clock::{Clock, unix_ms};
 use hydrant_actors::ports::{LogError, LogRecord, MessageLog, Report, StoreError};
+use hydrant_actors::say;
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
+use super::OpenError;
+use super::log_options::{LogOptions, TopicInfo};
 use super::segments::Segments;
 use super::store::spawn;
-use super::{OpenError, SyncPolicy};
 
 /// Retention is looked at so often.
 const SWEEP: Duration = Duration::from_secs(1);
 /// A group's name ends here, in bytes.
 const GROUP_MAX: usize = 255;
-
-/// How the log works: the embedded log's part of `[log]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogOptions {
-    /// `storage.sync`, one policy for store and log: when a record is reported `Ok`.
-    pub sync: SyncPolicy,
-    /// `log.cache_size`: bytes of block cache (reading only).
-    pub cache_size: u64,
-    /// `log.journal_max_size`: bytes of journal; at least 64 MiB.
-    pub journal_max_size: u64,
-    /// `log.max_pending_bytes`: bytes taken and not reported, by [`LogRecord::cost`].
-    pub max_pending_bytes: usize,
-    /// `log.batch_max_records`: records in one batch, and so in one sync.
-    pub batch_max_records: usize,
-    /// `log.batch_max_bytes`: bytes in one batch.
-    pub batch_max_bytes: usize,
-    /// `log.retention`: records older than this go, with their segment (up to an eighth later); zero keeps all.
-    pub retention_age: Duration,
-    /// `log.retention_bytes`: past so many bytes the oldest segment goes; 0 keeps all.
-    pub retention_bytes: u64,
-    /// `log.segment_size`: bytes in one segment, which is also what stays in memory; at most a quarter of
-    /// `retention_bytes`.
-    pub segment_bytes: u64,
-    /// `log.max_topics`: a further topic is refused.
-    pub max_topics: usize,
-}
-
-impl Default for LogOptions {
-    fn default() -> Self {
-        Self {
-            sync: SyncPolicy::Always,
-            cache_size: 8 << 20,
-            journal_max_size: 128 << 20,
-            max_pending_bytes: 128 << 20,
-            batch_max_records: 8192,
-            batch_max_bytes: 2 << 20,
-            retention_age: Duration::from_secs(24 * 3600),
-            retention_bytes: 1 << 30,
-            segment_bytes: 32 << 20,
-            max_topics: 10_000,
-        }
-    }
-}
-
-/// A topic as it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicInfo {
-    /// Its name.
-    pub name: Arc<str>,
-    /// The oldest offset there is; `end` when there is none.
-    pub first: u64,
-    /// One past the newest offset.
-    pub end: u64,
-}
 
 type Sink = Box<dyn Fn(Vec<Report>) + Send + Sync>;
 
@@ -101,9 +50,10 @@ struct Queue {
     stop: bool,
 }
 
-struct Shared {
+struct EmbeddedLogState {
     dir: PathBuf,
     node: String,
+    clock: Clock,
     options: LogOptions,
     queue: Mutex<Queue>,
     work: Condvar,
@@ -116,7 +66,7 @@ struct Shared {
 
 /// The message log on fjall. Dropping it waits for what was taken.
 pub struct EmbeddedLog {
-    shared: Arc<Shared>,
+    shared: Arc<EmbeddedLogState>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -133,10 +83,11 @@ impl EmbeddedLog {
         if options.retention_bytes > 0 {
             options.segment_bytes = options.segment_bytes.min(options.retention_bytes / 4).max(1);
         }
-        let segments = Segments::open(dir, node_id, &options, now_ms())?;
-        let shared = Arc::new(Shared {
+        let segments = Segments::open(dir, node_id, &options, unix_ms())?;
+        let shared = Arc::new(EmbeddedLogState {
             dir: dir.into(),
             node: node_id.into(),
+            clock: Clock::default(),
             options,
             queue: Mutex::default(),
             work: Condvar::new(),
@@ -236,22 +187,17 @@ fn reason(error: StoreError) -> String {
     }
 }
 
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 impl Drop for EmbeddedLog {
     fn drop(&mut self) {
         self.shared.queue.lock().stop = true;
         self.shared.work.notify_all();
         if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
-            log::error!("the embedded log's thread panicked");
+            say::error!("the embedded log's thread panicked");
         }
     }
 }
 
-impl Shared {
+impl EmbeddedLogState {
     fn write_loop(&self) {
         let mut swept = Instant::now();
         let mut batch = Vec::new();
@@ -327,7 +273,7 @@ impl Shared {
         if let Some(sink) = self.sink.get()
             && catch_unwind(AssertUnwindSafe(|| sink(reports))).is_err()
         {
-            log::error!("whoever takes the embedded log's reports panicked");
+            say::error!("whoever takes the embedded log's reports panicked");
         }
         let mut queue = self.queue.lock();
         queue.outstanding -= count;
@@ -338,20 +284,20 @@ impl Shared {
 
     fn write(&self, batch: &[LogRecord]) -> Result<Vec<(usize, LogError)>, String> {
         if self.segments.read().is_none() {
-            let segments = Segments::open(&self.dir, &self.node, &self.options, now_ms());
+            let segments = Segments::open(&self.dir, &self.node, &self.options, unix_ms());
             *self.segments.write() = Some(segments.map_err(|error| error.to_string())?);
-            log::info!("embedded log in {} open again", self.dir.display());
+            say::info!("embedded log in {} open again", self.dir.display());
         }
-        self.guarded(|segments| segments.append(batch, &self.options, now_ms()))
+        self.guarded(|segments| segments.append(batch, &self.options, unix_ms()))
     }
 
     /// Bounded: what one look does not finish, the next does.
     fn sweep(&self) {
+        // A wall clock that was set forward makes nothing old; what was written by it leaves later.
+        let now_ms = self.clock.now_ms().min(unix_ms());
         for _ in 0..16 {
             if self.segments.read().is_none()
-                || !self
-                    .guarded(|segments| segments.sweep(&self.options, now_ms()))
-                    .unwrap_or(false)
+                || !self.guarded(|segments| segments.sweep(&self.options, now_ms)).unwrap_or(false)
             {
                 return;
             }
@@ -374,7 +320,7 @@ impl Shared {
                 Err(_) => "the storage engine panicked, see the log".into(),
             }
         };
-        log::error!("embedded log in {} closed: {error}", self.dir.display());
+        say::error!("embedded log in {} closed: {error}", self.dir.display());
         *self.segments.write() = None;
         // The engine's threads let go of its files shortly after it is dropped.
         std::thread::sleep(Duration::from_millis(50));
@@ -404,7 +350,7 @@ impl MessageLog for EmbeddedLog {
 
     fn on_report(&self, sink: Sink) {
         if self.shared.sink.set(sink).is_err() {
-            log::error!("the embedded log's reports already go somewhere");
+            say::error!("the embedded log's reports already go somewhere");
         }
     }
 

@@ -19,14 +19,18 @@
 //!   buckets and segments, too slow for anything smaller.
 
 mod database;
+mod dead;
 mod journal;
 mod keys;
 mod log;
+mod log_options;
 mod outbox;
 #[cfg(test)]
 mod power_cut;
+mod row;
 mod segments;
 mod store;
+mod store_options;
 #[cfg(any(test, feature = "servers"))]
 #[doc(hidden)]
 pub mod suite;
@@ -36,8 +40,11 @@ use std::path::{Path, PathBuf};
 
 use hydrant_actors::ports::StoreError;
 
-pub use log::{EmbeddedLog, LogOptions, TopicInfo};
-pub use store::{EmbeddedStore, StoreOptions};
+pub use database::{check_folder, node_of};
+pub use log::EmbeddedLog;
+pub use log_options::{LogOptions, TopicInfo};
+pub use store::EmbeddedStore;
+pub use store_options::StoreOptions;
 
 /// `storage.sync`: when a write is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 
 use fjall::Keyspace;
 use hydrant_actors::ports::{LaneState, Lanes, LogRecord, StoreError};
+use hydrant_actors::say;
 use parking_lot::Mutex;
 
 use super::database::{Guarded, store_error};
-use super::tables::Row;
+use super::row::Row;
 use crate::rows::{ROW_MAX, RowBuilder, RowReader, damaged, number_at};
 
 const PREFIX: &str = "outbox-";
@@ -214,7 +215,7 @@ impl Outbox {
     pub(super) fn committed(&self, db: &Guarded, changes: Changes) {
         for bucket in changes.full {
             if let Err(error) = bucket.rotate_memtable() {
-                log::warn!("outbox bucket {} not flushed: {error}", &**bucket.name());
+                say::warn!("outbox bucket {} not flushed: {error}", &**bucket.name());
             }
         }
         let mut lanes = self.lanes.lock();
@@ -234,7 +235,7 @@ impl Outbox {
             if let Some((_, bucket)) = lane.buckets.pop_first()
                 && let Err(error) = db.db().delete_keyspace(bucket)
             {
-                log::warn!("an outbox bucket was not dropped: {error}");
+                say::warn!("an outbox bucket was not dropped: {error}");
             }
         }
     }

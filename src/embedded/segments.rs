@@ -19,7 +19,7 @@ use hydrant_actors::ports::{LogError, LogRecord, StoreError};
 use parking_lot::RwLock;
 
 use super::database::{Guarded, open, open_error, store_error};
-use super::log::{LogOptions, TopicInfo};
+use super::log_options::{LogOptions, TopicInfo};
 use super::outbox::PackedReader;
 use super::{OpenError, SyncPolicy};
 use crate::rows::{self, ROW_MAX, RowBuilder, RowReader, damaged, number_at};

@@ -22,15 +22,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hydrant_actors::ports::{
-    Lanes, LogRecord, QueueEntry, SessionId, SessionStore, StoreError, StoreFuture, StoreOp,
-    StoredSession, StoredWill,
+    DeadId, DeadLetter, Lanes, LogRecord, QueueEntry, SessionId, SessionStore, StoreError,
+    StoreFuture, StoreOp, StoredSession, StoredWill,
 };
+use hydrant_actors::say;
 use hydrant_protocol::Message;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
+use super::OpenError;
+use super::store_options::StoreOptions;
 use super::tables::{Committed, Engine};
-use super::{OpenError, SyncPolicy};
 
 /// Writes, and reads, that may wait for their thread.
 const QUEUE: usize = 1024;
@@ -41,32 +43,7 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(250);
 /// An idle writer looks for garbage so often.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// How the store works: the embedded store's part of `[storage]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoreOptions {
-    /// `storage.sync`: when a write is answered.
-    pub sync: SyncPolicy,
-    /// `storage.cache_size`: bytes of block cache.
-    pub cache_size: u64,
-    /// `storage.journal_max_size`: bytes of journal (and so, about, of memory tables) before tables
-    /// are flushed; at least 64 MiB.
-    pub journal_max_size: u64,
-    /// Not a key: positions of an outbox lane in one bucket, which is dropped whole.
-    pub bucket_entries: u64,
-}
-
-impl Default for StoreOptions {
-    fn default() -> Self {
-        Self {
-            sync: SyncPolicy::Always,
-            cache_size: 64 << 20,
-            journal_max_size: 512 << 20,
-            bucket_entries: 65_536,
-        }
-    }
-}
-
-struct Shared {
+struct EmbeddedStoreState {
     dir: PathBuf,
     node: String,
     options: StoreOptions,
@@ -97,7 +74,7 @@ type Read = Box<dyn FnOnce(Result<&Engine, StoreError>) + Send>;
 
 /// The session store on fjall. Dropping it waits for what was handed over.
 pub struct EmbeddedStore {
-    shared: Arc<Shared>,
+    shared: Arc<EmbeddedStoreState>,
     writes: Option<SyncSender<Write>>,
     reads: Option<SyncSender<Read>>,
     threads: Vec<JoinHandle<()>>,
@@ -111,7 +88,7 @@ impl EmbeddedStore {
     /// [`OpenError`], one sentence each.
     pub fn open(dir: &Path, node_id: &str, options: StoreOptions) -> Result<Arc<Self>, OpenError> {
         let engine = Engine::open(dir, node_id, &options)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(EmbeddedStoreState {
             dir: dir.into(),
             node: node_id.into(),
             options,
@@ -167,13 +144,13 @@ impl Drop for EmbeddedStore {
         self.reads = None;
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                log::error!("a thread of the embedded store panicked");
+                say::error!("a thread of the embedded store panicked");
             }
         }
     }
 }
 
-impl Shared {
+impl EmbeddedStoreState {
     fn write_loop(&self, queue: &Receiver<Write>) {
         let mut next_attempt = Instant::now();
         let mut group = Vec::new();
@@ -261,7 +238,7 @@ impl Shared {
                 }
             }
         };
-        log::error!("embedded store in {} closed: {error}", self.dir.display());
+        say::error!("embedded store in {} closed: {error}", self.dir.display());
         *self.closed.lock() = Some(error.clone());
         *self.engine.write() = None;
         *next_attempt = Instant::now() + REOPEN_PAUSE;
@@ -281,7 +258,7 @@ impl Shared {
         *next_attempt = Instant::now() + REOPEN_PAUSE;
         match Engine::open(&self.dir, &self.node, &self.options) {
             Ok(engine) => {
-                log::info!("embedded store in {} open again", self.dir.display());
+                say::info!("embedded store in {} open again", self.dir.display());
                 *self.engine.write() = Some(engine);
                 *self.closed.lock() = None;
                 Ok(())
@@ -307,7 +284,7 @@ impl Shared {
                 closed().unwrap_or_else(|| StoreError::Unavailable("the store is closed".into()))
             });
             if catch_unwind(AssertUnwindSafe(|| read(engine))).is_err() {
-                log::error!("a read of the embedded store panicked");
+                say::error!("a read of the embedded store panicked");
             }
         }
     }
@@ -340,7 +317,7 @@ impl Gate {
 
 /// A write's answer; polled to its end or dropped, its failure counts as seen.
 struct Pending {
-    shared: Arc<Shared>,
+    shared: Arc<EmbeddedStoreState>,
     answer: oneshot::Receiver<Result<(), StoreError>>,
     done: bool,
 }
@@ -428,6 +405,15 @@ impl SessionStore for EmbeddedStore {
         max_bytes: usize,
     ) -> StoreFuture<Vec<LogRecord>> {
         self.read(move |engine| engine.outbox.read(lane, from, limit, max_bytes))
+    }
+
+    fn dead_letters(
+        &self,
+        from: DeadId,
+        limit: usize,
+        max_bytes: usize,
+    ) -> StoreFuture<Vec<DeadLetter>> {
+        self.read(move |engine| engine.dead_letters(from, limit, max_bytes))
     }
 
     fn describe(&self) -> String {

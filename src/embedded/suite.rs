@@ -11,13 +11,16 @@
     reason = "a test suite"
 )]
 
+pub mod dead;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hydrant_actors::ports::{
-    LogRecord, OutboxPosition, OutgoingStage, QueueEntry, SessionStore, StoreFuture, StoreOp,
-    StoredSession, StoredSubscription, StoredWill,
+    DeadId, DeadLetter, LogRecord, OutboxPosition, OutgoingStage, QueueEntry, SessionStore,
+    StoreFuture, StoreOp, StoredSession, StoredSubscription, StoredWill,
 };
+use hydrant_protocol::session::RangeSet;
 use hydrant_protocol::{Message, PacketId, Properties, QoS};
 
 /// Opens a case's store.
@@ -35,6 +38,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("retained_and_wills", retained_and_wills),
     ("outbox_lanes_and_cursors", outbox_lanes_and_cursors),
     ("outbox_written_again", outbox_written_again),
+    ("dead_letters", dead::dead_letters),
     ("every_op_twice", every_op_twice),
     ("order_of_writes", order_of_writes),
     ("concurrent_access", concurrent_access),
@@ -167,6 +171,7 @@ fn sessions_and_subscriptions(open: &Open<'_>) {
             queued: 0,
             queued_bytes: 0,
             last_sequence: 0,
+            left: RangeSet::default(),
         }
     );
     assert_eq!(found[2].disconnected_ms, Some(5));
@@ -205,6 +210,9 @@ fn queue_order_and_paging(open: &Open<'_>) {
     let first = sessions.iter().find(|s| s.id == 1).unwrap();
     let bytes: usize = [1, 2, 5, 300].map(|s| entry(s).message.cost()).iter().sum();
     assert_eq!((first.queued, first.queued_bytes, first.last_sequence), (4, bytes as u64, 300));
+    let mut left = first.left.clone();
+    let left: Vec<_> = std::iter::from_fn(|| left.pop_first()).collect();
+    assert_eq!(left, [1, 2, 5, 300]);
 }
 
 fn qos2_state(open: &Open<'_>) {
@@ -275,10 +283,12 @@ fn deleted_session_leaves_nothing(open: &Open<'_>) {
 
 fn retained_and_wills(open: &Open<'_>) {
     let store = open();
-    let will = |id: &str, payload| StoredWill {
+    let will = |id: &str, connection, payload| StoredWill {
         client_id: id.into(),
+        connection,
         message: message("will", payload, true),
     };
+    let end = |id: &str, connection| StoreOp::DeleteWill { client_id: id.into(), connection };
     write(
         &store,
         vec![
@@ -288,21 +298,36 @@ fn retained_and_wills(open: &Open<'_>) {
             StoreOp::PutRetained { message: message("gone", "x", true), version: 4 },
             StoreOp::DeleteRetained { topic: "gone".into(), version: 5 },
             StoreOp::DeleteRetained { topic: "never".into(), version: 6 },
-            StoreOp::PutWill { will: will("one", "first") },
-            StoreOp::PutWill { will: will("one", "second") },
-            StoreOp::PutWill { will: will("", "no name") },
-            StoreOp::PutWill { will: will("two", "x") },
-            StoreOp::DeleteWill { client_id: "two".into() },
+            // One client's side by side; the end of one is not that of another.
+            StoreOp::PutWill { will: will("one", 1, "first") },
+            StoreOp::PutWill { will: will("one", 2, "second") },
+            StoreOp::PutWill { will: will("one", 1 << 40, "third") },
+            StoreOp::PutWill { will: will("", 3, "no name") },
+            StoreOp::PutWill { will: will("two", 4, "x") },
+            end("two", 4),
+            end("two", 5),
+            end("one", 4),
         ],
     );
+    write(&store, vec![end("one", 1)]);
+    // In the place of one that has ended there is room for another.
+    write(&store, vec![StoreOp::PutWill { will: will("one", 6, "fourth") }]);
     drop(store);
     let store = open();
     let mut retained = messages(&store);
     retained.sort_by(|a, b| a.topic.cmp(&b.topic));
     assert_eq!(retained, [message("a/b", "x", true), message("b", "new", true)]);
-    let mut wills = wait(store.wills());
-    wills.sort_by(|a, b| a.client_id.cmp(&b.client_id));
-    assert_eq!(wills, [will("", "no name"), will("one", "second")]);
+    let all = [
+        will("one", 2, "second"),
+        will("", 3, "no name"),
+        will("one", 6, "fourth"),
+        will("one", 1 << 40, "third"),
+    ];
+    assert_eq!(wait(store.wills()), all);
+    // They end the same after a restart.
+    write(&store, vec![end("one", 2), end("one", 1 << 40)]);
+    drop(store);
+    assert_eq!(wait(open().wills()), [all[1].clone(), all[2].clone()]);
 }
 
 fn check_outbox(store: &Arc<dyn SessionStore>, lane: u16, from: u64, end: u64) {
@@ -383,7 +408,8 @@ fn outbox_written_again(open: &Open<'_>) {
 
 fn every_op_twice(open: &Open<'_>) {
     let store = open();
-    let will = StoredWill { client_id: "c".into(), message: message("w", "x", false) };
+    let client_id = Arc::from("c");
+    let will = StoredWill { client_id, connection: 7, message: message("w", "x", false) };
     let mut ops = vec![
         put_session(1),
         put_session(2),
@@ -406,11 +432,15 @@ fn every_op_twice(open: &Open<'_>) {
         StoreOp::PutRetained { message: message("s", "x", true), version: 8 },
         StoreOp::DeleteRetained { topic: "s".into(), version: 9 },
         StoreOp::PutWill { will: will.clone() },
-        StoreOp::DeleteWill { client_id: "other".into() },
+        StoreOp::DeleteWill { client_id: "c".into(), connection: 8 },
         StoreOp::DeleteSession { id: 2, client_id: "client2".into() },
     ];
     ops.extend(put_outbox(0, 0..30));
     ops.push(StoreOp::MoveCursor { lane: 0, position: 10 });
+    let (kept, dropped) = (dead::letter(1), dead::letter(2));
+    ops.push(StoreOp::PutDeadLetter { letter: Arc::new(kept.clone()) });
+    ops.push(StoreOp::PutDeadLetter { letter: Arc::new(dropped.clone()) });
+    ops.push(StoreOp::DropDeadLetter { id: dropped.id });
     write(&store, ops.clone());
     for op in ops.clone() {
         write(&store, vec![op.clone()]);
@@ -422,6 +452,7 @@ fn every_op_twice(open: &Open<'_>) {
     let sessions = wait(store.sessions());
     assert_eq!(sessions.len(), 1);
     assert_eq!(sessions[0].queued, 1);
+    assert_eq!(dead::all(&store), [kept]);
     // At least the highest that is queued, at most the highest that ever was.
     assert!((1..=2).contains(&sessions[0].last_sequence));
     assert_eq!((sessions[0].subscriptions.len(), &sessions[0].receipts[..]), (1, &[packet(4)][..]));

@@ -15,36 +15,23 @@ use hydrant_actors::ports::{
     OutgoingStage, QueueEntry, SessionId, StoreError, StoreOp, StoredSession, StoredSubscription,
     StoredWill,
 };
+use hydrant_protocol::session::RangeSet;
 use hydrant_protocol::{Message, PacketId, QoS};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::OpenError;
 use super::database::{Guarded, open, open_error, store_error};
 use super::keys::{
-    outgoing_value, queue_key, queue_place, receipt_key, subscription_key, will_key,
+    outgoing_value, queue_key, queue_place, receipt_key, subscription_key, will_key, will_place,
 };
 use super::outbox::{Changes, Outbox};
-use super::{OpenError, StoreOptions};
+use super::row::Row;
+use super::store_options::StoreOptions;
 use crate::rows::{self, RowError, damaged, number_at};
 
 /// Rows removed at once of what one deleted session leaves.
 pub(super) const CHUNK: usize = 1000;
-/// One change of one key.
-pub(super) struct Row {
-    keyspace: Keyspace,
-    key: UserKey,
-    value: Option<UserValue>,
-}
-
-impl Row {
-    pub(super) fn put(keyspace: &Keyspace, key: UserKey, value: UserValue) -> Self {
-        Self { keyspace: keyspace.clone(), key, value: Some(value) }
-    }
-
-    fn remove(keyspace: &Keyspace, key: UserKey) -> Self {
-        Self { keyspace: keyspace.clone(), key, value: None }
-    }
-}
 
 #[derive(Serialize, Deserialize)]
 struct SessionRow {
@@ -63,6 +50,7 @@ pub(super) struct Engine {
     outgoing: Keyspace,
     retained: Keyspace,
     wills: Keyspace,
+    pub(super) dead_letters: Keyspace,
     pub(super) outbox: Outbox,
     /// Keys in `outgoing`, so that a QoS 1 entry's removal costs one row and not two.
     outgoing_keys: Mutex<HashSet<(SessionId, u64)>>,
@@ -97,6 +85,7 @@ impl Engine {
             outgoing,
             retained: table("retained", 8 << 20)?,
             wills: table("wills", 4 << 20)?,
+            dead_letters: table("dead_letters", 8 << 20)?,
             outbox,
             outgoing_keys: Mutex::new(outgoing_keys),
             garbage: Mutex::new(BTreeSet::new()),
@@ -143,6 +132,7 @@ impl Engine {
             &self.outgoing,
             &self.retained,
             &self.wills,
+            &self.dead_letters,
         ];
         self.db.commit(batch, sync, bytes, touched.into_iter()).map_err(store_error)?;
         Ok(bytes)
@@ -207,13 +197,14 @@ impl Engine {
             StoreOp::DeleteRetained { topic, .. } => {
                 rows.push(Row::remove(&self.retained, topic.as_bytes().into()));
             }
-            StoreOp::PutWill { will: StoredWill { client_id, message } } => {
+            StoreOp::PutWill { will: StoredWill { client_id, connection, message } } => {
                 let value =
                     rows::encode_message(message, message.qos, message.retain).map_err(damaged)?;
-                rows.push(Row::put(&self.wills, will_key(client_id), value.into()));
+                let key = will_key(client_id, *connection);
+                rows.push(Row::put(&self.wills, key, value.into()));
             }
-            StoreOp::DeleteWill { client_id } => {
-                rows.push(Row::remove(&self.wills, will_key(client_id)));
+            StoreOp::DeleteWill { client_id, connection } => {
+                rows.push(Row::remove(&self.wills, will_key(client_id, *connection)));
             }
             StoreOp::PutOutbox { record, position } => {
                 self.outbox.put(
@@ -224,15 +215,19 @@ impl Engine {
                     (position.lane, position.position),
                 )?;
             }
-            // A node that has its store for itself has no heir.
+            // A node that has its store for itself has no successor.
             StoreOp::PutPeerBatch { .. }
+            | StoreOp::ExceptPeerBatch { .. }
+            | StoreOp::CompletePeerBatch { .. }
             | StoreOp::ForgetPeerBatches { .. }
-            | StoreOp::PutOpen(_)
-            | StoreOp::OpenQueued { .. }
-            | StoreOp::ForgetOpen { .. } => {}
+            | StoreOp::Prepare(_)
+            | StoreOp::Committed { .. }
+            | StoreOp::ForgetPrepared { .. } => {}
             StoreOp::MoveCursor { lane, position } => {
                 self.outbox.move_cursor(changes, *lane, *position)
             }
+            StoreOp::PutDeadLetter { letter } => self.put_dead_letter(letter, rows)?,
+            StoreOp::DropDeadLetter { id } => self.drop_dead_letter(*id, rows),
         }
         Ok(())
     }
@@ -320,6 +315,7 @@ impl Engine {
                 queued: 0,
                 queued_bytes: 0,
                 last_sequence: 0,
+                left: RangeSet::default(),
             };
             subscriptions.up_to(id, |owner, _, value| {
                 let (qos, filter): (u8, String) = rows::decode(value).map_err(damaged)?;
@@ -341,7 +337,9 @@ impl Engine {
                 if owner == id {
                     session.queued += 1;
                     session.queued_bytes += rows::message_cost(value).map_err(damaged)? as u64;
-                    session.last_sequence = queue_place(key)?.1;
+                    let sequence = queue_place(key)?.1;
+                    session.last_sequence = sequence;
+                    session.left.push(sequence..sequence + 1);
                 } else {
                     orphans.insert(owner);
                 }
@@ -377,15 +375,14 @@ impl Engine {
     pub(super) fn wills(&self) -> Result<Vec<StoredWill>, StoreError> {
         let will = |guard: fjall::Guard| {
             let (key, value) = guard.into_inner().map_err(store_error)?;
-            let client_id = if *key == [0] {
-                ""
-            } else {
-                std::str::from_utf8(&key).map_err(|_| damaged(RowError::Short))?
-            };
-            let client_id = client_id.into();
-            Ok(StoredWill { client_id, message: rows::decode_message(&value).map_err(damaged)?.0 })
+            let (client_id, connection) = will_place(&key)?;
+            let (client_id, message) = (client_id.into(), rows::decode_message(&value));
+            Ok(StoredWill { client_id, connection, message: message.map_err(damaged)?.0 })
         };
-        self.wills.iter().map(will).collect()
+        let mut wills: Vec<StoredWill> =
+            self.wills.iter().map(will).collect::<Result<_, StoreError>>()?;
+        wills.sort_unstable_by_key(|will| will.connection);
+        Ok(wills)
     }
 
     pub(super) fn read_queue(

@@ -1,7 +1,8 @@
 //! Asks Kafka about topics and makes those that are missing, on a thread of its own.
 //!
-//! Works only while records wait for a topic (and once at the start, until Kafka is reached). A
-//! topic is made at most as often as the caps allow. Topics that Kafka makes us wait for (too few
+//! Works only while records wait for a topic or somebody is beyond a cap (and once at the start, until
+//! Kafka is reached). It makes what records need: the caps were held against before
+//! ([`super::admission`]). Topics that Kafka makes us wait for (too few
 //! brokers, a time-out) are tried again for ever: nothing is refused that may succeed later.
 
 use std::sync::Arc;
@@ -9,19 +10,20 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use hydrant_actors::say;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::Shared;
-use super::errors::{Verdict, judge, refused};
-use super::topics::Caps;
+use super::copies::Copies;
+use super::errors::{Decision, decision, refused};
+use super::shared::{LogThreads, State};
 
-/// A topic that has to exist is refused when Kafka did not know it for so long: what one broker
-/// says just after a change can be behind the others.
-const MISSING_GRACE: Duration = Duration::from_secs(3);
 /// A topic that was made is not made again for so long, even if a broker does not know it yet.
 const PROPAGATION: Duration = Duration::from_secs(30);
 /// Topics asked for in one pass.
@@ -30,6 +32,12 @@ const PASS: usize = 256;
 const ASK_EACH: usize = 8;
 /// One attempt to reach Kafka; the thread sees a stop in between.
 const ATTEMPT: Duration = Duration::from_secs(2);
+/// How soon a topic is seen that is due to be asked for again.
+const PARKED: Duration = Duration::from_millis(200);
+/// While somebody is beyond a cap, Kafka's list of topics is looked at again after so long.
+const LOOK: Duration = Duration::from_secs(10);
+/// What Kafka takes by default in one batch (`message.max.bytes`).
+const KAFKA_MAX_BYTES: usize = 1_048_588;
 /// Between attempts that brought nothing.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -38,50 +46,70 @@ type Admin = AdminClient<DefaultClientContext>;
 /// What Kafka says about one topic.
 #[derive(Debug, Clone, Copy)]
 enum Answer {
-    Exists { replication: usize },
+    Exists {
+        replication: usize,
+    },
     Missing,
+    /// Until somebody mends it.
+    Parked(&'static str),
     Refused(&'static str),
+}
+
+/// What Kafka's settings of one topic are.
+struct Described {
+    /// Bytes of a batch that it takes.
+    limit: Option<usize>,
+    /// `min.insync.replicas`.
+    least_in_sync: Option<usize>,
 }
 
 /// The thread's state.
 pub(super) struct TopicMaker {
-    shared: Arc<Shared>,
+    shared: Arc<LogThreads>,
     runtime: tokio::runtime::Runtime,
-    caps: Caps,
-    /// Since when a pending topic is known to be missing.
-    missing: AHashMap<Arc<str>, Instant>,
+    /// When Kafka's list of topics was looked at; `None`: never.
+    looked: Option<Instant>,
     /// Topics just made, and when: what a broker says about them can be behind.
     made: AHashMap<Arc<str>, Instant>,
-    /// When the same complaint may be logged again.
-    quiet_until: Instant,
+    /// Topics with one replica, and those where one in-sync replica is enough.
+    single: Copies,
+    /// See `single`.
+    insync: Copies,
 }
 
 impl TopicMaker {
-    pub fn new(shared: Arc<Shared>) -> std::io::Result<Self> {
+    pub fn new(shared: Arc<LogThreads>) -> std::io::Result<Self> {
         // rdkafka's administrative requests are futures; this only blocks on them.
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         Ok(Self {
             shared,
             runtime,
-            caps: Caps::default(),
-            missing: AHashMap::new(),
+            looked: None,
             made: AHashMap::new(),
-            quiet_until: Instant::now(),
+            single: Copies::default(),
+            insync: Copies::default(),
         })
     }
 
     /// Works until the log is dropped.
     pub fn run(mut self) {
         let mut client: Option<Admin> = None;
-        let mut reached = false;
         while !self.shared.stopping.load(Ordering::Acquire) {
-            let pending = self.shared.state.lock().topics.pending(PASS);
-            if pending.is_empty() && reached {
+            let (pending, waiting) = {
+                let topics = &self.shared.state.lock().topics;
+                (topics.pending(PASS, Instant::now()), topics.waiting() > 0)
+            };
+            if pending.is_empty() && !self.must_look() {
+                if waiting {
+                    // Some may be parked, and asked for again.
+                    self.shared.wait_for_topics(PARKED);
+                    continue;
+                }
                 // An idle client would only keep a connection.
                 client = None;
-                self.missing.clear();
                 self.made.clear();
-                self.shared.wait_for_topics(Duration::from_secs(60));
+                let wanted = self.shared.admissions.wants_a_look();
+                self.shared.wait_for_topics(if wanted { LOOK / 10 } else { LOOK * 6 });
                 continue;
             }
             let admin = match client.take() {
@@ -89,19 +117,23 @@ impl TopicMaker {
                 None => match self.shared.options.admin_config().create::<Admin>() {
                     Ok(admin) => admin,
                     Err(error) => {
-                        self.complain(&format_args!("no Kafka client can be made: {error}"));
+                        Self::complain(&format_args!("no Kafka client can be made: {error}"));
                         self.shared.wait_for_topics(Duration::from_secs(1));
                         continue;
                     }
                 },
             };
-            match self.pass(&admin, &pending, &mut reached) {
+            match self.pass(&admin, &pending) {
                 Ok(true) => {}
                 Ok(false) => self.shared.pause(PAUSE),
                 Err(error) => {
-                    self.complain(&format_args!(
-                        "Kafka cannot be asked for its topics: {error}; records wait"
-                    ));
+                    if is_away(&error) {
+                        self.shared.reporter.say_away();
+                    } else {
+                        Self::complain(&format_args!(
+                            "Kafka cannot be asked for its topics: {error}; records wait"
+                        ));
+                    }
                     self.shared.pause(PAUSE);
                 }
             }
@@ -109,24 +141,28 @@ impl TopicMaker {
         }
     }
 
+    /// Whether Kafka's list of topics is to be looked at: at the start, and while somebody is beyond a
+    /// cap.
+    fn must_look(&self) -> bool {
+        let wanted = self.shared.admissions.wants_a_look();
+        self.looked.is_none_or(|looked| wanted && looked.elapsed() >= LOOK)
+    }
+
     /// Asks, makes, releases. True when something was settled.
-    fn pass(
-        &mut self,
-        admin: &Admin,
-        pending: &[Arc<str>],
-        reached: &mut bool,
-    ) -> KafkaResult<bool> {
+    fn pass(&mut self, admin: &Admin, pending: &[Arc<str>]) -> KafkaResult<bool> {
         let attempt = ATTEMPT.min(self.shared.options.request_timeout);
         let mut answers: AHashMap<Arc<str>, Answer> = AHashMap::with_capacity(pending.len());
-        if !*reached || pending.len() > ASK_EACH {
+        if self.must_look() || pending.len() > ASK_EACH {
             let metadata = admin.inner().fetch_metadata(None, attempt)?;
             let topics: AHashMap<&str, &MetadataTopic> =
                 metadata.topics().iter().map(|topic| (topic.name(), topic)).collect();
             for topic in pending {
                 answers.insert(topic.clone(), answer(topics.get(&**topic).copied()));
             }
-            if !*reached {
-                *reached = true;
+            self.shared.admissions.look(topics.iter().filter_map(|(name, topic)| {
+                matches!(answer(Some(topic)), Answer::Exists { .. }).then_some(*name)
+            }));
+            if self.looked.replace(Instant::now()).is_none() {
                 self.first_contact(admin, &metadata, &topics);
             }
             self.shared.brokers.store(metadata.brokers().len(), Ordering::Relaxed);
@@ -138,8 +174,14 @@ impl TopicMaker {
         }
         self.shared.reporter.up.store(true, Ordering::Release);
 
-        let now = Instant::now();
         let mut found = Vec::new();
+        for (topic, answer) in &answers {
+            if let Answer::Exists { replication } = answer {
+                found.push((topic.clone(), *replication));
+            }
+        }
+        let described = self.describe(admin, found.iter().map(|(topic, _)| topic));
+        let now = Instant::now();
         let mut settled = false;
         let mut to_make: Vec<(Arc<str>, Arc<str>)> = Vec::new();
         {
@@ -147,15 +189,17 @@ impl TopicMaker {
             state.topics.expire(now);
             for (topic, answer) in answers {
                 match answer {
-                    Answer::Exists { replication } => {
-                        state.topics.exists(&topic);
-                        self.missing.remove(&topic);
+                    Answer::Exists { .. } => {
+                        self.shared.admissions.exists(&topic);
+                        let limit = described.get(&topic).and_then(|described| described.limit);
+                        let batch_size = self.shared.options.batch_size;
+                        state.topics.exists(&topic, limit, batch_size, now);
                         self.made.remove(&topic);
-                        found.push((topic, replication));
                     }
                     Answer::Refused(why) => {
                         settled = true;
-                        self.shared.refuse_waiting(&mut state, &topic, why, now, true);
+                        self.shared.admissions.not_made(&topic);
+                        self.shared.refuse_waiting(&mut state, &topic, why, now);
                     }
                     Answer::Missing
                         if self
@@ -163,36 +207,18 @@ impl TopicMaker {
                             .get(&topic)
                             .is_some_and(|made| now.duration_since(*made) < PROPAGATION) => {}
                     Answer::Missing if self.shared.options.create_topics => {
-                        let options = &self.shared.options;
-                        let clients = state.topics.clients(&topic);
-                        match self.caps.creator(
-                            &clients,
-                            options.max_topics_created,
-                            options.max_topics_per_client,
-                        ) {
-                            Ok(client) => {
-                                self.caps.made(&client);
-                                to_make.push((topic, client));
-                            }
-                            Err(why) => {
-                                settled = true;
-                                let refused = self
-                                    .shared
-                                    .refuse_waiting(&mut state, &topic, &why, now, false);
-                                let counter = &self.shared.reporter.counters.refused_by_topic_cap;
-                                counter.fetch_add(refused as u64, Ordering::Relaxed);
-                            }
-                        }
+                        let client = state.topics.client(&topic);
+                        self.shared.admissions.need(&topic, &client);
+                        to_make.push((topic, client));
                     }
                     Answer::Missing => {
-                        let since = *self.missing.entry(topic.clone()).or_insert(now);
-                        if now.duration_since(since) >= MISSING_GRACE {
-                            settled = true;
-                            self.missing.remove(&topic);
-                            let why =
-                                "it does not exist: make it, or set kafka.create_topics = true";
-                            self.shared.refuse_waiting(&mut state, &topic, why, now, true);
-                        }
+                        settled = true;
+                        let why = "it does not exist: make it, or set kafka.create_topics = true";
+                        state.topics.park(&topic, why, now);
+                    }
+                    Answer::Parked(why) => {
+                        settled = true;
+                        state.topics.park(&topic, why, now);
                     }
                 }
             }
@@ -200,7 +226,7 @@ impl TopicMaker {
         }
         self.shared.wake_poll_thread();
         self.make(admin, &to_make);
-        self.warn_of_single_copies(admin, &found);
+        self.tell_of_single_copies(&found, &described);
         Ok(settled || !found.is_empty() || !to_make.is_empty())
     }
 
@@ -215,18 +241,23 @@ impl TopicMaker {
             factor => i32::from(factor),
         };
         let partitions = i32::try_from(options.partitions).unwrap_or(i32::MAX);
+        let largest = options.message_max_bytes.to_string();
         let new: Vec<NewTopic<'_>> = topics
             .iter()
             .map(|(topic, _)| {
-                NewTopic::new(topic, partitions, TopicReplication::Fixed(replication))
+                let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
+                // What a client was allowed to send fits.
+                match options.message_max_bytes > KAFKA_MAX_BYTES {
+                    true => new.set("max.message.bytes", &largest),
+                    false => new,
+                }
             })
             .collect();
         let result = self.runtime.block_on(admin.create_topics(&new, &self.admin_options()));
         let results = match result {
             Ok(results) => results,
             Err(error) => {
-                self.complain(&format_args!("Kafka makes no topics: {error}; their records wait"));
-                topics.iter().for_each(|(_, client)| self.caps.not_made(client));
+                Self::complain(&format_args!("Kafka makes no topics: {error}; their records wait"));
                 return;
             }
         };
@@ -240,25 +271,29 @@ impl TopicMaker {
             };
             let Err((_, code)) = &result else {
                 self.shared.reporter.counters.topics_created.fetch_add(1, Ordering::Relaxed);
+                self.shared.admissions.made(topic);
                 self.made.insert(topic.clone(), Instant::now());
-                log::info!(
+                say::info!(
                     "kafka: made topic {topic} with {partitions} partitions for client {client:?}"
                 );
                 continue;
             };
-            self.caps.not_made(client);
-            match (code, judge(*code)) {
+            match (code, decision(*code)) {
                 (RDKafkaErrorCode::TopicAlreadyExists, _) => {
                     self.made.insert(topic.clone(), Instant::now());
                 }
-                (_, Verdict::Refused(why)) => self.refuse(topic, why),
+                (_, Decision::Refuse(why)) => self.refuse(topic, why),
+                (_, Decision::Park(_)) => self.refuse(
+                    topic,
+                    "Kafka does not let this broker make it: give it CREATE, or make the topic yourself",
+                ),
                 (RDKafkaErrorCode::ClusterAuthorizationFailed, _) => self.refuse(
                     topic,
                     "Kafka does not let this broker make it: give it CREATE, or make the topic yourself",
                 ),
                 _ => {
                     failed = true;
-                    self.complain(&format_args!("topic {topic} cannot be made yet: {code}; its records wait"));
+                    Self::complain(&format_args!("topic {topic} cannot be made yet: {code}; its records wait"));
                 }
             }
         }
@@ -268,16 +303,17 @@ impl TopicMaker {
     }
 
     fn refuse(&self, topic: &str, why: &str) {
-        self.shared.refuse_waiting(&mut self.shared.state.lock(), topic, why, Instant::now(), true);
+        self.shared.admissions.not_made(topic);
+        self.shared.refuse_waiting(&mut self.shared.state.lock(), topic, why, Instant::now());
     }
 
     fn first_contact(
-        &self,
+        &mut self,
         admin: &Admin,
         metadata: &Metadata,
         topics: &AHashMap<&str, &MetadataTopic>,
     ) {
-        log::info!("kafka: reached, {} brokers, {} topics", metadata.brokers().len(), topics.len());
+        say::info!("kafka: reached, {} brokers, {} topics", metadata.brokers().len(), topics.len());
         let expected: Vec<(Arc<str>, usize)> = self
             .shared
             .options
@@ -288,43 +324,73 @@ impl TopicMaker {
                 _ => None,
             })
             .collect();
-        self.warn_of_single_copies(admin, &expected);
+        let described = self.describe(admin, expected.iter().map(|(topic, _)| topic));
+        self.tell_of_single_copies(&expected, &described);
     }
 
-    /// One warning for each topic, the first time, whose acks=all means one copy (KIP-966 and the
-    /// documentation of `min.insync.replicas`).
-    fn warn_of_single_copies(&self, admin: &Admin, topics: &[(Arc<str>, usize)]) {
+    /// What Kafka says about topics that exist; nothing about those it does not let this broker
+    /// describe.
+    fn describe<'a>(
+        &self,
+        admin: &Admin,
+        topics: impl Iterator<Item = &'a Arc<str>>,
+    ) -> AHashMap<Arc<str>, Described> {
+        let topics: Vec<_> = topics.map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        if topics.is_empty() {
+            return AHashMap::new();
+        }
+        let described =
+            self.runtime.block_on(admin.describe_configs(&topics, &self.admin_options()));
+        let described = described.inspect_err(|error| {
+            log::debug!("kafka: topics cannot be described: {error}");
+        });
+        let described = described.into_iter().flatten().flatten();
+        described
+            .filter_map(|resource| {
+                let OwnedResourceSpecifier::Topic(topic) = &resource.specifier else { return None };
+                let number = |name| -> Option<usize> {
+                    resource.get(name).and_then(|entry| entry.value.as_deref())?.parse().ok()
+                };
+                let sizes = [number("max.message.bytes"), number("segment.bytes")];
+                let described = Described {
+                    limit: sizes.into_iter().flatten().min(),
+                    least_in_sync: number("min.insync.replicas"),
+                };
+                Some((topic.as_str().into(), described))
+            })
+            .collect()
+    }
+
+    /// Says which topics' acks=all means one copy (KIP-966 and the documentation of `min.insync.replicas`): one line
+    /// for all that are found at once, and ever more seldom for those that come one by one.
+    fn tell_of_single_copies(
+        &mut self,
+        topics: &[(Arc<str>, usize)],
+        described: &AHashMap<Arc<str>, Described>,
+    ) {
         let new: Vec<&(Arc<str>, usize)> = {
             let mut looked_at = self.shared.looked_at.lock();
             topics.iter().filter(|(topic, _)| looked_at.insert(topic.clone())).collect()
         };
-        let mut replicated = Vec::new();
-        for (topic, replication) in new {
-            if *replication > 1 {
-                replicated.push(ResourceSpecifier::Topic(topic));
-            } else {
-                log::warn!(
-                    "kafka: topic {topic} has one replica: what Kafka acknowledges is lost with that broker; use \
-                     replication factor 3 and min.insync.replicas=2"
-                );
-            }
+        let (replicated, single): (Vec<_>, Vec<_>) =
+            new.into_iter().map(|(topic, n)| (topic, *n)).partition(|(_, n)| *n > 1);
+        let single: Vec<&str> = single.iter().map(|(topic, _)| &***topic).collect();
+        if let Some(topics) = self.single.tell(&single) {
+            say::info!(
+                "kafka: one replica: {topics}. What Kafka acknowledges of them is lost with that broker; in \
+                 production use replication factor 3 and min.insync.replicas=2"
+            );
         }
-        if replicated.is_empty() {
-            return;
-        }
-        let described =
-            self.runtime.block_on(admin.describe_configs(&replicated, &self.admin_options()));
-        for resource in described.into_iter().flatten().flatten() {
-            let least =
-                resource.get("min.insync.replicas").and_then(|entry| entry.value.as_deref());
-            if least == Some("1")
-                && let rdkafka::admin::OwnedResourceSpecifier::Topic(topic) = &resource.specifier
-            {
-                log::warn!(
-                    "kafka: topic {topic} has min.insync.replicas=1: acks=all can mean one copy; set \
-                     min.insync.replicas=2"
-                );
-            }
+        let least = replicated.iter().filter_map(|(topic, _)| {
+            let least = described.get(*topic).and_then(|described| described.least_in_sync);
+            (least == Some(1)).then_some(&***topic)
+        });
+        let least: Vec<&str> = least.collect();
+        if let Some(topics) = self.insync.tell(&least) {
+            say::warn!(
+                "kafka: min.insync.replicas=1: {topics}. acks=all can mean one copy of theirs; set \
+                 min.insync.replicas=2"
+            );
         }
     }
 
@@ -334,13 +400,22 @@ impl TopicMaker {
     }
 
     /// Logs what keeps records waiting, at most every 10 s.
-    fn complain(&mut self, what: &dyn std::fmt::Display) {
-        let now = Instant::now();
-        if now >= self.quiet_until {
-            self.quiet_until = now + Duration::from_secs(10);
-            log::warn!("kafka: {what}");
-        }
+    fn complain(what: &dyn std::fmt::Display) {
+        say::warn!("kafka: {what}");
     }
+}
+
+/// Nobody answers, rather than that somebody refuses.
+fn is_away(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::OperationTimedOut
+        )
+    )
 }
 
 fn answer(topic: Option<&MetadataTopic>) -> Answer {
@@ -349,9 +424,10 @@ fn answer(topic: Option<&MetadataTopic>) -> Answer {
     };
     let replication = topic.partitions().first().map_or(0, |partition| partition.replicas().len());
     match topic.error().map(RDKafkaErrorCode::from) {
-        Some(code) => match judge(code) {
-            Verdict::Refused(why) => Answer::Refused(why),
-            Verdict::UnknownTopic => Answer::Missing,
+        Some(code) => match decision(code) {
+            Decision::Refuse(why) => Answer::Refused(why),
+            Decision::Park(why) => Answer::Parked(why),
+            Decision::Look => Answer::Missing,
             // It exists; a leader is being elected, say.
             _ => Answer::Exists { replication },
         },
@@ -360,20 +436,11 @@ fn answer(topic: Option<&MetadataTopic>) -> Answer {
     }
 }
 
-impl Shared {
-    /// Refuses every record that waits for the topic; returns how many.
-    fn refuse_waiting(
-        &self,
-        state: &mut super::State,
-        topic: &str,
-        why: &str,
-        now: Instant,
-        remember: bool,
-    ) -> usize {
-        let records = state.topics.refuse(topic, why, now, remember);
-        for record in &records {
-            self.reporter.failed(record.id, refused(topic, why));
+impl LogThreads {
+    /// Refuses every record that waits for the topic.
+    fn refuse_waiting(&self, state: &mut State, topic: &str, why: &str, now: Instant) {
+        for record in state.topics.refuse(topic, why, now) {
+            self.reporter.failed(record.id(), refused(topic, why));
         }
-        records.len()
     }
 }

@@ -1,25 +1,37 @@
 //! The message log in Kafka.
 //!
-//! [`KafkaLog`] owns one idempotent librdkafka producer (acks=all), a thread that serves its
-//! callbacks and a thread that asks for topics and makes them.
+//! [`KafkaLog`] owns an idempotent librdkafka producer (acks=all), further ones for topics in
+//! trouble, a thread that serves their callbacks and a thread that asks for topics and makes them.
 //!
 //! Invariants:
 //! - Every record taken by `append` is reported exactly once.
 //! - Per topic and key, records reach Kafka in the order of `append`. After the first record that
-//!   failed for now nothing more is sent until `reset`, so nothing overtakes it. librdkafka itself
-//!   never gives up on a record: its time-out is off.
+//!   failed its producer sends nothing more, so nothing overtakes it: where the failure is
+//!   everybody's until `reset`, where it is one topic's until a new producer has taken its place.
+//!   librdkafka itself never gives up on a record: its time-out is off.
+//! - One topic's trouble is that topic's alone: no record of another is sent twice for it, and
+//!   nothing is reported as unavailable.
 //! - The partition is librdkafka's murmur2 of the key over the topic's partitions as they are.
 //!
 //! Bounds: `kafka.queue_max_messages` records outstanding, `kafka.queue_max_bytes` in librdkafka
-//! and as much again waiting for topics. What does not fit is given back.
+//! and as much again waiting for topics. What does not fit is given back. What came back from a
+//! producer waits beyond that bound until it is sent again.
 
 mod admin;
+mod admission;
+pub mod check;
+mod copies;
 mod errors;
 mod headers;
 mod options;
 mod producer;
 mod reporter;
+mod shared;
+mod size;
+mod slots;
 mod topics;
+mod trouble;
+mod waiting;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -27,16 +39,21 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hydrant_actors::ports::{LogError, LogRecord, MessageLog, Report};
-use parking_lot::{Condvar, Mutex};
+use hydrant_actors::ports::{Admission, LogError, LogRecord, MessageLog, Report};
+use hydrant_actors::say;
+use parking_lot::Mutex;
 
-pub use options::KafkaOptions;
+pub use options::{BUILD, KafkaOptions};
 pub use reporter::KafkaCounters;
+pub use size::overhead;
 
 use admin::TopicMaker;
+use admission::Admissions;
 use errors::refused;
 use producer::{KafkaProducer, Sent};
 use reporter::Reporter;
+use shared::{LogThreads, State, wait, wake};
+use slots::Slots;
 use topics::{Topics, Way};
 
 /// How often callbacks are served while records are outstanding and reports come.
@@ -57,97 +74,34 @@ pub enum KafkaStartError {
     Thread(#[from] std::io::Error),
 }
 
-/// What a lock protects: the producer in use and where each topic's records go.
-struct State {
-    producer: Arc<KafkaProducer>,
-    /// Producers replaced by `reset` whose records are not all reported.
-    retired: Vec<Arc<KafkaProducer>>,
-    topics: Topics,
-}
+/// How often the log is told of parked topics, at most.
+const PARKED_LINE: Duration = Duration::from_secs(10);
 
-/// What the log and its two threads share.
-struct Shared {
-    options: KafkaOptions,
-    node_id: Arc<str>,
-    reporter: Arc<Reporter>,
-    state: Mutex<State>,
-    stopping: AtomicBool,
-    brokers: AtomicUsize,
-    /// Topics whose replication was looked at.
-    looked_at: Mutex<HashSet<Arc<str>>>,
-    poll_wake: (Mutex<bool>, Condvar),
-    topics_wake: (Mutex<bool>, Condvar),
-}
-
-fn wake(signal: &(Mutex<bool>, Condvar)) {
-    *signal.0.lock() = true;
-    signal.1.notify_one();
-}
-
-fn wait(signal: &(Mutex<bool>, Condvar), at_most: Duration) {
-    let mut woken = signal.0.lock();
-    if !*woken {
-        signal.1.wait_for(&mut woken, at_most);
-    }
-    *woken = false;
-}
-
-impl Shared {
-    fn wake_poll_thread(&self) {
-        wake(&self.poll_wake);
-    }
-
-    fn wait_for_topics(&self, at_most: Duration) {
-        wait(&self.topics_wake, at_most);
-    }
-
-    /// Sleeps, whoever calls, but not through a stop.
-    fn pause(&self, time: Duration) {
-        if !self.stopping.load(Ordering::Acquire) {
-            std::thread::sleep(time);
-        }
-    }
-
-    /// Sends waiting records of topics that exist, as far as there is room.
-    fn drain(&self, state: &mut State) {
-        let State { producer, topics, .. } = state;
-        topics.drain(|record| match producer.send(record, &self.node_id) {
-            Sent::Taken => true,
-            Sent::Full => false,
-            Sent::Failed(error) => {
-                self.reporter.failed(record.id, error);
-                true
-            }
-        });
-    }
-
-    /// The poll thread: serves callbacks, hands reports over, ends producers.
+impl LogThreads {
+    /// The poll thread: serves callbacks, hands reports over, replaces and ends producers.
     fn poll(&self) {
-        let mut producer = self.state.lock().producer.clone();
-        let mut purged = false;
         let mut quiet = 0u32;
+        let mut told = None;
         while !self.stopping.load(Ordering::Acquire) {
-            let mut done = producer.poll(BUSY);
-            if producer.is_broken() && !purged {
-                purged = true;
-                producer.purge();
-                done = false;
+            let live = self.state.lock().slots.live();
+            let mut done = true;
+            for producer in &live {
+                done &= producer.poll(BUSY);
             }
-            let forget = std::mem::take(&mut *self.reporter.forget.lock());
+            drop(live);
             let closing = {
-                let mut state = self.state.lock();
-                for topic in &forget {
-                    state.topics.forget(topic);
+                let mut guard = self.state.lock();
+                let state = &mut *guard;
+                if state.slots.serve(&mut state.topics, &self.options, &self.reporter) {
+                    wake(&self.topics_wake);
                 }
-                if !Arc::ptr_eq(&producer, &state.producer) {
-                    producer = state.producer.clone();
-                    purged = false;
-                }
-                self.end_retired(&mut state);
+                state.slots.end_retired(BUSY);
                 if state.topics.waiting() > 0 {
-                    self.drain(&mut state);
+                    self.give_up(state);
+                    self.drain(state);
+                    self.tell_of_parked(state, &mut told);
                 }
-                !state.retired.is_empty()
+                state.slots.is_closing()
             };
             quiet = if self.reporter.hand_over() { 0 } else { quiet.saturating_add(1) };
             if !done {
@@ -161,29 +115,30 @@ impl Shared {
         }
     }
 
-    /// Serves the last callbacks of replaced producers; ends those that have none left.
-    fn end_retired(&self, state: &mut State) {
-        state.retired.retain(|producer| {
-            producer.poll(BUSY);
-            if producer.in_flight() > 0 {
-                return true;
-            }
-            // Closing waits for librdkafka's threads: not here.
-            let producer = producer.clone();
-            let closing = std::thread::Builder::new()
-                .name("kafka-close".into())
-                .spawn(move || drop(producer));
-            if let Err(error) = closing {
-                log::warn!("kafka: no thread to close a producer: {error}");
-            }
-            false
-        });
+    /// Says which topics take nothing, in one line every [`PARKED_LINE`].
+    fn tell_of_parked(&self, state: &State, told: &mut Option<Instant>) {
+        let now = Instant::now();
+        if told.is_some_and(|told| now.duration_since(told) < PARKED_LINE) {
+            return;
+        }
+        let Some(parking) = state.topics.parking() else { return };
+        *told = Some(now);
+        let more = match parking.topics - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        say::warn!(
+            "kafka: topic {}{more} takes nothing for now: {}; {} records wait",
+            parking.topic,
+            parking.why,
+            parking.records
+        );
     }
 }
 
 /// See the module.
 pub struct KafkaLog {
-    shared: Arc<Shared>,
+    shared: Arc<LogThreads>,
     poll_thread: Option<JoinHandle<()>>,
 }
 
@@ -197,19 +152,15 @@ impl KafkaLog {
         if !errors.is_empty() {
             return Err(KafkaStartError::Options(errors.join("; ")));
         }
-        let reporter = Arc::new(Reporter::default());
-        reporter.batch_size.store(options.batch_size, Ordering::Release);
-        let producer = KafkaProducer::new(&options, &reporter)
+        let reporter = Arc::new(Reporter::new(&options.bootstrap_servers));
+        let producer = KafkaProducer::new(&options, 0, &reporter)
             .map_err(|error| KafkaStartError::Options(error.to_string()))?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LogThreads {
+            admissions: Admissions::new(&options),
             options,
             node_id: node_id.into(),
             reporter,
-            state: Mutex::new(State {
-                producer: Arc::new(producer),
-                retired: Vec::new(),
-                topics: Topics::default(),
-            }),
+            state: Mutex::new(State { slots: Slots::new(producer), topics: Topics::default() }),
             stopping: AtomicBool::new(false),
             brokers: AtomicUsize::new(0),
             looked_at: Mutex::new(HashSet::new()),
@@ -229,10 +180,15 @@ impl KafkaLog {
         self.shared.reporter.snapshot()
     }
 
+    /// Whether Kafka's list of topics is known: until then every topic counts as one to be made.
+    pub fn is_acquainted(&self) -> bool {
+        self.shared.admissions.is_acquainted()
+    }
+
     /// Makes the producer fail fatally, as it does when idempotence is lost. For tests.
     #[doc(hidden)]
     pub fn raise_fatal_error(&self) {
-        self.shared.state.lock().producer.raise_fatal_error();
+        self.shared.state.lock().slots.main().raise_fatal_error();
     }
 }
 
@@ -254,27 +210,38 @@ impl MessageLog for KafkaLog {
                 given_back.push(record);
                 break;
             }
-            match state.topics.way(&record.topic, Instant::now) {
-                Way::Send => match state.producer.send(&record, &shared.node_id) {
-                    Sent::Taken => {}
-                    Sent::Failed(error) => reporter.failed(record.id, error),
+            let record = match state.topics.way(&record.topic, Instant::now) {
+                Way::Send => match state.slots.main().send(&record, &shared.node_id) {
+                    Sent::Taken => continue,
+                    Sent::Failed(error) => {
+                        reporter.failed(record.id, error);
+                        continue;
+                    }
                     Sent::Full => {
                         given_back.push(record);
                         break;
                     }
+                    Sent::Closed => record,
                 },
-                Way::Wait if state.producer.is_broken() => reporter.failed(
-                    record.id,
-                    LogError::Unavailable("an earlier record failed; reset first".into()),
-                ),
-                Way::Wait => {
-                    if !state.topics.has_room(record.cost(), shared.options.queue_max_bytes) {
-                        given_back.push(record);
-                        break;
-                    }
-                    ask |= state.topics.wait(record);
+                Way::Wait => record,
+                Way::Refuse(why) => {
+                    reporter.failed(record.id, refused(&record.topic, &why));
+                    continue;
                 }
-                Way::Refuse(why) => reporter.failed(record.id, refused(&record.topic, &why)),
+            };
+            // It waits for its topic.
+            if state.slots.main().is_broken() {
+                let why = "an earlier record failed; reset first".into();
+                reporter.failed(record.id, LogError::Unavailable(why));
+            } else if let Some(why) =
+                state.topics.is_full(&record.topic, record.cost(), shared.options.parked_max())
+            {
+                reporter.failed(record.id, refused(&record.topic, &why));
+            } else if state.topics.has_room(record.cost(), shared.options.queue_max_bytes) {
+                ask |= state.topics.wait(record);
+            } else {
+                given_back.push(record);
+                break;
             }
         }
         drop(guard);
@@ -289,6 +256,23 @@ impl MessageLog for KafkaLog {
         given_back
     }
 
+    fn admit(&self, topic: &Arc<str>, client: &Arc<str>) -> Admission {
+        let shared = &*self.shared;
+        let looks = shared.admissions.wants_a_look();
+        let admission = shared.admissions.admit(topic, client);
+        if admission != Admission::Own {
+            shared.reporter.counters.refused_by_topic_cap.fetch_add(1, Ordering::Relaxed);
+            if !looks {
+                wake(&shared.topics_wake);
+            }
+        }
+        admission
+    }
+
+    fn admissions(&self) -> u64 {
+        self.shared.admissions.generation()
+    }
+
     fn on_report(&self, sink: Box<dyn Fn(Vec<Report>) + Send + Sync>) {
         self.shared.reporter.set_sink(sink);
     }
@@ -298,31 +282,27 @@ impl MessageLog for KafkaLog {
         let reporter = &shared.reporter;
         let mut state = shared.state.lock();
         for record in state.topics.take_waiting() {
-            reporter.failed(record.id, LogError::Unavailable("the log was reset".into()));
+            reporter.failed(record.id(), LogError::Unavailable("the log was reset".into()));
         }
         reporter.counters.resets.fetch_add(1, Ordering::Relaxed);
-        let old = match KafkaProducer::new(&shared.options, reporter) {
-            Ok(new) => {
-                let old = std::mem::replace(&mut state.producer, Arc::new(new));
-                state.retired.push(old.clone());
-                old
-            }
+        let (old, made) = state.slots.reset(&shared.options, reporter);
+        if let Err(error) = made {
             // The old one stays, broken: the next reset tries again.
-            Err(error) => {
-                log::error!(
-                    "kafka: no new producer can be made: {error}; it is tried again at the next reset"
-                );
-                state.producer.clone()
-            }
-        };
+            say::error!(
+                "kafka: no new producer can be made: {error}; it is tried again at the next reset"
+            );
+        }
         drop(state);
-        old.purge();
+        for old in old {
+            old.purge();
+        }
         shared.wake_poll_thread();
     }
 
     fn flush(&self, deadline: Duration) -> bool {
         let end = Instant::now() + deadline;
-        while self.shared.reporter.unreported() > 0 {
+        // What waits for somebody to mend its topic is not waited for.
+        while self.shared.reporter.unreported() > self.shared.state.lock().topics.parked() {
             if Instant::now() >= end {
                 return false;
             }
@@ -338,15 +318,18 @@ impl MessageLog for KafkaLog {
     fn describe(&self) -> String {
         let counters = self.counters();
         let state = self.shared.state.lock();
-        let condition = if state.producer.is_broken() {
+        let condition = if state.slots.main().is_broken() {
             "broken until reset"
         } else if self.is_up() {
             "up"
         } else {
             "away"
         };
+        let parked = state.topics.parking().map_or(String::new(), |parking| {
+            format!(" ({} parked: {}: {})", parking.topics, parking.topic, parking.why)
+        });
         format!(
-            "kafka {} {condition}, {} brokers, {} topics, outstanding {} ({} waiting for a topic), resets {}",
+            "kafka {} {condition}, {} brokers, {} topics{parked}, outstanding {} ({} waiting for a topic), resets {}",
             self.shared.options.bootstrap_servers,
             self.shared.brokers.load(Ordering::Relaxed),
             state.topics.known(),
@@ -366,7 +349,7 @@ impl Drop for KafkaLog {
             && thread.thread().id() != std::thread::current().id()
             && thread.join().is_err()
         {
-            log::error!("kafka: the poll thread panicked");
+            say::error!("kafka: the poll thread panicked");
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use hydrant_actors::ports::{LogError, Report};
+use hydrant_actors::say;
 use parking_lot::Mutex;
 
 /// Where a batch of reports goes.
@@ -22,14 +23,18 @@ pub struct KafkaCounters {
     pub acknowledged: u64,
     /// Records given back for a later attempt.
     pub unavailable: u64,
-    /// Records refused for good, topics past a cap included.
+    /// Records refused for good.
     pub refused: u64,
-    /// Records refused because a cap on made topics was reached.
+    /// Times that a topic was beyond a cap when a router asked for it.
     pub refused_by_topic_cap: u64,
     /// Topics made.
     pub topics_created: u64,
     /// Producers replaced by `reset`.
     pub resets: u64,
+    /// Producers replaced because of one topic's trouble.
+    pub replaced: u64,
+    /// Those of them that all topics share.
+    pub main_replaced: u64,
     /// Records handed over and not reported yet.
     pub outstanding: u64,
 }
@@ -42,6 +47,8 @@ pub(super) struct Counters {
     pub refused_by_topic_cap: AtomicU64,
     pub topics_created: AtomicU64,
     pub resets: AtomicU64,
+    pub replaced: AtomicU64,
+    pub main_replaced: AtomicU64,
 }
 
 #[derive(Default)]
@@ -53,19 +60,30 @@ pub(super) struct Reporter {
     /// Taken and the sink has not returned: what `flush` waits for.
     unreported: AtomicUsize,
     pub counters: Counters,
+    /// `kafka.bootstrap_servers`, for the log.
+    servers: String,
     /// Kafka answered last time.
     pub up: AtomicBool,
-    /// Topics that are gone as far as a delivery could tell.
-    pub forget: Mutex<Vec<String>>,
-    /// Bytes a batch may have; lowered when a topic takes less.
-    pub batch_size: AtomicUsize,
 }
 
 impl Reporter {
+    /// Of a Kafka that is asked for at these addresses.
+    pub fn new(servers: &str) -> Self {
+        Self { servers: servers.to_owned(), ..Self::default() }
+    }
+
     pub fn set_sink(&self, sink: Sink) {
         if self.sink.set(sink).is_err() {
-            log::error!("kafka: the report sink was set twice; the first stays");
+            say::error!("kafka: the report sink was set twice; the first stays");
         }
+    }
+
+    /// No broker answers.
+    pub fn say_away(&self) {
+        say::warn!(
+            target: "hydrant::kafka",
+            "Kafka cannot be reached at {}; {} records wait", self.servers, self.outstanding()
+        );
     }
 
     /// Counts records as taken; true when none was outstanding before.
@@ -119,7 +137,7 @@ impl Reporter {
         // Before the sink runs: it may append at once, and the room has to be there.
         self.outstanding.fetch_sub(count, Ordering::AcqRel);
         if catch_unwind(AssertUnwindSafe(|| sink(reports))).is_err() {
-            log::error!(
+            say::error!(
                 "kafka: whoever takes the reports panicked; {count} reports are lost until the log is reset"
             );
         }
@@ -137,6 +155,8 @@ impl Reporter {
             refused_by_topic_cap: get(&counters.refused_by_topic_cap),
             topics_created: get(&counters.topics_created),
             resets: get(&counters.resets),
+            replaced: get(&counters.replaced),
+            main_replaced: get(&counters.main_replaced),
             outstanding: self.outstanding() as u64,
         }
     }

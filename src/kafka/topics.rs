@@ -1,17 +1,24 @@
 //! What is known about each Kafka topic, and the records that wait for one.
 //!
-//! A record waits only while its own topic is not known; once it is, they leave in order before
-//! any later record of the topic. Bounds: waiting records count against
-//! `kafka.queue_max_messages` and `kafka.queue_max_bytes`; a topic that is not known stands here
-//! only while records wait for it, one that exists as long as Kafka takes its records; remembered
-//! refusals are dropped when they expire, and past [`MAX_REFUSED`] they are not remembered at all.
+//! A record waits only while its own topic is not known, is in [`Trouble`], or its producer is being
+//! replaced; its records leave in order, before any later record of the topic.
+//!
+//! Bounds: waiting records count against `kafka.queue_max_messages` and `kafka.queue_max_bytes`,
+//! and those whose topic is parked until somebody mends it against a part of both ([`Limits`]), so
+//! that such topics never take all the room; a topic that is not known stands here only while
+//! records wait for it, one that exists as long as Kafka takes its records; remembered refusals are
+//! dropped when they expire, and past [`MAX_REFUSED`] they are not remembered at all.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use hydrant_actors::ports::LogRecord;
+use hydrant_actors::say;
+
+use super::trouble::{CLASSES, Kind, Place, Trouble, fitting};
+use super::waiting::Waiting;
 
 /// A refusal is remembered for so long; then Kafka is asked again.
 pub(super) const REFUSAL: Duration = Duration::from_secs(5);
@@ -31,19 +38,64 @@ pub(super) enum Knowledge {
 
 #[derive(Debug)]
 pub(super) struct Topic {
-    pub knowledge: Knowledge,
-    pub backlog: VecDeque<LogRecord>,
+    knowledge: Knowledge,
+    backlog: VecDeque<Waiting>,
+    trouble: Option<Box<Trouble>>,
 }
 
-/// Clients looked at when a topic is made.
-const MAX_CLIENTS: usize = 16;
+impl Topic {
+    fn new() -> Self {
+        Self { knowledge: Knowledge::Unknown, backlog: VecDeque::new(), trouble: None }
+    }
+
+    /// Its records go where those of all go.
+    fn is_well(&self) -> bool {
+        self.trouble.as_ref().is_none_or(|trouble| trouble.is_over())
+    }
+
+    /// Its records wait for `kafka.park_time` only.
+    fn is_limited(&self) -> bool {
+        let parked = self.trouble.as_ref().and_then(|trouble| trouble.parked.as_ref());
+        parked.is_some_and(|parked| parked.limited)
+    }
+
+    fn trouble(&mut self, now: Instant) -> &mut Trouble {
+        self.trouble.get_or_insert_with(|| Box::new(Trouble::new(now)))
+    }
+}
+
+/// Records and bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    pub records: usize,
+    pub bytes: usize,
+}
+
+impl Size {
+    fn of(records: &VecDeque<Waiting>) -> Self {
+        Self { records: records.len(), bytes: records.iter().map(Waiting::cost).sum() }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.records += other.records;
+        self.bytes += other.bytes;
+    }
+
+    fn take(&mut self, other: Self) {
+        self.records = self.records.saturating_sub(other.records);
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     map: AHashMap<Arc<str>, Topic>,
+    /// Topics with a backlog.
+    backlogged: AHashSet<Arc<str>>,
     refused: usize,
-    waiting: usize,
-    waiting_bytes: usize,
+    waiting: Size,
+    /// Those of them whose topic is parked until somebody mends it.
+    limited: Size,
 }
 
 /// Where a record may go.
@@ -56,13 +108,34 @@ pub(super) enum Way {
     Refuse(Arc<str>),
 }
 
+/// What became of a waiting record that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// A producer has it.
+    Sent,
+    /// It was reported.
+    Settled,
+    /// The producer of its class takes none for now.
+    Closed,
+}
+
+/// Topics that are parked with records waiting.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Parking {
+    /// One of them, and why.
+    pub topic: Arc<str>,
+    pub why: Arc<str>,
+    pub topics: usize,
+    pub records: usize,
+}
+
 impl Topics {
     /// Where a record of the topic goes now.
     pub fn way(&mut self, topic: &str, now: impl FnOnce() -> Instant) -> Way {
         match self.map.get(topic) {
             None => Way::Wait,
             Some(known) => match &known.knowledge {
-                Knowledge::Exists if known.backlog.is_empty() => Way::Send,
+                Knowledge::Exists if known.backlog.is_empty() && known.is_well() => Way::Send,
                 Knowledge::Exists | Knowledge::Unknown => Way::Wait,
                 Knowledge::Refused { until, why } if *until > now() => Way::Refuse(why.clone()),
                 Knowledge::Refused { .. } => {
@@ -75,7 +148,7 @@ impl Topics {
     }
 
     pub fn waiting(&self) -> usize {
-        self.waiting
+        self.waiting.records
     }
 
     pub fn known(&self) -> usize {
@@ -84,79 +157,202 @@ impl Topics {
 
     /// Whether a record of so many bytes may wait.
     pub fn has_room(&self, bytes: usize, max_bytes: usize) -> bool {
-        self.waiting == 0 || self.waiting_bytes + bytes <= max_bytes
+        self.waiting.records == 0 || self.waiting.bytes + bytes <= max_bytes
+    }
+
+    /// Why a record of the topic may not wait: the topic is parked until somebody mends it, and
+    /// such topics have as many waiting as they may.
+    pub fn is_full(&self, topic: &str, bytes: usize, max: Size) -> Option<String> {
+        if self.limited.records < max.records && self.limited.bytes + bytes <= max.bytes {
+            return None;
+        }
+        let parked = self.map.get(topic)?.trouble.as_ref()?.parked.as_ref()?;
+        let (why, records) = (&parked.why, self.limited.records);
+        parked
+            .limited
+            .then(|| format!("{why}; {records} records of such topics wait, and no more may"))
     }
 
     /// Puts a record behind those that wait for its topic; true when Kafka has to be asked.
     pub fn wait(&mut self, record: LogRecord) -> bool {
-        self.waiting += 1;
-        self.waiting_bytes += record.cost();
-        let topic = self
-            .map
-            .entry(record.topic.clone())
-            .or_insert_with(|| Topic { knowledge: Knowledge::Unknown, backlog: VecDeque::new() });
+        let record = Waiting::Fresh(record);
+        let topic = self.count_in(&record);
         topic.backlog.push_back(record);
-        topic.knowledge == Knowledge::Unknown
+        topic.knowledge == Knowledge::Unknown && !topic.is_limited()
     }
 
-    /// Topics that records wait for and Kafka has to be asked about, at most `limit`.
-    pub fn pending(&self, limit: usize) -> Vec<Arc<str>> {
-        self.map
+    /// Counts a record that waits for its topic from now on.
+    fn count_in(&mut self, record: &Waiting) -> &mut Topic {
+        let name = record.topic().clone();
+        let size = Size { records: 1, bytes: record.cost() };
+        self.waiting.add(size);
+        let topic = self.map.entry(name.clone()).or_insert_with(Topic::new);
+        if topic.is_limited() {
+            self.limited.add(size);
+        }
+        self.backlogged.insert(name);
+        topic
+    }
+
+    /// Puts records that came back, in the order they were handed over, before those that wait for
+    /// their topics.
+    pub fn put_back(&mut self, records: impl DoubleEndedIterator<Item = Waiting>) {
+        for record in records.rev() {
+            self.count_in(&record).backlog.push_front(record);
+        }
+    }
+
+    /// Topics that records wait for and Kafka has to be asked about now, at most `limit`.
+    pub fn pending(&self, limit: usize, now: Instant) -> Vec<Arc<str>> {
+        let due = |topic: &Topic| {
+            let parked = topic.trouble.as_ref().and_then(|trouble| trouble.parked.as_ref());
+            topic.knowledge == Knowledge::Unknown && parked.is_none_or(|parked| now >= parked.probe)
+        };
+        self.backlogged
             .iter()
-            .filter(|(_, topic)| topic.knowledge == Knowledge::Unknown && !topic.backlog.is_empty())
+            .filter(|name| self.map.get(*name).is_some_and(due))
             .take(limit)
-            .map(|(name, _)| name.clone())
+            .cloned()
             .collect()
     }
 
-    /// Distinct clients whose records wait for the topic, the oldest record's first.
-    pub fn clients(&self, topic: &str) -> Vec<Arc<str>> {
-        let mut clients: Vec<Arc<str>> = Vec::new();
-        for record in self.map.get(topic).into_iter().flat_map(|topic| &topic.backlog) {
-            if !clients.contains(&record.client_id) {
-                clients.push(record.client_id.clone());
-                if clients.len() == MAX_CLIENTS {
-                    break;
-                }
-            }
-        }
-        clients
+    /// The client of the oldest record that waits for the topic.
+    pub fn client(&self, topic: &str) -> Arc<str> {
+        let oldest = self.map.get(topic).and_then(|topic| topic.backlog.front());
+        oldest.and_then(Waiting::client).unwrap_or_default()
     }
 
-    /// The topic exists; its backlog may go.
-    pub fn exists(&mut self, topic: &str) {
+    /// The topic exists and takes batches of at most `limit` bytes, where Kafka said so; its
+    /// backlog may go.
+    pub fn exists(&mut self, topic: &str, limit: Option<usize>, batch_size: usize, now: Instant) {
         if let Some(topic) = self.map.get_mut(topic) {
+            if topic.is_limited() {
+                self.limited.take(Size::of(&topic.backlog));
+            }
+            if topic.trouble.is_some() || fitting(limit, batch_size) > 0 {
+                topic.trouble(now).told(limit, batch_size, now);
+            }
             topic.knowledge = Knowledge::Exists;
         }
     }
 
-    /// Kafka has to be asked again.
-    pub fn forget(&mut self, topic: &str) {
-        match self.map.get_mut(topic) {
-            Some(known) if known.knowledge != Knowledge::Exists => {}
-            Some(known) if !known.backlog.is_empty() => known.knowledge = Knowledge::Unknown,
-            _ => {
-                self.map.remove(topic);
-            }
+    /// Something happened to the topic in the producer of class `from`. Nothing of it is
+    /// outstanding there any more.
+    pub fn add_trouble(
+        &mut self,
+        name: &Arc<str>,
+        kind: &Kind,
+        from: usize,
+        batch_size: usize,
+        now: Instant,
+    ) {
+        let topic = self.map.entry(name.clone()).or_insert_with(Topic::new);
+        let was_limited = topic.is_limited();
+        topic.trouble(now).add(kind, from, batch_size, now);
+        if *kind == Kind::Look {
+            topic.knowledge = Knowledge::Unknown;
+        }
+        self.limit(name, was_limited);
+    }
+
+    /// Kafka says that a topic it was asked about takes nothing until somebody mends it.
+    pub fn park(&mut self, name: &str, why: &str, now: Instant) {
+        if let Some(topic) = self.map.get_mut(name) {
+            let was_limited = topic.is_limited();
+            topic.trouble(now).park(&why.into(), true, now);
+            self.limit(name, was_limited);
         }
     }
 
-    /// The topic's records are refused; returns those that waited. `remember` keeps it so for
-    /// [`REFUSAL`].
-    pub fn refuse(
-        &mut self,
-        topic: &str,
-        why: &str,
-        now: Instant,
-        remember: bool,
-    ) -> VecDeque<LogRecord> {
+    /// Counts a topic's backlog among the limited ones, or no longer.
+    fn limit(&mut self, name: &str, was_limited: bool) {
+        let Some(topic) = self.map.get(name) else { return };
+        match (was_limited, topic.is_limited()) {
+            (false, true) => self.limited.add(Size::of(&topic.backlog)),
+            (true, false) => self.limited.take(Size::of(&topic.backlog)),
+            _ => {}
+        }
+    }
+
+    /// A record of a topic in trouble, sent by a producer of its own class, was reported.
+    pub fn settled(&mut self, name: &str, acknowledged: bool, now: Instant) {
+        let Some(topic) = self.map.get_mut(name) else { return };
+        let was_limited = topic.is_limited();
+        let Some(trouble) = &mut topic.trouble else { return };
+        trouble.outstanding = trouble.outstanding.saturating_sub(1);
+        if acknowledged && trouble.parked.is_some() {
+            trouble.probed(now);
+            say::info!("kafka: topic {name} takes records again");
+        }
+        self.limit(name, was_limited);
+    }
+
+    /// Takes the records of topics that were parked for `time` and that nobody has mended, with the
+    /// reasons.
+    pub fn give_up(&mut self, time: Duration, now: Instant) -> Vec<(Arc<str>, VecDeque<Waiting>)> {
+        let mut given_up = Vec::new();
+        if self.limited.records == 0 {
+            return given_up;
+        }
+        for name in &self.backlogged {
+            let Some(topic) = self.map.get_mut(name) else { continue };
+            let parked = topic.trouble.as_mut().and_then(|trouble| trouble.parked.as_mut());
+            let Some(parked) = parked.filter(|parked| parked.limited) else { continue };
+            if now.duration_since(parked.since) < time {
+                continue;
+            }
+            parked.since = now;
+            let why = parked.why.clone();
+            let records = std::mem::take(&mut topic.backlog);
+            self.limited.take(Size::of(&records));
+            self.waiting.take(Size::of(&records));
+            if topic.knowledge == Knowledge::Unknown {
+                self.map.remove(name);
+            }
+            given_up.push((why, records));
+        }
+        self.sweep();
+        given_up
+    }
+
+    /// Records that wait until somebody mends their topic.
+    pub fn parked(&self) -> usize {
+        self.limited.records
+    }
+
+    /// Parked topics that records wait for.
+    pub fn parking(&self) -> Option<Parking> {
+        let mut found: Option<Parking> = None;
+        for name in &self.backlogged {
+            let Some(topic) = self.map.get(name) else { continue };
+            let parked = topic.trouble.as_ref().and_then(|trouble| trouble.parked.as_ref());
+            let Some(parked) = parked else { continue };
+            let found = found.get_or_insert_with(|| Parking {
+                topic: name.clone(),
+                why: parked.why.clone(),
+                topics: 0,
+                records: 0,
+            });
+            found.topics += 1;
+            found.records += topic.backlog.len();
+        }
+        found
+    }
+
+    /// The topic's records are refused; returns those that waited. The refusal stands for
+    /// [`REFUSAL`], while fewer than [`MAX_REFUSED`] topics are refused.
+    pub fn refuse(&mut self, topic: &str, why: &str, now: Instant) -> VecDeque<Waiting> {
         let Some(known) = self.map.get_mut(topic) else {
             return VecDeque::new();
         };
         let records = std::mem::take(&mut known.backlog);
-        self.waiting -= records.len();
-        self.waiting_bytes -= records.iter().map(LogRecord::cost).sum::<usize>();
-        if remember && self.refused < MAX_REFUSED {
+        self.waiting.take(Size::of(&records));
+        if known.is_limited() {
+            self.limited.take(Size::of(&records));
+        }
+        known.trouble = None;
+        self.backlogged.remove(topic);
+        if self.refused < MAX_REFUSED {
             known.knowledge = Knowledge::Refused { until: now + REFUSAL, why: why.into() };
             self.refused += 1;
         } else {
@@ -181,181 +377,82 @@ impl Topics {
         }
     }
 
-    /// Gives the waiting records of topics that exist to `send`, in order per topic, until it
-    /// returns false (it did not take that record).
-    pub fn drain(&mut self, mut send: impl FnMut(&LogRecord) -> bool) {
-        if self.waiting == 0 {
-            return;
+    /// Offers the waiting records of topics that exist, in order per topic, each with the class of
+    /// the producer it goes to. True when Kafka has to be asked about a topic.
+    pub fn drain(&mut self, now: Instant, mut offer: impl FnMut(usize, &Waiting) -> Offer) -> bool {
+        let mut ask = false;
+        if self.waiting.records == 0 {
+            return ask;
         }
-        for topic in self.map.values_mut().filter(|topic| topic.knowledge == Knowledge::Exists) {
-            while let Some(record) = topic.backlog.front() {
-                if !send(record) {
-                    return;
+        let mut closed = [false; CLASSES];
+        for name in &self.backlogged {
+            let Some(topic) = self.map.get_mut(name) else { continue };
+            if topic.knowledge != Knowledge::Exists {
+                continue;
+            }
+            let limited = topic.is_limited();
+            let place =
+                topic.trouble.as_mut().map_or(Place::Class(0), |trouble| trouble.place(now));
+            let (class, mut left) = match place {
+                Place::Class(class) => (class, usize::MAX),
+                Place::Probe(class) => (class, 1),
+                Place::Nowhere => continue,
+                Place::Ask => {
+                    ask = true;
+                    topic.knowledge = Knowledge::Unknown;
+                    continue;
                 }
-                self.waiting -= 1;
-                self.waiting_bytes -= record.cost();
+            };
+            while let Some(record) = topic.backlog.front()
+                && !closed[class]
+                && left > 0
+            {
+                match offer(class, record) {
+                    Offer::Closed => {
+                        closed[class] = true;
+                        break;
+                    }
+                    Offer::Sent if class > 0 => {
+                        if let Some(trouble) = &mut topic.trouble {
+                            trouble.outstanding += 1;
+                        }
+                    }
+                    Offer::Sent | Offer::Settled => {}
+                }
+                left -= 1;
+                let size = Size { records: 1, bytes: record.cost() };
+                self.waiting.take(size);
+                if limited {
+                    self.limited.take(size);
+                }
                 topic.backlog.pop_front();
             }
         }
+        self.sweep();
+        ask
     }
 
-    /// Takes every waiting record.
-    pub fn take_waiting(&mut self) -> Vec<LogRecord> {
-        self.waiting = 0;
-        self.waiting_bytes = 0;
-        let waiting =
-            self.map.values_mut().flat_map(|topic| std::mem::take(&mut topic.backlog)).collect();
+    /// Forgets which topics had a backlog and have none.
+    fn sweep(&mut self) {
+        let map = &self.map;
+        self.backlogged.retain(|name| map.get(name).is_some_and(|topic| !topic.backlog.is_empty()));
+    }
+
+    /// Takes every waiting record; nothing is outstanding any more.
+    pub fn take_waiting(&mut self) -> Vec<Waiting> {
+        (self.waiting, self.limited) = Default::default();
+        self.backlogged.clear();
+        let mut waiting = Vec::new();
+        for topic in self.map.values_mut() {
+            waiting.extend(std::mem::take(&mut topic.backlog));
+            if let Some(trouble) = &mut topic.trouble {
+                trouble.outstanding = 0;
+            }
+        }
         self.map.retain(|_, topic| topic.knowledge != Knowledge::Unknown);
         waiting
     }
 }
 
-/// How many topics were made, and for whom.
-#[derive(Debug, Default)]
-pub(super) struct Caps {
-    made: usize,
-    by_client: AHashMap<Arc<str>, usize>,
-}
-
-impl Caps {
-    /// The client for whom a topic may be made, or why none.
-    pub fn creator(
-        &self,
-        clients: &[Arc<str>],
-        max: usize,
-        max_per_client: usize,
-    ) -> Result<Arc<str>, String> {
-        if self.made >= max {
-            return Err(format!(
-                "it does not exist and this node has made its kafka.max_topics_created = {max} topics: make it \
-                 yourself or raise the limit"
-            ));
-        }
-        clients
-            .iter()
-            .find(|client| self.by_client.get(*client).is_none_or(|made| *made < max_per_client))
-            .cloned()
-            .ok_or_else(|| {
-                let client = clients.first().map_or("", |client| client);
-                format!(
-                    "it does not exist and kafka.max_topics_per_client = {max_per_client} topics were made for \
-                     client {client:?}: make it yourself or raise the limit"
-                )
-            })
-    }
-
-    /// A topic was made for the client.
-    pub fn made(&mut self, client: &Arc<str>) {
-        self.made += 1;
-        *self.by_client.entry(client.clone()).or_default() += 1;
-    }
-
-    /// It could not be made after all.
-    pub fn not_made(&mut self, client: &Arc<str>) {
-        self.made = self.made.saturating_sub(1);
-        if let Some(made) = self.by_client.get_mut(client) {
-            *made = made.saturating_sub(1);
-            if *made == 0 {
-                self.by_client.remove(client);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use bytes::Bytes;
-    use hydrant_protocol::QoS;
-
-    use super::*;
-
-    fn record(topic: &str, id: u64) -> LogRecord {
-        LogRecord {
-            id,
-            topic: topic.into(),
-            key: None,
-            payload: Bytes::new(),
-            mqtt_topic: "m".into(),
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            client_id: "c".into(),
-            epoch: 1,
-            sequence: id,
-            outbox: None,
-            received_ms: 0,
-            properties: None,
-        }
-    }
-
-    #[test]
-    fn waiting_records_leave_in_order_and_before_later_ones() {
-        let mut topics = Topics::default();
-        for id in 0..3 {
-            assert!(topics.wait(record("a", id)), "Kafka has to be asked");
-        }
-        topics.exists("a");
-        assert!(matches!(topics.way("a", Instant::now), Way::Wait), "the backlog goes first");
-        let mut sent = Vec::new();
-        topics.drain(|record| {
-            sent.push(record.id);
-            sent.len() < 3
-        });
-        topics.drain(|record| {
-            sent.push(record.id);
-            true
-        });
-        assert_eq!(sent, [0, 1, 2, 2]);
-        assert_eq!((topics.waiting, topics.waiting_bytes), (0, 0));
-        assert!(matches!(topics.way("a", Instant::now), Way::Send));
-    }
-
-    #[test]
-    fn a_refusal_expires() {
-        let mut topics = Topics::default();
-        let now = Instant::now();
-        topics.wait(record("a", 0));
-        assert_eq!(topics.refuse("a", "no", now, true).len(), 1);
-        assert!(matches!(topics.way("a", || now), Way::Refuse(_)));
-        assert!(matches!(topics.way("a", || now + REFUSAL), Way::Wait));
-        topics.expire(now + REFUSAL);
-        assert_eq!((topics.waiting, topics.refused), (0, 0));
-    }
-
-    #[test]
-    fn nothing_is_kept_of_a_topic_that_is_not_known_and_has_no_record() {
-        let mut topics = Topics::default();
-        for topic in ["reset", "gone", "refused"] {
-            topics.wait(record(topic, 0));
-        }
-        topics.exists("gone");
-        topics.drain(|_| true);
-        topics.forget("gone");
-        let now = Instant::now();
-        topics.refuse("refused", "no", now, true);
-        assert!(matches!(topics.way("refused", || now + REFUSAL), Way::Wait));
-        assert_eq!(topics.take_waiting().len(), 1);
-        assert_eq!((topics.known(), topics.refused), (0, 0));
-        let (mut caps, client) = (Caps::default(), Arc::from("a"));
-        caps.made(&client);
-        caps.not_made(&client);
-        assert!(caps.by_client.is_empty());
-    }
-
-    #[test]
-    fn caps_hold_per_node_and_client() {
-        let mut caps = Caps::default();
-        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let both = [a.clone(), b.clone()];
-        assert_eq!(caps.creator(&both, 2, 1).unwrap(), a);
-        caps.made(&a);
-        assert_eq!(caps.creator(&both, 2, 1).unwrap(), b);
-        assert!(
-            caps.creator(std::slice::from_ref(&a), 2, 1)
-                .unwrap_err()
-                .contains("max_topics_per_client = 1")
-        );
-        caps.made(&b);
-        assert!(caps.creator(&both, 2, 9).unwrap_err().contains("max_topics_created = 2"));
-    }
-}
+mod tests;

@@ -4,7 +4,10 @@ use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::NodeError;
+use super::error::NodeError;
+
+/// The folder of the embedded store, in the data directory.
+pub const STORE_FOLDER: &str = "store";
 
 /// The directory, locked until this is dropped or the process ends, however it ends.
 pub struct DataDir {

@@ -3,110 +3,30 @@
 //! the start in order, too; a second one ends the process at once.
 
 mod data_dir;
+mod dead;
+mod error;
 mod no_log;
 mod open;
-mod view;
+mod risks;
+mod status;
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use hydrant_actors::ports::StoreError;
+use hydrant_actors::say;
 use hydrant_actors::supervision;
 use hydrant_actors::system::{ActorSystem, Parts, StartError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, AdminOptions, AdminPorts, AdminServer};
-use crate::cassandra::db::CassandraError;
 use crate::config::Config;
-use crate::embedded::OpenError;
-use crate::kafka::KafkaStartError;
+use crate::logging;
+pub use data_dir::STORE_FOLDER;
+pub use error::NodeError;
 use open::NodeLog;
-pub use open::{NodeStore, STORE_FOLDER};
-use view::View;
-
-/// Why a node did not start, or could not go on. Each is one sentence that says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// The MQTT port cannot be bound.
-    #[error("cannot listen on {address} ({source}): {}", advice(source))]
-    Listen {
-        /// `listener.address`.
-        address: SocketAddr,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
-    /// The port for other nodes cannot be bound.
-    #[error(
-        "cannot listen on {address} for other nodes ({source}): choose another with cluster.listen"
-    )]
-    Peer {
-        /// `cluster.listen`.
-        address: SocketAddr,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
-    /// Store or log cannot be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// What stands in the store cannot be read.
-    #[error("{0}: check the disk below node.data_dir")]
-    Store(StoreError),
-    /// The operating system gives no thread.
-    #[error("no thread can be started ({0}): raise this user's limit on processes (ulimit -u)")]
-    Thread(std::io::Error),
-    /// Kafka's options cannot work.
-    #[error(transparent)]
-    Kafka(#[from] KafkaStartError),
-    /// The admin endpoints cannot be bound.
-    #[error("{0}")]
-    Admin(std::io::Error),
-    /// The data directory cannot be made or locked.
-    #[error("the folder {} cannot be made or written ({source}): choose another with --data-dir", dir.display())]
-    DataDir {
-        /// `node.data_dir`.
-        dir: PathBuf,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
-    /// Another process has the data directory.
-    #[error("the data directory {} is in use by another broker: stop that one or choose another with --data-dir", dir.display())]
-    DataDirTaken {
-        /// `node.data_dir`.
-        dir: PathBuf,
-    },
-    /// Cassandra cannot be used.
-    #[error(transparent)]
-    Cassandra(#[from] CassandraError),
-    /// Signals cannot be waited for.
-    #[error("signals cannot be handled: {0}")]
-    Signals(std::io::Error),
-    /// The actor tree could not be kept up.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl From<StartError> for NodeError {
-    fn from(error: StartError) -> Self {
-        match error {
-            StartError::Store(error) => Self::Store(error),
-            StartError::Thread(error) => Self::Thread(error),
-            StartError::Cluster(why) => Self::Failed(why),
-            StartError::Interrupted => Self::Failed(error.to_string()),
-        }
-    }
-}
-
-fn advice(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            "stop the other program or choose another port with --listen"
-        }
-        std::io::ErrorKind::PermissionDenied => "choose a port above 1023 with --listen",
-        _ => "choose an address of this machine with --listen",
-    }
-}
+pub use open::NodeStore;
+use status::NodeStatus;
 
 /// How long a lease may take to be given back, behind `node.shutdown_deadline`.
 const RELEASE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -152,7 +72,10 @@ async fn open_store(config: &Config, signals: &Signals) -> Result<Option<NodeSto
         }
         Ok(Err(_)) => {}
         // Whom it waits for would hold up the end of this process as well.
-        Err(_) => std::process::exit(0),
+        Err(_) => {
+            logging::finish();
+            std::process::exit(0)
+        }
     }
     log::info!("node {node_id} stopped");
     Ok(None)
@@ -172,13 +95,13 @@ async fn run_with(
     })
     .map_err(NodeError::Admin)?;
     let cluster = open::cluster(config, opened, address)?;
-    let NodeLog { log, tail } = open::log(config)?;
+    let NodeLog { log, tail } = open::log(config, signals.stop()).await?;
     let (failed, mut failures) = mpsc::unbounded_channel();
     let settings = Arc::new(config.settings.clone());
     let parts = Parts {
         settings: Arc::clone(&settings),
         store: Arc::clone(&opened.store),
-        log,
+        log: Arc::clone(&log),
         listener: (Arc::new(listener), format!("tcp/{address}")),
         nodelay: config.listener.nodelay,
         cluster,
@@ -194,10 +117,13 @@ async fn run_with(
         }
         Err(error) => return Err(error.into()),
     };
-    let view = Arc::new(View {
+    let view = Arc::new(NodeStatus {
         shared: Arc::clone(&system.shared),
         registry: Arc::clone(&system.registry),
         tail,
+        store: Arc::clone(&opened.store),
+        log,
+        listener: format!("tcp/{address}"),
         members: system.views.clone(),
     });
     let admin = match AdminServer::start(ports, view) {
@@ -218,7 +144,7 @@ async fn run_with(
     admin.shutdown();
     if !whole {
         // Nothing that was acknowledged is lost by this: no reason to exit non-zero.
-        log::warn!(
+        say::warn!(
             "the shutdown was cut short after node.shutdown_deadline: publishes that waited for an \
              acknowledgement did not get one and are sent again by their clients"
         );
@@ -228,7 +154,8 @@ async fn run_with(
 
 /// A second signal: the node exits at once. What was acknowledged as stored is in the store.
 fn at_once() -> ! {
-    log::warn!("second signal: exiting at once");
+    say::warn!("second signal: exiting at once");
+    logging::finish();
     std::process::exit(130)
 }
 
@@ -246,6 +173,7 @@ async fn announce(config: &Config, system: &ActorSystem, address: SocketAddr, ad
         config.settings.node_id,
         config.data_dir.display()
     );
+    risks::warn(config, address, admin.bound_address());
 }
 
 /// The signals a node knows.
@@ -272,6 +200,7 @@ impl Signals {
             next().await;
             at_once()
         });
+        ignore_others(signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
         Ok(Self { stop, print: signal(SignalKind::user_defined1())? })
     }
 
@@ -285,6 +214,21 @@ impl Signals {
             }
         }
     }
+}
+
+/// SIGHUP and SIGUSR2 end no node: a closed terminal or a service manager's "reload" sends them.
+fn ignore_others(mut hangup: Signal, mut user: Signal) {
+    actix_rt::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => log::info!(
+                    "SIGHUP: there is nothing to reopen; the log goes to standard error, and the \
+                     configuration is read at start only"
+                ),
+                _ = user.recv() => {}
+            }
+        }
+    });
 }
 
 /// Until a signal asks for the end, or the tree cannot be kept up. SIGUSR1 prints the tree.

@@ -9,10 +9,10 @@ use hydrant_actors::ports::{MessageLog, SessionStore, SharedStore};
 use hydrant_actors::settings::LogKind;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::NodeError;
-use super::data_dir::DataDir;
+use super::data_dir::{DataDir, STORE_FOLDER};
+use super::error::NodeError;
 use super::no_log::NoLog;
-use super::view::LogTail;
+use super::status::LogTail;
 use crate::admin::TailSource;
 use crate::cassandra::{CassandraError, CassandraStore, IN_USE};
 use crate::config::{Config, ListenerConfig};
@@ -22,8 +22,8 @@ use crate::zookeeper::{self, ZookeeperMembership};
 
 /// How long ZooKeeper is asked who has this node's id.
 const LOOK: Duration = Duration::from_secs(3);
-/// The folder of the embedded store, in the data directory.
-pub const STORE_FOLDER: &str = "store";
+/// How long a start waits for Kafka's list of topics.
+const ACQUAINTED: Duration = Duration::from_secs(2);
 
 /// The session store of a node that does not run elsewhere.
 pub struct NodeStore {
@@ -44,6 +44,7 @@ impl NodeStore {
         let data_dir = DataDir::lock(&config.data_dir)?;
         let (store, cassandra): (Arc<dyn SessionStore>, _) = match &config.cassandra {
             Some(options) => {
+                goes_with_members(config).await?;
                 let opened = CassandraStore::open(options, node_id, &data_dir.instance).await;
                 let store = match opened {
                     Ok(store) => store,
@@ -64,6 +65,21 @@ impl NodeStore {
         if let Some(store) = &self.cassandra {
             store.release().await;
         }
+    }
+}
+
+/// Before the schema is raised: the members of a cluster of another release could not start on it any more.
+async fn goes_with_members(config: &Config) -> Result<(), NodeError> {
+    let Some(cluster) = &config.cluster else { return Ok(()) };
+    let me = zookeeper::Release {
+        node_id: &config.settings.node_id,
+        version: env!("CARGO_PKG_VERSION"),
+        protocol: hydrant_protocol::cluster::link::VERSIONS,
+    };
+    let asked = zookeeper::refuses(&cluster.zookeeper, &cluster.id, me);
+    match tokio::time::timeout(LOOK, asked).await {
+        Ok(Some(why)) => Err(NodeError::Failed(why)),
+        Ok(None) | Err(_) => Ok(()),
     }
 }
 
@@ -120,7 +136,11 @@ pub fn cluster(
             mqtt: clients,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             max_link_bytes: cluster.max_link_bytes,
-            repair: cluster.zookeeper.session_timeout + cassandra.lease + Duration::from_secs(1),
+            take_over: ClusterSettings::take_over_in(cassandra.lease),
+            repair: ClusterSettings::repaired_in(
+                cluster.zookeeper.session_timeout,
+                cassandra.lease,
+            ),
         },
     }))
 }
@@ -148,12 +168,27 @@ fn bind(config: &ListenerConfig) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Opens the log that is configured.
-pub fn log(config: &Config) -> Result<NodeLog, NodeError> {
+async fn acquainted(log: &KafkaLog) {
+    while !log.is_acquainted() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Opens the log that is configured. A Kafka that answers is given time to name its topics: until
+/// then each would count as one to be made. `stop` ends the wait.
+pub async fn log(config: &Config, stop: impl Future<Output = ()>) -> Result<NodeLog, NodeError> {
     let node_id = &config.settings.node_id;
     let (log, tail): (Arc<dyn MessageLog>, Option<Arc<dyn TailSource>>) =
         match (&config.kafka, config.settings.log.kind) {
-            (Some(options), _) => (Arc::new(KafkaLog::start(options.clone(), node_id)?), None),
+            (Some(options), _) => {
+                let log = Arc::new(KafkaLog::start(options.clone(), node_id)?);
+                tokio::select! {
+                    () = acquainted(&log) => {}
+                    () = tokio::time::sleep(ACQUAINTED) => {}
+                    () = stop => {}
+                }
+                (log, None)
+            }
             (None, LogKind::Embedded) => {
                 let log =
                     EmbeddedLog::open(&config.data_dir.join("log"), node_id, config.log.clone())?;

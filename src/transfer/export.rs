@@ -1,24 +1,23 @@
 //! From a store to items, in the order of a file, and into a file.
 //!
 //! Invariant: the same content makes the same items in the same order, whichever store holds it.
-//! Bounds: sessions and retained messages are read as a node reads them at start; of queues and
-//! outbox a page ([`PAGE`], [`PAGE_BYTES`]).
+//! Bounds: sessions and retained messages are read as a node reads them at start; of queues,
+//! outbox and dead letters a page ([`PAGE`], [`PAGE_BYTES`]).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::time::SystemTime;
 
 use hydrant_actors::ports::{
-    OutgoingStage, SessionStore, StoreError, StoredSession, UNFINISHED, UNFINISHED_WHY,
+    DeadId, OutgoingStage, SessionStore, StoreError, StoredSession, UNFINISHED, UNFINISHED_WHY,
 };
 use hydrant_protocol::Message;
 
-use super::TransferError;
+use super::error::TransferError;
 use super::format::{Counts, FormatError, Item, ItemWriter};
 use super::progress::Progress;
-use crate::rows::{RowBuilder, damaged, encode_message};
+use crate::rows::{RowBuilder, damaged, encode_dead_letter, encode_message};
 
 /// Entries read at once.
 const PAGE: usize = 500;
@@ -76,8 +75,7 @@ async fn write(
     let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(part);
     let out = out.map_err(|error| failed(error.into()))?;
     let mut writer = ItemWriter::new(BufWriter::new(out)).map_err(failed)?;
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let made_ms = u64::try_from(since.as_millis()).unwrap_or_default();
+    let made_ms = hydrant_actors::clock::unix_ms();
     let broker = env!("CARGO_PKG_VERSION");
     writer.put(&Item::Head { node_id, broker, made_ms }).map_err(failed)?;
     walk(store, progress, &mut |item| writer.put(item).map_err(failed)).await?;
@@ -125,7 +123,7 @@ pub(super) async fn walk(
         sink(&Item::Retained { message: serde_bytes::Bytes::new(&message) })?;
     }
     let mut wills = store.wills().await?;
-    wills.sort_unstable_by(|one, other| one.client_id.cmp(&other.client_id));
+    wills.sort_by_key(|will| will.connection);
     for will in wills {
         let message = encoded(&will.message)?;
         let message = serde_bytes::Bytes::new(&message);
@@ -134,6 +132,7 @@ pub(super) async fn walk(
     for lane in lanes {
         put_lane(store, (lane.lane, lane.cursor, lane.end), &mut sink).await?;
     }
+    put_dead_letters(store, &mut sink).await?;
     Ok(counts)
 }
 
@@ -197,6 +196,24 @@ async fn put_lane(
         }
     }
     Ok(())
+}
+
+async fn put_dead_letters(
+    store: &dyn SessionStore,
+    sink: &mut impl FnMut(&Item<'_>) -> Result<(), TransferError>,
+) -> Result<(), TransferError> {
+    let mut from = DeadId::default();
+    loop {
+        let page = store.dead_letters(from, PAGE, PAGE_BYTES).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        from = last.id.next();
+        for letter in page {
+            let DeadId { received_ms, hash } = letter.id;
+            let letter = encode_dead_letter(&letter).map_err(damaged)?;
+            let letter = serde_bytes::Bytes::new(&letter);
+            sink(&Item::DeadLetter { received_ms, hash, letter })?;
+        }
+    }
 }
 
 fn encoded(message: &Message) -> Result<Vec<u8>, StoreError> {

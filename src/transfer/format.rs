@@ -14,8 +14,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// How such a file begins.
 pub(super) const MAGIC: &[u8] = b"hydrant export\n";
-/// What is written here, and the newest that is read.
-pub(super) const VERSION: u8 = 1;
+/// What is written here, and the newest that is read; the oldest is 1, which has no dead letters.
+pub(super) const VERSION: u8 = 2;
 /// Above the largest MQTT packet (256 MiB) with what belongs to it.
 const RECORD_MAX: u32 = 300 << 20;
 
@@ -47,7 +47,7 @@ pub(super) enum Item<'a> {
         #[serde(borrow)]
         message: &'a serde_bytes::Bytes,
     },
-    /// A will whose connection the node did not see end.
+    /// A will whose connection the node did not see end, in the order of the connections.
     Will {
         client_id: &'a str,
         #[serde(borrow)]
@@ -62,6 +62,14 @@ pub(super) enum Item<'a> {
     },
     /// The last.
     End { counts: Counts, digest: u64 },
+    /// A record that the log refused for good. Behind the outbox.
+    DeadLetter {
+        received_ms: u64,
+        hash: u64,
+        /// By [`crate::rows::encode_dead_letter`].
+        #[serde(borrow)]
+        letter: &'a serde_bytes::Bytes,
+    },
 }
 
 /// How many there are of each.
@@ -79,6 +87,9 @@ pub struct Counts {
     pub wills: u64,
     /// Records of the outbox.
     pub outbox: u64,
+    /// Dead letters. Not in the file, whose last record is as in version 1.
+    #[serde(skip)]
+    pub dead_letters: u64,
 }
 
 impl Counts {
@@ -91,22 +102,30 @@ impl Counts {
             Item::Retained { .. } => self.retained += 1,
             Item::Will { .. } => self.wills += 1,
             Item::Outbox { .. } => self.outbox += 1,
+            Item::DeadLetter { .. } => self.dead_letters += 1,
         }
     }
 
     /// All of them.
     pub(super) const fn sum(&self) -> u64 {
-        self.sessions + self.subscriptions + self.queued + self.retained + self.wills + self.outbox
+        self.sessions
+            + self.subscriptions
+            + self.queued
+            + self.retained
+            + self.wills
+            + self.outbox
+            + self.dead_letters
     }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sessions, subscriptions, queued, retained, wills, outbox } = self;
+        let Self { sessions, subscriptions, queued, retained, wills, outbox, dead_letters } = self;
         write!(
             f,
             "{sessions} sessions with {subscriptions} subscriptions and {queued} queued messages, \
-             {retained} retained messages, {wills} wills, {outbox} outbox records"
+             {retained} retained messages, {wills} wills, {outbox} outbox records, \
+             {dead_letters} dead letters"
         )
     }
 }
@@ -140,10 +159,14 @@ pub(super) struct ItemWriter<W> {
 
 impl<W: Write> ItemWriter<W> {
     pub(super) fn new(out: W) -> Result<Self, FormatError> {
+        Self::of_version(out, VERSION)
+    }
+
+    fn of_version(out: W, version: u8) -> Result<Self, FormatError> {
         let (counts, digest, buffer) = (Counts::default(), Xxh3::new(), Vec::new());
         let mut writer = Self { out, counts, digest, buffer };
         writer.raw(MAGIC)?;
-        writer.raw(&[VERSION])?;
+        writer.raw(&[version])?;
         Ok(writer)
     }
 
@@ -194,7 +217,7 @@ impl<R: Read> ItemReader<R> {
             return Err(FormatError::Foreign);
         }
         match reader.buffer[MAGIC.len()] {
-            VERSION => {}
+            1..=VERSION => {}
             found if found > VERSION => return Err(FormatError::Newer(found)),
             _ => return Err(FormatError::Foreign),
         }
@@ -228,6 +251,7 @@ impl<R: Read> ItemReader<R> {
         let item: Item<'_> = postcard::from_bytes(&self.buffer)
             .map_err(|error| FormatError::Damaged(error.to_string()))?;
         if let Item::End { counts, digest } = item {
+            let counts = Counts { dead_letters: self.counts.dead_letters, ..counts };
             if counts != self.counts || digest != self.digest.digest() {
                 return Err(damaged("its content is not what its last record says"));
             }
@@ -240,5 +264,25 @@ impl<R: Read> ItemReader<R> {
         self.digest.update(&self.buffer);
         self.counts.count(&item);
         Ok(Some(item))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_version_1_is_read() {
+        let mut writer = ItemWriter::of_version(Vec::new(), 1).unwrap();
+        let filter = "a/#";
+        writer.put(&Item::Subscription { filter, qos: 1 }).unwrap();
+        let (bytes, counts) = writer.finish().unwrap();
+        let mut reader = ItemReader::new(&bytes[..]).unwrap();
+        assert!(matches!(reader.next().unwrap(), Some(Item::Subscription { .. })));
+        assert!(reader.next().unwrap().is_none());
+        assert_eq!((counts.subscriptions, counts.sum()), (1, 1));
+        let newer = ItemWriter::of_version(Vec::new(), VERSION + 1).unwrap().out;
+        assert!(matches!(ItemReader::new(&newer[..]), Err(FormatError::Newer(_))));
     }
 }

@@ -14,16 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant_actors::ports::{
-    OutboxPosition, OutgoingStage, QueueEntry, SessionId, SessionStore, StoreError, StoreOp,
-    StoredWill, UNFINISHED,
+    DeadId, OutboxPosition, OutgoingStage, QueueEntry, SessionId, SessionStore, StoreError,
+    StoreOp, StoredWill, UNFINISHED,
 };
-use hydrant_actors::shard::unix_ns;
+use hydrant_actors::say;
+use hydrant_actors::worker::unix_ns;
 use hydrant_protocol::{Message, PacketId, QoS};
 
-use super::TransferError;
+use super::error::TransferError;
 use super::format::{Counts, FormatError, Item, ItemReader};
 use super::progress::Progress;
-use crate::rows::{RowError, RowReader, decode_message};
+use crate::rows::{RowError, RowReader, decode_dead_letter, decode_message};
 
 /// Operations of a batch.
 const BATCH_OPS: usize = 1000;
@@ -93,6 +94,8 @@ async fn is_empty(store: &dyn SessionStore) -> Result<(), TransferError> {
         "wills"
     } else if store.lanes().await?.iter().any(|lane| lane.cursor < lane.end) {
         "outbox records"
+    } else if !store.dead_letters(DeadId::default(), 1, 1).await?.is_empty() {
+        "dead letters"
     } else {
         return Ok(());
     };
@@ -115,6 +118,8 @@ type Op = (StoreOp, usize);
 struct Content {
     max_message: Option<usize>,
     session: Option<SessionId>,
+    /// Wills so far.
+    wills: u64,
     /// Of lanes: the next position.
     ends: BTreeMap<u16, u64>,
 }
@@ -161,7 +166,10 @@ impl Content {
             Item::Will { client_id, message } => {
                 let (message, ..) = self.message(message)?;
                 let cost = OP_COST + client_id.len() + message.cost();
-                let will = StoredWill { client_id: Arc::from(*client_id), message };
+                // Numbered in their order: a node's own begin far above.
+                self.wills += 1;
+                let (client_id, connection) = (Arc::from(*client_id), self.wills);
+                let will = StoredWill { client_id, connection, message };
                 vec![(StoreOp::PutWill { will }, cost)]
             }
             Item::Outbox { lane, record } => {
@@ -173,6 +181,13 @@ impl Content {
                 *end += 1;
                 let cost = OP_COST + record.cost();
                 vec![(StoreOp::PutOutbox { record, position }, cost)]
+            }
+            Item::DeadLetter { received_ms, hash, letter } => {
+                let id = DeadId { received_ms: *received_ms, hash: *hash };
+                let letter = decode_dead_letter(id, letter).map_err(bad_row)?;
+                self.fits(&letter.record.mqtt_topic, letter.record.payload.len())?;
+                let cost = OP_COST + letter.record.cost();
+                vec![(StoreOp::PutDeadLetter { letter: Arc::new(letter) }, cost)]
             }
         })
     }
@@ -246,7 +261,7 @@ impl Batch {
                 Ok(()) => break,
                 // Every operation is idempotent.
                 Err(StoreError::Unavailable(why)) if attempt < ATTEMPTS => {
-                    log::warn!("writing again: {why}");
+                    say::warn!("writing again: {why}");
                     tokio::time::sleep(PAUSE * attempt).await;
                 }
                 Err(error) => return Err(TransferError::HalfDone(error)),

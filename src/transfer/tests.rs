@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hydrant_actors::ports::{
-    OutboxPosition, OutgoingStage, QueueEntry, SessionStore, StoreOp, StoredWill,
+    DeadId, OutboxPosition, OutgoingStage, QueueEntry, SessionStore, StoreOp, StoredWill,
 };
 use hydrant_protocol::{PacketId, QoS};
 
 use super::format::{Counts, MAGIC, VERSION};
 use super::progress::Progress;
 use super::{TransferError, export, import};
+use crate::embedded::suite::dead::letter;
 use crate::embedded::suite::{message, record, write};
 use crate::embedded::{EmbeddedStore, StoreOptions, SyncPolicy};
 
@@ -64,8 +65,10 @@ fn fill(store: &Arc<dyn SessionStore>) {
     for topic in ["r/1", "r/2"] {
         ops.push(StoreOp::PutRetained { message: message(topic, "retained", true), version: 1 });
     }
-    let will = StoredWill { client_id: "client9".into(), message: message("w", "gone", false) };
-    ops.push(StoreOp::PutWill { will });
+    for (connection, payload) in [(1, "gone"), (2, "gone again")] {
+        let (client_id, message) = ("client9".into(), message("w", payload, false));
+        ops.push(StoreOp::PutWill { will: StoredWill { client_id, connection, message } });
+    }
     for (lane, positions) in [(0, 0..1_200), (5, 0..3)] {
         for position in positions {
             let (record, position) = (record("t", position), OutboxPosition { lane, position });
@@ -73,6 +76,8 @@ fn fill(store: &Arc<dyn SessionStore>) {
         }
     }
     ops.push(StoreOp::MoveCursor { lane: 0, position: 100 });
+    let letters = (0..700).map(|n| StoreOp::PutDeadLetter { letter: letter(n).into() });
+    ops.extend(letters);
     write(store, ops);
 }
 
@@ -100,6 +105,8 @@ fn content(store: &Arc<dyn SessionStore>) -> Vec<String> {
                 all.push(format!("{} {record:?}", lane.lane));
             }
         }
+        let letters = store.dead_letters(DeadId::default(), usize::MAX, usize::MAX).await;
+        all.extend(letters.unwrap().iter().map(|letter| format!("{letter:?}")));
     });
     all
 }
@@ -116,8 +123,9 @@ fn what_was_exported_is_imported() {
         subscriptions: 6,
         queued: 1_482,
         retained: 2,
-        wills: 1,
+        wills: 2,
         outbox: 1_103,
+        dead_letters: 700,
     };
     assert_eq!(counts, expected);
     let names: Vec<_> =
@@ -151,7 +159,8 @@ fn a_store_with_anything_in_it_is_not_imported_into() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("f");
     to_file(&store(&folder.path().join("empty")), &file).unwrap();
-    let will = StoredWill { client_id: "c".into(), message: message("w", "", false) };
+    let (client_id, message_of) = ("c".into(), message("w", "", false));
+    let will = StoredWill { client_id, connection: 1, message: message_of };
     let position = OutboxPosition { lane: 3, position: 0 };
     for (name, op) in [
         (
@@ -160,6 +169,7 @@ fn a_store_with_anything_in_it_is_not_imported_into() {
         ),
         ("wills", StoreOp::PutWill { will }),
         ("outbox records", StoreOp::PutOutbox { record: record("t", 0), position }),
+        ("dead letters", StoreOp::PutDeadLetter { letter: letter(0).into() }),
     ] {
         let store = store(&folder.path().join(name));
         write(&store, vec![op]);
@@ -195,7 +205,7 @@ fn a_file_that_is_not_whole_changes_nothing() {
     }
     let mut newer = whole.clone();
     newer[MAGIC.len()] = VERSION + 1;
-    assert!(why(&newer).contains("has version 2, and this broker reads up to 1"));
+    assert!(why(&newer).contains("has version 3, and this broker reads up to 2"));
     assert!(why(&[&whole[..], b"x"].concat()).contains("behind its end"));
     // A bit anywhere, whatever it makes of a length, a number or a payload.
     for at in (head..whole.len()).step_by(whole.len() / 200) {

@@ -19,6 +19,14 @@ pub(super) fn waits() -> impl Iterator<Item = Duration> + Send {
     backon::BackoffBuilder::build(builder.without_max_times().with_jitter())
 }
 
+/// Whether the files of `[zookeeper]` can be used.
+///
+/// # Errors
+/// One sentence, which begins with the key.
+pub fn check_tls(options: &ZookeeperTls) -> Result<(), String> {
+    tls(options).map(|_| ())
+}
+
 /// Reads the files of TLS, once.
 ///
 /// # Errors

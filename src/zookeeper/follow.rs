@@ -18,12 +18,13 @@ use zookeeper_client::{
 };
 
 use super::client::{connect, sentence, tls, waits};
-use super::membership::Shared;
+use super::dirty::Dirty;
 use super::options::ZookeeperOptions;
-use super::read::Dirty;
-use super::register::{Paths, Refused, foreign, prepare, register};
+use super::register::{Paths, Refused, foreign, prepare, register, withdraw};
 use super::roster::{Change, Roster};
+use super::shared::FollowerState;
 use super::{TARGET, entry};
+use hydrant_actors::say;
 
 /// Between two writes of what [`Membership::update`](hydrant_actors::ports::Membership::update) says.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -39,7 +40,7 @@ pub(super) struct Follower {
     pub(super) paths: Paths,
     tls: Option<TlsOptions>,
     pub(super) roster: Roster,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<FollowerState>,
     /// What stands in ZooKeeper, by name; `None` is none of this cluster's.
     pub(super) entries: BTreeMap<String, Option<Member>>,
     pub(super) cversion: i32,
@@ -65,6 +66,7 @@ struct Signals {
     state: StateWatcher,
     leave: watch::Receiver<bool>,
     load: watch::Receiver<Option<(Load, bool)>>,
+    present: watch::Receiver<bool>,
 }
 
 impl Follower {
@@ -72,7 +74,7 @@ impl Follower {
         options: ZookeeperOptions,
         cluster: Arc<str>,
         me: Member,
-        shared: Arc<Shared>,
+        shared: Arc<FollowerState>,
     ) -> Self {
         let paths = Paths::new(&options.chroot, &me.node_id);
         Self {
@@ -141,7 +143,7 @@ impl Follower {
             }
             sleep(waits.next().unwrap_or(WRITE_EVERY)).await;
         };
-        let found = foreign(&client, &self.paths, &self.cluster, self.roster.me()).await;
+        let found = foreign(&client, &self.paths, &self.cluster, self.roster.me().into()).await;
         found.map_err(|why| why.sentence(&self.options, &self.roster.me().node_id))?;
         let patience = client.session_timeout() + Duration::from_secs(1);
         let mut taken: Option<Instant> = None;
@@ -165,12 +167,26 @@ impl Follower {
         }
     }
 
+    /// Puts our entry there, or takes it out where this node is no member for now.
     pub(super) async fn register(&mut self, client: &Client) -> Result<(), Refused> {
+        let present = *self.shared.present.borrow();
+        if !present {
+            withdraw(client, &self.paths).await?;
+            self.stands(false);
+            return Ok(());
+        }
         prepare(client, &self.options, &self.paths, &self.cluster).await?;
         let me = self.roster.me();
         self.version = register(client, &self.options, &self.paths, &self.cluster, me).await?;
         self.told = false;
+        self.stands(true);
         Ok(())
+    }
+
+    fn stands(&mut self, present: bool) {
+        if self.roster.stands(present) && self.joined {
+            self.publish(true, Vec::new());
+        }
     }
 
     async fn connect_again(&self) -> Client {
@@ -194,6 +210,7 @@ impl Follower {
             state: client.state_watcher(),
             leave: self.shared.leave.subscribe(),
             load: self.shared.load.subscribe(),
+            present: self.shared.present.subscribe(),
         };
         let mut watcher = None;
         let mut waits = waits();
@@ -209,7 +226,8 @@ impl Follower {
                     () = leaving(&mut signals.leave) => return End::Left,
                 }
             }
-            let Signals { state, leave, load } = &mut signals;
+            let Signals { state, leave, load, present } = &mut signals;
+            present.mark_unchanged();
             let mut result = tokio::select! {
                 synced = self.sync(client, &mut watcher, load) => synced,
                 _ = state.changed() => continue,
@@ -274,7 +292,7 @@ impl Follower {
         let (mut unwritten, mut written) = (false, Instant::now());
         loop {
             let grace = self.roster.deadline();
-            let Signals { state, leave, load } = &mut *signals;
+            let Signals { state, leave, load, present } = &mut *signals;
             tokio::select! {
                 biased;
                 () = leaving(leave) => return Ok(Some(End::Left)),
@@ -293,6 +311,7 @@ impl Follower {
                     self.take_load(load);
                     unwritten = true;
                 }
+                _ = present.changed() => dirty.own = true,
                 () = sleep_until((written + WRITE_EVERY).into()), if unwritten => {
                     let write = self.write(client);
                     tokio::select! {
@@ -331,6 +350,9 @@ impl Follower {
 
     /// Shows the others what was told last. False: our entry is not what we left there.
     async fn write(&mut self, client: &Client) -> Result<bool, Refused> {
+        if !*self.shared.present.borrow() {
+            return Ok(true);
+        }
         let data = entry::encode(&self.cluster, self.roster.me()).map_err(Refused::Never)?;
         match client.set_data(&self.paths.own, &data, Some(self.version)).await {
             Ok(stat) => {
@@ -345,12 +367,15 @@ impl Follower {
     pub(super) fn publish(&self, current: bool, changes: Vec<Change>) {
         for change in changes {
             match change {
-                Change::Joined(member) => log::info!(
+                Change::Joined(member) => say::info!(
+                    by: self.shared.said.joined.of(&format!("{}/{}", member.node_id, member.incarnation)),
                     target: TARGET,
                     "member {} joined (incarnation {}, peer {})",
                     member.node_id, member.incarnation, member.peer
                 ),
-                Change::Left(node_id) => log::info!(target: TARGET, "member {node_id} left"),
+                Change::Left(node_id) => {
+                    say::info!(by: self.shared.said.left.of(&node_id), target: TARGET, "member {node_id} left")
+                }
             }
         }
         let view = self.roster.view(current);
@@ -369,7 +394,7 @@ impl Follower {
         let why = refused.sentence(&self.options, &self.roster.me().node_id);
         if taken && !self.told {
             self.told = true;
-            log::error!(target: TARGET, "this node is not in the cluster: {why}");
+            say::error!(target: TARGET, "this node is not in the cluster: {why}");
         }
         self.away(&why);
     }
@@ -386,7 +411,7 @@ impl Follower {
         };
         if first {
             let members = self.roster.view(false).members.len();
-            log::warn!(target: TARGET, "ZooKeeper {} is away ({why}): the {members} members known last stay", self.options);
+            say::warn!(by: self.shared.said.away, target: TARGET, "ZooKeeper {} is away ({why}): the {members} members known last stay", self.options);
         }
         self.publish(false, Vec::new());
     }
@@ -394,7 +419,7 @@ impl Follower {
     fn back(&self) {
         if let Some(since) = self.shared.away.lock().take() {
             let seconds = since.elapsed().as_secs();
-            log::info!(target: TARGET, "ZooKeeper {} is back after {seconds} s", self.options);
+            say::info!(by: self.shared.said.back, target: TARGET, "ZooKeeper {} is back after {seconds} s", self.options);
         }
     }
 
@@ -418,7 +443,7 @@ impl Follower {
 }
 
 /// See [`Follower::run`].
-struct Over(Arc<Shared>);
+struct Over(Arc<FollowerState>);
 
 impl Drop for Over {
     fn drop(&mut self) {

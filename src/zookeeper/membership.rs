@@ -1,10 +1,10 @@
 //! [`ZookeeperMembership`]: the port, and the thread that keeps the session.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hydrant_actors::ports::{Membership, MembershipFuture};
-use hydrant_protocol::cluster::{Load, Member, View};
+use hydrant_protocol::cluster::{Load, Member, MembershipView};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::follow::Follower;
 use super::options::ZookeeperOptions;
+use super::shared::{FollowerState, Said};
 
 /// How long leaving may take; then the session's time-out does it.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -20,21 +21,10 @@ const LEAVE: Duration = Duration::from_secs(2);
 pub struct ZookeeperMembership {
     options: ZookeeperOptions,
     cluster: Arc<str>,
-    shared: Arc<Shared>,
+    shared: Arc<FollowerState>,
     task: Mutex<Option<JoinHandle<Result<(), String>>>>,
     /// Carries the session; `None` once dropped.
     runtime: Option<Runtime>,
-}
-
-/// Between the port's callers and the session's task.
-pub(super) struct Shared {
-    pub(super) view: watch::Sender<View>,
-    /// What [`Membership::update`] said last.
-    pub(super) load: watch::Sender<Option<(Load, bool)>>,
-    /// True once this node leaves.
-    pub(super) leave: watch::Sender<bool>,
-    /// Since when ZooKeeper does not answer.
-    pub(super) away: Mutex<Option<Instant>>,
 }
 
 impl ZookeeperMembership {
@@ -50,11 +40,13 @@ impl ZookeeperMembership {
             .enable_all()
             .build()
             .map_err(|error| format!("no thread can be started: {error}"))?;
-        let shared = Arc::new(Shared {
-            view: watch::Sender::new(View::default()),
+        let shared = Arc::new(FollowerState {
+            view: watch::Sender::new(MembershipView::default()),
             load: watch::Sender::new(None),
+            present: watch::Sender::new(true),
             leave: watch::Sender::new(false),
             away: Mutex::new(None),
+            said: Said::default(),
         });
         let (cluster, task) = (cluster.into(), Mutex::new(None));
         Ok(Self { options, cluster, shared, task, runtime: Some(runtime) })
@@ -62,7 +54,7 @@ impl ZookeeperMembership {
 }
 
 impl Membership for ZookeeperMembership {
-    fn join(&self, me: Member) -> MembershipFuture<watch::Receiver<View>> {
+    fn join(&self, me: Member) -> MembershipFuture<watch::Receiver<MembershipView>> {
         let mut task = self.task.lock();
         let (Some(runtime), None) = (&self.runtime, &*task) else {
             return Box::pin(async { Err("this node has joined its cluster already".to_owned()) });
@@ -82,6 +74,10 @@ impl Membership for ZookeeperMembership {
 
     fn update(&self, load: Load, draining: bool) {
         self.shared.load.send_replace(Some((load, draining)));
+    }
+
+    fn present(&self, present: bool) {
+        self.shared.present.send_if_modified(|is| std::mem::replace(is, present) != present);
     }
 
     fn leave(&self) -> MembershipFuture<()> {

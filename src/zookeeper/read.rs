@@ -1,53 +1,21 @@
 //! What is read from ZooKeeper: all of it after a reconnection, what changed otherwise.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use hydrant_protocol::cluster::Member;
-use zookeeper_client::{Client, Error, EventType, WatchedEvent};
+use zookeeper_client::{Client, Error};
 
+use super::dirty::Dirty;
 use super::follow::Follower;
-use super::register::{Paths, Refused};
+use super::register::Refused;
 use super::{TARGET, entry};
+use hydrant_actors::say;
 
 /// Entries that are read; more are ignored.
 const MAX_MEMBERS: usize = 1024;
 /// Entries read at once.
 const PARALLEL: usize = 32;
-
-/// What changed in ZooKeeper and was not read yet.
-#[derive(Default)]
-pub(super) struct Dirty {
-    pub(super) names: BTreeSet<String>,
-    /// Entries came or went.
-    pub(super) list: bool,
-    /// Ours went, alone or before the node that holds all.
-    pub(super) own: bool,
-}
-
-impl Dirty {
-    /// What an event of the watch means.
-    pub(super) fn note(&mut self, event: &WatchedEvent, paths: &Paths) {
-        let gone = event.event_type == EventType::NodeDeleted;
-        if event.event_type == EventType::Session {
-            return;
-        }
-        if event.path == paths.members {
-            self.list = true;
-            return;
-        }
-        if event.path == paths.own {
-            self.own |= gone;
-        }
-        // Below an entry is nothing of ours.
-        let name = event.path.strip_prefix(&paths.members).and_then(|rest| rest.strip_prefix('/'));
-        if let Some(name) = name.filter(|name| !name.contains('/')) {
-            self.list |= event.event_type != EventType::NodeDataChanged;
-            self.names.insert(name.to_owned());
-        }
-    }
-}
 
 impl Follower {
     /// Reads what changed, or all there is, and tells it.
@@ -69,7 +37,7 @@ impl Follower {
             names.sort_unstable();
             if names.len() > MAX_MEMBERS {
                 let (path, count) = (&self.paths.members, names.len());
-                log::warn!(target: TARGET, "{path} in ZooKeeper has {count} entries: the last {} by name are ignored", count - MAX_MEMBERS);
+                say::warn!(target: TARGET, "{path} in ZooKeeper has {count} entries: the last {} by name are ignored", count - MAX_MEMBERS);
                 names.truncate(MAX_MEMBERS);
             }
             names
@@ -120,7 +88,7 @@ impl Follower {
             }
             Err(why) => {
                 if self.ignored.get(name) != Some(&why) {
-                    log::warn!(target: TARGET, "entry {}/{name} in ZooKeeper is ignored: {why}", self.paths.members);
+                    say::warn!(by: self.shared.said.ignored.of(name), target: TARGET, "entry {}/{name} in ZooKeeper is ignored: {why}", self.paths.members);
                     self.ignored.insert(name.to_owned(), why);
                 }
                 None

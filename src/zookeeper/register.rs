@@ -76,12 +76,29 @@ pub(super) async fn prepare(
     }
 }
 
+/// What a node is, as far as others have to go with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Release<'a> {
+    /// Its node id.
+    pub node_id: &'a str,
+    /// For people.
+    pub version: &'a str,
+    /// Versions of the peer protocol that it speaks: the lowest and the highest.
+    pub protocol: (u16, u16),
+}
+
+impl<'a> From<&'a Member> for Release<'a> {
+    fn from(me: &'a Member) -> Self {
+        Self { node_id: &me.node_id, version: &me.version, protocol: me.protocol }
+    }
+}
+
 /// A member that speaks no version of the peer protocol that we speak: a cluster with both would be two.
 pub(super) async fn foreign(
     client: &Client,
     paths: &Paths,
     cluster: &str,
-    me: &Member,
+    me: Release<'_>,
 ) -> Result<(), Refused> {
     let names = match client.list_children(&paths.members).await {
         Ok(names) => names,
@@ -106,6 +123,18 @@ pub(super) async fn foreign(
         }
     }
     Ok(())
+}
+
+/// Why this release does not go with a member of the cluster, so that nothing is changed in a store that they share.
+/// `None`: it does, or ZooKeeper does not say so now, and is asked again when this node joins.
+pub async fn refuses(options: &ZookeeperOptions, cluster: &str, me: Release<'_>) -> Option<String> {
+    let tls = options.tls.as_ref().map(tls).transpose().ok()?;
+    let client = connect(options, tls.as_ref()).await.ok()?;
+    let paths = Paths::new(&options.chroot, me.node_id);
+    match foreign(&client, &paths, cluster, me).await {
+        Err(refused @ Refused::Never(_)) => Some(refused.sentence(options, me.node_id)),
+        Ok(()) | Err(_) => None,
+    }
 }
 
 /// Where a node of this id is, as ZooKeeper has it: for who finds its id taken.
@@ -167,6 +196,18 @@ pub(super) async fn register(
         Err(Error::BadVersion | Error::NoNode | Error::NodeExists) => {
             Err(Refused::Taken("a node that just changed its entry".to_owned()))
         }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes our entry out; one of another session is not ours.
+pub(super) async fn withdraw(client: &Client, paths: &Paths) -> Result<(), Refused> {
+    let Some(stat) = client.check_stat(&paths.own).await? else { return Ok(()) };
+    if stat.ephemeral_owner != client.session_id().0 {
+        return Ok(());
+    }
+    match client.delete(&paths.own, Some(stat.version)).await {
+        Ok(()) | Err(Error::NoNode) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hydrant_protocol::cluster::{Member, View};
+use hydrant_protocol::cluster::{Member, MembershipView};
 
 /// What a change means to others.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub(super) enum Change {
 /// The members as this node sees them.
 pub(super) struct Roster {
     me: Member,
+    /// False: this node has taken itself out.
+    present: bool,
     generation: u64,
     others: BTreeMap<Arc<str>, Member>,
     /// Those of `others` that were known when the session was lost and are not registered now.
@@ -33,6 +35,7 @@ impl Roster {
     pub(super) fn new(me: Member) -> Self {
         Self {
             me,
+            present: true,
             generation: 0,
             others: BTreeMap::new(),
             missing: BTreeSet::new(),
@@ -49,6 +52,13 @@ impl Roster {
     /// See [`Self::me`]; its node id and incarnation stay.
     pub(super) fn me_mut(&mut self) -> &mut Member {
         &mut self.me
+    }
+
+    /// Whether this node is among the members. True: that is new.
+    pub(super) fn stands(&mut self, present: bool) -> bool {
+        let news = std::mem::replace(&mut self.present, present) != present;
+        self.generation += u64::from(news);
+        news
     }
 
     /// ZooKeeper answers again: who is known now has until `now + grace` to come back.
@@ -110,11 +120,13 @@ impl Roster {
     }
 
     /// For everybody.
-    pub(super) fn view(&self, current: bool) -> View {
+    pub(super) fn view(&self, current: bool) -> MembershipView {
         let mut members: Vec<Member> = self.others.values().cloned().collect();
         let place = members.partition_point(|member| member.node_id < self.me.node_id);
-        members.insert(place, self.me.clone());
-        View { generation: self.generation, members: members.into(), current }
+        if self.present {
+            members.insert(place, self.me.clone());
+        }
+        MembershipView { generation: self.generation, members: members.into(), current }
     }
 }
 
@@ -151,6 +163,18 @@ mod tests {
         assert_eq!((ids(&roster).join(" "), roster.view(true).generation), ("n1 n2".into(), 8));
         assert_eq!(roster.apply(vec![member("n1", 5)], 2, now), [joined("n1", 5)]);
         assert_eq!(roster.view(false).generation, 9);
+    }
+
+    #[test]
+    fn who_has_taken_itself_out_goes_on_seeing_the_others() {
+        let now = Instant::now();
+        let mut roster = Roster::new(member("n2", 1));
+        roster.apply(vec![member("n1", 1)], 5, now);
+        assert!(roster.stands(false) && !roster.stands(false));
+        assert_eq!((ids(&roster).join(" "), roster.view(true).generation), ("n1".into(), 6));
+        assert_eq!(roster.apply(vec![member("n1", 1), member("n3", 2)], 6, now), [joined("n3", 2)]);
+        assert!(roster.stands(true));
+        assert_eq!(ids(&roster).join(" "), "n1 n2 n3");
     }
 
     #[test]

@@ -68,7 +68,7 @@ async fn a_sealed_one_cannot_renew_and_says_so() {
     let new = begin(&db, "a", "one", SECOND * 2).await;
     new.spawn_renewal(db.clone());
     let claimed = new.claim(&db).await.unwrap();
-    let [Predecessor { number, lanes: 4, node_id, line: 0, .. }] = &claimed[..] else {
+    let [Predecessor { number, lanes: 4, node_id, lineage: 0, .. }] = &claimed[..] else {
         panic!("{claimed:?}")
     };
     assert_eq!((*number, &**node_id), (old.number, "a"));

@@ -65,7 +65,7 @@ async fn ten_brokers_that_start_together_make_one_schema() {
     assert_eq!(rows.len(), 1, "the lock is given back: {rows:?}");
     assert_eq!(
         (rows[0].text("name").unwrap(), rows[0].i32("version").unwrap()),
-        ("schema".into(), 4)
+        ("schema".into(), 6)
     );
     let checked = CassandraOptions { create_schema: false, ..options.clone() };
     assert_eq!(ensured(&checked).await.err(), None);
@@ -99,7 +99,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     let keyspace = &options.keyspace;
     ensured(&options).await.unwrap();
     for statement in
-        ["UPDATE {}.schema_version SET version = 5 WHERE name = 'schema'", "DROP TABLE {}.will"]
+        ["UPDATE {}.schema_version SET version = 7 WHERE name = 'schema'", "DROP TABLE {}.will"]
     {
         node.execute(&statement.replace("{}", keyspace)).unwrap();
     }
@@ -107,7 +107,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
         let options = CassandraOptions { create_schema, ..options.clone() };
         let why = refusal(&options).await;
         let expected = format!(
-            "the keyspace {keyspace} has schema version 5, this broker knows 4: upgrade the broker \
+            "the keyspace {keyspace} has schema version 7, this broker knows 6: upgrade the broker \
              or use another keyspace"
         );
         assert_eq!(why, expected);
@@ -156,18 +156,22 @@ async fn a_schema_of_version_1_gets_what_it_lacks() {
         "DROP TABLE {}.session_held",
         "DROP TABLE {}.peer_batch",
         "DROP TABLE {}.open_publish",
+        "DROP TABLE {}.dead_letter",
         "ALTER TABLE {}.session_epoch DROP holder",
         "ALTER TABLE {}.incarnation DROP line",
         "ALTER TABLE {}.incarnation DROP stamps",
         "ALTER TABLE {}.session DROP base_stamp",
         "ALTER TABLE {}.session DROP base_sequence",
+        "DROP TABLE {}.peer_batch_exception",
+        "ALTER TABLE {}.will DROP name",
+        "ALTER TABLE {}.will DROP connection",
         "UPDATE {}.schema_version SET version = 1 WHERE name = 'schema'",
     ] {
         node.execute(&statement.replace("{}", &options.keyspace)).unwrap();
     }
     let checked = CassandraOptions { create_schema: false, ..options.clone() };
     let why = refusal(&checked).await;
-    assert!(why.contains("has schema version 1, and this broker needs 4"), "{why}");
+    assert!(why.contains("has schema version 1, and this broker needs 6"), "{why}");
     assert_eq!(ensured(&options).await.err(), None);
     assert_eq!(ensured(&checked).await.err(), None);
 }

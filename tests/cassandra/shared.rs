@@ -1,14 +1,18 @@
 //! Several stores at once in one keyspace, as the living nodes of a cluster have it: whose a session
 //! is, how it moves, and what becomes of what a dead node held.
 
+#[path = "dead.rs"]
+mod dead;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant::cassandra::{CassandraOptions, CassandraStore};
 use hydrant::embedded::suite::{message, record, wait};
 use hydrant_actors::ports::{
-    Estate, Holder, OpenPublish, OutboxPosition, OutgoingStage, QueueEntry, Sealing, SessionId,
-    SessionStore, SharedStore, StoreError, StoreFuture, StoreOp, StoredSession, StoredWill,
+    Holder, OrphanedState, OutboxPosition, OutgoingStage, PreparedPublish, QueueEntry, Sealing,
+    SessionId, SessionStore, SharedStore, StoreError, StoreFuture, StoreOp, StoredBatch,
+    StoredSession, StoredWill,
 };
 use hydrant_protocol::cluster::message::PublishId;
 use hydrant_protocol::{PacketId, QoS};
@@ -100,11 +104,17 @@ fn moves(from: &CassandraStore, to: &CassandraStore, id: SessionId) -> StoredSes
     session
 }
 
-fn sealed(store: &CassandraStore, incarnation: u64) -> Estate {
-    match wait(store.seal(incarnation)) {
-        Sealing::Ours(estate) => *estate,
-        other => panic!("{other:?}"),
+/// The orphaned state of an incarnation whose store was just dropped.
+fn sealed(store: &CassandraStore, incarnation: u64) -> OrphanedState {
+    // One renewal that was still on its way counts as a sign of life.
+    for _ in 0..3 {
+        match wait(store.seal(incarnation)) {
+            Sealing::Ours(state) => return *state,
+            Sealing::Alive => {}
+            other => panic!("{other:?}"),
+        }
     }
+    panic!("it is alive")
 }
 
 fn outbox(lane: u16, positions: std::ops::Range<u64>) -> Vec<StoreOp> {
@@ -116,7 +126,17 @@ fn outbox(lane: u16, positions: std::ops::Range<u64>) -> Vec<StoreOp> {
 }
 
 fn will(id: SessionId) -> StoredWill {
-    StoredWill { client_id: client(id), message: message("w", "gone", false) }
+    nth_will(id, 1)
+}
+
+/// Of a client's wills the one that this connection has left.
+fn nth_will(id: SessionId, connection: u64) -> StoredWill {
+    let message = message("w", &format!("gone {connection}"), false);
+    StoredWill { client_id: client(id), connection, message }
+}
+
+fn end(id: SessionId, connection: u64) -> StoreOp {
+    StoreOp::DeleteWill { client_id: client(id), connection }
 }
 
 #[test]
@@ -207,26 +227,52 @@ fn batches_of_other_nodes_are_known_to_who_seals_the_one_that_stored_them() {
     let node = shared();
     let options = options(&node);
     let (a, b) = (open(&options, "a"), open(&options, "b"));
-    let put = |origin, batch| StoreOp::PutPeerBatch { origin, batch };
+    let id = |number| PublishId { incarnation: 77, router: 1, number };
+    let put = |origin, batch| StoreOp::PutPeerBatch { origin, batch, prepared: vec![id(batch)] };
+    let except = |number, n| {
+        let (origin, batch, client_id) = (77, number, client(n));
+        StoreOp::ExceptPeerBatch { origin, batch, client_id }
+    };
+    let stored = |number, except| {
+        let prepared = vec![id(number)];
+        StoredBatch { origin: 77, number, prepared, except }
+    };
     write(&a, vec![connect(1, 1)]);
     for batch in 1..=4 {
         write(&a, [queued(1, batch..=batch), vec![put(77, batch), put(78, batch)]].concat());
     }
+    // Of the third one a part is buffered for two sessions, and stored for one of them.
+    write(&a, vec![put(77, 3), except(3, 1), except(3, 2)]);
+    let (origin, batch, client_id) = (77, 3, client(2));
+    write(&a, vec![StoreOp::CompletePeerBatch { origin, batch, client_id }]);
+    write(&a, vec![except(2, 1)]);
     write(&a, vec![StoreOp::ForgetPeerBatches { origin: 77, below: 3 }]);
     write(&a, vec![StoreOp::ForgetPeerBatches { origin: 78, below: u64::MAX }]);
     // Its next start goes on with what it had.
     let first = a.incarnation();
     drop(a);
     let a = open(&options, "a");
-    assert!(a.continues().contains(&first) && b.continues().is_empty());
-    assert_eq!(a.stored_batches(), [(77, 3), (77, 4)]);
+    assert!(a.continues().iter().any(|it| it.number == first) && b.continues().is_empty());
+    assert_eq!(a.stored_batches(), [stored(3, vec![client(1)]), stored(4, vec![])]);
     write(&a, vec![put(77, 5)]);
     let second = a.incarnation();
     drop(a);
-    let estate = sealed(&b, second);
-    assert!(estate.incarnations.contains(&second));
-    assert!(estate.batches.contains(&(77, 5)), "{:?}", estate.batches);
-    assert_eq!(ids(&estate.sessions), [1]);
+    let orphaned = sealed(&b, second);
+    assert!(orphaned.incarnations.iter().any(|it| it.number == second));
+    let kept = [stored(3, vec![client(1)]), stored(4, vec![]), stored(5, vec![])];
+    assert_eq!(orphaned.batches, kept);
+    assert_eq!(ids(&orphaned.sessions), [1]);
+    // Also to who seals that one, though nothing else is left of the first, until they are not sent again.
+    for n in 1..=5 {
+        write(&b, queued(1, 10 + n..=10 + n));
+    }
+    let (third, c) = (b.incarnation(), open(&options, "c"));
+    drop(b);
+    assert_eq!(sealed(&c, third).batches, kept);
+    write(&c, vec![StoreOp::ForgetPeerBatches { origin: 77, below: 6 }]);
+    let (fourth, d) = (c.incarnation(), open(&options, "d"));
+    drop(c);
+    assert_eq!(sealed(&d, fourth).batches, []);
 }
 
 #[test]
@@ -234,40 +280,40 @@ fn open_publishes_are_known_until_they_are_everywhere() {
     let node = shared();
     let options = options(&node);
     let (a, b) = (open(&options, "a"), open(&options, "b"));
-    let publish = |incarnation, lane, number| OpenPublish {
-        id: PublishId { incarnation, lane, number },
+    let publish = |incarnation, router, number| PreparedPublish {
+        id: PublishId { incarnation, router, number },
         publisher: "device".into(),
-        session: (lane == 0).then_some(1),
+        session: (router == 0).then_some(1),
         packet_id: packet(7),
         record: Some((3, u64::MAX)),
         message: message("a/b", &number.to_string(), false),
-        retain: lane == 1,
+        retain: router == 1,
         queued: false,
     };
-    let put = |publish: &OpenPublish| StoreOp::PutOpen(Box::new(publish.clone()));
+    let put = |publish: &PreparedPublish| StoreOp::Prepare(Box::new(publish.clone()));
     let first = a.incarnation();
-    let [one, two, other] = [(0, 1), (0, 2), (1, 1)].map(|(lane, n)| publish(first, lane, n));
+    let [one, two, other] = [(0, 1), (0, 2), (1, 1)].map(|(router, n)| publish(first, router, n));
     write(&a, [&one, &two, &other].map(put).to_vec());
-    write(&a, [queued(1, 1..=1), vec![StoreOp::OpenQueued { id: two.id }]].concat());
-    let (incarnation, lane, below) = (first, Some(0), 2);
-    write(&a, vec![StoreOp::ForgetOpen { incarnation, lane, below }]);
+    write(&a, [queued(1, 1..=1), vec![StoreOp::Committed { id: two.id }]].concat());
+    let (incarnation, router, below) = (first, Some(0), 2);
+    write(&a, vec![StoreOp::ForgetPrepared { incarnation, router, below }]);
     // Its next start goes on with them.
     drop(a);
     let a = open(&options, "a");
-    let two = OpenPublish { queued: true, ..two };
-    assert_eq!(a.open_publishes(), [two.clone(), other.clone()]);
-    assert_eq!(b.open_publishes(), []);
+    let two = PreparedPublish { queued: true, ..two };
+    assert_eq!(a.prepared_publishes(), [two.clone(), other.clone()]);
+    assert_eq!(b.prepared_publishes(), []);
     // Not finished: so does who seals it then, and the start after that.
     let second = a.incarnation();
     let third = publish(second, 0, 1);
     write(&a, vec![put(&third)]);
     drop(a);
-    assert_eq!(sealed(&b, second).open, [two, other, third.clone()]);
-    let lane = None;
-    write(&b, vec![StoreOp::ForgetOpen { incarnation: first, lane, below: u64::MAX }]);
+    assert_eq!(sealed(&b, second).prepared, [two, other, third.clone()]);
+    let router = None;
+    write(&b, vec![StoreOp::ForgetPrepared { incarnation: first, router, below: u64::MAX }]);
     drop(b);
     let b = open(&options, "b");
-    assert_eq!(b.open_publishes(), [third]);
+    assert_eq!(b.prepared_publishes(), [third]);
 }
 
 #[test]
@@ -436,18 +482,18 @@ fn who_seals_a_dead_node_has_all_that_it_held() {
     write(&b, [vec![connect(4, 1)], outbox(0, 0..3)].concat());
     assert!(matches!(wait(b.seal(dead)), Sealing::Alive));
     drop(a);
-    let estate = sealed(&b, dead);
-    assert_eq!(ids(&estate.sessions), [1, 2]);
-    let session = estate.sessions.iter().find(|session| session.id == 1).unwrap();
+    let orphaned = sealed(&b, dead);
+    assert_eq!(ids(&orphaned.sessions), [1, 2]);
+    let session = orphaned.sessions.iter().find(|session| session.id == 1).unwrap();
     assert_eq!((session.queued, filters(session)), (5, vec!["s"]));
-    assert_eq!(estate.wills, [will(2)]);
+    assert_eq!(orphaned.wills, [will(2)]);
     assert_eq!(holder(&b, 1), Some(Holder { id: 1, incarnation: b.incarnation() }));
     // A second time nothing more.
     assert_eq!(sealed(&b, dead).sessions.len(), 0);
     // It is ours, with all that can be done to it.
     write(&b, vec![delivered(1, 1), connect(1, 2)]);
     assert_eq!(sequences(&b, 1), [2, 3, 4, 5]);
-    let mut lanes = estate.lanes;
+    let mut lanes = orphaned.lanes;
     lanes.sort_unstable_by_key(|lane| lane.end);
     let found: Vec<_> = lanes.iter().map(|lane| (lane.cursor, lane.end)).collect();
     assert_eq!(found, [(0, 2), (10, 300)]);
@@ -464,7 +510,7 @@ fn who_seals_a_dead_node_has_all_that_it_held() {
     let empty = node.execute(&format!("{} AND owner = 0 ALLOW FILTERING", row)).unwrap();
     let is_gone = || node.execute(&row).unwrap() == empty;
     write(&b, vec![StoreOp::MoveCursor { lane: short, position: 2 }]);
-    write(&b, vec![StoreOp::DeleteWill { client_id: client(2) }]);
+    write(&b, vec![end(2, 1)]);
     assert!(!is_gone(), "sessions are held under its number");
     // The next start finds them still, and the drained lanes no more.
     drop(b);
@@ -509,15 +555,15 @@ fn who_stopped_cleanly_is_sealed_at_once_and_who_is_sealed_is_anothers() {
 fn what_a_frozen_node_writes_late_is_not_acknowledged_and_not_seen() {
     let node = shared();
     let options = options(&node);
-    // The frozen one has the higher number: its stamps are above until its heir jumps.
+    // The frozen one has the higher number: its stamps are above until its successor jumps.
     let (b, a) = (open(&options, "b"), open(&options, "a"));
     let id = 1;
     write(&a, [vec![connect(id, 1), subscription(id, "s")], queued(id, 1..=5)].concat());
     write(&a, vec![connect(2, 1), subscription(2, "s"), connect(3, 1)]);
     a.freeze();
-    let estate = sealed(&b, a.incarnation());
-    assert_eq!((ids(&estate.sessions), estate.sessions[0].last_sequence), (vec![id, 2, 3], 5));
-    // What the heir does nothing with is fenced in the background.
+    let orphaned = sealed(&b, a.incarnation());
+    assert_eq!((ids(&orphaned.sessions), orphaned.sessions[0].last_sequence), (vec![id, 2, 3], 5));
+    // What the successor does nothing with is fenced in the background.
     let fences = format!("SELECT id FROM {}.session_epoch WHERE fence > ", options.keyspace);
     let above = |stamp: u64| node.execute(&format!("{fences}{stamp} ALLOW FILTERING")).unwrap();
     let all = above(0).len();
@@ -564,7 +610,7 @@ fn what_a_frozen_node_writes_late_is_not_acknowledged_and_not_seen() {
 }
 
 #[test]
-fn what_is_sealed_and_not_drained_goes_on_to_who_seals_the_heir() {
+fn what_is_sealed_and_not_drained_goes_on_to_who_seals_the_successor() {
     let node = shared();
     let options = options(&node);
     let (a, b, c) = (open(&options, "a"), open(&options, "b"), open(&options, "c"));
@@ -576,13 +622,13 @@ fn what_is_sealed_and_not_drained_goes_on_to_who_seals_the_heir() {
     write(&b, queued(1, 1..=2));
     drop(b);
     assert_eq!(holder(&c, 1), Some(Holder { id: 1, incarnation: second }));
-    let estate = sealed(&c, second);
-    assert_eq!(ids(&estate.sessions), [1, 2]);
-    assert_eq!(estate.wills, [will(1)]);
-    let mut ends: Vec<u64> = estate.lanes.iter().map(|lane| lane.end).collect();
+    let orphaned = sealed(&c, second);
+    assert_eq!(ids(&orphaned.sessions), [1, 2]);
+    assert_eq!(orphaned.wills, [will(1)]);
+    let mut ends: Vec<u64> = orphaned.lanes.iter().map(|lane| lane.end).collect();
     ends.sort_unstable();
     assert_eq!(ends, [3, 5]);
-    for lane in &estate.lanes {
+    for lane in &orphaned.lanes {
         assert_eq!(wait(c.read_outbox(lane.lane, 0, 9, usize::MAX)).len() as u64, lane.end);
     }
     assert_eq!(sequences(&c, 1), [1, 2]);
@@ -592,6 +638,55 @@ fn what_is_sealed_and_not_drained_goes_on_to_who_seals_the_heir() {
     let c = open(&options, "c");
     assert_eq!(ids(&wait(c.sessions())), [1, 2]);
     assert_eq!((wait(c.wills()), wait(c.lanes()).len()), (vec![will(1)], 2));
+}
+
+/// Of several starts, and while the client is back: all that is due fires, and the end of one is not that of another.
+#[test]
+fn wills_that_several_lost_nodes_have_left_are_all_due() {
+    let node = shared();
+    let options = options(&node);
+    let (a, b, c) = (open(&options, "a"), open(&options, "b"), open(&options, "c"));
+    let (first, second) = (a.incarnation(), b.incarnation());
+    let put = |connection| StoreOp::PutWill { will: nth_will(1, connection) };
+    write(&a, vec![put(1), put(2), put(3), end(1, 2)]);
+    write(&b, vec![put(4), StoreOp::PutWill { will: will(9) }]);
+    // As schema version 4 has left one: by client id, and nothing else.
+    let keyspace = &options.keyspace;
+    let whose = format!("incarnation = {second} AND name = 'client9'");
+    let row = format!("FROM {keyspace}.will WHERE {whose} ALLOW FILTERING");
+    let found = node.execute(&format!("SELECT JSON will {row}")).unwrap();
+    let found = String::from_utf8_lossy(&found).into_owned();
+    let blob = found[found.find("0x").unwrap()..].split('"').next().unwrap().to_owned();
+    node.execute(&format!(
+        "INSERT INTO {keyspace}.will (incarnation, shard, client_id, will) \
+         VALUES ({second}, 5, 'old', {blob}) USING TIMESTAMP 1"
+    ))
+    .unwrap();
+    write(&b, vec![end(9, 1)]);
+    drop(a);
+    assert_eq!(sealed(&b, first).wills, [nth_will(1, 1), nth_will(1, 3)]);
+    // The client is back, which ends none of them; the end of its new will neither.
+    write(&b, vec![put(5)]);
+    write(&b, vec![put(6), end(1, 1), end(1, 5)]);
+    drop(b);
+    let mut old = will(9);
+    (old.client_id, old.connection) = ("old".into(), second << 40);
+    let due = [nth_will(1, 3), nth_will(1, 4), nth_will(1, 6), old];
+    let orphaned = sealed(&c, second);
+    assert_eq!(orphaned.wills, due);
+    // Nobody else has them, who comes later and who was late.
+    let d = open(&options, "d");
+    for incarnation in [first, second] {
+        assert!(matches!(wait(d.seal(incarnation)), Sealing::Others(_)));
+    }
+    write(&c, vec![end(1, 3), end(1, 6)]);
+    write(&c, vec![StoreOp::DeleteWill { client_id: "old".into(), connection: second << 40 }]);
+    drop(c);
+    let c = open(&options, "c");
+    assert_eq!(wait(c.wills()), [nth_will(1, 4)]);
+    write(&c, vec![end(1, 4)]);
+    drop(c);
+    assert_eq!(wait(open(&options, "c").wills()), []);
 }
 
 #[test]
@@ -668,7 +763,7 @@ fn a_node_without_a_cluster_becomes_one_of_a_cluster_and_back() {
 }
 
 #[test]
-fn what_an_heir_got_moves_on_with_its_queue() {
+fn what_a_successor_got_moves_on_with_its_queue() {
     let node = shared();
     let options = options(&node);
     let (a, b, c) = (open(&options, "a"), open(&options, "b"), open(&options, "c"));
@@ -676,8 +771,8 @@ fn what_an_heir_got_moves_on_with_its_queue() {
     write(&a, [vec![connect(1, 1), subscription(1, "s")], queued(1, 1..=3)].concat());
     write(&a, queued(1, 4..=300));
     drop(a);
-    let estate = sealed(&b, dead);
-    assert_eq!((estate.sessions[0].queued, estate.sessions[0].last_sequence), (300, 300));
+    let orphaned = sealed(&b, dead);
+    assert_eq!((orphaned.sessions[0].queued, orphaned.sessions[0].last_sequence), (300, 300));
     write(&b, queued(1, 301..=310));
     assert_eq!(sequences(&b, 1), (1..=310).collect::<Vec<_>>());
     let taken = moves(&b, &c, 1);

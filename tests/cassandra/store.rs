@@ -72,6 +72,7 @@ cases!(
     retained_and_wills,
     outbox_lanes_and_cursors,
     outbox_written_again,
+    dead_letters,
     every_op_twice,
     order_of_writes,
     concurrent_access,

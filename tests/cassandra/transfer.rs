@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
 
+use hydrant::embedded::suite::dead::letter;
 use hydrant::embedded::suite::{message, record, write};
 use hydrant::embedded::{EmbeddedStore, StoreOptions};
 use hydrant_actors::ports::{
@@ -93,7 +94,8 @@ fn fill(store: &Arc<dyn SessionStore>) {
     }
     for id in [9, 10] {
         let message = message("w", "gone", false);
-        let will = StoredWill { client_id: format!("client{id}").into(), message };
+        let (client_id, connection) = (format!("client{id}").into(), id);
+        let will = StoredWill { client_id, connection, message };
         ops.push(StoreOp::PutWill { will });
     }
     for (lane, positions) in [(0, 0..700), (5, 0..3)] {
@@ -103,6 +105,8 @@ fn fill(store: &Arc<dyn SessionStore>) {
         }
     }
     ops.push(StoreOp::MoveCursor { lane: 0, position: 100 });
+    let letters = (0..200).map(|n| StoreOp::PutDeadLetter { letter: Arc::new(letter(n)) });
+    ops.extend(letters);
     write(store, ops);
 }
 
@@ -133,7 +137,7 @@ fn from_the_embedded_store_to_cassandra_and_back() {
     done(&storage(&["import", names[1]], &three, None));
     done(&storage(&["export", names[2]], &three, None));
     let (first, second, third) = (records(&first), records(&second), records(&third));
-    assert_eq!(first.len(), 300 + 600 + 1_049 + 300 + 2 + 603);
+    assert_eq!(first.len(), 300 + 600 + 1_049 + 300 + 2 + 603 + 200);
     assert!(first == second, "what is in Cassandra is what was in the embedded store");
     assert!(first == third, "and so it is on the way back");
 
@@ -211,7 +215,7 @@ fn what_check_says_of_a_real_cassandra() {
         for line in [
             "ok connection: Cassandra answers; data centre datacenter1",
             "warn replication: there is one copy of everything",
-            "ok schema: version 4",
+            "ok schema: version 6",
             "ok probe: ",
             &format!("ok clock: that of {address} is ours"),
             &format!("ok commitlog: {address} syncs it before it answers (group)"),

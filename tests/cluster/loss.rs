@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use crate::nodes::{Cluster, sees};
-use crate::support::client::{Client, Connect, Packet, publish};
+use crate::nodes::{Cluster, read_all, sees};
+use crate::support::client::{Client, Connect, publish};
 use crate::support::eventually;
 use crate::support::kafka::Kafka;
 use crate::support::load::{Load, PATIENCE, Seen, Subscriber};
 use crate::support::zookeeper::Zookeeper;
 
 #[test]
-fn a_node_that_is_killed_has_an_heir_and_loses_nothing_acknowledged() {
+fn a_node_that_is_killed_has_a_successor_and_loses_nothing_acknowledged() {
     let cluster = Cluster::new();
     let [n1, mut n2, n3] = cluster.start(["n1", "n2", "n3"]);
     let mut watcher = n1.client("watcher");
@@ -50,25 +50,15 @@ fn a_node_that_is_killed_has_an_heir_and_loses_nothing_acknowledged() {
     let [(expected, _), (_, of_subscribers)] = subscribers.map(finish);
     let [_, (_, of_publishers)] = moved.map(finish);
     assert_eq!((of_subscribers, of_publishers), (0, 0), "of QoS 2 came twice");
-    // Offline all the time: all of it waits, at the heir.
+    // Offline all the time: all of it waits, at the successor.
     let (mut offline, present) =
         Client::connect_present(n1.mqtt, &Connect::new("offline").persistent());
     assert!(present);
-    let mut seen = Seen::default();
-    while !seen.has(&expected) {
-        let Some(Packet::Publish(message)) = offline.recv_within(Duration::from_secs(3)).unwrap()
-        else {
-            continue;
-        };
-        offline.acknowledge(&message);
-        let key = message.topic.split('/').nth(1).unwrap();
-        seen.take(key, message.text().parse().unwrap());
-    }
-    seen.check(&expected);
+    read_all(&mut offline, &expected);
     assert_eq!(watcher.recv_within(Duration::from_millis(200)).unwrap(), None, "the will once");
 }
 
-/// Killed and started again before anybody has inherited from it: it goes on with what it had begun.
+/// Killed and started again before anybody has taken over from it: it goes on with what it had begun.
 #[test]
 fn a_node_that_is_killed_and_back_at_once_doubles_nothing() {
     let cluster = Cluster::new();
@@ -176,9 +166,9 @@ fn without_zookeeper_the_cluster_goes_on() {
     subscriber.finish(&load.finish());
 }
 
-/// With Kafka away the lost node's outbox is full of what was acknowledged; its heir brings it to Kafka.
+/// With Kafka away the lost node's outbox is full of what was acknowledged; its successor brings it to Kafka.
 #[test]
-fn the_heir_brings_a_lost_nodes_outbox_to_kafka() {
+fn the_successor_brings_a_lost_nodes_outbox_to_kafka() {
     let mut kafka = Kafka::start();
     let cluster = Cluster::new();
     let with_kafka = |id: &str| {

@@ -1,7 +1,11 @@
 //! Nodes of one cluster, each cluster with a keyspace and a chroot of its own.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
 use crate::support::cassandra::{Shared, shared};
-use crate::support::load::PATIENCE;
+use crate::support::client::{Client, Packet};
+use crate::support::load::{PATIENCE, Seen};
 use crate::support::node::Builder;
 use crate::support::zookeeper::{self, Zookeeper};
 use crate::support::{Node, eventually, unique};
@@ -35,13 +39,36 @@ impl Cluster {
         Self::on(&zookeeper.address())
     }
 
+    /// Where its Cassandra is.
+    pub fn cassandra(&self) -> String {
+        self.cassandra.address()
+    }
+
+    /// Cassandra holds its connections and answers nothing for this long. For a test that runs alone.
+    pub fn stall_cassandra(&self, time: Duration) {
+        self.cassandra.pause();
+        std::thread::sleep(time);
+        self.cassandra.resume();
+    }
+
+    /// Whether a node of this id has, or had, a lease.
+    pub fn has_lease(&self, id: &str) -> bool {
+        let keyspace = self.keyspace();
+        let rows = self.cassandra.execute(&format!("SELECT node_id FROM {keyspace}.incarnation"));
+        rows.is_ok_and(|rows| rows.windows(id.len()).any(|found| found == id.as_bytes()))
+    }
+
+    fn keyspace(&self) -> String {
+        self.name.replace('-', "_")
+    }
+
     /// How a node of it is started.
     pub fn builder(&self, id: &str) -> Builder {
         Node::builder()
             .id(id)
             .set("storage.kind", "cassandra")
             .set("cassandra.contact_points", self.cassandra.address())
-            .set("cassandra.keyspace", self.name.replace('-', "_"))
+            .set("cassandra.keyspace", self.keyspace())
             .set("cassandra.lease", format!("{LEASE}s"))
             .set("log.kind", "none")
             .set("session.max_queued_messages", 100_000)
@@ -72,4 +99,29 @@ pub fn sees(node: &Node, ids: &[&str]) {
         let up = ids.iter().filter(|id| peers.contains(&format!("{id} up"))).count();
         up == ids.len() - 1
     });
+}
+
+/// Reads with a client that was offline until everything acknowledged has come, in order; how much came again.
+#[track_caller]
+pub fn read_all(client: &mut Client, acknowledged: &BTreeMap<String, u64>) -> u64 {
+    let mut seen = Seen::default();
+    let (end, mut held) = (Instant::now() + PATIENCE, BTreeSet::new());
+    while !seen.has(acknowledged) && Instant::now() < end {
+        match client.recv_within(Duration::from_secs(1)).unwrap() {
+            Some(Packet::Publish(message)) => {
+                client.acknowledge(&message);
+                let key = message.topic.split('/').nth(1).unwrap();
+                if message.qos < 2 || held.insert(message.id) {
+                    seen.take(key, message.text().parse().unwrap());
+                }
+            }
+            Some(Packet::Pubrel(id)) => {
+                held.remove(&id);
+                let [high, low] = id.to_be_bytes();
+                client.send(&[0x70, 2, high, low]);
+            }
+            _ => {}
+        }
+    }
+    seen.check(acknowledged)
 }

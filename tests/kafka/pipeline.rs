@@ -4,10 +4,10 @@
 //!
 //! Outages last 15 s; `HYDRANT_OUTAGE_SECONDS` makes them longer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::support::client::publish;
+use crate::support::client::{Client, Connect, publish};
 use crate::support::kafka::{Kafka, Record, shared};
 use crate::support::load::{Load, PATIENCE, Seen};
 use crate::support::node::Builder;
@@ -199,6 +199,32 @@ fn a_killed_node_drains_its_outbox_after_its_restart() {
     });
 }
 
+/// A will's row stays until Kafka has its record, at QoS 0 as well.
+#[test]
+fn a_will_that_kafka_does_not_have_yet_outlives_its_node() {
+    for (kind, ack) in [("waits", "kafka"), ("stored", "stored")] {
+        let mut kafka = Kafka::prepare();
+        let mut node = node(&kafka, ack).start();
+        for qos in 0..3 {
+            let (client, topic) = (format!("{kind}-{qos}"), format!("will-{kind}/{qos}/load"));
+            let will = Connect::new(&client).will(&topic, &qos.to_string(), qos, false);
+            let dying = Client::connect(node.mqtt, &will);
+            // Dies without DISCONNECT.
+            drop(dying);
+            node.wait_closed("eof", f64::from(qos) + 1.0);
+        }
+        node.kill9();
+        kafka.restart();
+        let _node = node.restart();
+        let mut found = BTreeSet::new();
+        eventually(PATIENCE, &format!("{ack}: the records of all wills"), || {
+            let records = kafka.read_all(&format!("will_2D{kind}-load"));
+            found.extend(records.iter().map(Record::text));
+            found.len() == 3
+        });
+    }
+}
+
 #[test]
 fn log_and_storage_actors_that_die_under_load_lose_and_disorder_nothing() {
     let kafka = shared();
@@ -235,7 +261,11 @@ fn a_node_stopped_in_order_has_everything_in_kafka() {
 #[test]
 fn a_topic_that_may_not_be_made_ends_the_publisher_and_says_what_to_do() {
     let kafka = shared();
-    let node = node(kafka, "kafka").set("kafka.create_topics", false).start();
+    let node = node(kafka, "kafka")
+        .set("kafka.create_topics", false)
+        .set("kafka.park_time", "2s")
+        .set("route_default.on_refused", "disconnect")
+        .start();
     let mut client = node.client("nobody");
     client.send(&publish("missing/1/load", b"x", 1, false, false, 1));
     client.expect_closed();

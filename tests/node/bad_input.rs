@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Connect, packet, publish, subscribe, text};
+use crate::support::client::{Connect, packet, publish, subscribe, text, unsubscribe};
 use crate::support::{Client, Dice, Node, Packet, SOON, eventually};
 
 /// Small limits, so that each is reached quickly.
@@ -59,8 +59,7 @@ fn topics_past_the_limits_close() {
     let node = node();
     for topic in ["x".repeat(201), "x/".repeat(8)] {
         counted(&node, &publish(&topic, b"", 0, false, false, 0), "limit");
-        counted(&node, &subscribe(1, &[(&topic, 0)]), "limit");
-        counted(&node, &crate::support::client::unsubscribe(1, &[&topic]), "limit");
+        filter_refused(&node, &topic);
     }
     let mut client = node.client("longest");
     client.publish(&"x".repeat(200), "x", 1);
@@ -76,20 +75,113 @@ fn topics_of_64_kib_work_and_are_bounded_by_their_levels() {
     client.retain(&topic, "x", 1);
     assert_eq!(client.take().topic.len(), 65_535);
     counted(&node, &publish(&"/".repeat(65_535), b"", 0, false, false, 0), "limit");
-    counted(&node, &subscribe(1, &[(&"+/".repeat(30_000), 0)]), "limit");
+    filter_refused(&node, &"+/".repeat(30_000));
+}
+
+/// A SUBSCRIBE with this filter takes what stands beside it, and an UNSUBSCRIBE with all three is acknowledged.
+#[track_caller]
+fn filter_refused(node: &Node, filter: &str) {
+    let before = node.metric("hydrant_subscriptions");
+    let mut client = node.client("refused");
+    client.send(&subscribe(1, &[("before", 0), (filter, 1), ("behind", 2)]));
+    client.expect(Packet::Suback(1, vec![0, 0x80, 2]));
+    client.publish("behind", "x", 1);
+    assert_eq!(client.take().topic, "behind");
+    client.send(&unsubscribe(2, &["before", filter, "behind"]));
+    client.expect(Packet::Unsuback(2));
+    eventually(SOON, "none is left", || node.metric("hydrant_subscriptions") <= before);
+    client.disconnect();
 }
 
 #[test]
-fn ten_thousand_filters_in_one_subscribe_close() {
+fn two_hundred_levels_are_taken_at_the_defaults() {
+    let node = Node::builder().start();
+    let mut client = node.client("deep");
+    let deep = |level: &str| [level; 200].join("/");
+    client.subscribe(&deep("a"), 1);
+    client.subscribe(&deep("+"), 2);
+    client.retain(&deep("a"), "x", 1);
+    assert_eq!(client.take().text(), "x");
+    filter_refused(&node, &["a"; 257].join("/"));
+}
+
+#[test]
+fn the_deepest_topic_there_is_costs_no_stack() {
+    let node = Node::builder().set("limits.max_topic_levels", 65_535).start();
+    let topic = "/".repeat(32_767);
+    let filters = [["+"; 32_768].join("/"), format!("{}#", "+/".repeat(32_767)), topic.clone()];
+    let mut client = node.persistent("deepest");
+    for filter in &filters {
+        client.subscribe(filter, 2);
+    }
+    client.retain(&topic, "x", 2);
+    assert_eq!(client.take().topic, topic);
+    client.disconnect();
+    let node = node.restart();
+    let mut client = node.persistent("deepest");
+    for filter in &filters {
+        client.subscribe(filter, 1);
+        assert_eq!(client.take().topic, topic);
+        client.send(&unsubscribe(1, &[filter]));
+        client.expect(Packet::Unsuback(1));
+    }
+}
+
+#[test]
+fn ten_thousand_filters_in_one_packet_are_answered_each() {
     let node = Node::builder().start();
     let names: Vec<String> = (0..10_000).map(|n| format!("f/{n}/+")).collect();
     let filters: Vec<_> = names.iter().map(|name| (name.as_str(), 1)).collect();
-    counted(&node, &subscribe(1, &filters), "limit");
-    assert_eq!(node.metric("hydrant_subscriptions"), 0.0, "none of them was taken");
-    // As many as the limit says are taken.
-    let mut client = node.client("thousand");
-    client.send(&subscribe(1, &filters[..1000]));
-    client.expect(Packet::Suback(1, vec![1; 1000]));
+    let mut client = node.persistent("thousands");
+    client.send(&subscribe(1, &filters));
+    client.expect(Packet::Suback(1, [vec![1; 1000], vec![0x80; 9000]].concat()));
+    assert_eq!(node.metric("hydrant_subscriptions"), 1000.0);
+    // The rest, in packets that are taken whole.
+    for (n, some) in (2..).zip(filters[1000..].chunks(1000)) {
+        client.send(&subscribe(n, some));
+        client.expect(Packet::Suback(n, vec![1; 1000]));
+    }
+    assert_eq!(node.metric("hydrant_subscriptions"), 10_000.0);
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    client.send(&unsubscribe(20, &names[1..]));
+    client.expect(Packet::Unsuback(20));
+    assert_eq!(node.metric("hydrant_subscriptions"), 1.0);
+    client.publish("f/0/x", "left", 1);
+    assert_eq!(client.take().text(), "left");
+    node.wait_log("9000 of its topic filters are refused: there are more than 1000");
+}
+
+#[test]
+fn shared_subscriptions_are_refused() {
+    filter_refused(&Node::builder().start(), "$share/group/topic");
+}
+
+#[test]
+fn control_characters_are_refused_unless_they_are_allowed() {
+    let strings = ["a\u{1}", "a\n", "a\u{7f}", "a\u{85}", "a\u{fdd0}", "a\u{ffff}", "a\u{10fffe}"];
+    let node = Node::builder().start();
+    for string in strings {
+        counted(&node, &publish(string, b"", 0, false, false, 0), "limit");
+        filter_refused(&node, string);
+        let before = node.closed("limit");
+        let mut client = node.socket();
+        client.send(&Connect::new(string).bytes());
+        client.expect_closed();
+        node.wait_closed("limit", before + 1.0);
+    }
+    let node = Node::builder().set("limits.control_characters", "\"allow\"").start();
+    for string in strings {
+        let mut client = node.client(string);
+        client.subscribe(string, 1);
+        client.publish(string, "x", 1);
+        assert_eq!(client.take().topic, string);
+    }
+    // What no key allows.
+    for bytes in
+        [&b"\x30\x04\0\x02a\0"[..], b"\x30\x05\0\x03\xed\xa0\x80", b"\x30\x05\0\x03\xed\xbf\xbf"]
+    {
+        counted(&node, bytes, "protocol_violation");
+    }
 }
 
 #[test]
@@ -175,6 +267,28 @@ fn a_half_open_connection_ends_by_its_keep_alive() {
     client.expect_closed();
     node.wait_closed("keep_alive", 1.0);
     eventually(SOON, "its subscription is gone", || node.metric("hydrant_subscriptions") == 0.0);
+}
+
+/// Whether a client that sends a PUBLISH in such steps, ten a second, is cut off within 4 s.
+fn upload_is_cut_off(node: &Node, keep_alive: u16, step: usize) -> bool {
+    let mut client = Client::connect(node.mqtt, &Connect::new("slow").keep_alive(keep_alive));
+    publish("t", &vec![0; 60_000], 1, false, false, 9).chunks(step).take(40).any(|part| {
+        client.try_send(part).is_err() || client.recv_within(Duration::from_millis(100)).is_err()
+    })
+}
+
+#[test]
+fn a_slow_upload_is_a_sign_of_life_unless_it_is_too_slow() {
+    let node = Node::builder().start();
+    assert!(!upload_is_cut_off(&node, 1, 1000), "10,000 bytes a second");
+    assert!(upload_is_cut_off(&node, 1, 1), "10 bytes a second");
+    node.wait_closed("keep_alive", 1.0);
+    let node = Node::builder()
+        .set("limits.min_packet_rate", 1)
+        .set("limits.packet_timeout", "\"1s\"")
+        .start();
+    assert!(upload_is_cut_off(&node, 0, 1000), "for longer than limits.packet_timeout");
+    node.wait_closed("packet_timeout", 1.0);
 }
 
 #[test]

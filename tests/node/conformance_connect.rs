@@ -313,7 +313,7 @@ fn section_3_1_4_packets_behind_a_connect_need_not_wait_for_the_connack() {
     }
 }
 
-/// Also on a socket that has just moved to the arbiter of its client id, which writes nothing yet.
+/// Also on a socket that has just moved to the worker of its client id, which writes nothing yet.
 #[test]
 fn a_disconnect_in_the_same_segment_leaves_the_connack() {
     for _ in 0..40 {

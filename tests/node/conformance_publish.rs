@@ -1,5 +1,7 @@
 //! MQTT 3.1.1 sections 3.3 to 3.7 and 4.3: PUBLISH, its acknowledgements, retained messages.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::shared;
 use crate::support::client::{Connect, packet, publish, subscribe, text, unsubscribe};
 use crate::support::{Client, Packet, unique};
@@ -393,4 +395,48 @@ fn section_4_3_an_acknowledgement_of_another_qos_closes() {
         subscriber.send(&packet(first, &came.id.to_be_bytes()));
         subscriber.expect_closed();
     }
+}
+
+/// A new subscription in the midst of retained QoS 2 messages, eight of which are on their way at a time.
+#[test]
+fn mqtt_4_6_0_6_no_older_message_follows_a_retained_one() {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let (topic, stop) = (unique("order"), AtomicBool::new(false));
+    let number = |publish: &str| publish.parse::<u32>().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut publisher = shared().client(&unique("order"));
+            let mut sent = 0_u32;
+            while !stop.load(Ordering::Relaxed) {
+                let ids: Vec<u16> = (0..8).map(|_| publisher.id()).collect();
+                let packets = ids.iter().map(|id| {
+                    sent += 1;
+                    publish(&topic, sent.to_string().as_bytes(), 2, true, false, *id)
+                });
+                publisher.send(&packets.collect::<Vec<_>>().concat());
+                for id in ids {
+                    publisher.wait_for(&Packet::Pubrec(id));
+                    publisher.pubrel(id);
+                    publisher.wait_for(&Packet::Pubcomp(id));
+                }
+            }
+        });
+        let _stop = Stop(&stop);
+        for _ in 0..200 {
+            let mut subscriber = shared().client(&unique("order"));
+            subscriber.send(&subscribe(1, &[(&topic, 2)]));
+            let mut seen = 0;
+            for _ in 0..10 {
+                let Packet::Publish(came) = subscriber.recv() else { continue };
+                let value = number(&came.text());
+                assert!(value >= seen, "{value} after {seen}, retained: {}", came.retain);
+                seen = value;
+            }
+        }
+    });
 }

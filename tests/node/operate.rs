@@ -79,6 +79,18 @@ fn the_tree_shows_every_actor() {
 }
 
 #[test]
+fn a_hangup_ends_no_node() {
+    let mut node = Node::builder().start();
+    let mut client = node.client("stays");
+    node.signal("USR2");
+    node.signal("HUP");
+    node.wait_log("SIGHUP: there is nothing to reopen");
+    client.ping();
+    assert!(node.is_running());
+    assert_eq!(node.terminate(), Some(0));
+}
+
+#[test]
 fn faults_are_refused_unless_they_are_switched_on() {
     let node = Node::builder().start();
     let output = node.cli(&["fault", "panic", "storage"]);

@@ -56,7 +56,7 @@ fn lines(node: &Node, text: &str) -> usize {
 
 #[test]
 fn the_client_of_the_header_stands_in_tree_and_log() {
-    // Several arbiters: most sockets move once more after their header was read.
+    // Several workers: most sockets move once more after their header was read.
     let node =
         behind_proxy().set("node.workers", 3).env("RUST_LOG", "info,hydrant::mqtt=debug").start();
     let mut v6 = "2001:db8::7".parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec();
@@ -94,7 +94,7 @@ fn the_client_of_the_header_stands_in_tree_and_log() {
     clients[0].send(&v2(0x21, 0x11, &v4(66)));
     clients[0].expect_closed();
     node.wait_closed("protocol_violation", 1.0);
-    node.wait_log("closing 192.0.2.10:50000 (c0)");
+    node.wait_log("closing 192.0.2.10:50000 (client \"c0\")");
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub struct Cassandra {
     ip: Ipv4Addr,
     port: u16,
     password_auth: bool,
-    /// MiB of heap: three nodes share the machine, and a lone one has the tables of all tests.
+    /// MiB.
     heap: u32,
     _turn: Option<Turn>,
 }
@@ -81,7 +81,7 @@ impl Cassandra {
     /// Node `number` of `nodes`, on 127.0.0.`number`; the first is the seed.
     fn configure(number: u8, nodes: u8, port: u16, storage: u16, options: &Options) -> Self {
         let server = Server::new("cassandra");
-        let heap = if nodes == 1 { 1280 } else { 512 };
+        let heap = if nodes == 1 { 1024 } else { 512 };
         let ip = Ipv4Addr::new(127, 0, 0, number);
         // Equal shares of the ring, which Murmur3Partitioner makes of all i64.
         let token =
@@ -255,6 +255,8 @@ pub fn shared() -> Shared {
     let turn = Turn::beside();
     let node = NODE.get_or_init(|| {
         let mut node = Cassandra::prepare_with(&Options::default());
+        // 19 tables a keyspace, of which each takes nearly 1 MiB, and some 60 keyspaces.
+        node.heap = 2560;
         node.server.immortal();
         node.restart();
         node

@@ -19,15 +19,15 @@ pub enum Way {
 
 /// See the module. Its connections end when it is dropped.
 pub struct Forwarder {
-    shared: Arc<Shared>,
+    shared: Arc<ForwarderState>,
     /// Where it listens.
     pub address: SocketAddr,
 }
 
-struct Shared {
+struct ForwarderState {
     own: SocketAddr,
     to: SocketAddr,
-    process: u32,
+    process: Option<u32>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -47,12 +47,21 @@ impl Forwarder {
     /// On a free port, to this address. What comes from this process is what can be broken; all else
     /// is forwarded.
     pub fn start(process: u32, to: SocketAddr) -> Self {
+        Self::with(Some(process), to)
+    }
+
+    /// The same, where all that comes can be broken.
+    pub fn before(to: SocketAddr) -> Self {
+        Self::with(None, to)
+    }
+
+    fn with(process: Option<u32>, to: SocketAddr) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("its address");
         let (way, stopped, answered) = (Way::Open, false, (0, 0));
         let state = State { way, stopped, answered, breakable: Vec::new(), others: Vec::new() };
         let (state, changed) = (Mutex::new(state), Condvar::new());
-        let shared = Arc::new(Shared { own: address, to, process, state, changed });
+        let shared = Arc::new(ForwarderState { own: address, to, process, state, changed });
         let own = Arc::clone(&shared);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -105,18 +114,18 @@ fn end(sockets: &mut Vec<TcpStream>) {
     }
 }
 
-impl Shared {
+impl ForwarderState {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the other end of a connection is the process.
     fn is_breakable(&self, peer: SocketAddr) -> bool {
+        let Some(process) = self.process else { return true };
         let table = procfs::net::tcp().expect("/proc/net/tcp");
         let socket =
             table.iter().find(|row| row.local_address == peer && row.remote_address == self.own);
-        let files =
-            i32::try_from(self.process).ok().and_then(|pid| Process::new(pid).ok()?.fd().ok());
+        let files = i32::try_from(process).ok().and_then(|pid| Process::new(pid).ok()?.fd().ok());
         let (Some(socket), Some(mut files)) = (socket, files) else { return false };
         files.any(|file| file.is_ok_and(|file| file.target == FDTarget::Socket(socket.inode)))
     }

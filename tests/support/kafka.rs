@@ -58,9 +58,32 @@ impl Record {
 impl Kafka {
     /// Installs nothing; formats a new folder, starts, waits until ready.
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same with further lines of server.properties.
+    pub fn start_with(properties: &str) -> Self {
         let mut kafka = Self::prepare();
+        let config = kafka.server.folder().join("server.properties");
+        let text = std::fs::read_to_string(&config).expect("server.properties");
+        std::fs::write(&config, text + properties).expect("server.properties");
         kafka.restart();
         kafka
+    }
+
+    /// Changes the rules for a topic, with `kafka-acls`.
+    pub fn acl(&self, args: &[&str], topic: &str) {
+        let output = Command::new("java")
+            .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"])
+            .arg(class_path("kafka"))
+            .args(["kafka.admin.AclCommand", "--bootstrap-server", &self.address()])
+            .args(args)
+            .args(["--topic", topic])
+            .output()
+            .expect("java on the PATH");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !text.contains("Error"), "AclCommand: {text} {errors}");
     }
 
     /// The same without the start, for a Kafka that is absent at first. `restart` starts it.

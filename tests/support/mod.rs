@@ -62,6 +62,7 @@ impl Dice {
     pub fn new() -> Self {
         let seed = std::env::var("HYDRANT_SEED").ok().and_then(|text| text.parse().ok());
         let seed = seed.unwrap_or_else(|| {
+            #[allow(clippy::disallowed_methods)]
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             now.map_or(1, |since| since.as_nanos() as u64)
         });

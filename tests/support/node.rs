@@ -288,6 +288,11 @@ impl Node {
         self.log.lock().0.clone()
     }
 
+    /// Its log is not read from now on, or is again.
+    pub fn read_log(&self, read: bool) {
+        self.log.pause(!read);
+    }
+
     /// Waits for a line of its log with this text.
     #[track_caller]
     pub fn wait_log(&self, text: &str) -> String {
@@ -412,8 +417,10 @@ impl Drop for Node {
     }
 }
 
+/// The binary of this build, or that of `HYDRANT_BROKER`, such as a release build.
 fn broker(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_broker"));
+    let built = || env!("CARGO_BIN_EXE_broker").into();
+    let mut command = Command::new(std::env::var_os("HYDRANT_BROKER").unwrap_or_else(built));
     command.current_dir(folder).env_remove("RUST_LOG");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HYDRANT__") {
@@ -430,8 +437,9 @@ pub fn run_broker<S: AsRef<OsStr>>(args: &[S]) -> Output {
     broker(folder.path()).args(args).stdin(Stdio::null()).output().expect("the broker starts")
 }
 
+/// What a command that ended well has printed.
 #[track_caller]
-fn success(output: &Output) -> String {
+pub fn success(output: &Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {stderr}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()

@@ -14,6 +14,9 @@ use super::SOON;
 pub struct Log {
     lines: Mutex<(Vec<String>, bool)>,
     changed: Condvar,
+    /// Nobody reads the stream.
+    paused: Mutex<bool>,
+    resumed: Condvar,
 }
 
 impl Log {
@@ -24,10 +27,18 @@ impl Log {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
                 log.lock().0.push(line);
                 log.changed.notify_all();
+                let paused = log.paused.lock().unwrap_or_else(PoisonError::into_inner);
+                drop(log.resumed.wait_while(paused, |paused| *paused));
             }
             log.lock().1 = true;
             log.changed.notify_all();
         });
+    }
+
+    /// From the next line on nobody reads the stream, or somebody does again.
+    pub fn pause(&self, pause: bool) {
+        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = pause;
+        self.resumed.notify_all();
     }
 
     /// The lines so far, and whether the stream has ended.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hydrant_actors::ports::Membership as _;
-use hydrant_protocol::cluster::View;
+use hydrant_protocol::cluster::MembershipView;
 
 use crate::peer::{Peer, Place, logged, shown};
 use crate::support::zookeeper::Zookeeper;
@@ -21,7 +21,7 @@ fn await_away(peer: &Peer, seconds: u64) {
 
 /// All of these views hold these members, and the generation never falls.
 #[track_caller]
-fn assert_stable(views: &[View], members: &str) {
+fn assert_stable(views: &[MembershipView], members: &str) {
     for view in views {
         assert_eq!(shown(view), members, "{views:#?}");
     }
@@ -58,7 +58,7 @@ fn a_killed_and_restarted_zookeeper_ends_no_member() {
     assert_eq!(logged(&format!("INFO ZooKeeper {address}{} is back", place.options.chroot)), 2);
 }
 
-fn before(views: Vec<View>, node_id: &str) -> Vec<View> {
+fn before(views: Vec<MembershipView>, node_id: &str) -> Vec<MembershipView> {
     views.into_iter().take_while(|view| view.member(node_id).is_none()).collect()
 }
 

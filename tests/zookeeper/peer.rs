@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hydrant::zookeeper::{ZookeeperMembership, ZookeeperOptions};
 use hydrant_actors::ports::Membership as _;
-use hydrant_protocol::cluster::{Load, Member, View};
+use hydrant_protocol::cluster::{Load, Member, MembershipView};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use zookeeper_client::{Acls, Client, CreateMode};
@@ -85,7 +85,7 @@ impl Place {
 /// One member, by way of the adapter.
 pub struct Peer {
     pub membership: ZookeeperMembership,
-    pub view: watch::Receiver<View>,
+    pub view: watch::Receiver<MembershipView>,
 }
 
 impl Peer {
@@ -136,18 +136,18 @@ impl Peer {
 /// See [`Peer::record`].
 pub struct Recorder {
     stop: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<Vec<View>>,
+    task: tokio::task::JoinHandle<Vec<MembershipView>>,
 }
 
 impl Recorder {
-    pub fn done(self) -> Vec<View> {
+    pub fn done(self) -> Vec<MembershipView> {
         self.stop.send_replace(true);
         runtime().block_on(self.task).expect("the views")
     }
 }
 
 /// "n1/7 n2/9".
-pub fn shown(view: &View) -> String {
+pub fn shown(view: &MembershipView) -> String {
     let members = view.members.iter().map(|m| format!("{}/{}", m.node_id, m.incarnation));
     members.collect::<Vec<_>>().join(" ")
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use hydrant::zookeeper::ZookeeperTls;
+use hydrant::zookeeper::{Release, ZookeeperTls, refuses};
 use zookeeper_client::Error;
 
 use crate::peer::{CLUSTER, Place, block_on, json, member};
@@ -56,6 +56,12 @@ fn a_cluster_of_a_release_too_far_off_is_refused() {
     let why = refused(&place, CLUSTER, "old-2");
     assert!(why.contains("node \"old-1\"") && why.contains("speaks versions 7 to 8"), "{why}");
     assert!(why.contains("upgrade one release at a time"), "{why}");
+    // A node asks before it raises the schema of the store that they share.
+    let me = Release { node_id: "old-2", version: "0", protocol: (1, 1) };
+    let early = block_on(refuses(&place.options, CLUSTER, me)).expect("it is refused");
+    assert!(early.contains("speaks versions 7 to 8"), "{early}");
+    let me = Release { protocol: (6, 7), ..me };
+    assert_eq!(block_on(refuses(&place.options, CLUSTER, me)), None);
     drop(live);
 }
 

@@ -1,4 +1,7 @@
 //! DiscoveryActor: who else is in the cluster, and what the others are shown of this node.
+//!
+//! A node whose lease in the store is over takes itself out of the members, so that the others take it for lost and
+//! seal it. Where the store answers again before that, it is back in the same incarnation.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -7,26 +10,31 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler, StreamHandler};
 use futures_util::stream;
-use hydrant_protocol::cluster::{Load, View};
+use hydrant_protocol::cluster::{Load, MembershipView};
 use tokio::sync::watch;
 
 use super::{Cluster, PeerWork};
 use crate::every::every;
 use crate::ports::Membership;
-use crate::shared::Shared;
+use crate::say;
+use crate::shared::NodeTables;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// How often the others are shown how busy this node is, where that has changed.
 const SHOW: Duration = Duration::from_secs(5);
+/// How often it is looked whether the lease in the store runs.
+const LOOK: Duration = Duration::from_secs(1);
 /// Connections that came or went and are not worth it, besides a twentieth.
 const SMALL_CHANGE: u64 = 10;
 
 /// See the module.
 pub struct DiscoveryActor {
-    shared: Arc<Shared>,
+    shared: Arc<NodeTables>,
     cluster: Arc<Cluster>,
     membership: Arc<dyn Membership>,
     shown: Cell<Option<(Load, bool)>>,
+    /// Its lease was over when that was looked at last.
+    fenced: Cell<bool>,
     cell: Arc<ActorCell>,
 }
 
@@ -42,10 +50,10 @@ fn is_news((load, draining): (Load, bool), now: (Load, bool)) -> bool {
 impl DiscoveryActor {
     /// Prepares the actor.
     pub fn build(
-        shared: &Arc<Shared>,
+        shared: &Arc<NodeTables>,
         cluster: &Arc<Cluster>,
         membership: &Arc<dyn Membership>,
-        views: &watch::Receiver<View>,
+        views: &watch::Receiver<MembershipView>,
         cell: &Arc<ActorCell>,
     ) -> Running {
         let actor = Self {
@@ -53,6 +61,7 @@ impl DiscoveryActor {
             cluster: Arc::clone(cluster),
             membership: Arc::clone(membership),
             shown: Cell::new(None),
+            fenced: Cell::new(false),
             cell: Arc::clone(cell),
         };
         let mut views = views.clone();
@@ -66,6 +75,7 @@ impl DiscoveryActor {
         Running::new(actor, |ctx| {
             DiscoveryActor::add_stream(views, ctx);
             every(ctx, SHOW, |actor: &mut DiscoveryActor, _| actor.show());
+            every(ctx, LOOK, |actor: &mut DiscoveryActor, _| actor.look());
         })
     }
 
@@ -78,15 +88,28 @@ impl DiscoveryActor {
         let shared = &self.shared;
         let draining =
             shared.stopping.load(Ordering::Relaxed) || shared.draining.load(Ordering::Relaxed);
-        let fenced = !self.cluster.may_act();
-        shared.set_ready(
-            "lease",
-            fenced.then(|| "the lease in the store is over: is Cassandra away?".to_owned()),
-        );
         if self.shown.get().is_none_or(|shown| is_news(shown, (load, draining))) {
             self.shown.set(Some((load, draining)));
             self.membership.update(load, draining);
         }
+    }
+
+    /// Without a lease nothing leaves this node, so what is for its clients is another's to take over.
+    fn look(&self) {
+        let _entered = self.cell.enter(0);
+        let fenced = !self.cluster.may_act();
+        self.shared.set_ready(
+            "lease",
+            fenced.then(|| "the lease in the store is over: is Cassandra away?".to_owned()),
+        );
+        if self.fenced.replace(fenced) != fenced && !self.shared.stopping.load(Ordering::Relaxed) {
+            if fenced {
+                say::warn!(target: "hydrant::peers", "the lease in the store is over: this node is no member until it is renewed, and the others take its sessions over");
+            } else {
+                say::info!(target: "hydrant::peers", "the lease in the store is renewed: this node is a member again");
+            }
+        }
+        self.membership.present(!fenced);
     }
 }
 
@@ -94,10 +117,10 @@ impl Actor for DiscoveryActor {
     type Context = Context<Self>;
 }
 
-impl StreamHandler<View> for DiscoveryActor {
-    fn handle(&mut self, view: View, _: &mut Self::Context) {
+impl StreamHandler<MembershipView> for DiscoveryActor {
+    fn handle(&mut self, view: MembershipView, _: &mut Self::Context) {
         let _entered = self.cell.enter(1);
-        self.cluster.work.push(PeerWork::View(view), 1024);
+        self.cluster.work.push(PeerWork::Members(view), 1024);
     }
 
     // The members that were known last stay known.

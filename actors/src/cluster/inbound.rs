@@ -1,14 +1,15 @@
 //! A batch of publishes from another node, on its way to a router.
 
 use bytes::Bytes;
+use hydrant_protocol::cluster::message::PublishId;
 use smallvec::SmallVec;
 
 use super::NodeIndex;
-use crate::shard::Needs;
+use crate::worker::AckDependencies;
 
 /// See the module.
 #[derive(Debug)]
-pub struct FromPeer {
+pub struct InboundPeerBatch {
     /// Whose publishers' they are.
     pub node: NodeIndex,
     /// Its incarnation.
@@ -21,32 +22,35 @@ pub struct FromPeer {
     pub store: bool,
     /// It brings QoS 2 to queues.
     pub exact: bool,
+    /// The prepared publishes among those, of what was routed.
+    pub prepared: Vec<PublishId>,
     /// Sessions that are not here yet and get something of it, by their slots.
     pub arriving: SmallVec<[u32; 1]>,
-    /// Arbiters where there are such.
+    /// Workers where there are such.
     pub late: SmallVec<[u16; 1]>,
 }
 
-impl FromPeer {
+impl InboundPeerBatch {
     /// Not begun.
     pub fn new(node: NodeIndex, incarnation: u64, body: Bytes) -> Self {
         let (arriving, late) = (SmallVec::new(), SmallVec::new());
-        let (store, exact) = (false, false);
-        Self { node, incarnation, body, done: 0, store, exact, arriving, late }
+        let (store, exact, prepared) = (false, false, Vec::new());
+        Self { node, incarnation, body, done: 0, store, exact, prepared, arriving, late }
     }
 
     /// What one of its publishes has to have done.
-    pub(crate) fn add(&mut self, needs: &Needs, held: bool) {
-        self.store |= needs.store;
-        self.exact |= needs.store && held;
-        for slot in &needs.arriving {
+    pub(crate) fn add(&mut self, deps: &AckDependencies, held: bool, prepared: Option<PublishId>) {
+        self.store |= deps.store;
+        self.exact |= deps.store && held;
+        self.prepared.extend(prepared.filter(|_| deps.store && held));
+        for slot in &deps.arriving {
             if !self.arriving.contains(slot) {
                 self.arriving.push(*slot);
             }
         }
-        for shard in &needs.late {
-            if !self.late.contains(shard) {
-                self.late.push(*shard);
+        for worker in &deps.late {
+            if !self.late.contains(worker) {
+                self.late.push(*worker);
             }
         }
     }

@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ahash::AHashMap;
 use bytes::Bytes;
 use hydrant_protocol::cluster::directory::Holder;
 use hydrant_protocol::cluster::link::{Event, Role};
-use hydrant_protocol::cluster::marks::EVERY;
-use hydrant_protocol::cluster::message::{self, Control, Interest};
-use hydrant_protocol::topic::TopicFilter;
-use hydrant_protocol::{Message, QoS, wire};
+use hydrant_protocol::cluster::message::{self, Control, Interest, TakenOver};
+use hydrant_protocol::cluster::stream_marker::ALL_STREAMS;
+use hydrant_protocol::{Message, QoS};
 use tokio::sync::Notify;
 
-use super::peers::Peers;
-use super::{FromPeer, NodeIndex, PeerWork};
+use super::link::Greeting;
+use super::peers::{Peers, SELF};
+use super::remote::Recipient;
+use super::{InboundPeerBatch, NodeIndex, PeerWork, retained};
 use crate::inbox::Inbox;
+use crate::say;
 use crate::shared::{ManagerWork, RouterWork};
 
 impl Peers {
@@ -44,8 +45,11 @@ impl Peers {
         }
         let was_up = link.link.is_up();
         link.link.disconnected(now);
-        if was_up {
-            log::warn!(target: "hydrant::peers", "the link to node {} is down: {why}", link.node.id);
+        let id = Arc::clone(&link.node.id);
+        if was_up && self.leaves(node) {
+            say::info!(each: &id, target: "hydrant::peers", "the link to node {id} is down: it leaves, or has left");
+        } else if was_up {
+            say::warn!(each: &id, target: "hydrant::peers", "the link to node {id} is down: {why}");
         }
         self.events(node);
         self.settle();
@@ -65,9 +69,7 @@ impl Peers {
         match result {
             Ok(()) => fine,
             Err(error) => {
-                if self.may_complain() {
-                    log::warn!(target: "hydrant::peers", "the connection with node {id} is closed: {error}");
-                }
+                say::warn!(each: &id, target: "hydrant::peers", "the connection with node {id} is closed: {error}");
                 false
             }
         }
@@ -114,15 +116,17 @@ impl Peers {
                     drop(link.link.take_unacknowledged());
                     let id = Arc::clone(&link.node.id);
                     self.directory.link_renewed(&id);
-                    self.moves.restarted(&id);
-                    self.heir_hears_nothing(node);
+                    self.handovers.restarted(&id);
+                    self.successor_hears_nothing(node);
+                    self.flushes_nothing(node);
                 }
                 Event::RoomAgain => {}
                 Event::Frame { kind: message::PUBLISHES, body, .. } => self.publishes(node, body),
                 Event::Frame { kind: message::CONTROL, body, .. } => {
                     let (now, bytes) = (self.now(), body.len() as u64);
                     let Some(messages) = message::decode(&body) else {
-                        log::error!(target: "hydrant::peers", "node {} sent control messages that cannot be read", self.name(node));
+                        let id = self.name(node);
+                        say::error!(each: &id, target: "hydrant::peers", "node {id} sent control messages that cannot be read");
                         return false;
                     };
                     for message in messages {
@@ -146,8 +150,19 @@ impl Peers {
     fn up(&mut self, node: NodeIndex, incarnation: u64, version: u16) {
         let Some(link) = self.link(node) else { return };
         link.node.up.store(true, Ordering::SeqCst);
+        link.node.stops.store(false, Ordering::SeqCst);
         link.down_since = None;
-        log::info!(target: "hydrant::peers", "the link to node {} is up (incarnation {incarnation}, peer protocol {version})", link.node.id);
+        let same = std::mem::replace(&mut link.known, incarnation) == incarnation;
+        let id = Arc::clone(&link.node.id);
+        if self.handovers.has_missed(&id) && same {
+            // Before the answer to anything that comes over this connection.
+            say::warn!(each: &id, target: "hydrant::peers", "node {id} was out of sight while sessions moved: it ends, and what its publishers have no acknowledgement for they send again");
+            self.link(node)
+                .into_iter()
+                .for_each(|link| link.send_control(Control::Missed { incarnation }));
+        }
+        let Some(link) = self.link(node) else { return };
+        say::info!(each: &id, target: "hydrant::peers", "the link to node {} is up (incarnation {incarnation}, peer protocol {version})", link.node.id);
         if link.greeted != incarnation {
             let (whole, announced) = {
                 let interest = self.cluster.interest.lock();
@@ -159,21 +174,24 @@ impl Peers {
                 }
                 (whole, self.cluster.announced.load(Ordering::SeqCst))
             };
+            let (lineage, taken_over) =
+                (self.cluster.store.lineage(), self.successors.taken_over());
+            let settled = self.successors.is_settled();
             if let Some(link) = self.link(node) {
-                link.greet(incarnation, whole, announced);
+                link.greet(
+                    incarnation,
+                    Greeting { lineage, taken_over, settled, whole, announced },
+                );
             }
         }
-        let inherited: Vec<Control> = self.heirs.announcements().collect();
-        let incarnations = self.lost.iter();
-        let incarnations: Vec<(u64, Arc<str>)> =
-            incarnations.map(|(lost, of)| (*lost, Arc::clone(&of.node))).collect();
+        let taken_over: Vec<Control> = self.successors.announcements().collect();
         if let Some(link) = self.link(node) {
-            if !incarnations.is_empty() {
-                link.tell(Control::Lost { incarnations });
-            }
-            inherited.into_iter().for_each(|message| link.tell(message));
-            link.send_kept();
+            taken_over.into_iter().for_each(|message| link.send_control(message));
         }
+        self.send_finished(node);
+        self.send_kept(node);
+        let id = self.name(node);
+        self.directory.link_up(&id);
         self.look_who_is_there();
     }
 
@@ -186,42 +204,57 @@ impl Peers {
         self.look_who_is_there();
     }
 
-    /// A batch of another node goes to a router; those of one lane to the same one, in order.
+    /// A batch of another node goes to a router; those of one router to the same one, in order.
     fn publishes(&mut self, node: NodeIndex, body: Bytes) {
-        let Some((_, lane, ..)) = message::publishes(&body) else { return };
+        let Some((_, router, ..)) = message::publishes(&body) else { return };
         let incarnation = self.link(node).and_then(|link| link.link.peer_incarnation());
         let Some(incarnation) = incarnation else { return };
         let bytes = body.len();
-        let work = RouterWork::FromPeer(FromPeer::new(node, incarnation, body));
-        self.router_of(lane).push(work, bytes);
+        let work = RouterWork::PeerBatch(InboundPeerBatch::new(node, incarnation, body));
+        self.router_of(router).push(work, bytes);
     }
 
-    /// The router that a mark goes through, or the first of all where it stands for all lanes.
-    pub fn first_router(&self, lane: u16) -> &Inbox<RouterWork> {
-        self.router_of(if lane == EVERY { 0 } else { lane })
+    /// The router that a marker goes through, or the first of all where it stands for all routers.
+    pub fn first_router(&self, router: u16) -> &Inbox<RouterWork> {
+        self.router_of(if router == ALL_STREAMS { 0 } else { router })
     }
 
-    /// The router that routes what a lane of another node publishes.
-    pub fn router_of(&self, lane: u16) -> &Inbox<RouterWork> {
-        &self.shared.routers[usize::from(lane) % self.shared.routers.len()]
+    /// The router that routes what a router of another node publishes.
+    pub fn router_of(&self, router: u16) -> &Inbox<RouterWork> {
+        &self.shared.routers[usize::from(router) % self.shared.routers.len()]
     }
 
     fn control(&mut self, node: NodeIndex, message: Control) {
+        if self.ends {
+            // What is said now may be of sessions that are elsewhere.
+            return;
+        }
         match message {
+            Control::Missed { incarnation } => {
+                if incarnation == self.cluster.incarnation {
+                    self.has_missed_handovers(node);
+                }
+            }
             Control::Interest { request, changes } => {
                 self.wants(node, &changes);
                 if request != 0
                     && let Some(link) = self.link(node)
                 {
-                    link.tell(Control::InterestConfirmed { request });
+                    link.send_control(Control::InterestConfirmed { request });
                 }
             }
-            Control::InterestAnew => {
-                if let Some(link) = self.link(node) {
-                    link.anew = Some(AHashMap::new());
+            Control::InterestAnew { lineage, taken_over, settled } => {
+                self.mark_unknown(node, &taken_over, settled);
+                if let Some(recipient) = self.met(node) {
+                    self.wants.begin(recipient, lineage);
                 }
             }
             Control::InterestWhole => self.wants_no_more(node),
+            Control::Stopping => {
+                if let Some(link) = self.link(node) {
+                    link.node.stops.store(true, Ordering::SeqCst);
+                }
+            }
             Control::InterestConfirmed { request } => {
                 if let Some(link) = self.link(node) {
                     link.confirmed = link.confirmed.max(request);
@@ -234,6 +267,10 @@ impl Peers {
                 }
             }
             Control::Answered { below } => {
+                if !self.has_all_of(node) {
+                    // It says so again behind what it sends again.
+                    return;
+                }
                 let Some(link) = self.link(node) else { return };
                 let less = |kept: u8| kept.checked_sub(1);
                 let kept = link.node.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
@@ -243,112 +280,127 @@ impl Peers {
                     self.forget_batches(origin, below);
                 }
             }
-            Control::Retained { topic, payload, qos, version } => {
-                self.retained(&topic, payload, qos, version);
+            Control::Retained { topic, payload, qos, version, ahead } => {
+                let by = ahead.then_some(node);
+                self.retained(topic, payload, qos, version, by);
             }
+            Control::RetainedReached { topic, version, router, live } => {
+                let reached =
+                    RouterWork::RetainedReached { topic, version, stream: (node, router), live };
+                self.router_of(router).push(reached, 64);
+            }
+            Control::RetainedMissed => self.has_missed_retained(node),
+            Control::RetainedFlush { round } => self.flush_retained(node, round),
+            Control::RetainedFlushed { round, router } => self.flushed(node, round, router),
             // Of one that was frozen, and sealed: the session is another's.
-            Control::Leaving { .. } if self.is_sealed(node) => {}
-            Control::Leaving { .. } | Control::Withdrawn { .. } | Control::Taken { .. } => {
+            Control::Offer { .. } if self.is_sealed(node) => {}
+            Control::Offer { .. } | Control::Abort { .. } | Control::Complete { .. } => {
                 let from = self.name(node);
-                self.moves.receive(&from, message);
+                self.handovers.receive(&from, message);
             }
-            Control::Move { .. } => self.moves(node, message),
-            Control::Mark { id, client, lane } => self.mark(node, id, client, lane),
-            Control::Lost { incarnations } => self.are_lost(incarnations),
-            Control::Inherited { incarnation, estate } => {
-                self.told(node, message);
-                self.has_heir(incarnation, estate, node);
+            Control::Announce { .. } => self.announced(node, message),
+            Control::StreamMarker { id, client, router } => {
+                self.forward_marker(node, id, client, router)
             }
-            Control::Resent { incarnation, lane } => self.resent(node, incarnation, lane),
-            Control::Stayed { client, stays } => {
+            Control::TakenOver { incarnation, orphan, lineage } => {
+                self.on_message(node, message);
+                self.have_successor(TakenOver { incarnation, orphan, lineage }, node);
+            }
+            Control::Finished { incarnation } => {
+                if self.successors.first_time_finished(incarnation) {
+                    self.forget_all_batches(incarnation);
+                }
+            }
+            Control::Resent { incarnation, router } => {
+                self.has_said_resent(node, incarnation, router);
+                self.resent(node, incarnation, router);
+            }
+            Control::Visited { client, visits } => {
                 let home = usize::from(self.shared.home(&client));
-                self.shared.managers[home].push(ManagerWork::Stayed { client, stays }, 256);
+                self.shared.managers[home].push(ManagerWork::Visited { client, visits }, 256);
             }
-            other => self.told(node, other),
+            other => self.on_message(node, other),
         }
     }
 
     fn is_sealed(&mut self, node: NodeIndex) -> bool {
-        let incarnation = self.link(node).and_then(|link| link.link.peer_incarnation());
-        incarnation.is_some_and(|incarnation| self.is_over(incarnation))
+        self.incarnation_of(node).is_some_and(|incarnation| self.is_over(incarnation))
     }
 
-    fn told(&mut self, node: NodeIndex, message: Control) {
+    fn on_message(&mut self, node: NodeIndex, message: Control) {
         let Some(link) = self.link(node) else { return };
         let Some(incarnation) = link.link.peer_incarnation() else { return };
         let from = Holder { node: Arc::clone(&link.node.id), incarnation };
         self.directory.receive(&from, message);
     }
 
+    /// The start of a node that this one has met last; its own for itself.
+    pub fn incarnation_of(&mut self, node: NodeIndex) -> Option<u64> {
+        match node {
+            SELF => Some(self.cluster.incarnation),
+            node => self.link(node)?.link.peer_incarnation(),
+        }
+    }
+
+    /// The incarnation of a node that is met over its link, unless that is over.
+    fn met(&mut self, node: NodeIndex) -> Option<Recipient> {
+        let incarnation = self.incarnation_of(node)?;
+        // Of one that is over, its successor says what is wanted.
+        (!self.is_over(incarnation)).then_some(Recipient { node, incarnation })
+    }
+
     /// Another node wants this now.
     pub fn wants(&mut self, node: NodeIndex, changes: &[(Arc<str>, Interest)]) {
-        let cluster = Arc::clone(&self.cluster);
-        let Some(link) = self.link(node) else { return };
-        let mut remote = cluster.remote.write();
-        for (filter, interest) in changes {
-            let parsed = TopicFilter::from_arc(Arc::clone(filter), &wire::Limits::PROTOCOL);
-            let Ok(parsed) = parsed else { continue };
-            match interest {
-                Interest::None => {
-                    remote.unsubscribe(&parsed, node);
-                    link.wanted.remove(filter);
-                }
-                level => {
-                    let queues = *level == Interest::Queues;
-                    let qos = if queues { QoS::AtLeastOnce } else { QoS::AtMostOnce };
-                    remote.subscribe(&parsed, node, qos);
-                    link.wanted.insert(Arc::clone(filter), *level);
-                    if let Some(anew) = &mut link.anew {
-                        anew.insert(Arc::clone(filter), *level);
-                    }
-                }
-            }
+        let Some(recipient) = self.met(node) else { return };
+        self.wants.change(recipient, changes);
+        self.apply(recipient, changes);
+    }
+
+    /// What an incarnation wants is in force for the routers.
+    pub fn apply(&self, recipient: Recipient, changes: &[(Arc<str>, Interest)]) {
+        let mut remote = self.cluster.remote.write();
+        for (filter, level) in changes {
+            remote.set(recipient, filter, *level);
         }
         drop(remote);
         self.shared.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// It has said all: what it has not said again is of an earlier incarnation.
+    /// It has said all: what it has not said again is not wanted by this start of it.
     fn wants_no_more(&mut self, node: NodeIndex) {
-        let Some(link) = self.link(node) else { return };
-        let Some(anew) = link.anew.take() else { return };
-        let old: Vec<(Arc<str>, Interest)> = link
-            .wanted
-            .keys()
-            .filter(|filter| !anew.contains_key(*filter))
-            .map(|filter| (Arc::clone(filter), Interest::None))
-            .collect();
-        let incarnation = link.link.peer_incarnation().unwrap_or(0);
-        link.whole = incarnation;
-        self.wants(node, &old);
-        if let Some(link) = self.link(node) {
-            link.send_kept();
-        }
+        let Some(recipient) = self.met(node) else { return };
+        let old = self.wants.end(recipient);
+        self.apply(recipient, &old);
+        self.send_kept(node);
     }
 
-    /// Nobody is there any more who wants it.
-    pub fn wants_nothing(&mut self, node: NodeIndex) {
-        let Some(link) = self.link(node) else { return };
-        let all: Vec<(Arc<str>, Interest)> =
-            link.wanted.keys().map(|filter| (Arc::clone(filter), Interest::None)).collect();
-        self.wants(node, &all);
+    /// An incarnation is over: its successor has all that it wanted.
+    pub fn wants_nothing(&mut self, incarnation: u64) {
+        let Some((recipient, all)) = self.wants.remove(incarnation) else { return };
+        self.apply(recipient, &all);
+        self.cluster.remote.write().forget(incarnation);
     }
 
     /// What the store has retained. What was heard of later counts.
     pub fn retained_found(&self, found: Vec<(Arc<Message>, u64)>) {
-        let mut retained = self.shared.retained.write();
-        let versions = self.cluster.retained.lock();
-        for (message, version) in found {
-            self.shared.retained_clock.fetch_max(version, Ordering::Relaxed);
-            if !versions.has_later(&message.topic, version) {
-                retained.insert(message);
-            }
+        if let Some(newest) = found.iter().map(|(_, version)| *version).max() {
+            self.shared.retained_clock.fetch_max(newest, Ordering::Relaxed);
         }
+        retained::insert_found(&self.shared.retained, &self.cluster.retained, found);
+        let retained = self.shared.retained.read();
         self.shared.metrics.retained.set(retained.len() as u64);
         self.shared.metrics.retained_bytes.set(retained.bytes() as u64);
     }
 
-    fn retained(&mut self, topic: &Arc<str>, payload: Bytes, qos: u8, version: u64) {
+    /// Another node has changed a retained message. `ahead`: live subscribers get it later, with that node's publish.
+    fn retained(
+        &self,
+        topic: Arc<str>,
+        payload: Bytes,
+        qos: u8,
+        version: u64,
+        ahead: Option<NodeIndex>,
+    ) {
         let qos = match qos {
             0 => QoS::AtMostOnce,
             1 => QoS::AtLeastOnce,
@@ -356,15 +408,20 @@ impl Peers {
         };
         let mut retained = self.shared.retained.write();
         self.shared.retained_clock.fetch_max(version, Ordering::Relaxed);
-        if !self.cluster.retained.lock().is_newest(topic, version) {
+        if !self.cluster.retained.lock().is_newest(&topic, version) {
             return;
         }
-        if payload.is_empty() {
-            retained.remove(topic);
-        } else {
-            let topic = Arc::clone(topic);
-            let message = Message { topic, payload, qos, retain: false, properties: None };
-            retained.insert(Arc::new(message));
+        let message = (!payload.is_empty()).then(|| {
+            let topic = Arc::clone(&topic);
+            Arc::new(Message { topic, payload, qos, retain: false, properties: None })
+        });
+        match (ahead, message) {
+            (Some(by), message) => {
+                let places = self.shared.routers.len();
+                retained.change_ahead_by(by, &topic, message, version, places);
+            }
+            (None, Some(message)) => drop(retained.insert(message)),
+            (None, None) => drop(retained.remove(&topic)),
         }
         self.shared.metrics.retained.set(retained.len() as u64);
         self.shared.metrics.retained_bytes.set(retained.bytes() as u64);

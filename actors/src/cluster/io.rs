@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::NodeIndex;
 use super::peers::Peers;
+use crate::listener::accept_error;
+use crate::say;
 
 /// Connections that have not said whose they are.
 const HANDSHAKES: usize = 64;
@@ -96,7 +98,11 @@ async fn through_another(peers: &Handle, node: NodeIndex, tries: usize) -> Optio
     let mut request = Vec::new();
     relay.put(&mut request);
     stream.write_all(&request).await.ok()?;
-    log::info!(target: "hydrant::peers", "node {} is asked for by way of {address}", relay.node_id);
+    // The first time, and then ever more seldom.
+    if (tries - 1).is_power_of_two() {
+        let way = tries - 1;
+        log::info!(target: "hydrant::peers", "node {} is asked for by way of {address} (attempt {way})", relay.node_id);
+    }
     Some(stream)
 }
 
@@ -135,8 +141,12 @@ async fn carry_on(
 fn failed(peers: &Handle, node: NodeIndex, address: &str, failing: &mut bool, error: &io::Error) {
     // Once, not at every attempt.
     if !std::mem::replace(failing, true) {
-        let id = peers.borrow().name(node);
-        log::warn!(target: "hydrant::peers", "node {id} cannot be reached at {address} ({error}); it is tried again");
+        let (id, leaves) = (peers.borrow().name(node), peers.borrow().leaves(node));
+        if leaves {
+            say::info!(each: &id, target: "hydrant::peers", "node {id} cannot be reached at {address} ({error}); it is offer");
+        } else {
+            say::warn!(each: &id, target: "hydrant::peers", "node {id} cannot be reached at {address} ({error}); it is tried again");
+        }
     }
 }
 
@@ -145,7 +155,7 @@ pub(super) async fn accept(peers: Handle, listener: StdListener) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
-            log::error!(target: "hydrant::peers", "no other node can connect: {error}");
+            say::error!(target: "hydrant::peers", "no other node can connect: {error}");
             return;
         }
     };
@@ -161,18 +171,14 @@ pub(super) async fn accept(peers: Handle, listener: StdListener) {
                     open.set(open.get() - 1);
                     match first {
                         Ok(Ok((_, First::Relay(_), _))) if relayed.get() >= RELAYED => {
-                            refused(
-                                &peers,
-                                &from.to_string(),
-                                "too many are carried on for others",
-                            );
+                            refused(&from.to_string(), "too many are carried on for others");
                         }
                         Ok(Ok((stream, First::Relay(relay), bytes))) => {
                             relayed.set(relayed.get() + 1);
                             let carried = carry_on(&peers, stream, &relay, &bytes).await;
                             relayed.set(relayed.get() - 1);
                             if let Err(why) = carried {
-                                refused(&peers, &from.to_string(), &why);
+                                put_off(&from.to_string(), &why);
                             }
                         }
                         Ok(Ok((stream, First::Hello(hello), bytes))) => {
@@ -181,38 +187,40 @@ pub(super) async fn accept(peers: Handle, listener: StdListener) {
                                 Ok(node) => {
                                     run(&peers, node, stream, Role::Acceptor, &bytes).await;
                                 }
-                                Err(why) => refused(&peers, &from.to_string(), &why),
+                                // One that has just started, or has just left.
+                                Err(why) if peers.borrow().is_of_this_cluster(&hello) => {
+                                    put_off(&from.to_string(), &why);
+                                }
+                                Err(why) => refused(&from.to_string(), &why),
                             }
                         }
-                        Ok(Err(why)) => refused(&peers, &from.to_string(), &why),
-                        Err(_) => refused(
-                            &peers,
-                            &from.to_string(),
-                            "it did not say whose it is within 5 s",
-                        ),
+                        Ok(Err(why)) => refused(&from.to_string(), &why),
+                        Err(_) => {
+                            refused(&from.to_string(), "it did not say whose it is within 5 s")
+                        }
                     }
                 });
             }
             Ok((stream, from)) => {
                 drop(stream);
-                refused(
-                    &peers,
-                    &from.to_string(),
-                    "too many connections have not said whose they are",
-                );
+                refused(&from.to_string(), "too many connections have not said whose they are");
             }
             Err(error) => {
-                log::warn!(target: "hydrant::peers", "the peer port accepts nothing for now: {error}");
+                let why = accept_error(&error);
+                say::warn!(target: "hydrant::peers", "the peer port accepts nothing for now: {why}");
                 sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-fn refused(peers: &Handle, from: &str, why: &str) {
-    if peers.borrow_mut().may_complain() {
-        log::warn!(target: "hydrant::peers", "a connection from {from} to the peer port is refused: {why}");
-    }
+fn refused(from: &str, why: &str) {
+    say::warn!(target: "hydrant::peers", "a connection from {from} to the peer port is refused: {why}");
+}
+
+/// What is in order while nodes come and go: it is tried again, and comes to nothing or is taken then.
+fn put_off(from: &str, why: &str) {
+    say::info!(target: "hydrant::peers", "a connection from {from} to the peer port is not taken now: {why}");
 }
 
 /// What a connection begins with.

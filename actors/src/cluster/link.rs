@@ -1,5 +1,4 @@
-//! What PeersActor keeps of one other node: the link, what the node wants, and what was sent and is
-//! not stored there yet.
+//! What PeersActor keeps of one other node: the link, and what was sent and is not stored there yet.
 //!
 //! Bounds: `cluster.max_link_bytes` for what nobody waits for; what somebody waits for, by the
 //! windows of the publishers.
@@ -10,14 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ahash::AHashMap;
 use bytes::Bytes;
 use hydrant_protocol::cluster::link::{Class, Config, Identity, Link};
-use hydrant_protocol::cluster::message::{self, Control, Interest};
+use hydrant_protocol::cluster::message::{self, Control, Interest, TakenOver};
 use tokio::sync::Notify;
 
 use super::{Node, NodeIndex};
-use crate::shared::Token;
+use crate::say;
+use crate::shared::CompletionToken;
 
 /// A link that is down for so long is not about to be up again: its node is dead, frozen or cut off.
 const OUT_OF_REACH: Duration = Duration::from_secs(1);
@@ -32,11 +31,36 @@ pub(super) struct Pending {
     /// Kept when it is for queues: they outlive the node.
     pub body: Option<Bytes>,
     /// Answered when it is stored there.
-    pub tokens: Vec<Token>,
-    /// The incarnation it was meant for; 0: the first that comes.
+    pub tokens: Vec<CompletionToken>,
+    /// The incarnation it was meant for.
     pub incarnation: u64,
     /// The link has it.
     pub sent: bool,
+}
+
+/// What of a batch's prepared publishes has to be forgotten first.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Prepared {
+    /// The router.
+    pub router: u16,
+    /// The highest number of it; [`u64::MAX`]: a lost node's.
+    pub number: u64,
+    /// The incarnation that has to know them.
+    pub incarnation: u64,
+}
+
+/// What an incarnation is told that knows nothing of this node.
+pub(super) struct Greeting {
+    /// This node's lineage.
+    pub lineage: u64,
+    /// What this node has taken over.
+    pub taken_over: Vec<TakenOver>,
+    /// It awaits no markers for that.
+    pub settled: bool,
+    /// What it wants.
+    pub whole: Vec<(Arc<str>, Interest)>,
+    /// The number of the last change of that.
+    pub announced: u64,
 }
 
 /// See the module.
@@ -45,12 +69,14 @@ pub(super) struct PeerLink {
     pub node: Arc<Node>,
     /// Where it listens, and its incarnation, while it is a member.
     pub member: Option<(String, u64)>,
+    /// The start of it that was known last, as a member or by its link; 0: none.
+    pub known: u64,
     pub link: Link,
     /// The TCP connection it runs over, counted.
     pub connection: u64,
     /// There is something to send.
     pub notify: Rc<Notify>,
-    /// Since when it is not up, after it was.
+    /// Since when it is not up.
     pub down_since: Option<Instant>,
     /// A task dials it.
     pub dialled: bool,
@@ -58,18 +84,16 @@ pub(super) struct PeerLink {
     pub greeted: u64,
     /// The last change of interest it confirmed.
     pub confirmed: u64,
-    /// What it wants.
-    pub wanted: AHashMap<Arc<str>, Interest>,
-    /// What it wants now, while it says so from the beginning.
-    pub anew: Option<AHashMap<Arc<str>, Interest>>,
-    /// The incarnation that has said all it wants.
-    pub whole: u64,
     /// By number.
     pub pending: BTreeMap<u64, Pending>,
+    /// Batches with prepared publishes, which it must know by their ids until the store has forgotten them here.
+    pub prepared: BTreeMap<u64, Prepared>,
     /// The last [`Control::Answered`] that it was told.
     pub answered: u64,
     /// A batch for its queues was sent after that.
     pub sent_since: bool,
+    /// A retained message was changed while it was not there.
+    pub untold: bool,
     controls: Vec<Control>,
 }
 
@@ -80,6 +104,7 @@ impl PeerLink {
             index,
             node,
             member: None,
+            known: 0,
             link: Link::new(Config::default(), me, peer),
             connection: 0,
             notify: Rc::new(Notify::new()),
@@ -87,18 +112,17 @@ impl PeerLink {
             dialled: false,
             greeted: 0,
             confirmed: 0,
-            wanted: AHashMap::new(),
-            anew: None,
-            whole: 0,
             pending: BTreeMap::new(),
+            prepared: BTreeMap::new(),
             answered: 0,
             sent_since: false,
+            untold: false,
             controls: Vec::new(),
         }
     }
 
     /// Queues a control message; [`PeerLink::flush`] sends it with others in one frame.
-    pub fn tell(&mut self, message: Control) {
+    pub fn send_control(&mut self, message: Control) {
         self.controls.push(message);
         if self.controls.len() >= AT_ONCE {
             self.flush();
@@ -122,7 +146,7 @@ impl PeerLink {
             return self.send_controls(second);
         }
         if let Err(error) = self.link.send(Class::Control, message::CONTROL, body) {
-            log::error!(target: "hydrant::peers", "{}: {error}", self.node.id);
+            say::error!(each: &self.node.id, target: "hydrant::peers", "{}: {error}", self.node.id);
         }
         self.notify.notify_one();
     }
@@ -131,22 +155,28 @@ impl PeerLink {
     pub fn send(&mut self, body: Bytes) {
         self.flush();
         if let Err(error) = self.link.send(Class::Data, message::PUBLISHES, body) {
-            log::error!(target: "hydrant::peers", "{}: {error}", self.node.id);
+            say::error!(each: &self.node.id, target: "hydrant::peers", "{}: {error}", self.node.id);
         }
         self.notify.notify_one();
     }
 
-    /// What this node wants, to a node that knows nothing of it.
-    pub fn greet(&mut self, incarnation: u64, whole: Vec<(Arc<str>, Interest)>, announced: u64) {
+    /// What this node wants, to an incarnation that knows nothing of it.
+    pub fn greet(&mut self, incarnation: u64, greeting: Greeting) {
+        let Greeting { lineage, taken_over, settled, whole, announced } = greeting;
         self.greeted = incarnation;
-        self.tell(Control::InterestAnew);
+        self.send_control(Control::InterestAnew { lineage, taken_over, settled });
         for changes in whole.chunks(AT_ONCE) {
-            self.tell(Control::Interest { request: 0, changes: changes.to_vec() });
+            self.send_control(Control::Interest { request: 0, changes: changes.to_vec() });
             self.flush();
         }
-        self.tell(Control::InterestWhole);
-        self.tell(Control::Interest { request: announced, changes: Vec::new() });
+        self.send_control(Control::InterestWhole);
+        self.send_control(Control::Interest { request: announced, changes: Vec::new() });
         self.flush();
+    }
+
+    /// It is told anew which batches are answered: it may know others than before.
+    pub fn answer_again(&mut self) {
+        (self.answered, self.sent_since) = (0, true);
     }
 
     /// Whether it can be spoken to: it is a member, or was and is still there.
@@ -154,16 +184,15 @@ impl PeerLink {
         self.is_member() || self.link.is_up()
     }
 
-    /// Sends what was kept back while it was not there.
+    /// Sends what was kept back for the incarnation that is there.
     pub fn send_kept(&mut self) {
         if !self.is_there() {
             return;
         }
-        let incarnation = self.link.peer_incarnation();
+        let there = self.link.peer_incarnation();
         let mut kept = Vec::new();
         for pending in self.pending.values_mut() {
-            let meant = incarnation.is_none_or(|it| [0, it].contains(&pending.incarnation));
-            if meant && !std::mem::replace(&mut pending.sent, true) {
+            if there == Some(pending.incarnation) && !mem::replace(&mut pending.sent, true) {
                 kept.extend(pending.body.clone());
             }
         }
@@ -171,7 +200,7 @@ impl PeerLink {
     }
 
     /// The tokens of what nobody needs to wait for while the node cannot be reached.
-    pub fn give_up_live(&mut self) -> Vec<Token> {
+    pub fn give_up_live(&mut self) -> Vec<CompletionToken> {
         let mut tokens = Vec::new();
         self.pending.retain(|_, pending| {
             if pending.body.is_none() {
@@ -184,7 +213,17 @@ impl PeerLink {
 
     /// Nobody waits for what it has to confirm.
     pub fn is_out_of_reach(&self) -> bool {
-        self.down_since.is_some_and(|since| since.elapsed() > OUT_OF_REACH)
+        self.is_down_for(OUT_OF_REACH)
+    }
+
+    /// It has been down for longer than this.
+    pub fn is_down_for(&self, time: Duration) -> bool {
+        self.down_since.is_some_and(|since| since.elapsed() > time)
+    }
+
+    /// Its node is a member by this incarnation.
+    pub fn is_incarnation(&self, incarnation: u64) -> bool {
+        self.member.as_ref().is_some_and(|member| member.1 == incarnation)
     }
 
     /// It is in the members as they are known here.

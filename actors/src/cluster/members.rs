@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use hydrant_protocol::cluster::View;
+use hydrant_protocol::cluster::MembershipView;
 use hydrant_protocol::cluster::link::{Hello, Identity, Relay};
 
 use super::link::PeerLink;
-use super::peers::{COMPLAIN, Peers, SELF};
+use super::peers::{Peers, SELF};
 use super::{Node, NodeIndex};
 
 impl Peers {
     /// The members have changed.
-    pub fn members_changed(&mut self, view: View) {
+    pub fn members_changed(&mut self, view: MembershipView) {
         for member in view.members.iter() {
             if *member.node_id == *self.cluster.node_id {
                 continue;
@@ -23,14 +23,18 @@ impl Peers {
             }
             let me = Arc::clone(&self.cluster.node_id);
             let mut dial = None;
-            if let Some(link) = self.link_of(&member.node_id) {
+            if let Some(link) = self.links.iter_mut().find(|link| link.node.id == member.node_id) {
+                if std::mem::replace(&mut link.known, member.incarnation) != member.incarnation {
+                    self.handovers.is_another(&member.node_id);
+                }
                 link.member = Some((member.peer.clone(), member.incarnation));
-                link.send_kept();
                 if *me < *member.node_id && !std::mem::replace(&mut link.dialled, true) {
                     dial = Some(link.index);
                 }
             }
             self.to_dial.extend(dial);
+            let index = self.index_of(&member.node_id);
+            index.into_iter().for_each(|index| self.send_kept(index));
         }
         let mut gone = Vec::new();
         for link in &mut self.links {
@@ -40,12 +44,15 @@ impl Peers {
         }
         self.complete(gone);
         self.cluster.members.store(view.members.len(), Ordering::SeqCst);
-        self.look_who_is_there();
         self.lose(&view);
+        self.look_who_is_undecided(&view);
+        self.look_who_is_there();
         self.directory.members_changed(view);
+        self.await_first_markers();
+        self.begin_survey();
     }
 
-    fn add(&mut self, id: &Arc<str>) {
+    pub(super) fn add(&mut self, id: &Arc<str>) {
         let node = Node::new(id, false);
         let mut nodes = self.cluster.nodes.write();
         let Ok(index) = NodeIndex::try_from(nodes.len()) else { return };
@@ -56,7 +63,9 @@ impl Peers {
             node_id: Arc::clone(&self.cluster.node_id),
             incarnation: self.cluster.incarnation,
         };
-        self.links.push(PeerLink::new(index, node, me));
+        let mut link = PeerLink::new(index, node, me);
+        (link.down_since, link.untold) = (Some(Instant::now()), self.may_be_untold());
+        self.links.push(link);
     }
 
     pub fn address(&self, node: NodeIndex) -> Option<String> {
@@ -127,12 +136,16 @@ impl Peers {
         }
     }
 
-    /// Whether one more line about a refused connection may be logged.
-    pub fn may_complain(&mut self) -> bool {
-        let may = self.complained.is_none_or(|last| last.elapsed() > COMPLAIN);
-        if may {
-            self.complained = Some(Instant::now());
-        }
-        may
+    /// Whether it says that it belongs here, and is not this node.
+    pub fn is_of_this_cluster(&self, hello: &Hello) -> bool {
+        hello.cluster == *self.cluster.settings.id && *hello.node_id != *self.cluster.node_id
+    }
+
+    /// A node stops in order, or has left: that nobody reaches it is as it should be.
+    pub fn leaves(&self, node: NodeIndex) -> bool {
+        let link = self.links.get(usize::from(node).saturating_sub(1));
+        let said = link.is_some_and(|link| link.node.stops.load(Ordering::SeqCst));
+        let id = self.name(node);
+        said || self.directory.view().member(&id).is_none_or(|member| member.draining)
     }
 }

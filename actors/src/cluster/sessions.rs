@@ -35,7 +35,7 @@ pub(super) struct Release {
 /// A client that waits to be let in.
 #[derive(Debug)]
 pub(super) struct Claiming {
-    shard: u16,
+    worker: u16,
     conn: (usize, u32),
     client: Arc<str>,
     clean: bool,
@@ -45,12 +45,14 @@ pub(super) struct Claiming {
     since: Instant,
     /// It was granted; the store is being asked.
     granted: bool,
+    /// Its client has left.
+    left: bool,
 }
 
 impl Peers {
     pub(super) fn claim(
         &mut self,
-        shard: u16,
+        worker: u16,
         conn: (usize, u32),
         client: Arc<str>,
         clean: bool,
@@ -58,15 +60,40 @@ impl Peers {
     ) {
         let request = self.directory.claim(&client, clean, None);
         let since = Instant::now();
-        let claim =
-            Claiming { shard, conn, client, clean, known, asked: None, since, granted: false };
+        let (asked, granted, left) = (None, false, false);
+        let claim = Claiming { worker, conn, client, clean, known, asked, since, granted, left };
+        self.claimants.insert((worker, conn.1), request);
         self.claims.insert(request, claim);
+    }
+
+    /// The client of a claim has left: what is not granted is withdrawn. A session that another gave up for it
+    /// comes here all the same, without a connection.
+    pub(super) fn unclaim(&mut self, worker: u16, stamp: u32) {
+        let Some(request) = self.claimants.get(&(worker, stamp)).copied() else { return };
+        if let Some(claim) = self.claims.get_mut(&request) {
+            claim.left = true;
+            self.directory.withdraw(request);
+        }
+    }
+
+    /// It is granted to nobody.
+    pub(super) fn forget_claim(&mut self, request: u64) {
+        if let Some(claim) = self.end_claim(request) {
+            self.release_deferred(&claim.client);
+        }
+    }
+
+    fn end_claim(&mut self, request: u64) -> Option<Claiming> {
+        let claim = self.claims.remove(&request)?;
+        self.claimants.remove(&(claim.worker, claim.conn.1));
+        Some(claim)
     }
 
     /// The owner has let it in. What another node gave up is taken; where none did, the store is
     /// asked whether it knows better.
     pub(super) fn grant(&mut self, request: u64, from: Option<Handed>) {
-        let no_loss = self.lost.is_empty();
+        // A clean one, too, has to end the session that an absent node holds.
+        let no_loss = self.nobody_is_absent();
         let Some(claim) = self.claims.get_mut(&request) else { return };
         if from.is_none() && (claim.known || claim.clean && no_loss) {
             return self.let_in(request, None);
@@ -105,7 +132,7 @@ impl Peers {
                         return cluster.work.push(looked, 64);
                     }
                     // Given up by its holder, who was asked; or by this node, and never taken.
-                    // It is this node's by its heirship, and not in force yet.
+                    // It is this node's because it takes over, and not in force yet.
                     Ok(Some(holder))
                         if holder.incarnation == cluster.incarnation
                             && cluster.sealing.load(Ordering::SeqCst) > 0 =>
@@ -148,11 +175,18 @@ impl Peers {
                 claim.asked = None;
                 self.directory.claim_again(request, holder);
             }
+            _ if claim.left => {
+                // It is another's, and nobody here wants it any more.
+                let client = Arc::clone(&claim.client);
+                self.forget_claim(request);
+                self.directory.gone(&client, u64::MAX);
+            }
             holder => {
                 let Some(mut claim) = self.claims.remove(&request) else { return };
                 (claim.asked, claim.granted) = (holder, false);
                 let client = Arc::clone(&claim.client);
                 let request = self.directory.claim(&client, claim.clean, holder);
+                self.claimants.insert((claim.worker, claim.conn.1), request);
                 self.claims.insert(request, claim);
                 self.release_deferred(&client);
             }
@@ -160,19 +194,19 @@ impl Peers {
     }
 
     fn let_in(&mut self, request: u64, taken: Option<Box<StoredSession>>) {
-        let Some(claim) = self.claims.remove(&request) else { return };
+        let Some(claim) = self.end_claim(request) else { return };
         let client = Arc::clone(&claim.client);
         self.last_admission += 1;
         let admission = self.last_admission;
         self.directory.admitted(&client, admission);
         let work =
             ManagerWork::Granted { conn: claim.conn, client: claim.client, taken, admission };
-        self.shared.managers[usize::from(claim.shard)].push(work, 256);
-        self.moves.granted(&client);
+        self.shared.managers[usize::from(claim.worker)].push(work, 256);
+        self.handovers.granted(&client);
         self.release_deferred(&client);
     }
 
-    /// Has an arbiter give a session up. One that this node is about to let in is given up only then:
+    /// Has a worker give a session up. One that this node is about to let in is given up only then:
     /// else it would come when nobody expects it any more.
     pub(super) fn release(&mut self, release: Release) {
         let client = &release.client;
@@ -206,7 +240,7 @@ impl Peers {
 
     /// Finds out whose a session is that was given up to a node that is lost, and takes it back where it
     /// is nobody's.
-    pub(super) fn recover(&self, shard: u16, id: u64, client: Arc<str>, session: SessionId) {
+    pub(super) fn recover(&self, worker: u16, id: u64, client: Arc<str>, session: SessionId) {
         let (cluster, shared) = (Arc::clone(&self.cluster), Arc::clone(&self.shared));
         tokio::task::spawn_local(async move {
             let holder = Holder { id: session, incarnation: cluster.incarnation };
@@ -229,7 +263,7 @@ impl Peers {
                 }
             };
             let work = ManagerWork::Recovered { id, client, taken };
-            shared.managers[usize::from(shard)].push(work, 256);
+            shared.managers[usize::from(worker)].push(work, 256);
         });
     }
 
@@ -238,7 +272,7 @@ impl Peers {
         let now = Instant::now();
         let mut long = Vec::new();
         for (request, claim) in &mut self.claims {
-            if !claim.granted && now.duration_since(claim.since) > LONG {
+            if !claim.granted && !claim.left && now.duration_since(claim.since) > LONG {
                 claim.since = now;
                 long.push(*request);
             }

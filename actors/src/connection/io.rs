@@ -1,28 +1,29 @@
-//! The socket of one connection as a stream of events: what was read stands in the arbiter's
+//! The socket of one connection as a stream of events: what was read stands in the worker's
 //! buffer while the event is handled; what waits in the outgoing buffer is written at each poll,
 //! many packets in one call.
 //!
-//! Nothing is read without credit ([`Shard::has_credit`]): that is how TCP tells the device.
+//! Nothing is read without credit ([`Worker::has_credit`]): that is how TCP tells the device. While its client waits
+//! to be let in, the socket is looked at for its end.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::Shutdown;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use futures_util::Stream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hydrant_protocol::wire::{self, Frame};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::packets;
 use crate::metrics::CloseReason;
-use crate::shard::{Conn, READ_BUFFER, Shard};
 use crate::shared::{ManagerWork, NewSocket};
+use crate::worker::{Conn, Worker, moment};
 
 /// What the actor handles.
 #[derive(Debug)]
 pub enum IoEvent {
-    /// So many bytes stand in the arbiter's read buffer.
+    /// So many bytes stand in the worker's read buffer.
     Read(usize),
     /// Bytes that came before (with a handed-over socket, or left undecoded for want of credit)
     /// can be decoded.
@@ -34,9 +35,8 @@ pub enum IoEvent {
 }
 
 pub struct ConnectionIo {
-    shard: Rc<Shard>,
+    worker: Rc<Worker>,
     conn: Rc<Conn>,
-    stream: Option<TcpStream>,
     /// Bytes of the outgoing buffer that the socket has taken.
     written: usize,
     resume: bool,
@@ -46,22 +46,16 @@ pub struct ConnectionIo {
 }
 
 impl ConnectionIo {
-    pub fn new(shard: Rc<Shard>, conn: Rc<Conn>, stream: TcpStream, resume: bool) -> Self {
-        Self {
-            shard,
-            conn,
-            stream: Some(stream),
-            written: 0,
-            resume,
-            ended: false,
-            full_read: false,
-        }
+    pub fn new(worker: Rc<Worker>, conn: Rc<Conn>, stream: TcpStream, resume: bool) -> Self {
+        *conn.socket.borrow_mut() = Some(stream);
+        Self { worker, conn, written: 0, resume, ended: false, full_read: false }
     }
 
     /// Writes what waits. Ready when the buffer is empty.
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(stream) = self.stream.as_mut() else { return Poll::Ready(Ok(())) };
-        if !self.shard.shared.may_act() {
+        let mut socket = self.conn.socket.borrow_mut();
+        let Some(stream) = socket.as_mut() else { return Poll::Ready(Ok(())) };
+        if !self.worker.shared.may_act() {
             // Another may have what this node held: nothing leaves it. The clocks look again.
             return Poll::Pending;
         }
@@ -71,19 +65,21 @@ impl ConnectionIo {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
                     self.written += n;
-                    self.shard.metrics.bytes_out.add(n as u64);
+                    self.worker.metrics.bytes_out.add(n as u64);
                     self.conn.write_blocked_ms.set(None);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     if self.conn.write_blocked_ms.get().is_none() {
-                        self.conn.write_blocked_ms.set(Some(self.shard.now_ms()));
+                        self.conn.write_blocked_ms.set(Some(moment(self.worker.now_ms())));
                     }
                     // What is out is not kept; the rest moves to the front once it is the smaller
                     // part, so that a slow socket costs no copy a packet.
                     if self.written > out.len() / 2 {
+                        let before = out.len();
                         out.drain(..self.written);
                         self.written = 0;
+                        self.worker.output_changed(before, out.len());
                     }
                     return Poll::Pending;
                 }
@@ -93,8 +89,9 @@ impl ConnectionIo {
             self.written = 0;
             let buffer = std::mem::take(&mut *out);
             drop(out);
-            self.shard.give_buffer(buffer);
-            self.shard.metrics.packets_out.add(self.conn.packets_out.take());
+            self.worker.output_changed(buffer.len(), 0);
+            self.worker.give_buffer(buffer);
+            self.worker.metrics.packets_out.add(self.conn.packets_out.take().into());
         }
         Poll::Ready(Ok(()))
     }
@@ -107,23 +104,24 @@ impl ConnectionIo {
             self.conn.closing.get(),
             Some(CloseReason::Io | CloseReason::WriteTimeout | CloseReason::ActorDied)
         );
-        if let Some(stream) = self.stream.take()
+        let drained =
+            matches!(self.conn.closing.get(), Some(CloseReason::Drain | CloseReason::Shutdown));
+        if drained && self.conn.will.borrow().is_some() && self.worker.takes_leave(&self.conn) {
+            self.conn.closing.set(Some(CloseReason::Disconnect));
+        }
+        let stream = self.conn.socket.take();
+        if let Some(stream) = stream
             && let Ok(mut stream) = stream.into_std()
         {
-            let drained =
-                matches!(self.conn.closing.get(), Some(CloseReason::Drain | CloseReason::Shutdown));
-            if drained && self.conn.will.borrow().is_some() && self.takes_leave(&mut stream) {
-                self.conn.closing.set(Some(CloseReason::Disconnect));
-            }
             // Nothing leaves while another may have what this node held.
-            if !abrupt && self.shard.shared.may_act() {
+            if !abrupt && self.worker.shared.may_act() {
                 // The socket itself is asked: of one that has just moved here the runtime does not
                 // know yet that it can be written. It does not block.
                 let out = self.conn.out.borrow();
                 let rest = &out[self.written..];
                 if stream.write_all(rest).is_ok() {
-                    self.shard.metrics.bytes_out.add(rest.len() as u64);
-                    self.shard.metrics.packets_out.add(self.conn.packets_out.take());
+                    self.worker.metrics.bytes_out.add(rest.len() as u64);
+                    self.worker.metrics.packets_out.add(self.conn.packets_out.take().into());
                 }
             }
             let _ = stream.shutdown(Shutdown::Both);
@@ -131,31 +129,61 @@ impl ConnectionIo {
         Poll::Ready(None)
     }
 
-    /// Whether a DISCONNECT is among what has come: one read, which does not block.
-    fn takes_leave(&self, stream: &mut std::net::TcpStream) -> bool {
-        let mut come = self.conn.partial.take();
-        let mut buffer = self.shard.read_buffer.borrow_mut();
-        if let Ok(n) = stream.read(&mut buffer) {
-            come.extend_from_slice(&buffer[..n]);
-        }
-        packets::has_disconnect(&self.shard, &self.conn, &come)
+    /// Whether the client of a claim has left: it wakes when that shows, and reads nothing. What stands behind the
+    /// CONNECT hides an end of it from a look at the bytes; the clocks look again then.
+    fn poll_left(&self, cx: &mut Context<'_>) -> Option<CloseReason> {
+        let socket = self.conn.socket.borrow();
+        let stream = socket.as_ref()?;
+        let mut byte = [0; 1];
+        let (packets, reason) = match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+            Poll::Pending => return None,
+            Poll::Ready(Ok(0)) => (self.has_more_than_connect(), CloseReason::Eof),
+            Poll::Ready(Err(_)) => (false, CloseReason::Io),
+            Poll::Ready(Ok(_)) => {
+                let mut noop = Context::from_waker(Waker::noop());
+                let ready = pin!(stream.ready(Interest::READABLE)).poll(&mut noop);
+                let closed = matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed());
+                if !closed {
+                    self.conn.hides_end.set(true);
+                    return None;
+                }
+                (true, CloseReason::Eof)
+            }
+        };
+        self.conn.hides_end.set(packets);
+        self.worker.has_left(&self.conn, packets).then_some(reason)
     }
 
-    /// The socket moves to another arbiter with what was read of it.
+    fn has_more_than_connect(&self) -> bool {
+        let read = self.conn.partial.borrow();
+        let first = wire::next_frame(&read, self.worker.wire_limits.max_packet_size);
+        !matches!(first, Ok(Frame::Complete { len, .. }) if len == read.len())
+    }
+
+    /// The socket moves to another worker with what was read of it.
     fn hand_over(&mut self, home: u16) -> Poll<Option<IoEvent>> {
-        if let Some(stream) = self.stream.take() {
+        let stream = self.conn.socket.take();
+        if let Some(stream) = stream {
             match stream.into_std() {
                 Ok(stream) => {
                     let read = self.conn.partial.take();
+                    self.worker.recount_partial(&self.conn, 0);
                     let socket =
                         NewSocket { stream, peer: self.conn.peer.get(), read, header_first: false };
-                    let shared = &self.shard.shared;
+                    let shared = &self.worker.shared;
                     shared.managers[usize::from(home)].push(ManagerWork::Accept(socket), 256);
                 }
                 Err(_) => self.conn.handoff.set(None),
             }
         }
         Poll::Ready(None)
+    }
+}
+
+impl Drop for ConnectionIo {
+    /// Also of an actor that is ended from outside.
+    fn drop(&mut self) {
+        drop(self.conn.socket.take());
     }
 }
 
@@ -180,7 +208,7 @@ impl Stream for ConnectionIo {
                 if conn.wants_pump.replace(false) {
                     return Poll::Ready(Some(IoEvent::Drained));
                 }
-                if let Some(reason) = this.shard.drained(&conn) {
+                if let Some(reason) = this.worker.drained(&conn) {
                     conn.closing.set(Some(reason));
                     return this.end();
                 }
@@ -198,8 +226,14 @@ impl Stream for ConnectionIo {
             // Its encoding wakes us.
             return Poll::Pending;
         }
-        if !this.shard.has_credit(&conn) {
-            this.shard.pause(&conn);
+        if conn.claiming.get().is_some()
+            && let Some(reason) = this.poll_left(cx)
+        {
+            this.ended = true;
+            return Poll::Ready(Some(IoEvent::End(reason)));
+        }
+        if !this.worker.has_credit(&conn) {
+            this.worker.pause(&conn);
             return Poll::Pending;
         }
         if std::mem::take(&mut this.full_read) {
@@ -211,9 +245,11 @@ impl Stream for ConnectionIo {
             conn.set_undecoded(false);
             return Poll::Ready(Some(IoEvent::Resume));
         }
-        let Some(stream) = this.stream.as_mut() else { return Poll::Ready(None) };
-        let mut buffer = this.shard.read_buffer.borrow_mut();
-        let mut read = ReadBuf::new(&mut buffer);
+        let mut socket = conn.socket.borrow_mut();
+        let Some(stream) = socket.as_mut() else { return Poll::Ready(None) };
+        let mut buffer = this.worker.read_buffer.borrow_mut();
+        let size = this.worker.read_size();
+        let mut read = ReadBuf::new(&mut buffer[..size]);
         match Pin::new(stream).poll_read(cx, &mut read) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(_)) => {
@@ -226,8 +262,8 @@ impl Stream for ConnectionIo {
                     this.ended = true;
                     return Poll::Ready(Some(IoEvent::End(CloseReason::Eof)));
                 }
-                this.full_read = n == READ_BUFFER;
-                this.shard.metrics.bytes_in.add(n as u64);
+                this.full_read = n == size;
+                this.worker.metrics.bytes_in.add(n as u64);
                 Poll::Ready(Some(IoEvent::Read(n)))
             }
         }
@@ -235,15 +271,16 @@ impl Stream for ConnectionIo {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use std::net::TcpListener;
-    use std::task::Waker;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::ports::StoreOp;
-    use crate::shard::tests::{connect, shard, store};
+    use crate::worker::tests::{connect, store, worker};
 
+    const CONNECT: &[u8] = &[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c'];
     const DISCONNECT: &[u8] = &[0xe0, 0];
     /// A PUBLISH of QoS 1 and, but for its end, another.
     const PUBLISH: &[u8] = &[0x32, 6, 0, 1, b't', 0, 7, b'x', 0x32, 6, 0, 1];
@@ -251,6 +288,20 @@ mod tests {
     /// Its client has sent `sent` since it drains, after `partial`; whether its will is discarded
     /// as it ends for `reason`.
     fn discards_the_will(reason: CloseReason, partial: &[u8], sent: &[u8]) -> bool {
+        will_is_discarded(partial, sent, |worker, conn, io| {
+            conn.draining.set(true);
+            conn.closing.set(Some(reason));
+            let next = Pin::new(io).poll_next(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(next, Poll::Ready(None)));
+            worker.detach(conn, reason);
+        })
+    }
+
+    fn will_is_discarded(
+        partial: &[u8],
+        sent: &[u8],
+        end: impl FnOnce(&Rc<Worker>, &Rc<Conn>, &mut ConnectionIo),
+    ) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let _entered = runtime.enter();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -260,20 +311,88 @@ mod tests {
         // It is there: no other way leads to the socket.
         socket.peek(&mut [0; 1]).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let shard = shard(1);
-        let conn = connect(&shard, false, Some("gone"));
-        store(&shard);
+        let worker = worker(1);
+        let conn = connect(&worker, false, Some("gone"));
+        store(&worker);
         *conn.partial.borrow_mut() = partial.to_vec();
-        conn.draining.set(true);
-        conn.closing.set(Some(reason));
         let stream = TcpStream::from_std(socket).unwrap();
-        let mut io = ConnectionIo::new(Rc::clone(&shard), Rc::clone(&conn), stream, false);
-        let next = Pin::new(&mut io).poll_next(&mut Context::from_waker(Waker::noop()));
-        assert!(matches!(next, Poll::Ready(None)));
-        shard.detach(&conn, reason);
-        shard.flush();
+        let mut io = ConnectionIo::new(Rc::clone(&worker), Rc::clone(&conn), stream, false);
+        end(&worker, &conn, &mut io);
+        worker.flush();
         let discarded = |op: &StoreOp| matches!(op, StoreOp::DeleteWill { .. });
-        store(&shard).0.iter().any(discarded)
+        store(&worker).0.iter().any(discarded)
+    }
+
+    #[test]
+    fn who_takes_leave_and_connects_again_has_no_will() {
+        let back = |partial: &[u8], sent: &[u8]| {
+            will_is_discarded(partial, sent, |worker, old, _| {
+                // Its CONNECT stands in the worker's buffer.
+                let _in_use = worker.read_buffer.borrow();
+                connect(worker, false, None);
+                assert!(old.closing.get().is_some());
+            })
+        };
+        let elsewhere = |partial: &[u8], sent: &[u8]| {
+            will_is_discarded(partial, sent, |worker, old, _| {
+                worker.give_up_session(&"n2".into(), 1, &"c".into(), &"n3".into());
+                assert!(old.closing.get().is_some());
+            })
+        };
+        let behind = [&PUBLISH[8..], &[b't', 0, 8, b'y'], DISCONNECT].concat();
+        type End<'a> = &'a dyn Fn(&[u8], &[u8]) -> bool;
+        for end in [&back as End<'_>, &elsewhere] {
+            assert!(end(&[], DISCONNECT));
+            assert!(end(DISCONNECT, &[0]), "read, and not handled");
+            assert!(end(&PUBLISH[..8], &behind));
+            assert!(!end(&[], PUBLISH), "it has not");
+        }
+    }
+
+    /// Whether a claim is given up whose client has sent `sent`, and has ended its side.
+    fn has_left(sent: &[u8], ends: bool, since: Duration) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        client.write_all(sent).unwrap();
+        if ends {
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        socket.set_nonblocking(true).unwrap();
+        let worker = worker(1);
+        let conn = crate::worker::tests::conn(&worker);
+        let soon = Instant::now() + Duration::from_secs(10);
+        while u128::from(worker.now_ms()) < since.as_millis() {
+            assert!(Instant::now() < soon);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        *conn.partial.borrow_mut() = CONNECT.to_vec();
+        conn.claiming.set(Some(std::num::NonZeroU32::MIN));
+        runtime.block_on(async {
+            let stream = TcpStream::from_std(socket).unwrap();
+            let mut io = ConnectionIo::new(Rc::clone(&worker), Rc::clone(&conn), stream, false);
+            let look = std::future::poll_fn(|cx| match Pin::new(&mut io).poll_next(cx) {
+                Poll::Ready(Some(IoEvent::End(CloseReason::Eof))) => Poll::Ready(true),
+                Poll::Ready(other) => panic!("{other:?}"),
+                Poll::Pending => Poll::Pending,
+            });
+            // Nothing else wakes it: what it does not see in this time it does not see.
+            tokio::time::timeout(Duration::from_millis(200), look).await.unwrap_or(false)
+        })
+    }
+
+    #[test]
+    fn who_waits_to_be_let_in_and_leaves_is_noticed() {
+        let (at_once, late) = (Duration::ZERO, Duration::from_millis(1100));
+        assert!(has_left(&[], true, at_once));
+        assert!(!has_left(&[], false, at_once), "it waits");
+        assert!(!has_left(PUBLISH, false, late), "it waits, and has sent something");
+        assert!(
+            !has_left(PUBLISH, true, at_once),
+            "it has sent something, and may be let in at once"
+        );
+        assert!(has_left(PUBLISH, true, late));
     }
 
     #[test]

@@ -3,64 +3,72 @@
 //! A publish without credit ends the read's work: what follows stays undecoded and the socket
 //! unread until there is credit again. With `listener.proxy_protocol` a PROXY header is taken off
 //! the front first.
+//!
+//! Bounds: the beginning of a packet by `limits.max_packet_size`; those of all connections are buffers
+//! ([`Worker::is_past_incoming_share`]), and a connection past its share is closed.
 
 use std::rc::Rc;
 
 use hydrant_protocol::proxy::{self, Origin};
-use hydrant_protocol::wire::{self, Frame, Packet};
+use hydrant_protocol::wire::{self, Arriving, Frame, Packet};
 use hydrant_protocol::{QoS, Violation};
 
+use super::refused;
 use crate::metrics::CloseReason;
-use crate::shard::{Conn, Shard};
+use crate::say;
+use crate::worker::{Conn, Worker};
 
-/// So many bytes stand in the arbiter's read buffer.
-pub fn read(shard: &Rc<Shard>, conn: &Rc<Conn>, bytes: usize) {
+/// So many bytes stand in the worker's read buffer.
+pub fn read(worker: &Rc<Worker>, conn: &Rc<Conn>, bytes: usize) {
     let mut partial = conn.partial.take();
+    let before = partial.len();
     if partial.is_empty() && !conn.header_first.get() {
         // Most reads: whole packets, decoded where they are.
-        let buffer = shard.read_buffer.borrow();
+        let buffer = worker.read_buffer.borrow();
         let input = &buffer[..bytes];
-        let used = packets(shard, conn, input);
+        let used = packets(worker, conn, input);
         if used < input.len() && conn.closing.get().is_none() {
             partial.extend_from_slice(&input[used..]);
         }
     } else {
-        partial.extend_from_slice(&shard.read_buffer.borrow()[..bytes]);
-        consume(shard, conn, &mut partial);
+        partial.extend_from_slice(&worker.read_buffer.borrow()[..bytes]);
+        consume(worker, conn, &mut partial);
     }
-    keep(conn, partial);
-    shard.flush();
+    let begins = before == 0 || partial.len() != before + bytes;
+    keep(worker, conn, partial, begins);
+    worker.flush();
 }
 
 /// Bytes that came before are looked at again.
-pub fn resume(shard: &Rc<Shard>, conn: &Rc<Conn>) {
+pub fn resume(worker: &Rc<Worker>, conn: &Rc<Conn>) {
     let mut partial = conn.partial.take();
-    consume(shard, conn, &mut partial);
-    keep(conn, partial);
-    shard.flush();
+    consume(worker, conn, &mut partial);
+    keep(worker, conn, partial, true);
+    worker.flush();
 }
 
-fn consume(shard: &Rc<Shard>, conn: &Rc<Conn>, partial: &mut Vec<u8>) {
-    if conn.header_first.get() && !header(shard, conn, partial) {
+fn consume(worker: &Rc<Worker>, conn: &Rc<Conn>, partial: &mut Vec<u8>) {
+    if conn.header_first.get() && !header(worker, conn, partial) {
         return;
     }
-    let used = packets(shard, conn, partial);
+    let used = packets(worker, conn, partial);
     partial.drain(..used);
 }
 
 /// Takes the PROXY header off the front, once: from here on the connection is its client's. False
 /// when it is not whole, or the connection is to end.
-fn header(shard: &Rc<Shard>, conn: &Rc<Conn>, partial: &mut Vec<u8>) -> bool {
-    let shared = &shard.shared;
+fn header(worker: &Rc<Worker>, conn: &Rc<Conn>, partial: &mut Vec<u8>) -> bool {
+    let shared = &worker.shared;
     let socket = conn.peer.get();
     let found = match proxy::header(partial) {
         Ok(None) => return false,
         Ok(Some(found)) => found,
         Err(error) => {
-            shared.refusals.header.warn(format_args!(
+            say::warn!(
+                target: "hydrant::actors",
                 "closing the connection from {socket}: {error} (listener.proxy_protocol = \"required\")"
-            ));
-            shard.close(conn, CloseReason::ProxyHeader);
+            );
+            worker.close(conn, CloseReason::ProxyHeader);
             return false;
         }
     };
@@ -77,46 +85,68 @@ fn header(shard: &Rc<Shard>, conn: &Rc<Conn>, partial: &mut Vec<u8>) -> bool {
         Origin::Local => return true,
     };
     if !shared.admits(client) {
-        shard.close(conn, CloseReason::Denied);
+        worker.close(conn, CloseReason::Denied);
         return false;
     }
     true
 }
 
-fn keep(conn: &Rc<Conn>, mut partial: Vec<u8>) {
+/// Keeps what is not decoded. `begins`: its first byte is new there.
+fn keep(worker: &Rc<Worker>, conn: &Rc<Conn>, mut partial: Vec<u8>, begins: bool) {
+    let arriving = match conn.arriving.take() {
+        _ if partial.is_empty() || conn.has_undecoded() => None,
+        Some(mut arriving) if !begins => {
+            arriving.read(worker.now_ms());
+            Some(arriving)
+        }
+        _ => Some(Box::new(Arriving::new(worker.now_ms(), partial.len()))),
+    };
+    conn.arriving.set(arriving);
     if partial.is_empty() {
         partial = Vec::new();
     } else if partial.capacity() > 2 * partial.len() + 1024 {
         partial.shrink_to_fit();
     }
+    worker.recount_partial(conn, partial.len());
+    // What waits for credit was read with credit. The rest of a packet comes when its client likes.
+    if !conn.has_undecoded() && worker.is_past_incoming_share(partial.len()) {
+        worker.close(conn, CloseReason::BuffersFull);
+    }
     *conn.partial.borrow_mut() = partial;
 }
 
 /// Handles whole packets from the front of `input`; returns how many bytes they took.
-fn packets(shard: &Rc<Shard>, conn: &Rc<Conn>, input: &[u8]) -> usize {
+fn packets(worker: &Rc<Worker>, conn: &Rc<Conn>, input: &[u8]) -> usize {
     let mut used = 0;
     let mut count = 0;
     while used < input.len() {
         if conn.closing.get().is_some() {
             break;
         }
-        match wire::next_frame(&input[used..], shard.wire_limits.max_packet_size) {
+        match wire::next_frame(&input[used..], worker.wire_limits.max_packet_size) {
+            // What cannot become a CONNECT is not waited for: it may be HTTP, whose end does not come.
+            Ok(Frame::Incomplete)
+                if conn.session.get().is_none() && !refused::may_be_connect(&input[used..]) =>
+            {
+                violate_by(worker, conn, Violation::FirstPacketNotConnect, &input[used..]);
+                break;
+            }
             Ok(Frame::Incomplete) => break,
             Ok(Frame::Complete { first, body, len }) => {
                 let first = if conn.v31.get() { wire::first_byte_of_v31(first) } else { first };
-                match wire::decode(first, body, &shard.wire_limits) {
-                    Ok(packet) if shard.must_wait(conn, &packet) => {
+                match wire::decode(first, body, &worker.wire_limits) {
+                    Ok(packet) if worker.must_wait(conn, &packet) => {
                         conn.set_undecoded(true);
                         break;
                     }
-                    Ok(packet) => handle(shard, conn, packet),
+                    Ok(packet) => handle(worker, conn, packet, &input[used..]),
                     Err(violation) => {
-                        violate(shard, conn, violation);
+                        violate_by(worker, conn, violation, &input[used..]);
                         break;
                     }
                 }
                 if conn.handoff.get().is_some() {
-                    // The other arbiter decodes this packet again.
+                    // The other worker decodes this packet again.
                     return used;
                 }
                 if conn.claiming.get().is_some() {
@@ -128,82 +158,66 @@ fn packets(shard: &Rc<Shard>, conn: &Rc<Conn>, input: &[u8]) -> usize {
                 count += 1;
             }
             Err(violation) => {
-                violate(shard, conn, violation);
+                violate_by(worker, conn, violation, &input[used..]);
                 break;
             }
         }
-        if used < input.len() && (conn.awaits_connack() || !shard.has_credit(conn)) {
+        if used < input.len() && (conn.awaits_connack() || !worker.has_credit(conn)) {
             conn.set_undecoded(true);
             break;
         }
     }
     if count > 0 {
-        conn.last_packet_ms.set(shard.now_ms());
-        shard.metrics.packets_in.add(count);
+        conn.last_packet_ms.set(worker.now_ms());
+        worker.metrics.packets_in.add(count);
     }
     used
 }
 
-/// Whether a whole DISCONNECT stands in `input`, which is not handled otherwise.
-pub fn has_disconnect(shard: &Shard, conn: &Conn, mut input: &[u8]) -> bool {
-    while let Ok(Frame::Complete { first, body, len }) =
-        wire::next_frame(input, shard.wire_limits.max_packet_size)
-    {
-        let first = if conn.v31.get() { wire::first_byte_of_v31(first) } else { first };
-        match wire::decode(first, body, &shard.wire_limits) {
-            Ok(Packet::Disconnect) => return true,
-            Ok(_) => input = &input[len..],
-            // It would have ended the connection.
-            Err(_) => return false,
-        }
-    }
-    false
-}
-
 /// [MQTT-4.8.0-1]: a protocol error ends the connection, a bad CONNECT with its return code where
 /// the standard has one.
-fn violate(shard: &Rc<Shard>, conn: &Rc<Conn>, violation: Violation) {
-    log::debug!(
-        target: "hydrant::mqtt",
-        "closing {} ({}): {violation}",
-        conn.peer.get(),
-        conn.client_id.borrow().as_deref().unwrap_or("no CONNECT")
-    );
+fn violate(worker: &Rc<Worker>, conn: &Rc<Conn>, violation: Violation) {
+    violate_by(worker, conn, violation, &[]);
+}
+
+/// The same; `input` begins with what the violation was found in.
+fn violate_by(worker: &Rc<Worker>, conn: &Rc<Conn>, violation: Violation, input: &[u8]) {
+    refused::say(conn, violation, input);
     match violation.connack_code() {
-        Some(code) if conn.session.get().is_none() => shard.refuse_connect(conn, code),
-        _ if violation.is_limit() => shard.close(conn, CloseReason::Limit),
-        _ => shard.close(conn, CloseReason::Violation),
+        Some(code) if conn.session.get().is_none() => worker.refuse_connect(conn, code),
+        _ if violation.is_limit() => worker.close(conn, CloseReason::Limit),
+        _ => worker.close(conn, CloseReason::Violation),
     }
 }
 
-fn judge(shard: &Rc<Shard>, conn: &Rc<Conn>, kept: Result<(), Violation>) {
+fn judge(worker: &Rc<Worker>, conn: &Rc<Conn>, kept: Result<(), Violation>) {
     if let Err(violation) = kept {
-        violate(shard, conn, violation);
+        violate(worker, conn, violation);
     }
 }
 
-fn handle(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) {
+fn handle(worker: &Rc<Worker>, conn: &Rc<Conn>, packet: Packet<'_>, input: &[u8]) {
     let connected = conn.session.get().is_some();
     match packet {
-        Packet::Connect(connect) if !connected => shard.connect(conn, *connect),
-        Packet::Connect(_) => violate(shard, conn, Violation::SecondConnect),
-        _ if !connected => violate(shard, conn, Violation::FirstPacketNotConnect),
+        Packet::Connect(connect) if !connected => worker.connect(conn, *connect),
+        Packet::Connect(_) => violate(worker, conn, Violation::SecondConnect),
+        _ if !connected => violate_by(worker, conn, Violation::FirstPacketNotConnect, input),
         Packet::Publish(publish) => match (publish.qos, publish.packet_id) {
             (QoS::ExactlyOnce, Some(id)) => {
-                if let Some(receipt) = shard.new_receipt(conn, id) {
-                    shard.submit(conn, &publish, Some(receipt));
+                if let Some(receipt) = worker.handle_qos2_publish(conn, id) {
+                    worker.submit(conn, &publish, Some(receipt));
                 }
             }
-            _ => shard.submit(conn, &publish, None),
+            _ => worker.submit(conn, &publish, None),
         },
-        Packet::Puback(id) => judge(shard, conn, shard.delivered(conn, id, QoS::AtLeastOnce)),
-        Packet::Pubrec(id) => judge(shard, conn, shard.received(conn, id)),
-        Packet::Pubrel(id) => shard.release(conn, id),
-        Packet::Pubcomp(id) => judge(shard, conn, shard.delivered(conn, id, QoS::ExactlyOnce)),
-        Packet::Subscribe(subscribe) => shard.subscribe(conn, subscribe),
-        Packet::Unsubscribe(unsubscribe) => shard.unsubscribe(conn, &unsubscribe),
+        Packet::Puback(id) => judge(worker, conn, worker.handle_puback(conn, id)),
+        Packet::Pubrec(id) => judge(worker, conn, worker.handle_pubrec(conn, id)),
+        Packet::Pubrel(id) => worker.handle_pubrel(conn, id),
+        Packet::Pubcomp(id) => judge(worker, conn, worker.handle_pubcomp(conn, id)),
+        Packet::Subscribe(subscribe) => worker.subscribe(conn, subscribe),
+        Packet::Unsubscribe(unsubscribe) => worker.unsubscribe(conn, unsubscribe),
         // At once: no answer that waits for the store holds it back.
-        Packet::Pingreq => shard.write(conn, wire::put_pingresp),
-        Packet::Disconnect => shard.close(conn, CloseReason::Disconnect),
+        Packet::Pingreq => worker.write(conn, wire::put_pingresp),
+        Packet::Disconnect => worker.close(conn, CloseReason::Disconnect),
     }
 }

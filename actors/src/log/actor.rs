@@ -10,12 +10,12 @@ use actix::{
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 
-use super::state::{LogState, Outcome, Owed};
+use super::state::{Kind, LogState, Outcome, Owed};
 use crate::every::every;
 use crate::inbox::Inbox;
-use crate::metrics::DropReason;
-use crate::ports::{LogRecord, MessageLog, Report, SessionStore, StoreError, StoreOp};
-use crate::shared::{ManagerWork, Shared, StorageWork, Token};
+use crate::ports::{DeadId, LogRecord, MessageLog, Report, SessionStore, StoreError, StoreOp};
+use crate::say;
+use crate::shared::{CompletionToken, ManagerWork, NodeTables, StorageWork};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// Records handed to the log in one call.
@@ -31,13 +31,15 @@ pub enum LogEvent {
     Work,
     /// Reports wait.
     Reports,
+    /// The store has done something with dead letters, or they are to be sent again.
+    Dead,
 }
 
 /// What the log actor is made of; clones share everything.
 #[derive(Clone)]
 pub struct LogParts {
     /// What the actors share.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<NodeTables>,
     /// The message log.
     pub log: Arc<dyn MessageLog>,
     /// Where lanes that are behind are read from.
@@ -50,21 +52,23 @@ pub struct LogParts {
 
 /// See the module.
 pub struct LogActor {
-    parts: LogParts,
-    cell: Arc<ActorCell>,
+    pub(super) parts: LogParts,
+    pub(super) cell: Arc<ActorCell>,
     /// A lane is being read from the store.
     reading: bool,
+    /// So is what is to be sent again.
+    pub(super) reading_again: bool,
     /// The lane whose turn it is to be read.
     next_lane: u16,
     /// Sending again is set for later.
     rewinding: bool,
-    retry: Duration,
+    pub(super) retry: Duration,
 }
 
 impl LogActor {
     /// What every incarnation of the actor works with. Call once; sets the log's report sink.
     pub fn parts(
-        shared: &Arc<Shared>,
+        shared: &Arc<NodeTables>,
         log: Arc<dyn MessageLog>,
         store: Arc<dyn SessionStore>,
     ) -> LogParts {
@@ -79,16 +83,19 @@ impl LogActor {
         let retry = parts.shared.settings.log.retry_min;
         let work = parts.shared.log.stream().map(|_| LogEvent::Work);
         let reports = parts.reports.stream().map(|_| LogEvent::Reports);
+        let dead = parts.shared.dead_letters.work.stream().map(|_| LogEvent::Dead);
         let actor = Self {
             parts: parts.clone(),
             cell: Arc::clone(cell),
             reading: false,
+            reading_again: false,
             next_lane: 0,
             rewinding: false,
             retry,
         };
         Running::new(actor, |ctx| {
             LogActor::add_stream(reports, ctx);
+            LogActor::add_stream(dead, ctx);
             LogActor::add_stream(work, ctx);
         })
     }
@@ -98,8 +105,8 @@ impl LogActor {
         state.len() < settings.max_pending_messages && state.bytes() < settings.max_pending_bytes
     }
 
-    /// Takes records up while there is room, hands them on, reads lanes that are behind.
-    fn advance(&mut self, ctx: &mut Context<Self>) {
+    /// Admits records while there is room, hands them on, reads lanes that are behind.
+    pub(super) fn advance(&mut self, ctx: &mut Context<Self>) {
         let shared = Arc::clone(&self.parts.shared);
         // Without room nothing is taken only to be put back.
         let room = self.has_room(&self.parts.state.lock());
@@ -111,9 +118,9 @@ impl LogActor {
                 self.cell.fault_point();
                 if let Some(work) = taken.pop() {
                     let lane = work.record.outbox.map(|at| at.lane);
-                    state.push(work.record, work.token);
+                    state.push_as(work.record, work.token, Kind::Publish(work.on_refused));
                     if let Some(lane) = lane {
-                        lanes.get_or_insert_with(|| shared.lanes.lock()).taken_up(lane);
+                        lanes.get_or_insert_with(|| shared.lanes.lock()).admitted(lane);
                     }
                 }
             }
@@ -126,6 +133,7 @@ impl LogActor {
         }
         drop(taken);
         self.send();
+        self.read_again(ctx);
         self.read_lanes(ctx);
         let state = self.parts.state.lock();
         shared.metrics.log_pending.set(state.len() as u64);
@@ -154,19 +162,18 @@ impl LogActor {
         }
     }
 
+    /// Half the room is free.
+    pub(super) fn is_half_empty(&self) -> bool {
+        let settings = &self.parts.shared.settings.log;
+        let state = self.parts.state.lock();
+        state.len() * 2 <= settings.max_pending_messages
+            && state.bytes() * 2 <= settings.max_pending_bytes
+    }
+
     /// Reads on in one lane that is behind, while half the room is free.
     fn read_lanes(&mut self, ctx: &mut Context<Self>) {
-        if self.reading {
+        if self.reading || !self.is_half_empty() {
             return;
-        }
-        let settings = &self.parts.shared.settings.log;
-        {
-            let state = self.parts.state.lock();
-            if state.len() * 2 > settings.max_pending_messages
-                || state.bytes() * 2 > settings.max_pending_bytes
-            {
-                return;
-            }
         }
         let behind = self.parts.shared.lanes.lock().next_behind(self.next_lane);
         let Some((lane, from)) = behind else { return };
@@ -180,10 +187,13 @@ impl LogActor {
                 false => Ok(records),
             });
             match result {
-                Ok(records) => actor.lane_read(lane, from, records),
+                Ok(records) => {
+                    actor.lane_read(lane, from, records);
+                    actor.hand_on(ctx);
+                }
                 Err(error) => {
                     actor.reading = true;
-                    log::warn!(target: "hydrant::log", "reading lane {lane} of the outbox again: {error}");
+                    say::warn!(target: "hydrant::log", "reading lane {lane} of the outbox again: {error}");
                     ctx.run_later(actor.retry, |actor, ctx| {
                         actor.reading = false;
                         actor.advance(ctx);
@@ -199,10 +209,17 @@ impl LogActor {
     fn lane_read(&self, lane: u16, from: u64, records: Vec<LogRecord>) {
         let next = records.last().and_then(|last| last.outbox).map_or(from, |at| at.position + 1);
         let mut state = self.parts.state.lock();
+        let dead = self.parts.shared.dead_letters.book.lock();
         for record in records {
-            state.push(record, None);
+            if !dead.is_empty() && dead.knows(DeadId::of(&record)) {
+                // An earlier start was refused it, and ended before the cursor had passed it.
+                state.owed.done.extend(record.outbox);
+            } else {
+                state.push(record, None);
+            }
         }
-        // Taken up before the lane says so: a panic in between repeats, it does not lose.
+        drop(dead);
+        // Admitted before the lane says so: a panic in between repeats, it does not lose.
         self.parts.shared.lanes.lock().read(lane, next);
     }
 
@@ -220,8 +237,7 @@ impl LogActor {
                     Outcome::Acknowledged(took) => {
                         self.parts.shared.metrics.log_latency.record(took);
                     }
-                    Outcome::Refused(record, why) => self.refused(&record, &why),
-                    Outcome::Failed => {}
+                    Outcome::Refused | Outcome::Failed => {}
                     // Seen before a panic, or of a record that was given back.
                     Outcome::Unknown => continue,
                 }
@@ -236,20 +252,28 @@ impl LogActor {
     }
 
     /// Tells everybody what reports have said. Each step may be done twice, none may be forgotten.
-    fn hand_on(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn hand_on(&mut self, ctx: &mut Context<Self>) {
         let failure = {
             let mut state = self.parts.state.lock();
+            // A refusal is an answer, too: a log that refuses all there is makes no node unready.
+            let mut answered = !state.owed.refused.is_empty();
+            self.bury(&mut state);
+            self.remove_replayed(&mut state);
             let owed = &mut state.owed;
             self.answer(owed);
             self.move_cursors(owed);
             let acknowledged = std::mem::take(&mut owed.acknowledged);
             self.parts.shared.metrics.log_acked.add(acknowledged);
-            if acknowledged > 0 && owed.failure.is_none() {
+            answered |= acknowledged > 0;
+            if answered && owed.failure.is_none() {
                 self.retry = self.parts.shared.settings.log.retry_min;
                 self.parts.shared.set_ready("log", None);
             }
             owed.failure.take()
         };
+        if std::mem::take(&mut self.parts.state.lock().tried) {
+            self.release_held();
+        }
         if let Some(why) = failure {
             self.reset(&why);
         }
@@ -259,16 +283,16 @@ impl LogActor {
     fn answer(&self, owed: &mut Owed) {
         let managers = &self.parts.shared.managers;
         for token in owed.refusals.drain(..) {
-            if let Some(manager) = managers.get(usize::from(token.shard)) {
+            if let Some(manager) = managers.get(usize::from(token.worker)) {
                 manager.push(ManagerWork::Refused(token), 0);
             }
         }
         if owed.answers.is_empty() {
             return;
         }
-        let mut answers: Vec<VecDeque<Token>> = vec![VecDeque::new(); managers.len()];
+        let mut answers: Vec<VecDeque<CompletionToken>> = vec![VecDeque::new(); managers.len()];
         for token in &owed.answers {
-            if let Some(answers) = answers.get_mut(usize::from(token.shard)) {
+            if let Some(answers) = answers.get_mut(usize::from(token.worker)) {
                 answers.push_back(*token);
             }
         }
@@ -311,17 +335,6 @@ impl LogActor {
         shared.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, 64);
     }
 
-    fn refused(&self, record: &LogRecord, why: &str) {
-        let shared = &self.parts.shared;
-        shared.metrics.log_failed.inc();
-        shared.metrics.shards[0].drop_messages(DropReason::LogRefused, 1);
-        log::error!(
-            target: "hydrant::log",
-            "dropped a record of {} from {:?} for {}: {why}",
-            record.client_id, record.mqtt_topic, record.topic
-        );
-    }
-
     fn reset(&mut self, why: &str) {
         let mut state = self.parts.state.lock();
         self.parts.shared.metrics.log_failed.inc();
@@ -330,7 +343,7 @@ impl LogActor {
         }
         state.resetting = true;
         drop(state);
-        log::warn!(target: "hydrant::log", "the log does not take records, sending again from the cursor: {why}");
+        say::warn!(target: "hydrant::log", "the log does not take records, sending again from the cursor: {why}");
         self.parts.shared.set_ready("log", Some(why.to_owned()));
         self.parts.shared.metrics.log_resets.inc();
         self.parts.log.reset();
@@ -397,8 +410,10 @@ impl StreamHandler<LogEvent> for LogActor {
     fn handle(&mut self, event: LogEvent, ctx: &mut Self::Context) {
         let cell = Arc::clone(&self.cell);
         let _entered = cell.enter(1);
-        if let LogEvent::Reports = event {
-            self.take_reports(ctx);
+        match event {
+            LogEvent::Work => {}
+            LogEvent::Reports => self.take_reports(ctx),
+            LogEvent::Dead => self.take_dead_work(ctx),
         }
         self.advance(ctx);
     }
@@ -422,7 +437,18 @@ pub fn depth(parts: &LogParts) -> usize {
 
 /// One line for `broker tree`.
 pub fn describe(parts: &LogParts) -> String {
-    let pending = parts.state.lock().len();
+    let (pending, held) = {
+        let state = parts.state.lock();
+        (state.len(), state.held.len())
+    };
     let (records, bytes) = parts.shared.lanes.lock().backlog();
-    format!("{}; pending {pending}, outbox {records} records {bytes} bytes", parts.log.describe())
+    let dead = parts.shared.dead_letters.book.lock().len();
+    let mut line = format!(
+        "{}; pending {pending}, outbox {records} records {bytes} bytes, {dead} dead letters",
+        parts.log.describe()
+    );
+    if held > 0 {
+        line.push_str(&format!(", {held} refused records wait in the outbox for room among them"));
+    }
+    line
 }

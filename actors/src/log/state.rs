@@ -4,23 +4,56 @@
 //! What reports have said is kept here too ([`Owed`]) until it was handed on: answering and moving
 //! cursors twice changes nothing, forgetting either would leave somebody waiting for ever.
 //!
-//! Bounds: `log.max_pending_messages` and `log.max_pending_bytes` outstanding records; what is owed
-//! stems from records that were outstanding, and is handed on at the end of each handler.
+//! A record can wait for long while those behind it are acknowledged: its Kafka topic takes nothing
+//! for now. It is set aside then, and takes no more room than itself.
+//!
+//! Bounds: `log.max_pending_messages` and `log.max_pending_bytes` outstanding records, and as many
+//! places of acknowledged ones between them; what is owed stems from records that were outstanding,
+//! and is handed on at the end of each handler.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::ports::{LogError, LogRecord, OutboxPosition, Report};
-use crate::shared::Token;
+use hydrant_protocol::OnRefused;
+
+use crate::ports::{DeadId, LogError, LogRecord, OutboxPosition, Report};
+use crate::shared::CompletionToken;
+
+/// Places of acknowledged records that stand before one that is outstanding, besides as many as
+/// there are outstanding ones.
+const SPARE: usize = 1024;
+
+/// Where a record comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A publish.
+    Publish(OnRefused),
+    /// A dead letter that is sent again.
+    Replay,
+}
+
+/// A record that the log refuses for good.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// The record.
+    pub record: LogRecord,
+    /// The log's words.
+    pub why: String,
+    /// Who waits for it.
+    pub token: Option<CompletionToken>,
+    /// Where it comes from.
+    pub kind: Kind,
+}
 
 #[derive(Debug)]
 struct Outstanding {
-    record: LogRecord,
-    token: Option<Token>,
+    /// `None` once it was reported.
+    record: Option<LogRecord>,
+    token: Option<CompletionToken>,
+    kind: Kind,
     cost: usize,
     /// When it was handed to the log; `None` while it was not, or not again.
     sent: Option<Instant>,
-    done: bool,
 }
 
 /// What one report did.
@@ -28,8 +61,8 @@ struct Outstanding {
 pub enum Outcome {
     /// The log has it; after how long.
     Acknowledged(Duration),
-    /// The log refuses it for good; dropped.
-    Refused(LogRecord, String),
+    /// The log refuses it for good.
+    Refused,
     /// Not now: everything outstanding has to be sent again, in order.
     Failed,
     /// A second report, or of a record nobody knows any more.
@@ -40,9 +73,13 @@ pub enum Outcome {
 #[derive(Debug, Default)]
 pub struct Owed {
     /// Who waited for a record that the log has.
-    pub answers: VecDeque<Token>,
-    /// Who waited for one that it refuses.
-    pub refusals: VecDeque<Token>,
+    pub answers: VecDeque<CompletionToken>,
+    /// Records that it refuses, of which nobody has decided what becomes of them.
+    pub refused: VecDeque<Refused>,
+    /// Who waited for one that is refused and kept nowhere.
+    pub refusals: VecDeque<CompletionToken>,
+    /// Dead letters that it has now.
+    pub replayed: Vec<DeadId>,
     /// Places in the outbox that are over.
     pub done: Vec<OutboxPosition>,
     /// Records acknowledged, for the metrics.
@@ -57,6 +94,10 @@ pub struct LogState {
     /// In the order of ids, without gaps: the front's id is `first`.
     records: VecDeque<Outstanding>,
     first: u64,
+    /// Records in the log's hands whose ids are below `first`.
+    aside: BTreeMap<u64, Outstanding>,
+    /// Records that were not reported as acknowledged or refused.
+    live: usize,
     /// Id of the next record to hand to the log.
     next: u64,
     /// Records in the log's hands.
@@ -64,6 +105,15 @@ pub struct LogState {
     bytes: usize,
     /// What was reported and not handed on.
     pub owed: Owed,
+    /// Refused records that stay in the outbox, with their cost: there was no room among the dead
+    /// letters. In bytes bounded by the outbox.
+    pub held: BTreeMap<OutboxPosition, u64>,
+    /// Those that are tried again: there may be room for all of them together.
+    pub trying: BTreeMap<OutboxPosition, u64>,
+    /// Of these, those that are to be read.
+    pub again: VecDeque<OutboxPosition>,
+    /// One that was tried is over: another may be.
+    pub tried: bool,
     /// A record failed: nothing is sent until every one in the log's hands is reported.
     pub resetting: bool,
 }
@@ -71,12 +121,12 @@ pub struct LogState {
 impl LogState {
     /// Records outstanding or waiting.
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.live
     }
 
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.live == 0
     }
 
     /// Their bytes.
@@ -94,12 +144,24 @@ impl LogState {
         self.next < self.first + self.records.len() as u64
     }
 
-    /// Takes a record up; it is sent after all before it.
-    pub fn push(&mut self, mut record: LogRecord, token: Option<Token>) {
+    /// Admits a record; it is sent after all before it.
+    pub fn push(&mut self, record: LogRecord, token: Option<CompletionToken>) {
+        self.push_as(record, token, Kind::Publish(OnRefused::DeadLetter));
+    }
+
+    /// The same with a dead letter.
+    pub fn push_replay(&mut self, record: LogRecord) {
+        self.push_as(record, None, Kind::Replay);
+    }
+
+    /// The same with a record from anywhere.
+    pub fn push_as(&mut self, mut record: LogRecord, token: Option<CompletionToken>, kind: Kind) {
         record.id = self.first + self.records.len() as u64;
         let cost = record.cost();
         self.bytes += cost;
-        self.records.push_back(Outstanding { record, token, cost, sent: None, done: false });
+        self.live += 1;
+        let record = Some(record);
+        self.records.push_back(Outstanding { record, token, kind, cost, sent: None });
     }
 
     /// Up to `limit` records to hand to the log now, in order; they count as handed over.
@@ -109,12 +171,10 @@ impl LogState {
             let at = (self.next - self.first) as usize;
             let Some(outstanding) = self.records.get_mut(at) else { break };
             self.next += 1;
-            if outstanding.done {
-                continue;
-            }
+            let Some(record) = &outstanding.record else { continue };
             outstanding.sent = Some(now);
             self.in_log += 1;
-            batch.push(outstanding.record.clone());
+            batch.push(record.clone());
         }
         batch
     }
@@ -136,10 +196,11 @@ impl LogState {
     /// One report. What follows from it is added to [`Self::owed`]; a second one of the same record
     /// adds nothing.
     pub fn report(&mut self, report: Report, now: Instant) -> Outcome {
-        let at = report.id.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
-        let Some(outstanding) = at.and_then(|at| self.records.get_mut(at)) else {
-            return Outcome::Unknown;
+        let outstanding = match report.id.checked_sub(self.first) {
+            Some(at) => usize::try_from(at).ok().and_then(|at| self.records.get_mut(at)),
+            None => self.aside.get_mut(&report.id),
         };
+        let Some(outstanding) = outstanding else { return Outcome::Unknown };
         let Some(sent) = outstanding.sent.take() else { return Outcome::Unknown };
         self.in_log -= 1;
         let refused = match report.result {
@@ -150,32 +211,66 @@ impl LogState {
             Err(LogError::Refused(why)) => Some(why),
             Ok(()) => None,
         };
-        outstanding.done = true;
-        self.owed.done.extend(outstanding.record.outbox);
-        let token = outstanding.token.take();
+        let Some(record) = outstanding.record.take() else { return Outcome::Unknown };
+        self.live -= 1;
+        self.bytes -= outstanding.cost;
+        let (token, kind) = (outstanding.token.take(), outstanding.kind);
         let outcome = match refused {
             Some(why) => {
-                self.owed.refusals.extend(token);
-                Outcome::Refused(outstanding.record.clone(), why)
+                self.owed.refused.push_back(Refused { record, why, token, kind });
+                Outcome::Refused
             }
             None => {
+                let outbox = record.outbox;
+                self.tried |= outbox.is_some_and(|at| self.trying.remove(&at).is_some());
+                self.owed.done.extend(outbox);
                 self.owed.answers.extend(token);
+                if kind == Kind::Replay {
+                    self.owed.replayed.push(DeadId::of(&record));
+                }
                 self.owed.acknowledged += 1;
                 Outcome::Acknowledged(now.duration_since(sent))
             }
         };
-        while self.records.front().is_some_and(|front| front.done) {
+        if report.id < self.first {
+            self.aside.remove(&report.id);
+        }
+        self.shorten();
+        outcome
+    }
+
+    /// Gives up the places of acknowledged records before the first that is outstanding; and where
+    /// that one has stood for long, sets it aside.
+    fn shorten(&mut self) {
+        let long = |state: &Self| state.records.len() > 2 * state.live + SPARE;
+        while let Some(front) = self.records.front()
+            && (front.record.is_none() || front.sent.is_some() && long(self))
+        {
             if let Some(front) = self.records.pop_front() {
-                self.bytes -= front.cost;
+                if front.record.is_some() {
+                    self.aside.insert(self.first, front);
+                }
                 self.first += 1;
             }
         }
         self.next = self.next.max(self.first);
-        outcome
     }
 
     /// Everything without an acknowledgement is sent again, from the first.
     pub fn rewind(&mut self) {
+        if !self.aside.is_empty() {
+            // Their places are gone: all get new ids. Nothing is in the log's hands.
+            let first = self.first + self.records.len() as u64;
+            let aside = std::mem::take(&mut self.aside).into_values();
+            let records = aside.chain(std::mem::take(&mut self.records));
+            self.records = records.filter(|outstanding| outstanding.record.is_some()).collect();
+            self.first = first;
+            for (id, outstanding) in (first..).zip(&mut self.records) {
+                if let Some(record) = &mut outstanding.record {
+                    record.id = id;
+                }
+            }
+        }
         self.next = self.first;
         self.resetting = false;
     }
@@ -265,5 +360,39 @@ mod tests {
         }
         assert!(state.is_empty());
         assert_eq!(state.bytes(), 0);
+    }
+
+    #[test]
+    fn a_record_that_waits_for_long_takes_no_room_but_its_own_and_is_sent_first_again() {
+        let mut state = LogState::default();
+        let now = Instant::now();
+        let cost = record(0).cost();
+        for n in 0..10_000 {
+            state.push(record(n), None);
+            assert_eq!(state.take_unsent(10, now).len(), 1);
+            // 3 and 70 have no answer yet.
+            if n != 3 && n != 70 {
+                state.report(Report { id: n, result: Ok(()) }, now);
+            }
+        }
+        assert_eq!((state.len(), state.in_log(), state.bytes() / cost), (2, 2, 2));
+        assert!(state.records.len() <= SPARE + 4, "{} places", state.records.len());
+        let refused = Err(LogError::Refused("no".into()));
+        let outcome = state.report(Report { id: 3, result: refused }, now);
+        assert!(matches!(outcome, Outcome::Refused));
+        let refused: Vec<u64> = state.owed.refused.iter().map(|one| one.record.sequence).collect();
+        assert_eq!(refused, [3]);
+        assert!(matches!(state.report(Report { id: 3, result: Ok(()) }, now), Outcome::Unknown));
+        state.push(record(10_000), None);
+        let unavailable = Err(LogError::Unavailable("gone".into()));
+        state.report(Report { id: 70, result: unavailable }, now);
+        state.rewind();
+        let again = state.take_unsent(10, now);
+        assert_eq!(ids(&again), [70, 10_000]);
+        for record in &again {
+            state.report(Report { id: record.id, result: Ok(()) }, now);
+        }
+        assert_eq!((state.len(), state.in_log(), state.bytes()), (0, 0, 0));
+        assert_eq!(state.owed.acknowledged, 10_000);
     }
 }

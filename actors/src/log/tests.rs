@@ -1,6 +1,7 @@
 //! The log actor under faults, with a log played by the test: every answer and cursor arrives.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeMap;
 use std::future::{Future, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,15 +9,17 @@ use std::time::{Duration, Instant};
 
 use actix_rt::{Arbiter, System};
 use bytes::Bytes;
-use hydrant_protocol::{Message, QoS};
+use hydrant_protocol::{Message, OnRefused, QoS};
 use parking_lot::Mutex;
+
+mod dead;
 
 use super::*;
 use crate::ports::{
-    Lanes, LogError, LogRecord, MessageLog, OutboxPosition, QueueEntry, Report, SessionId,
-    SessionStore, StoreFuture, StoreOp, StoredSession, StoredWill,
+    DeadId, DeadLetter, Lanes, LogError, LogRecord, MessageLog, OutboxPosition, QueueEntry, Report,
+    SessionId, SessionStore, StoreFuture, StoreOp, StoredSession, StoredWill,
 };
-use crate::shared::{LogWork, ManagerWork, Part, Shared, StorageWork, Token};
+use crate::shared::{AckSource, CompletionToken, LogWork, ManagerWork, NodeTables, StorageWork};
 use crate::supervision::{
     ActorCell, Child, Fault, Supervisor, SupervisorHandle, install_panic_hook,
 };
@@ -41,6 +44,15 @@ impl Played {
             .map(|(id, sequence)| Report { id: *id, result: result(*sequence) })
             .collect();
         (self.sink.lock().as_ref().unwrap())(reports);
+    }
+
+    /// Only those of these sequences; the others are still under way.
+    fn report_some(&self, some: &[u64], result: impl Fn(u64) -> Result<(), LogError>) {
+        let its = |(_, sequence): &mut (u64, u64)| some.contains(sequence);
+        let took: Vec<_> = self.took.lock().extract_if(.., its).collect();
+        let reports =
+            took.iter().map(|(id, sequence)| Report { id: *id, result: result(*sequence) });
+        (self.sink.lock().as_ref().unwrap())(reports.collect());
     }
 
     fn took(&self) -> Vec<u64> {
@@ -73,10 +85,14 @@ impl MessageLog for Played {
     }
 }
 
-/// A store that is not asked.
-struct NoStore;
+/// A store of an outbox and dead letters, in memory. The test does the writes.
+#[derive(Default)]
+struct Kept {
+    outbox: Mutex<BTreeMap<OutboxPosition, LogRecord>>,
+    letters: Mutex<BTreeMap<DeadId, DeadLetter>>,
+}
 
-impl SessionStore for NoStore {
+impl SessionStore for Kept {
     fn write(&self, _: Arc<Vec<StoreOp>>) -> StoreFuture<()> {
         Box::pin(ready(Ok(())))
     }
@@ -95,17 +111,33 @@ impl SessionStore for NoStore {
     fn lanes(&self) -> StoreFuture<Lanes> {
         Box::pin(ready(Ok(Vec::new())))
     }
-    fn read_outbox(&self, _: u16, _: u64, _: usize, _: usize) -> StoreFuture<Vec<LogRecord>> {
-        Box::pin(ready(Ok(Vec::new())))
+    fn read_outbox(
+        &self,
+        lane: u16,
+        position: u64,
+        limit: usize,
+        _: usize,
+    ) -> StoreFuture<Vec<LogRecord>> {
+        let from = OutboxPosition { lane, position };
+        let until = OutboxPosition { lane, position: u64::MAX };
+        let outbox = self.outbox.lock();
+        let found = outbox.range(from..until).map(|(_, record)| record.clone());
+        Box::pin(ready(Ok(found.take(limit).collect())))
+    }
+    fn dead_letters(&self, from: DeadId, limit: usize, _: usize) -> StoreFuture<Vec<DeadLetter>> {
+        let letters = self.letters.lock();
+        let found = letters.range(from..).map(|(_, letter)| letter.clone());
+        Box::pin(ready(Ok(found.take(limit).collect())))
     }
     fn describe(&self) -> String {
-        "none".into()
+        "kept".into()
     }
 }
 
 struct Node {
-    shared: Arc<Shared>,
+    shared: Arc<NodeTables>,
     log: Arc<Played>,
+    store: Arc<Kept>,
     parts: LogParts,
     cell: Arc<ActorCell>,
     supervisor: SupervisorHandle,
@@ -116,17 +148,26 @@ struct Node {
 
 impl Node {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut crate::settings::Settings)) -> Self {
         install_panic_hook();
-        let mut settings = crate::shard::tests::settings(2);
+        let mut settings = crate::worker::tests::settings(2);
         settings.supervision.restart_min = Duration::from_millis(50);
         settings.supervision.restart_max = Duration::from_millis(50);
         settings.supervision.max_restarts = 20;
         settings.supervision.stall_timeout = Duration::from_secs(60);
         settings.log.retry_min = Duration::from_millis(1);
+        change(&mut settings);
         let shared = crate::system::shared_for_tests(&Arc::new(settings));
         let log = Arc::<Played>::default();
-        let parts =
-            LogActor::parts(&shared, Arc::clone(&log) as Arc<dyn MessageLog>, Arc::new(NoStore));
+        let store = Arc::<Kept>::default();
+        let parts = LogActor::parts(
+            &shared,
+            Arc::clone(&log) as Arc<dyn MessageLog>,
+            Arc::clone(&store) as Arc<dyn SessionStore>,
+        );
         let supervisor = Supervisor::start(
             ActorCell::new("supervisor", "Supervisor").shared(),
             shared.settings.supervision.clone(),
@@ -150,7 +191,7 @@ impl Node {
                 LogActor::build(&built, cell)
             }),
         });
-        let node = Self { shared, log, parts, cell, supervisor, panics, _arbiter: arbiter };
+        let node = Self { shared, log, store, parts, cell, supervisor, panics, _arbiter: arbiter };
         until("the tree is whole", || node.supervisor.is_whole()).await;
         node
     }
@@ -165,10 +206,11 @@ impl Node {
                 assert!(lanes.durable(0, position, true));
                 record.outbox = Some(OutboxPosition { lane: 0, position });
             }
-            let shard = u16::try_from(n % 2).unwrap();
+            let worker = u16::try_from(n % 2).unwrap();
             let wait = u32::try_from(n).unwrap();
-            let token = Some(Token { shard, part: Part::Log, wait, stamp: 0 });
-            self.shared.log.push(LogWork { record, token }, 1);
+            let token =
+                Some(CompletionToken { worker, source: AckSource::Log, pending: wait, stamp: 0 });
+            self.shared.log.push(LogWork { record, token, on_refused: OnRefused::DeadLetter }, 1);
         }
         until("the log has all", || self.log.took().len() as u64 >= count).await;
     }
@@ -188,8 +230,8 @@ impl Node {
             let mut taken = manager.take(1000);
             while let Some(work) = taken.pop() {
                 let ManagerWork::Completed(tokens) = work else { panic!("{work:?}") };
-                assert!(tokens.iter().all(|token| usize::from(token.shard) == n));
-                answered.extend(tokens.iter().map(|token| token.wait));
+                assert!(tokens.iter().all(|token| usize::from(token.worker) == n));
+                answered.extend(tokens.iter().map(|token| token.pending));
             }
         }
         answered.sort_unstable();
@@ -287,7 +329,9 @@ fn a_log_that_panics_is_given_everything_again() {
         let node = Node::start().await;
         node.log.panic_next.store(true, Ordering::SeqCst);
         // In one batch: the actor sees them together.
-        let records = (0..4).map(|n| (LogWork { record: record(n), token: None }, 1));
+        let records = (0..4).map(|n| {
+            (LogWork { record: record(n), token: None, on_refused: OnRefused::DeadLetter }, 1)
+        });
         node.shared.log.push_all(records);
         // Two were taken before the panic: they come twice, in order.
         until("it is sent again", || node.log.took() == [0, 1, 0, 1, 2, 3]).await;

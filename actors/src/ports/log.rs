@@ -77,6 +77,20 @@ pub enum LogError {
     Refused(String),
 }
 
+/// Where the records of a topic may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// To the topic itself: it exists, or will be made. This holds for as long as the log runs.
+    Own,
+    /// The topic would be one more than a cap allows.
+    Beyond {
+        /// The configuration key of the cap.
+        cap: &'static str,
+        /// For every client; otherwise another client may still have it made.
+        everybody: bool,
+    },
+}
+
 /// An append-only log with topics and keys.
 ///
 /// Order: records of one topic and key are kept in the order of `append`. After one record got
@@ -87,6 +101,19 @@ pub trait MessageLog: Send + Sync + 'static {
     /// Takes records in order. Never blocks. What does not fit now is given back (the tail of the
     /// input, in order); room is announced by the next report.
     fn append(&self, records: Vec<LogRecord>) -> Vec<LogRecord>;
+
+    /// Whether a topic may have records of its own: asked before a publish is acknowledged, so that
+    /// nothing acknowledged is refused for a cap. From any thread; never blocks. The topic of a record
+    /// that is appended without having been asked about counts as admitted: an earlier start of the
+    /// node, or another node, has asked.
+    fn admit(&self, _topic: &Arc<str>, _client: &Arc<str>) -> Admission {
+        Admission::Own
+    }
+
+    /// Rises when a topic that was beyond a cap may be asked about again.
+    fn admissions(&self) -> u64 {
+        0
+    }
 
     /// Where reports go, in batches, from any thread. Set once before the first `append`.
     fn on_report(&self, sink: Box<dyn Fn(Vec<Report>) + Send + Sync>);

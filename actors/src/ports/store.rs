@@ -5,8 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use hydrant_protocol::cluster::message::PublishId;
+use hydrant_protocol::session::RangeSet;
 use hydrant_protocol::{Message, PacketId, QoS};
 
+use super::dead::{DeadId, DeadLetter};
 use super::log::{LogRecord, OutboxPosition};
 
 /// A persistent session's number, never used twice within a store.
@@ -72,14 +74,17 @@ pub struct StoredSubscription {
 pub struct StoredWill {
     /// Who left it.
     pub client_id: Arc<str>,
+    /// The number of the connection that left it: one client's several wills stand side by side. Given once, also
+    /// over nodes and starts, and rising with each CONNECT at one node.
+    pub connection: u64,
     /// What is published.
     pub message: Arc<Message>,
 }
 
 /// A QoS 2 publish from before anything of it is done until every other node that wants it has it
-/// (docs/decisions/0014-open-publishes.md).
+/// (docs/decisions/0014-prepared-publishes.md).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenPublish {
+pub struct PreparedPublish {
     /// By which the other nodes know it.
     pub id: PublishId,
     /// Client id of who published it, or whose will it is.
@@ -121,6 +126,21 @@ pub struct StoredSession {
     /// At least the highest sequence in its queue and at most the highest that ever was; what comes
     /// next is above it.
     pub last_sequence: u64,
+    /// The sequences in its queue.
+    pub left: RangeSet,
+}
+
+/// A batch of another node that a lost incarnation had stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBatch {
+    /// The other node's incarnation.
+    pub origin: u64,
+    /// Its number there.
+    pub number: u64,
+    /// The prepared publishes in it.
+    pub prepared: Vec<PublishId>,
+    /// Clients for whose sessions it was buffered and not stored.
+    pub except: Vec<Arc<str>>,
 }
 
 /// One change. A list of them is written as one atomic, durable batch. Each is idempotent.
@@ -152,24 +172,34 @@ pub enum StoreOp {
     DeleteRetained { topic: Arc<str>, version: u64 },
     /// Keeps a will until it is fired or discarded.
     PutWill { will: StoredWill },
-    /// It fired or was discarded.
-    DeleteWill { client_id: Arc<str> },
+    /// The will of this connection is discarded, or all that it has caused is durable. Any other will of the same
+    /// client stays.
+    DeleteWill { client_id: Arc<str>, connection: u64 },
     /// Appends to the outbox. Positions within a lane come without gaps, in order.
     PutOutbox { record: LogRecord, position: OutboxPosition },
-    /// The publishes of a batch of another node stand in this write: `origin` is that node's incarnation,
-    /// and this its number. So that the heir of this node takes it for its own only once.
-    PutPeerBatch { origin: u64, batch: u64 },
+    /// The publishes of a batch of another node stand in this write: `origin` is that node's incarnation, and
+    /// `batch` its number. A successor of this node takes none of it twice, nor one of the `prepared` publishes in it
+    /// that comes again under its id.
+    PutPeerBatch { origin: u64, batch: u64, prepared: Vec<PublishId> },
+    /// But for the session of this client, which is on its way: what it gets of the batch is buffered.
+    ExceptPeerBatch { origin: u64, batch: u64, client_id: Arc<str> },
+    /// What that session gets of the batch stands in this write.
+    CompletePeerBatch { origin: u64, batch: u64, client_id: Arc<str> },
     /// Nobody will send again what has a lower number.
     ForgetPeerBatches { origin: u64, below: u64 },
-    /// A QoS 2 publish of this node is open.
-    PutOpen(Box<OpenPublish>),
+    /// A QoS 2 publish of this node is prepared.
+    Prepare(Box<PreparedPublish>),
     /// What this one causes here stands in this write.
-    OpenQueued { id: PublishId },
-    /// Those of an incarnation, of one lane or of all, with a number below are everywhere.
-    ForgetOpen { incarnation: u64, lane: Option<u16>, below: u64 },
+    Committed { id: PublishId },
+    /// Those of an incarnation, of one router or of all, with a number below are everywhere.
+    ForgetPrepared { incarnation: u64, router: Option<u16>, below: u64 },
     /// Everything in the lane below `position` is acknowledged by the log. Buckets wholly below
     /// it are dropped whole.
     MoveCursor { lane: u16, position: u64 },
+    /// Keeps a record that the log has refused, or replaces what is kept under its id.
+    PutDeadLetter { letter: Arc<DeadLetter> },
+    /// The log has it after all, or nobody wants it any more.
+    DropDeadLetter { id: DeadId },
 }
 
 /// A lane of the outbox as it is found at start.
@@ -201,7 +231,8 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Every retained message with its version, at start; zero from a store that no other node
     /// writes to.
     fn retained(&self) -> StoreFuture<Vec<(Arc<Message>, u64)>>;
-    /// Every will whose connection the node did not see end, at start.
+    /// Every will whose connection the node did not see end, at start: of each client all that are due, in the order
+    /// of their connections.
     fn wills(&self) -> StoreFuture<Vec<StoredWill>>;
     /// Up to `limit` entries of a queue with `sequence >= from`, in order, at most about
     /// `max_bytes` (at least one entry when there is one).
@@ -222,6 +253,14 @@ pub trait SessionStore: Send + Sync + 'static {
         limit: usize,
         max_bytes: usize,
     ) -> StoreFuture<Vec<LogRecord>>;
+    /// Up to `limit` dead letters from `from` on, in order, at most about `max_bytes` (at least one
+    /// when there is one). Their records have no `outbox`.
+    fn dead_letters(
+        &self,
+        from: DeadId,
+        limit: usize,
+        max_bytes: usize,
+    ) -> StoreFuture<Vec<DeadLetter>>;
     /// One line for `broker tree`.
     fn describe(&self) -> String;
 }

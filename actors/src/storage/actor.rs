@@ -9,21 +9,22 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle,
     StreamHandler, WrapFuture,
 };
+use hydrant_protocol::OnRefused;
 use parking_lot::Mutex;
 
-use super::book::{Batch, Read, StorageBook};
+use super::write_queue::{Batch, Read, WriteQueue};
 use crate::every::every;
 use crate::inbox::Work;
+use crate::log::DeadWork;
 use crate::ports::{SessionStore, StoreError, StoreOp};
-use crate::shared::{LogWork, ManagerWork, Shared, Token};
+use crate::say;
+use crate::shared::{CompletionToken, LogWork, ManagerWork, NodeTables};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;
 
-/// Bytes of one page of a queue, about.
-const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// How long what is gathered waits for company while another batch is under way: until the next
 /// tick of tokio's timer, which counts in milliseconds and rounds up. So one millisecond at most.
 const GATHER: Duration = Duration::from_micros(1);
@@ -36,11 +37,11 @@ const WORTH: usize = 8;
 #[derive(Clone)]
 pub struct StorageParts {
     /// What the actors share.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<NodeTables>,
     /// The session store.
     pub store: Arc<dyn SessionStore>,
     /// What is under way.
-    pub book: Arc<Mutex<StorageBook>>,
+    pub queue: Arc<Mutex<WriteQueue>>,
 }
 
 /// See the module.
@@ -48,7 +49,7 @@ pub struct StorageActor {
     parts: StorageParts,
     cell: Arc<ActorCell>,
     retry: Duration,
-    /// Ends the wait of what is gathered; present while it runs.
+    /// Ends the pending ack of what is gathered; present while it runs.
     timer: Option<SpawnHandle>,
     /// What is gathered has waited long enough.
     waited: bool,
@@ -59,7 +60,7 @@ pub struct StorageActor {
 }
 
 impl StorageActor {
-    /// Prepares the actor; on its arbiter.
+    /// Prepares the actor; on its worker.
     pub fn build(parts: &StorageParts, cell: &Arc<ActorCell>) -> Running {
         let retry = parts.shared.settings.storage.retry_min;
         let work = parts.shared.storage.stream();
@@ -81,21 +82,21 @@ impl StorageActor {
         }
     }
 
-    /// Takes requests up until the batch is full, writes it if there is room under way, begins
+    /// Admits requests until the batch is full, writes it if there is room under way, begins
     /// reads.
     fn drive(&mut self, ctx: &mut Context<Self>) {
         let shared = Arc::clone(&self.parts.shared);
         let settings = &shared.settings.storage;
         loop {
             let batch = {
-                let mut book = self.parts.book.lock();
-                if book.in_flight.len() >= settings.max_in_flight || book.has_failed() {
+                let mut queue = self.parts.queue.lock();
+                if queue.in_flight.len() >= settings.max_in_flight || queue.has_failed() {
                     // The next batch fills in the inbox, where its bytes count.
                     shared.storage.hold();
                     break;
                 }
-                self.gather(&mut book);
-                let follows = book.follows();
+                self.gather(&mut queue);
+                let follows = queue.follows();
                 if std::mem::replace(&mut self.follows, follows) != follows {
                     // It waits for something else now, or for nothing any more.
                     self.waited = !follows;
@@ -103,7 +104,7 @@ impl StorageActor {
                         ctx.cancel_future(timer);
                     }
                 }
-                if let Some(wait) = self.must_wait(&book) {
+                if let Some(wait) = self.must_wait(&queue) {
                     if self.timer.is_none() {
                         self.timer = Some(ctx.run_later(wait, |actor, ctx| {
                             actor.timer = None;
@@ -118,7 +119,7 @@ impl StorageActor {
                     ctx.cancel_future(timer);
                 }
                 self.waited = false;
-                book.form(|ops| assign_positions(&shared, ops))
+                queue.form(|ops| assign_positions(&shared, ops))
             };
             match batch {
                 Some(batch) => self.write(batch, ctx),
@@ -135,49 +136,49 @@ impl StorageActor {
 
     /// How long what is gathered may wait for company from its first operation on; `None`: it is
     /// written now.
-    fn must_wait(&self, book: &StorageBook) -> Option<Duration> {
+    fn must_wait(&self, queue: &WriteQueue) -> Option<Duration> {
         let settings = &self.parts.shared.settings.storage;
-        let (wait, part) = match book.in_flight.is_empty() {
+        let (wait, part) = match queue.in_flight.is_empty() {
             true => (settings.batch_delay, 1),
             false if self.follows => (FOLLOW, WORTH),
             false => (self.company, WORTH),
         };
-        let worth = book.gathered() >= (settings.batch_max_ops / part).max(1)
-            || book.gathered_bytes() >= (settings.batch_max_bytes / part).max(1);
-        let waits = book.has_next() && !worth && !self.waited && !wait.is_zero();
+        let worth = queue.gathered() >= (settings.batch_max_ops / part).max(1)
+            || queue.gathered_bytes() >= (settings.batch_max_bytes / part).max(1);
+        let waits = queue.has_next() && !worth && !self.waited && !wait.is_zero();
         waits.then_some(wait)
     }
 
-    fn gather(&self, book: &mut StorageBook) {
+    fn gather(&self, queue: &mut WriteQueue) {
         let shared = &self.parts.shared;
         let settings = &shared.settings.storage;
-        while book.gathered() < settings.batch_max_ops
-            && book.gathered_bytes() < settings.batch_max_bytes
+        while queue.gathered() < settings.batch_max_ops
+            && queue.gathered_bytes() < settings.batch_max_bytes
             && !shared.lanes.lock().is_full()
-            && book.unpark()
+            && queue.resume()
         {}
-        // What is gathered already counts, and what is taken up and held back.
-        let before = shared.storage.bytes() + book.gathered_bytes();
+        // What is gathered already counts, and what is admitted and held back.
+        let before = shared.storage.bytes() + queue.gathered_bytes();
         let mut taken = shared.storage.take(settings.batch_max_ops);
-        while book.gathered() < settings.batch_max_ops
-            && book.gathered_bytes() < settings.batch_max_bytes
+        while queue.gathered() < settings.batch_max_ops
+            && queue.gathered_bytes() < settings.batch_max_bytes
         {
             let full = shared.lanes.lock().is_full();
-            let parked = book.parked();
+            let parked = queue.parked();
             // What stands in a line came before what is in the inbox.
-            if !book.advance(full) {
+            if !queue.advance(full) {
                 if before.saturating_sub(shared.storage.bytes()) >= settings.batch_max_bytes {
                     break;
                 }
                 self.cell.fault_point();
                 let Some(work) = taken.pop() else { break };
-                book.take_up(work, full);
+                queue.admit(work, full);
             }
-            if book.parked() > parked {
+            if queue.parked() > parked {
                 shared.metrics.outbox_full.inc();
             }
         }
-        shared.parked_bytes.store(book.parked_bytes(), Ordering::Relaxed);
+        shared.parked_bytes.store(queue.parked_bytes(), Ordering::Relaxed);
     }
 
     fn write(&self, batch: Batch, ctx: &mut Context<Self>) {
@@ -195,7 +196,7 @@ impl StorageActor {
         let mut failed = None;
         match result {
             Ok(()) => {
-                self.parts.book.lock().answered(id, true);
+                self.parts.queue.lock().answered(id, true);
                 self.finish();
             }
             Err(StoreError::Unusable(why)) => {
@@ -208,16 +209,16 @@ impl StorageActor {
                 // Unknown whether it was written: every operation is idempotent, so again.
                 shared.metrics.storage_retries.inc();
                 shared.set_ready("storage", Some(error.to_string()));
-                self.parts.book.lock().answered(id, false);
+                self.parts.queue.lock().answered(id, false);
                 failed = Some(error);
             }
         }
         // Batches behind the one that failed wait with it, so that none overtakes it.
-        if self.parts.book.lock().must_write_again() {
+        if self.parts.queue.lock().must_write_again() {
             let wait = self.retry;
             // Once for all that failed together; those of a lone failure are the usual case.
             let why = failed.map_or_else(String::new, |error| format!(": {error}"));
-            log::warn!(target: "hydrant::storage", "writing again in {wait:?}{why}");
+            say::warn!(target: "hydrant::storage", "writing again in {wait:?}{why}");
             self.retry = (self.retry * 2).min(shared.settings.storage.retry_max);
             ctx.run_later(wait, |actor, ctx| actor.write_again(ctx));
         }
@@ -225,7 +226,7 @@ impl StorageActor {
     }
 
     fn write_again(&self, ctx: &mut Context<Self>) {
-        let again = self.parts.book.lock().write_again();
+        let again = self.parts.queue.lock().write_again();
         for batch in again {
             self.write(batch, ctx);
         }
@@ -234,28 +235,28 @@ impl StorageActor {
     /// Answers the batches whose turn has come.
     fn finish(&mut self) {
         let shared = Arc::clone(&self.parts.shared);
-        while let Some(batch) = { self.parts.book.lock().oldest_written() } {
+        while let Some(batch) = { self.parts.queue.lock().oldest_written() } {
             self.answer(&batch);
             // Only now: a panic in between answers again, which changes nothing.
-            self.parts.book.lock().forget_oldest();
+            self.parts.queue.lock().forget_oldest();
             self.retry = shared.settings.storage.retry_min;
             shared.metrics.storage_batches.inc();
             shared.metrics.storage_ops.add(batch.ops.len() as u64);
             shared.metrics.storage_latency.record(batch.since.elapsed());
         }
-        if !self.parts.book.lock().has_failed() {
+        if !self.parts.queue.lock().has_failed() {
             shared.set_ready("storage", None);
         }
     }
 
-    /// Those who waited, one message an arbiter; and the outbox entries to the log actor.
+    /// Those who waited, one message a worker; and the outbox entries to the log actor.
     fn answer(&self, batch: &Batch) {
         let shared = &self.parts.shared;
         hand_to_log(shared, &batch.ops);
-        let mut answers: Vec<VecDeque<Token>> =
+        let mut answers: Vec<VecDeque<CompletionToken>> =
             shared.managers.iter().map(|_| VecDeque::new()).collect();
         for token in batch.tokens.iter().copied() {
-            if let Some(answers) = answers.get_mut(usize::from(token.shard)) {
+            if let Some(answers) = answers.get_mut(usize::from(token.worker)) {
                 answers.push_back(token);
             }
         }
@@ -267,14 +268,15 @@ impl StorageActor {
     }
 
     fn begin_reads(&self, ctx: &mut Context<Self>) {
-        let ready = self.parts.book.lock().ready_reads();
+        let ready = self.parts.queue.lock().ready_reads();
         for read in ready {
-            let page = self.parts.store.read_queue(read.session, read.from, read.limit, PAGE_BYTES);
+            let (limit, max_bytes) = (read.limit, read.max_bytes);
+            let page = self.parts.store.read_queue(read.session, read.from, limit, max_bytes);
             ctx.spawn(page.into_actor(self).map(move |result, actor, ctx| match result {
                 Ok(entries) => actor.page(&read, entries),
                 Err(error) => {
-                    log::warn!(target: "hydrant::storage", "reading a session's queue again: {error}");
-                    actor.parts.book.lock().read_again(Some(read.id));
+                    say::warn!(target: "hydrant::storage", "reading a session's queue again: {error}");
+                    actor.parts.queue.lock().read_again(Some(read.id));
                     ctx.run_later(actor.retry, |actor, ctx| actor.drive(ctx));
                 }
             }));
@@ -282,14 +284,14 @@ impl StorageActor {
     }
 
     fn page(&self, read: &Read, entries: Vec<crate::ports::QueueEntry>) {
-        self.parts.book.lock().read_done(read.id);
+        self.parts.queue.lock().read_done(read.id);
         let work = ManagerWork::QueuePage { slot: read.slot, stamp: read.stamp, entries };
-        self.parts.shared.managers[usize::from(read.shard)].push(work, 0);
+        self.parts.shared.managers[usize::from(read.worker)].push(work, 0);
     }
 }
 
 /// Gives the outbox entries of a batch their positions; a batch written again keeps them.
-fn assign_positions(shared: &Shared, ops: &mut [StoreOp]) {
+fn assign_positions(shared: &NodeTables, ops: &mut [StoreOp]) {
     let mut lanes = None;
     for op in ops {
         if let StoreOp::PutOutbox { record, position } = op {
@@ -305,10 +307,11 @@ fn assign_positions(shared: &Shared, ops: &mut [StoreOp]) {
     }
 }
 
-/// Durable outbox entries go to the log actor while it has room; else it reads them later.
-fn hand_to_log(shared: &Shared, ops: &[StoreOp]) {
+/// Durable outbox entries go to the log actor while it has room; else it reads them later. It hears
+/// of dead letters, too.
+fn hand_to_log(shared: &NodeTables, ops: &[StoreOp]) {
     /// Pushed also when something behind it panics: the lane says that it is handed over.
-    struct Handed<'a>(&'a Shared, Vec<(LogWork, usize)>);
+    struct Handed<'a>(&'a NodeTables, Vec<(LogWork, usize)>);
     impl Drop for Handed<'_> {
         fn drop(&mut self) {
             self.0.log.push_all(self.1.drain(..));
@@ -318,13 +321,25 @@ fn hand_to_log(shared: &Shared, ops: &[StoreOp]) {
     // Dropped before the lanes' lock: two batches cannot overtake each other.
     let mut handed = Handed(shared, Vec::new());
     for op in ops {
-        if let StoreOp::PutOutbox { record, position } = op {
-            // Made first, so that nothing stands between the lane's word and the record.
-            let work = (LogWork { record: record.clone(), token: None }, record.cost());
-            let lanes = lanes.get_or_insert_with(|| shared.lanes.lock());
-            if lanes.durable(position.lane, position.position, shared.log.has_room()) {
-                handed.1.push(work);
+        match op {
+            StoreOp::PutOutbox { record, position } => {
+                // Made first, so that nothing stands between the lane's word and the record.
+                let on_refused = OnRefused::DeadLetter;
+                let work = LogWork { record: record.clone(), token: None, on_refused };
+                let work = (work, record.cost());
+                let lanes = lanes.get_or_insert_with(|| shared.lanes.lock());
+                if lanes.durable(position.lane, position.position, shared.log.has_room()) {
+                    handed.1.push(work);
+                }
             }
+            StoreOp::PutDeadLetter { letter } => {
+                let (id, outbox) = (letter.id, letter.record.outbox);
+                shared.dead_letters.work.push(DeadWork::Written { id, outbox }, 64);
+            }
+            StoreOp::DropDeadLetter { id } => {
+                shared.dead_letters.work.push(DeadWork::Dropped { id: *id }, 64);
+            }
+            _ => {}
         }
     }
 }
@@ -335,9 +350,9 @@ impl Actor for StorageActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         // What a predecessor had under way is written again, in order.
         let again: Vec<Batch> = {
-            let mut book = self.parts.book.lock();
-            book.read_again(None);
-            book.write_again()
+            let mut queue = self.parts.queue.lock();
+            queue.read_again(None);
+            queue.write_again()
         };
         for batch in again {
             self.write(batch, ctx);
@@ -345,7 +360,7 @@ impl Actor for StorageActor {
         self.drive(ctx);
         // Room in the outbox comes without a message to this actor when nothing else is written.
         every(ctx, Duration::from_millis(50), |actor, ctx| {
-            if actor.parts.book.lock().parked() > 0 {
+            if actor.parts.queue.lock().parked() > 0 {
                 actor.drive(ctx);
             }
         });
@@ -374,8 +389,8 @@ impl Handler<Ping> for StorageActor {
 /// One line for `broker tree`. Percentiles are since the start, as bounds of the histogram.
 pub fn describe(parts: &StorageParts) -> String {
     let (in_flight, parked) = {
-        let book = parts.book.lock();
-        (book.in_flight.len(), book.parked())
+        let queue = parts.queue.lock();
+        (queue.in_flight.len(), queue.parked())
     };
     let metrics = &parts.shared.metrics;
     let average = metrics.storage_ops.get() / metrics.storage_batches.get().max(1);

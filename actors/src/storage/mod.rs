@@ -1,4 +1,4 @@
-//! StorageActor: writes what the arbiters ask for in group-committed batches, and answers.
+//! StorageActor: writes what the workers ask for in group-committed batches, and answers.
 //!
 //! How batches form: what is asked for is gathered, and written as one batch as soon as
 //! - nothing is in flight (a lone request at low load waits for nothing; `storage.batch_delay`, where
@@ -16,7 +16,7 @@
 //! Acknowledgements leave only after the write, in the order of the batches.
 
 mod actor;
-mod book;
+mod write_queue;
 
 pub use actor::{StorageActor, StorageParts, describe};
-pub use book::StorageBook;
+pub use write_queue::WriteQueue;

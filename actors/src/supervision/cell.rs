@@ -12,6 +12,7 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Message, Recipient};
 use parking_lot::Mutex;
 
 use super::exit::ExitStatus;
+use crate::say::Reason;
 
 /// Where an actor is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +91,8 @@ pub struct ActorCell {
     failure: Mutex<Option<String>>,
     last_exit: Mutex<Option<ExitStatus>>,
     ping: Mutex<Option<Recipient<Ping>>>,
+    /// Its lines in the log: how it ended, by the way it did, and that it was rebuilt.
+    said: [Reason; 5],
 }
 
 impl fmt::Debug for ActorCell {
@@ -115,6 +118,7 @@ impl ActorCell {
             failure: Mutex::new(None),
             last_exit: Mutex::new(None),
             ping: Mutex::new(None),
+            said: [const { Reason::new() }; 5],
         }
     }
 
@@ -192,6 +196,23 @@ impl ActorCell {
 
     pub(super) fn set_last_exit(&self, status: ExitStatus) {
         *self.last_exit.lock() = Some(status);
+    }
+
+    /// What limits the lines about an end of its.
+    pub(super) fn said_of(&self, status: &ExitStatus) -> &Reason {
+        let [stopped, failed, panicked, killed, _] = &self.said;
+        match status {
+            ExitStatus::Stopped => stopped,
+            ExitStatus::Failed(_) => failed,
+            ExitStatus::Panicked(_) => panicked,
+            ExitStatus::Killed(_) => killed,
+        }
+    }
+
+    /// The same for its new lives.
+    pub(super) fn said_of_restarts(&self) -> &Reason {
+        let [.., restarts] = &self.said;
+        restarts
     }
 
     /// The actor calls this before `ctx.stop()` when it cannot go on; the first reason counts.

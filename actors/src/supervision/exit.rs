@@ -5,6 +5,7 @@
 //! Invariant: a panic inside a caught scope makes no line of its own (who watches the actor writes
 //! the one line, with path, message, location and thread); any other panic is one error line.
 
+use crate::say::{self, Reason};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -68,7 +69,12 @@ fn on_panic(info: &PanicHookInfo<'_>) {
     };
     let trace = std::backtrace::Backtrace::capture();
     if trace.status() == std::backtrace::BacktraceStatus::Captured {
-        log::error!(target: "hydrant::actors", "backtrace of {text}\n{trace}");
+        static TRACES: Reason = Reason::new();
+        TRACES.say_lines(
+            say::Level::Error,
+            "hydrant::actors",
+            format_args!("backtrace of {text}\n{trace}"),
+        );
     }
     let caught = CAUGHT.try_with(Cell::get).unwrap_or(0) > 0;
     // A second panic while the first unwinds ends the process: nobody is left to tell of it.
@@ -77,7 +83,9 @@ fn on_panic(info: &PanicHookInfo<'_>) {
         Err(_) => false,
     });
     if !caught || !fresh.unwrap_or(false) {
-        log::error!(target: "hydrant::actors", "panic outside supervision: {text}");
+        say::error!(target: "hydrant::actors", "panic outside supervision: {text}");
+        // The process may end with it.
+        ::log::logger().flush();
     }
     if !caught {
         LAST.try_with(|last| last.try_borrow_mut().map(|mut last| *last = None).ok()).ok();
@@ -151,7 +159,7 @@ impl<F: Future + Unpin> Future for Caught<F> {
 impl<F: Future + Unpin> Drop for Caught<F> {
     fn drop(&mut self) {
         if let Err(status) = self.discard() {
-            log::error!(target: "hydrant::actors", "an actor {status} while it was dropped");
+            say::error!(target: "hydrant::actors", "an actor {status} while it was dropped");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who restarts the supervisor: a task too small to fail, beside it on the same arbiter.
+//! Who starts the supervisor and restarts it: a task too small to fail, beside it on the same arbiter.
 //!
 //! Owns the supervisor's restart history; past the limit it escalates like a child.
 
@@ -9,57 +9,76 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::backoff::{History, Silence};
-use super::cell::ActorState;
-use super::child::{Phase, classify};
+use super::cell::{ActorCell, ActorState};
+use super::children::{Children, Phase, classify};
 use super::exit::{Caught, ExitStatus};
 use super::running::Running;
-use super::supervisor::{Shared, Supervisor};
+use super::supervisor::{Supervisor, SupervisorHandle};
+use crate::metrics::Metrics;
+use crate::settings::SupervisionSettings;
+
+impl Supervisor {
+    /// Starts the supervisor and its keeper on the current arbiter (call it there). `cell` is its
+    /// own, path "supervisor". `on_escalation` is called when a child, or the supervisor itself,
+    /// does not stay up: the node then exits non-zero and says the sentence.
+    pub fn start(
+        cell: Arc<ActorCell>,
+        settings: SupervisionSettings,
+        metrics: Arc<Metrics>,
+        on_escalation: Box<dyn Fn(String) + Send>,
+    ) -> SupervisorHandle {
+        let children = Arc::new(Children::new(cell, settings, metrics, on_escalation));
+        tokio::task::spawn_local(keep(Arc::clone(&children)));
+        SupervisorHandle { children }
+    }
+}
 
 /// Rebuilds the supervisor whenever it ends, until [`SupervisorHandle::finish`].
-pub(super) async fn keep(shared: Arc<Shared>) {
-    let cell = Arc::clone(&shared.cell);
+async fn keep(children: Arc<Children>) {
+    let cell = Arc::clone(&children.cell);
     let mut history = History::default();
     loop {
-        let actor = Supervisor::new(Arc::clone(&shared));
+        let actor = Supervisor::new(Arc::clone(&children));
         let running = Running::new(actor, |_| ());
         cell.set_ping(Some(running.ping));
         cell.set_state(ActorState::Running);
-        log::info!(target: "hydrant::actors", "actor {} started", cell.path());
-        let status = watch_supervisor(&shared, Caught::new(running.future)).await;
+        log::debug!(target: "hydrant::actors", "actor {} started", cell.path());
+        let status = watch_supervisor(&children, Caught::new(running.future)).await;
         cell.set_ping(None);
-        match shared.after_end(&cell, &mut history, &status) {
+        match children.after_end(&cell, &mut history, &status) {
             Ok(Some(delay)) => tokio::time::sleep(delay).await,
             Ok(None) => return,
-            Err(why) => return shared.escalate(why),
+            Err(why) => return children.escalate(why),
         }
     }
 }
 
 /// Runs the supervisor to its end, or to its stall.
 async fn watch_supervisor(
-    shared: &Shared,
+    children: &Children,
     mut run: Caught<Pin<Box<dyn Future<Output = ()>>>>,
 ) -> ExitStatus {
-    let interval = shared.interval();
+    let interval = children.interval();
     let mut silence = Silence::new(Instant::now());
     loop {
         tokio::select! {
-            result = &mut run => return classify(&shared.cell, result),
+            result = &mut run => return classify(&children.cell, result),
             () = tokio::time::sleep(interval) => {}
         }
-        if shared.finished.load(Ordering::SeqCst) && shared.cell.state() == ActorState::Running {
-            let mut slots = shared.slots.lock();
+        if children.finished.load(Ordering::SeqCst) && children.cell.state() == ActorState::Running
+        {
+            let mut slots = children.slots.lock();
             if slots.iter_mut().all(|slot| matches!(slot.phase, Phase::Done)) {
                 return ExitStatus::Stopped;
             }
         }
-        let answered = !shared.cell.awaits_pong();
+        let answered = !children.cell.awaits_pong();
         let silent = silence.look(Instant::now(), interval, answered, true);
-        if silent >= shared.settings.stall_timeout {
+        if silent >= children.settings.stall_timeout {
             return ExitStatus::Killed(format!("stalled for {silent:.1?}"));
         }
         if answered {
-            shared.cell.ping();
+            children.cell.ping();
         }
     }
 }

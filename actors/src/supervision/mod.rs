@@ -10,7 +10,7 @@ compile_error!("Hydrant's supervision catches panics: build with panic = \"unwin
 
 mod backoff;
 mod cell;
-mod child;
+mod children;
 mod exit;
 mod keeper;
 mod running;
@@ -21,7 +21,7 @@ mod tree;
 mod watchdog;
 
 pub use cell::{ActorCell, ActorState, Entered, Fault, Ping, on_ping};
-pub use child::{Child, Factory};
+pub use children::{Child, Factory};
 pub use exit::{Caught, ExitStatus, catch, install_panic_hook, payload_text};
 pub use running::{Running, spawn_temporary};
 pub use supervisor::{Supervisor, SupervisorHandle};

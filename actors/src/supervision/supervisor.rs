@@ -1,52 +1,32 @@
 //! The supervisor: starts permanent actors on their arbiters, learns how each ended, rebuilds it
 //! with back-off within a limit, kills what stalls, and escalates what does not stay up.
 //!
-//! Owns nothing itself: the list of children lives in [`SupervisorHandle`], outside the actor, and
+//! Owns nothing itself: the list of children ([`Children`]) lives outside the actor, and
 //! a child's end is written there by the child's own task. The actor only reconciles that list, so
 //! that its own death (a keeper task rebuilds it) loses no child and no ending.
 //! Invariant: nothing is spawned and nobody is called while the list is locked.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use actix::{Actor, AsyncContext, Context, Handler, SpawnHandle, StreamHandler};
-use parking_lot::Mutex;
-use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 
-use super::backoff::{History, Silence};
-use super::cell::{ActorCell, ActorState, Ping, on_ping};
-use super::child::{Child, Launch, Phase, Slot};
-use super::exit::ExitStatus;
-use super::keeper::keep;
+use super::cell::{ActorState, Ping, on_ping};
+use super::children::{Child, Children, Launch, Phase, Slot};
 use crate::every::every;
-use crate::metrics::Metrics;
-use crate::settings::SupervisionSettings;
-
-/// What outlives the supervisor.
-pub(super) struct Shared {
-    pub(super) cell: Arc<ActorCell>,
-    pub(super) settings: SupervisionSettings,
-    metrics: Arc<Metrics>,
-    pub(super) slots: Mutex<Vec<Slot>>,
-    pub(super) changed: Notify,
-    shutting_down: AtomicBool,
-    pub(super) finished: AtomicBool,
-    on_escalation: Mutex<Box<dyn Fn(String) + Send>>,
-}
 
 /// The supervisor as seen by the rest of the node; any thread. Clones are the same supervisor.
 #[derive(Clone)]
 pub struct SupervisorHandle {
-    shared: Arc<Shared>,
+    pub(super) children: Arc<Children>,
 }
 
 impl fmt::Debug for SupervisorHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SupervisorHandle")
-            .field("children", &self.shared.slots.lock().len())
+            .field("children", &self.children.slots.lock().len())
             .finish()
     }
 }
@@ -54,15 +34,15 @@ impl fmt::Debug for SupervisorHandle {
 impl SupervisorHandle {
     /// Takes a child on and starts it.
     pub fn add(&self, child: Child) {
-        self.shared.slots.lock().push(Slot::new(child));
-        self.shared.changed.notify_one();
+        self.children.slots.lock().push(Slot::new(child));
+        self.children.changed.notify_one();
     }
 
     /// Whether every child and the supervisor itself runs.
     pub fn is_whole(&self) -> bool {
-        self.shared.cell.state() == ActorState::Running
+        self.children.cell.state() == ActorState::Running
             && self
-                .shared
+                .children
                 .slots
                 .lock()
                 .iter()
@@ -72,96 +52,26 @@ impl SupervisorHandle {
     /// From now on a child that stops in order stays stopped. What panics or fails is still
     /// rebuilt, because the drain needs it.
     pub fn begin_shutdown(&self) {
-        self.shared.shutting_down.store(true, Ordering::SeqCst);
+        self.children.shutting_down.store(true, Ordering::SeqCst);
     }
 
     /// Whether every child has stopped or was given up.
     pub fn all_stopped(&self) -> bool {
-        self.shared.slots.lock().iter().all(|slot| matches!(slot.phase, Phase::Done))
+        self.children.slots.lock().iter().all(|slot| matches!(slot.phase, Phase::Done))
     }
 
     /// Ends every child that still runs, then the supervisor; nothing is rebuilt any more.
     pub fn finish(&self) {
         self.begin_shutdown();
-        self.shared.finished.store(true, Ordering::SeqCst);
-        self.shared.changed.notify_one();
-        for slot in self.shared.slots.lock().iter_mut() {
+        self.children.finished.store(true, Ordering::SeqCst);
+        self.children.changed.notify_one();
+        for slot in self.children.slots.lock().iter_mut() {
             slot.kill("the node ends");
         }
     }
 }
 
-impl Shared {
-    pub(super) fn interval(&self) -> Duration {
-        (self.settings.stall_timeout / 4).max(Duration::from_millis(1))
-    }
-
-    pub(super) fn started(&self, index: usize, life: u64, task: AbortHandle) {
-        let mut slots = self.slots.lock();
-        let Some(slot) = slots.get_mut(index).filter(|slot| slot.life == life) else {
-            task.abort();
-            return;
-        };
-        if self.finished.load(Ordering::SeqCst) {
-            slot.phase = Phase::Running(task);
-            slot.kill("the node ends");
-            return;
-        }
-        let cell = &slot.child.cell;
-        cell.set_state(ActorState::Running);
-        slot.silence = Silence::new(Instant::now());
-        slot.phase = Phase::Running(task);
-        match cell.restarts() {
-            0 => log::info!(target: "hydrant::actors", "actor {} started", cell.path()),
-            n => {
-                log::info!(target: "hydrant::actors", "actor {} started again, restart {n}", cell.path())
-            }
-        }
-    }
-
-    /// What to do about `cell`, which ended with `status`: the delay before its next life, or
-    /// `None` and the sentence for the parent.
-    pub(super) fn after_end(
-        &self,
-        cell: &ActorCell,
-        history: &mut History,
-        status: &ExitStatus,
-    ) -> Result<Option<Duration>, String> {
-        let path = cell.path();
-        cell.set_last_exit(status.clone());
-        let in_order = *status == ExitStatus::Stopped && self.shutting_down.load(Ordering::SeqCst);
-        if in_order || self.finished.load(Ordering::SeqCst) {
-            cell.set_state(ActorState::Stopped);
-            log::info!(target: "hydrant::actors", "actor {path} {status}");
-            return Ok(None);
-        }
-        let settings = &self.settings;
-        let (max, window) = (settings.max_restarts, settings.restart_window);
-        match history.next(settings, Instant::now(), rand::random::<f64>()) {
-            Some((number, delay)) => {
-                cell.count_restart();
-                self.metrics.restarts.inc();
-                cell.set_state(ActorState::BackingOff);
-                log::warn!(target: "hydrant::actors",
-                    "actor {path} {status}; restart {number} of {max} within {window:?} in {delay:.0?}");
-                Ok(Some(delay))
-            }
-            None => {
-                self.metrics.escalations.inc();
-                cell.set_state(ActorState::Failed);
-                let why = format!(
-                    "actor {path} {status}; {max} restarts within {window:?} are used up, its parent fails"
-                );
-                log::error!(target: "hydrant::actors", "{why}");
-                Err(why)
-            }
-        }
-    }
-
-    pub(super) fn escalate(&self, why: String) {
-        (self.on_escalation.lock())(why);
-    }
-
+impl Children {
     /// Brings every child forward; returns when to look again.
     fn reconcile(self: &Arc<Self>) -> Option<Instant> {
         let now = Instant::now();
@@ -239,36 +149,13 @@ pub struct Supervisor {
 struct Changed;
 
 impl Supervisor {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { handle: SupervisorHandle { shared }, timer: None }
-    }
-
-    /// Starts the supervisor and its keeper on the current arbiter (call it there). `cell` is its
-    /// own, path "supervisor". `on_escalation` is called when a child, or the supervisor itself,
-    /// does not stay up: the node then exits non-zero and says the sentence.
-    pub fn start(
-        cell: Arc<ActorCell>,
-        settings: SupervisionSettings,
-        metrics: Arc<Metrics>,
-        on_escalation: Box<dyn Fn(String) + Send>,
-    ) -> SupervisorHandle {
-        let shared = Arc::new(Shared {
-            cell,
-            settings,
-            metrics,
-            slots: Mutex::new(Vec::new()),
-            changed: Notify::new(),
-            shutting_down: AtomicBool::new(false),
-            finished: AtomicBool::new(false),
-            on_escalation: Mutex::new(on_escalation),
-        });
-        tokio::task::spawn_local(keep(Arc::clone(&shared)));
-        SupervisorHandle { shared }
+    pub(super) fn new(children: Arc<Children>) -> Self {
+        Self { handle: SupervisorHandle { children }, timer: None }
     }
 
     fn reconcile(&mut self, ctx: &mut Context<Self>) {
-        let _entered = self.handle.shared.cell.enter(1);
-        let next = self.handle.shared.reconcile();
+        let _entered = self.handle.children.cell.enter(1);
+        let next = self.handle.children.reconcile();
         if let Some(timer) = self.timer.take() {
             ctx.cancel_future(timer);
         }
@@ -285,12 +172,12 @@ impl Actor for Supervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let shared = Arc::clone(&self.handle.shared);
-        ctx.add_stream(futures_util::stream::unfold(shared, |shared| async {
-            shared.changed.notified().await;
-            Some((Changed, shared))
+        let children = Arc::clone(&self.handle.children);
+        ctx.add_stream(futures_util::stream::unfold(children, |children| async {
+            children.changed.notified().await;
+            Some((Changed, children))
         }));
-        every(ctx, self.handle.shared.interval(), |this, _| this.handle.shared.check_stalls());
+        every(ctx, self.handle.children.interval(), |this, _| this.handle.children.check_stalls());
         self.reconcile(ctx);
     }
 }
@@ -305,6 +192,6 @@ impl Handler<Ping> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, _: Ping, ctx: &mut Self::Context) {
-        on_ping(&self.handle.shared.cell, ctx);
+        on_ping(&self.handle.children.cell, ctx);
     }
 }

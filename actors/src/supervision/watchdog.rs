@@ -16,6 +16,7 @@ use actix_rt::ArbiterHandle;
 use parking_lot::Mutex;
 
 use crate::metrics::Metrics;
+use crate::say;
 use crate::settings::SupervisionSettings;
 
 /// Between two beats, and between two looks.
@@ -173,10 +174,10 @@ fn run(
                 Finding::Fine => {}
                 Finding::Blocked(silent) => {
                     metrics.blocked_threads.inc();
-                    log::error!(target: "hydrant::actors", "thread {name} is blocked for {silent:?}: a handler does not return");
+                    say::error!(each: name, target: "hydrant::actors", "thread {name} is blocked for {silent:?}: a handler does not return");
                 }
                 Finding::Back(silent) => {
-                    log::warn!(target: "hydrant::actors", "thread {name} goes on after {silent:?}");
+                    say::warn!(each: name, target: "hydrant::actors", "thread {name} goes on after {silent:?}");
                 }
                 Finding::TooLong(silent) => {
                     if let Some(on_exit) = on_exit.take() {

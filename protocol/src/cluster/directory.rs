@@ -2,27 +2,31 @@
 //! ([MQTT-3.1.4-2]).
 //!
 //! Every client id has an owner by the [`Ring`]. A node asks it before it lets a client in
-//! ([`Directory::claim`]); the owner has the holder give the session up first, one change of hands
+//! ([`Directory::claim`]); the owner has the holder give the session up first, one handover
 //! after another. What an owner knows is told to it by the holders and stands nowhere else: when
 //! the members change, every node tells the new owners what it holds, then says so to everybody,
 //! and an owner grants nothing before all members have said it under the view that it has itself.
 //!
-//! Invariants: an owner has at most one change of hands under way a client. A grant is given only
+//! Invariants: an owner has at most one handover under way a client. A grant is given only
 //! when nobody else holds the session, or when its holder is lost and everything that it held is
 //! another's.
 //! Bounds: an entry a session of the cluster, at its owner and at its holder; claims by the
-//! connections that wait for them.
+//! connections that wait for them, and those that are being withdrawn by what a link keeps.
 
+mod entries;
 mod owner;
+mod withdraw;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use ahash::AHashMap;
 
-use super::member::View;
+use super::member::MembershipView;
 use super::message::{Control, Handed};
 use super::ring::{Key, Ring};
+pub use entries::Holder;
+use entries::{ADMITTING, Claim, LocalSession, Owned, Resuming, Waiter};
 
 /// Client ids in one [`Control::Held`].
 const AT_ONCE: usize = 512;
@@ -42,15 +46,6 @@ fn map<K, V>() -> AHashMap<K, V> {
     AHashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4))
 }
 
-/// One start of a node.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Holder {
-    /// Its node id.
-    pub node: Arc<str>,
-    /// The number of its start.
-    pub incarnation: u64,
-}
-
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -62,6 +57,11 @@ pub enum Action {
         request: u64,
         /// See [`Control::Granted`].
         from: Option<Handed>,
+    },
+    /// A claim that was withdrawn is granted to nobody.
+    Forget {
+        /// The number it was made with.
+        request: u64,
     },
     /// This node gives a session up and answers with [`Directory::released`].
     Release {
@@ -76,70 +76,14 @@ pub enum Action {
     },
 }
 
-#[derive(Debug)]
-struct Claim {
-    client: Arc<str>,
-    clean: bool,
-    hint: Option<u64>,
-    /// The owner it was sent to; `None`: to be sent again.
-    sent: Option<Holder>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    node: Arc<str>,
-    request: u64,
-    clean: bool,
-    /// Whom the store names as the holder: who is asked before this one gets what nobody here holds.
-    hint: Option<u64>,
-}
-
-/// A change of hands, and who wait for it.
-#[derive(Debug)]
-struct Moving {
-    ticket: u64,
-    /// Whom its holder was told to give it up to.
-    to: Option<Holder>,
-    waiters: VecDeque<Waiter>,
-}
-
-impl Moving {
-    fn of(waiter: Waiter) -> Self {
-        Self { ticket: 0, to: None, waiters: VecDeque::from([waiter]) }
-    }
-}
-
-#[derive(Debug)]
-struct Owned {
-    holder: Holder,
-    clean: bool,
-    /// The change of hands under way.
-    moving: Option<Box<Moving>>,
-    /// Another who has said that it holds it, and was asked to give it up to `holder`.
-    doubted: Option<u64>,
-}
-
-/// A session of this node.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    /// It ends with its connection.
-    clean: bool,
-    /// The admission that it was held with last; [`ADMITTING`]: that is still to come. 0: it was not a
-    /// connection's.
-    admission: u64,
-}
-
-/// A claim is granted, and its client not let in yet.
-const ADMITTING: u64 = u64::MAX;
-
 /// See the module.
 #[derive(Debug)]
 pub struct Directory {
     me: Holder,
-    view: View,
+    view: MembershipView,
     digest: u64,
     ring: Ring,
-    held: AHashMap<Arc<str>, Held>,
+    held: AHashMap<Arc<str>, LocalSession>,
     owned: AHashMap<Arc<str>, Owned>,
     claims: BTreeMap<u64, Claim>,
     /// How many of `claims` a client has.
@@ -150,8 +94,11 @@ pub struct Directory {
     synced: AHashMap<Arc<str>, u64>,
     /// Claims that came before this node may grant.
     early: Vec<(Arc<str>, Control)>,
+    /// Nodes whose link is up again and that have not answered since, and their claims.
+    resuming: AHashMap<Arc<str>, Resuming>,
+    next_question: u64,
     /// Lost incarnations whose sessions have a new holder, the last [`REMEMBERED`].
-    inherited: VecDeque<u64>,
+    taken_over: VecDeque<u64>,
     actions: VecDeque<Action>,
 }
 
@@ -160,7 +107,7 @@ impl Directory {
     pub fn new(node: Arc<str>, incarnation: u64) -> Self {
         Self {
             me: Holder { node, incarnation },
-            view: View::default(),
+            view: MembershipView::default(),
             digest: 0,
             ring: Ring::default(),
             held: map(),
@@ -171,7 +118,9 @@ impl Directory {
             next_ticket: 1,
             synced: map(),
             early: Vec::new(),
-            inherited: VecDeque::new(),
+            resuming: map(),
+            next_question: 1,
+            taken_over: VecDeque::new(),
             actions: VecDeque::new(),
         }
     }
@@ -182,7 +131,7 @@ impl Directory {
     }
 
     /// The members it goes by.
-    pub fn view(&self) -> &View {
+    pub fn view(&self) -> &MembershipView {
         &self.view
     }
 
@@ -207,10 +156,15 @@ impl Directory {
             .members
             .iter()
             .map(|member| &member.node_id)
-            .find(|node| **node != self.me.node && self.synced.get(*node) != Some(&self.digest))
+            .find(|node| **node != self.me.node && self.is_missing(node))
     }
 
-    fn owner_in(ring: &Ring, view: &View, client: &str) -> Option<Holder> {
+    /// Whether this member has not told what it holds.
+    pub fn is_missing(&self, node: &str) -> bool {
+        self.synced.get(node) != Some(&self.digest)
+    }
+
+    fn owner_in(ring: &Ring, view: &MembershipView, client: &str) -> Option<Holder> {
         let node = ring.owner(Key::Client(client))?;
         let incarnation = view.member(node)?.incarnation;
         Some(Holder { node: Arc::clone(node), incarnation })
@@ -225,7 +179,7 @@ impl Directory {
     }
 
     /// The members have changed: who owns what now is told what this node holds.
-    pub fn members_changed(&mut self, view: View) {
+    pub fn members_changed(&mut self, view: MembershipView) {
         let digest = view.digest();
         if digest == self.digest {
             self.view = view;
@@ -259,7 +213,7 @@ impl Directory {
         for (node, mut clients) in told {
             while !clients.is_empty() {
                 let rest = clients.split_off(clients.len().min(AT_ONCE));
-                self.tell(&node, Control::Held { clients: std::mem::replace(&mut clients, rest) });
+                self.send(&node, Control::Held { clients: std::mem::replace(&mut clients, rest) });
             }
         }
         let others: Vec<Arc<str>> = self.others();
@@ -279,42 +233,13 @@ impl Directory {
         all.filter(|node| *node != self.me.node).collect()
     }
 
-    /// The link to a member lost what was said on it (it started anew): it is told again.
-    pub fn link_renewed(&mut self, node: &str) {
-        self.synced.remove(node);
-        let Some(node) = self.others().into_iter().find(|other| **other == *node) else { return };
-        let mut clients: Vec<(Arc<str>, bool)> = self
-            .held
-            .iter()
-            .filter(|(client, _)| self.ring.owns(&node, Key::Client(client)))
-            .map(|(client, held)| (Arc::clone(client), held.clean))
-            .collect();
-        while !clients.is_empty() {
-            let rest = clients.split_off(clients.len().min(AT_ONCE));
-            self.tell(&node, Control::Held { clients: std::mem::replace(&mut clients, rest) });
-        }
-        let synced = Control::Synced { view: self.digest };
-        self.actions.push_back(Action::Send(Arc::clone(&node), synced));
-        let again: Vec<u64> = self
-            .claims
-            .iter()
-            .filter(|(_, claim)| claim.sent.as_ref().is_some_and(|sent| sent.node == node))
-            .map(|(request, _)| *request)
-            .collect();
-        for request in again {
-            if let Some(claim) = self.claims.get_mut(&request) {
-                claim.sent = None;
-            }
-            self.send_claim(request);
-        }
-    }
-
     /// A client wants to connect here: [`Action::Grant`] follows with the number that is returned.
     /// `hint`: the incarnation that the store names as the holder of its session, where that was asked.
     pub fn claim(&mut self, client: &Arc<str>, clean: bool, hint: Option<u64>) -> u64 {
         let request = self.next_request;
         self.next_request += 1;
-        let claim = Claim { client: Arc::clone(client), clean, hint, sent: None };
+        let client_ = Arc::clone(client);
+        let claim = Claim { client: client_, clean, hint, sent: None, withdrawn: false };
         self.claims.insert(request, claim);
         *self.claiming.entry(Arc::clone(client)).or_default() += 1;
         self.send_claim(request);
@@ -324,7 +249,7 @@ impl Directory {
     /// Makes a claim that is not granted yet again, now that the store was asked: what its owner
     /// waits for may have been said by a node that was lost since.
     pub fn claim_again(&mut self, request: u64, holder: Option<u64>) {
-        if let Some(claim) = self.claims.get_mut(&request) {
+        if let Some(claim) = self.claims.get_mut(&request).filter(|claim| !claim.withdrawn) {
             (claim.hint, claim.sent) = (holder.or(Some(NOBODY)), None);
             self.send_claim(request);
         }
@@ -338,6 +263,10 @@ impl Directory {
     fn send_claim(&mut self, request: u64) {
         let Some(claim) = self.claims.get(&request) else { return };
         let owner = self.owner(&claim.client);
+        if claim.withdrawn && owner != claim.sent {
+            // Whoever owns it now has not heard of it.
+            return self.forget(request);
+        }
         if owner.is_none() || owner == claim.sent {
             return;
         }
@@ -351,15 +280,15 @@ impl Directory {
             claim.sent.clone_from(&owner);
         }
         if let Some(owner) = owner {
-            self.tell(&owner.node, message);
+            self.send(&owner.node, message);
         }
     }
 
-    /// This node holds the session from the start: found in the store, or inherited.
+    /// This node holds the session from the start: found in the store, or taken over.
     pub fn holds(&mut self, client: &Arc<str>, clean: bool) {
-        self.held.insert(Arc::clone(client), Held { clean, admission: 0 });
+        self.held.insert(Arc::clone(client), LocalSession { clean, admission: 0 });
         if let Some(owner) = self.owner(client) {
-            self.tell(&owner.node, Control::Held { clients: vec![(Arc::clone(client), clean)] });
+            self.send(&owner.node, Control::Held { clients: vec![(Arc::clone(client), clean)] });
         }
     }
 
@@ -379,7 +308,7 @@ impl Directory {
         }
         self.held.remove(client);
         if let Some(owner) = self.owner(client) {
-            self.tell(&owner.node, Control::Gone { client: Arc::clone(client) });
+            self.send(&owner.node, Control::Gone { client: Arc::clone(client) });
         }
     }
 
@@ -397,11 +326,11 @@ impl Directory {
         handed: Option<Handed>,
     ) {
         self.held.remove(client);
-        self.tell(owner, Control::Released { ticket, client: Arc::clone(client), handed });
+        self.send(owner, Control::Released { ticket, client: Arc::clone(client), handed });
     }
 
     /// To a node, this one included.
-    fn tell(&mut self, node: &Arc<str>, message: Control) {
+    fn send(&mut self, node: &Arc<str>, message: Control) {
         if *node == self.me.node {
             let me = self.me.clone();
             self.receive(&me, message);
@@ -411,11 +340,12 @@ impl Directory {
     }
 
     fn answer(&mut self, node: &Arc<str>, message: Control) {
-        self.tell(node, message);
+        self.send(node, message);
     }
 
     /// A control message of another node; those that are not about sessions are ignored.
     pub fn receive(&mut self, from: &Holder, message: Control) {
+        let Some(message) = self.put_off(from, message) else { return };
         match message {
             Control::Held { clients } => {
                 for (client, clean) in clients {
@@ -451,21 +381,21 @@ impl Directory {
                 // of it.
                 let asked = self.claims.get(&request).and_then(|claim| claim.sent.as_ref());
                 if asked == Some(from)
-                    && let Some(claim) = self.claims.remove(&request)
+                    && let Some(claim) = self.end_claim(request)
                 {
-                    if let Some(claiming) = self.claiming.get_mut(&claim.client) {
-                        *claiming -= 1;
-                        if *claiming == 0 {
-                            self.claiming.remove(&claim.client);
-                        }
+                    if claim.withdrawn && handed.is_none() {
+                        return self.give_back(request, &claim.client);
                     }
-                    let held = Held { clean: claim.clean, admission: ADMITTING };
+                    let held = LocalSession { clean: claim.clean, admission: ADMITTING };
                     self.held.insert(claim.client, held);
                     self.actions.push_back(Action::Grant { request, from: handed });
                 }
             }
             Control::NotOwner { request } => {
                 // One of the two views is the older one: it is sent again when either changes.
+                if self.claims.get(&request).is_some_and(|claim| claim.withdrawn) {
+                    return self.forget(request);
+                }
                 let moved = self.claims.get_mut(&request).is_some_and(|claim| {
                     claim.sent.take().is_some_and(|sent| sent.node != from.node)
                 });
@@ -473,6 +403,12 @@ impl Directory {
                     self.send_claim(request);
                 }
             }
+            Control::Unclaim { request, client } => self.unclaim(from, request, &client),
+            Control::Unclaimed { request } => self.forget(request),
+            Control::Resuming { number } => {
+                self.answer(&Arc::clone(&from.node), Control::Resumed { number });
+            }
+            Control::Resumed { number } => self.resumed(from, number),
             Control::Release { ticket, client, to } => {
                 // Nor does this node give up what it has told another owner of.
                 if self.owner(&client).as_ref() != Some(from) {
@@ -488,7 +424,7 @@ impl Directory {
             }
             Control::Released { ticket, client, handed } => self.moved(ticket, &client, handed),
             Control::Gone { client } => self.ended(from, &client),
-            Control::Inherited { incarnation, .. } => self.inherited(incarnation),
+            Control::TakenOver { incarnation, .. } => self.taken_over(incarnation),
             _ => {}
         }
     }

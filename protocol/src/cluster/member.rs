@@ -36,17 +36,17 @@ pub struct Member {
 
 /// The members at one time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct View {
+pub struct MembershipView {
     /// Rises with every member that joins or leaves.
     pub generation: u64,
-    /// By node id, sorted, this node among them.
+    /// By node id, sorted, this node among them unless it has taken itself out.
     pub members: Arc<[Member]>,
     /// ZooKeeper answers and this node is registered there. False: the members are those that
     /// were known last.
     pub current: bool,
 }
 
-impl View {
+impl MembershipView {
     /// The same on every node that sees the same members in the same incarnations.
     pub fn digest(&self) -> u64 {
         let mut hasher = Xxh3::new();

@@ -1,16 +1,18 @@
 //! What the nodes of a cluster say to each other over a peer link: the bodies of its frames.
 //!
-//! Control messages are many in a frame, publishes are one batch in a frame: records without a gap, so
-//! that the router of the sender writes into what is sent and that of the receiver reads from it.
-//! Bounds: a frame by the link's largest; [`publishes`] checks every length before it uses it.
+//! Control messages are many in a frame; publishes are one batch in a frame ([`super::batch`]).
+//! Bounds: a frame by the link's largest.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::seen::Stay;
-use crate::QoS;
+use super::dedup::Visit;
+
+pub use super::batch::{
+    Prepared, Publish, PublishId, Publishes, Recipients, append, begin, publishes, set_head,
+};
 
 /// Kind of a frame with control messages.
 pub const CONTROL: u8 = 1;
@@ -39,6 +41,17 @@ pub struct Handed {
     pub stamp: u64,
 }
 
+/// A lost incarnation whose sessions a node has; as in [`Control::TakenOver`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOver {
+    /// The lost one.
+    pub incarnation: u64,
+    /// See there.
+    pub orphan: u64,
+    /// See there.
+    pub lineage: u64,
+}
+
 /// One control message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Control {
@@ -50,8 +63,16 @@ pub enum Control {
         changes: Vec<(Arc<str>, Interest)>,
     },
     /// The receiver forgets what it knew of the sender's interest; what follows is all of it, up to
-    /// [`Control::InterestWhole`].
-    InterestAnew,
+    /// [`Control::InterestWhole`]. Interest of an earlier start of that node is not the sender's.
+    InterestAnew {
+        /// The sender's lineage: the number of the first of those starts that followed each other.
+        lineage: u64,
+        /// What it has taken over. A receiver that keeps nothing for any of an orphaned state says [`Control::Resent`]
+        /// for them before it publishes anything to the sender.
+        taken_over: Vec<TakenOver>,
+        /// It awaits no [`Control::Resent`] for them.
+        settled: bool,
+    },
     /// See [`Control::InterestAnew`].
     InterestWhole,
     /// An [`Control::Interest`] is in force at the sender.
@@ -66,7 +87,7 @@ pub enum Control {
     },
     /// The sender has heard of the end of every batch with a lower number, and sends none of them again.
     Answered {
-        /// The lowest that is open.
+        /// The lowest that is prepared.
         below: u64,
     },
     /// A retained message, or the end of one.
@@ -79,13 +100,41 @@ pub enum Control {
         qos: u8,
         /// Of two the higher one counts.
         version: u64,
+        /// Live subscribers get it later: its publish says when ([`Publish::shows`]), or
+        /// [`Control::RetainedReached`] does.
+        ahead: bool,
+    },
+    /// What [`Control::Retained`] had ahead is not any more: for live subscribers of the receiver as well.
+    RetainedReached {
+        /// Topic name.
+        topic: Arc<str>,
+        /// As in [`Control::Retained`].
+        version: u64,
+        /// The router that has published it: this comes behind what that has published before.
+        router: u16,
+        /// The receiver gets no publish of it: whoever has subscribed there since gets it by this.
+        live: bool,
+    },
+    /// The sender has changed retained messages that it did not tell the receiver, while there was no link.
+    RetainedMissed,
+    /// The sender is about to read the retained messages from the store: what the receiver has told it is to be there.
+    RetainedFlush {
+        /// Number of this at the sender.
+        round: u64,
+    },
+    /// What this router of the sender had changed of retained messages before is in the store.
+    RetainedFlushed {
+        /// As in [`Control::RetainedFlush`].
+        round: u64,
+        /// As in [`Control::StreamMarker`].
+        router: (u16, u16),
     },
     /// To the owner of these client ids: the sender holds their sessions.
     Held {
         /// Client id, and whether its session ends with its connection.
         clients: Vec<(Arc<str>, bool)>,
     },
-    /// The sender has told everybody what it holds, by the members with this [`super::View::digest`].
+    /// The sender has told everybody what it holds, by the members with this [`super::MembershipView::digest`].
     Synced {
         /// Digest of the view.
         view: u64,
@@ -101,6 +150,31 @@ pub enum Control {
         /// The incarnation that holds it by the store, where that was asked; 0: none does.
         hint: Option<u64>,
     },
+    /// To the owner of a client id: the client of that claim has left. What is granted already is given back.
+    Unclaim {
+        /// The request.
+        request: u64,
+        /// Client id.
+        client: Arc<str>,
+    },
+    /// The answer: that claim is not granted any more.
+    Unclaimed {
+        /// The request.
+        request: u64,
+    },
+    /// The sender stops in order: that its link ends is as it should be.
+    Stopping,
+    /// The link is up again: the receiver answers behind what it had queued meanwhile. Its claims wait for that,
+    /// so that one whose client has left since is withdrawn before it is looked at.
+    Resuming {
+        /// Number of the question.
+        number: u64,
+    },
+    /// The answer.
+    Resumed {
+        /// Number of the question.
+        number: u64,
+    },
     /// The sender of a [`Control::Claim`] holds the client's session from here on.
     Granted {
         /// The request.
@@ -115,7 +189,7 @@ pub enum Control {
     },
     /// To the holder of a session: another node wants it.
     Release {
-        /// Number of the change of hands at the owner.
+        /// Number of the handover at the owner.
         ticket: u64,
         /// Client id.
         client: Arc<str>,
@@ -137,45 +211,42 @@ pub enum Control {
         client: Arc<str>,
     },
     /// All that a lost incarnation held is the sender's now, and its interest was sent before this.
-    Inherited {
+    TakenOver {
         /// The lost one.
         incarnation: u64,
-        /// As which the sender knows its sessions: the one that it inherited them from, where that had
-        /// inherited them itself.
-        estate: u64,
+        /// As which the sender knows its sessions: the one that it took them over from, where that had
+        /// taken them over itself.
+        orphan: u64,
+        /// Its lineage. Whoever still knows an earlier one of it knows by this that it is over, too.
+        lineage: u64,
     },
-    /// These are lost and have no heir yet, with their node ids: who starts now does not know what they wanted.
-    Lost {
-        /// Incarnation and node id.
-        incarnations: Vec<(u64, Arc<str>)>,
-    },
-    /// To the node that gets a session: its holder is ready to give it up.
-    Leaving {
-        /// Number of the change of hands: incarnation and counter of the holder.
+    /// To the node that gets a session: its source is ready to give it up.
+    Offer {
+        /// Number of the handover: incarnation and counter of the source.
         id: u64,
         /// Client id.
         client: Arc<str>,
         /// Its filters, and the granted QoS of each.
         filters: Vec<(Arc<str>, u8)>,
-        /// The lost incarnations that it may have been inherited from.
-        estates: Vec<u64>,
+        /// The lost incarnations that it may have been taken over from.
+        orphans: Vec<u64>,
     },
     /// The sender keeps that session after all.
-    Withdrawn {
-        /// As in [`Control::Leaving`].
+    Abort {
+        /// As in [`Control::Offer`].
         id: u64,
         /// Client id.
         client: Arc<str>,
     },
     /// The sender has that session.
-    Taken {
-        /// As in [`Control::Leaving`].
+    Complete {
+        /// As in [`Control::Offer`].
         id: u64,
     },
     /// The sender takes a session with these filters over from a node: the receiver sends what
     /// matches them to the sender as well, and says to both where in its stream that begins.
-    Move {
-        /// As in [`Control::Leaving`].
+    Announce {
+        /// As in [`Control::Offer`].
         id: u64,
         /// Client id.
         client: Arc<str>,
@@ -183,33 +254,45 @@ pub enum Control {
         from: Arc<str>,
         /// Its filters.
         filters: Vec<Arc<str>>,
-        /// As in [`Control::Leaving`]: what was for these is to be sent again before the marks.
-        estates: Vec<u64>,
+        /// As in [`Control::Offer`]: what was for these is to be sent again before the markers.
+        orphans: Vec<u64>,
     },
-    /// What this lane of the sender publishes behind this goes to the taker of that session as well: its holder
-    /// queues nothing of it any more, and its taker everything.
-    Mark {
-        /// As in [`Control::Leaving`].
+    /// What this router of the sender publishes behind this goes to the target of that session as well: its source
+    /// queues nothing of it any more, and its target everything.
+    StreamMarker {
+        /// As in [`Control::Offer`].
         id: u64,
         /// Client id.
         client: Arc<str>,
-        /// The lane, and how many the sender has: each says so for itself.
-        lane: (u16, u16),
+        /// The router, and how many the sender has: each says so for itself.
+        router: (u16, u16),
+    },
+    /// Every prepared publish of a lost incarnation is everywhere, as its successor says: none of them comes again.
+    Finished {
+        /// The lost one.
+        incarnation: u64,
+    },
+    /// To a node that is back: sessions have moved without its markers while the sender did not see it. What it had
+    /// published for one of them is answered for a session that is elsewhere, so it believes nothing behind this
+    /// and ends.
+    Missed {
+        /// The start of the receiver that this is said to; another one ignores it.
+        incarnation: u64,
     },
     /// To the node that gets a session: where it has been.
-    Stayed {
+    Visited {
         /// Client id.
         client: Arc<str>,
         /// The last one last.
-        stays: Vec<Stay>,
+        visits: Vec<Visit>,
     },
-    /// This lane of the sender has sent the receiver again what a lost incarnation had not stored: what
+    /// This router of the sender has sent the receiver again what a lost incarnation had not stored: what
     /// it publishes behind this for the sessions of that one, it publishes to the receiver alone.
     Resent {
         /// The lost one.
         incarnation: u64,
-        /// As in [`Control::Mark`].
-        lane: (u16, u16),
+        /// As in [`Control::StreamMarker`].
+        router: (u16, u16),
     },
 }
 
@@ -224,203 +307,45 @@ pub fn decode(body: &[u8]) -> Option<Vec<Control>> {
     postcard::from_bytes(body).ok()
 }
 
-/// Which of the receiver's subscribers a publish is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Audience {
-    /// All.
-    All,
-    /// QoS 2, not stored yet: queues of persistent sessions only.
-    Queues,
-    /// QoS 2, stored: everybody else.
-    Live,
-}
-
-/// Tells a QoS 2 publish from every other one, also when another node publishes it again for a lost one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PublishId {
-    /// The start of a node that has it from its publisher.
-    pub incarnation: u64,
-    /// The router there.
-    pub lane: u16,
-    /// 1, 2, 3 … in the order of that router.
-    pub number: u64,
-}
-
-/// What goes with a publish that must not be taken twice; [`super::seen`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Open {
-    /// Which it is.
-    pub id: PublishId,
-    /// Every number of its lane below this is everywhere.
-    pub floor: u64,
-    /// The sessions that its incarnation held have it.
-    pub queued: bool,
-}
-
-/// One publish of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Publish<'a> {
-    /// Topic name.
-    pub topic: &'a str,
-    /// Application message.
-    pub payload: &'a [u8],
-    /// QoS of the PUBLISH.
-    pub qos: QoS,
-    /// Its route waits for the store.
-    pub durable: bool,
-    /// Whom it is for.
-    pub audience: Audience,
-    /// It must not be taken twice.
-    pub open: Option<Open>,
-}
-
-/// Bytes before the records of a batch: its number, and the lane its publishers are in.
-const HEAD: usize = 8 + 2 + 8;
-/// Bytes of a record before topic and payload.
-const RECORD: usize = 1 + 2 + 4;
-/// Bytes of [`Open`] between the two.
-const OPEN: usize = 8 + 2 + 8 + 8;
-/// Bits of a record's first byte beside QoS and audience.
-const DURABLE: u8 = 1 << 2;
-const IS_OPEN: u8 = 1 << 5;
-const IS_QUEUED: u8 = 1 << 6;
-
-/// Begins a batch in an empty buffer. `batch` 0: nobody waits for it. Batches of one `lane` are
-/// routed in order. `estate` is 0, or a lost incarnation: only sessions that were held by it get this.
-pub fn begin(out: &mut Vec<u8>, batch: u64, lane: u16, estate: u64) {
-    out.clear();
-    out.extend_from_slice(&batch.to_le_bytes());
-    out.extend_from_slice(&lane.to_le_bytes());
-    out.extend_from_slice(&estate.to_le_bytes());
-}
-
-/// Sets the head of a batch that was begun.
-pub fn set_head(out: &mut [u8], batch: u64, estate: u64) {
-    if out.len() >= HEAD {
-        out[..8].copy_from_slice(&batch.to_le_bytes());
-        out[10..HEAD].copy_from_slice(&estate.to_le_bytes());
-    }
-}
-
-/// Appends a publish to a batch. A topic is at most 65,535 bytes, a payload less than 4 GiB, by the
-/// wire format of MQTT.
-pub fn append(out: &mut Vec<u8>, publish: &Publish<'_>) {
-    let audience = match publish.audience {
-        Audience::All => 0,
-        Audience::Queues => 1,
-        Audience::Live => 2,
-    };
-    let durable = if publish.durable { DURABLE } else { 0 };
-    let open = publish.open.map_or(0, |open| IS_OPEN | if open.queued { IS_QUEUED } else { 0 });
-    out.push(publish.qos as u8 | durable | audience << 3 | open);
-    #[allow(clippy::cast_possible_truncation)]
-    {
-        out.extend_from_slice(&(publish.topic.len() as u16).to_le_bytes());
-        out.extend_from_slice(&(publish.payload.len() as u32).to_le_bytes());
-    }
-    if let Some(Open { id, floor, .. }) = publish.open {
-        out.extend_from_slice(&id.incarnation.to_le_bytes());
-        out.extend_from_slice(&id.lane.to_le_bytes());
-        out.extend_from_slice(&id.number.to_le_bytes());
-        out.extend_from_slice(&floor.to_le_bytes());
-    }
-    out.extend_from_slice(publish.topic.as_bytes());
-    out.extend_from_slice(publish.payload);
-}
-
-/// Number, lane and estate of a batch, and its publishes; `None`: too short to be one.
-pub fn publishes(body: &[u8]) -> Option<(u64, u16, u64, Publishes<'_>)> {
-    let (head, records) = body.split_at_checked(HEAD)?;
-    let number = u64::from_le_bytes(head[..8].try_into().ok()?);
-    let lane = u16::from_le_bytes(head[8..10].try_into().ok()?);
-    let estate = u64::from_le_bytes(head[10..].try_into().ok()?);
-    Some((number, lane, estate, Publishes { rest: records }))
-}
-
-/// The publishes of a batch, in order; ends early at a record that is cut off or not one.
-#[derive(Debug, Clone, Default)]
-pub struct Publishes<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for Publishes<'a> {
-    type Item = Publish<'a>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (head, rest) = self.rest.split_at_checked(RECORD)?;
-        let topic_len = usize::from(u16::from_le_bytes([head[1], head[2]]));
-        let payload_len = u32::from_le_bytes([head[3], head[4], head[5], head[6]]) as usize;
-        let (open, rest) = match head[0] & IS_OPEN {
-            0 => (None, rest),
-            _ => {
-                let (open, rest) = rest.split_at_checked(OPEN)?;
-                (Some(read_open(open, head[0] & IS_QUEUED != 0)?), rest)
-            }
-        };
-        let (topic, rest) = rest.split_at_checked(topic_len)?;
-        let (payload, rest) = rest.split_at_checked(payload_len)?;
-        self.rest = rest;
-        let qos = match head[0] & 3 {
-            0 => QoS::AtMostOnce,
-            1 => QoS::AtLeastOnce,
-            2 => QoS::ExactlyOnce,
-            _ => return None,
-        };
-        let audience = match (head[0] & !(IS_OPEN | IS_QUEUED)) >> 3 {
-            0 => Audience::All,
-            1 => Audience::Queues,
-            2 => Audience::Live,
-            _ => return None,
-        };
-        let topic = std::str::from_utf8(topic).ok()?;
-        Some(Publish { topic, payload, qos, durable: head[0] & DURABLE != 0, audience, open })
-    }
-}
-
-fn read_open(bytes: &[u8], queued: bool) -> Option<Open> {
-    let (incarnation, rest) = bytes.split_first_chunk()?;
-    let (lane, rest) = rest.split_first_chunk()?;
-    let (number, rest) = rest.split_first_chunk()?;
-    let (floor, _) = rest.split_first_chunk()?;
-    let id = PublishId {
-        incarnation: u64::from_le_bytes(*incarnation),
-        lane: u16::from_le_bytes(*lane),
-        number: u64::from_le_bytes(*number),
-    };
-    Some(Open { id, floor: u64::from_le_bytes(*floor), queued })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::QoS;
 
     #[test]
     fn a_batch_comes_back_as_it_was() {
-        let publish = |topic, payload, qos, audience| Publish {
+        let publish = |topic, payload, qos, recipients| Publish {
             topic,
             payload,
             qos,
             durable: qos != QoS::AtMostOnce,
-            audience,
-            open: None,
+            recipients,
+            prepared: None,
+            shows: 0,
         };
-        let id = PublishId { incarnation: u64::MAX, lane: 2, number: 5 };
-        let open = Some(Open { id, floor: 4, queued: true });
+        let id = PublishId { incarnation: u64::MAX, router: 2, number: 5 };
+        let prepared = Some(Prepared { id, low_watermark: 4, queued: true });
         let all = [
-            publish("a/b", b"x".as_slice(), QoS::AtMostOnce, Audience::All),
-            publish("", b"", QoS::AtLeastOnce, Audience::Live),
-            publish("é/#", &[0; 70_000], QoS::ExactlyOnce, Audience::Queues),
-            Publish { open, ..publish("c", b"y", QoS::ExactlyOnce, Audience::Live) },
+            publish("a/b", b"x".as_slice(), QoS::AtMostOnce, Recipients::All),
+            publish("", b"", QoS::AtLeastOnce, Recipients::Live),
+            publish("é/#", &[0; 70_000], QoS::ExactlyOnce, Recipients::Queues),
+            Publish { prepared, ..publish("c", b"y", QoS::ExactlyOnce, Recipients::Live) },
+            Publish { shows: 7, ..publish("d", b"", QoS::ExactlyOnce, Recipients::Live) },
+            Publish {
+                prepared,
+                shows: 8,
+                ..publish("e", b"z", QoS::ExactlyOnce, Recipients::Live)
+            },
         ];
         let mut body = Vec::new();
         begin(&mut body, 0, 3, 0);
         all.iter().for_each(|publish| append(&mut body, publish));
         set_head(&mut body, 9, 7);
-        let (number, lane, estate, found) = publishes(&body).unwrap();
-        assert_eq!((number, lane, estate), (9, 3, 7));
+        let (number, router, orphan, found) = publishes(&body).unwrap();
+        assert_eq!((number, router, orphan), (9, 3, 7));
         assert_eq!(found.collect::<Vec<_>>(), all);
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::filter::Mismatch;
 use super::{At, Mapped, Mapping, encode, murmur2};
+use crate::message::{AckLevel, OnRefused};
 
 /// Where a topic goes and why; its `Display` is lines for a reader.
 #[derive(Debug, Clone)]
@@ -17,10 +18,19 @@ pub struct Explanation {
     encoded: Vec<(String, String)>,
     /// The name before it was shortened.
     shortened: Option<String>,
+    /// There is a log for the record to go to.
+    logged: bool,
+}
+
+impl Mapping {
+    /// The same as [`Self::map`], for a reader.
+    pub fn explain(&self, topic: &str) -> Explanation {
+        Explanation::new(self, topic)
+    }
 }
 
 impl Explanation {
-    pub(super) fn new(mapping: &Mapping, topic: &str) -> Self {
+    fn new(mapping: &Mapping, topic: &str) -> Self {
         let levels: Vec<&str> = topic.split('/').collect();
         let mut passed = Vec::new();
         let mut rule = None;
@@ -55,7 +65,22 @@ impl Explanation {
         }
         let mapped = mapping.map(topic);
         let shortened = (*name != *mapped.topic).then_some(name);
-        Self { mqtt_topic: topic.to_owned(), passed, rule, mapped, encoded, shortened }
+        Self {
+            mqtt_topic: topic.to_owned(),
+            passed,
+            rule,
+            mapped,
+            encoded,
+            shortened,
+            logged: true,
+        }
+    }
+
+    /// For a node without a log: the rule and the acknowledgement, and no place of a record.
+    #[must_use]
+    pub fn without_log(mut self) -> Self {
+        self.logged = false;
+        self
     }
 
     /// Where the topic goes.
@@ -104,6 +129,9 @@ impl fmt::Display for Explanation {
                 "by           the default rule: the second level is the key, the others joined by '-' are the topic"
             )?,
         }
+        if !self.logged {
+            return write!(f, "ack          {}", self.mapped.ack.as_str());
+        }
         writeln!(f, "Kafka topic  {}", self.mapped.topic)?;
         for (level, text) in &self.encoded {
             let why = if level.is_empty() { " (an empty level)" } else { "" };
@@ -135,6 +163,12 @@ impl fmt::Display for Explanation {
                 )?;
             }
         }
-        write!(f, "ack          {}", self.mapped.ack.as_str())
+        write!(f, "ack          {}", self.mapped.ack.as_str())?;
+        match (self.mapped.ack, self.mapped.on_refused) {
+            (AckLevel::Kafka, OnRefused::Disconnect) => {
+                write!(f, "; a refused record is not acknowledged, its publisher is disconnected")
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -37,11 +37,10 @@ pub fn is_name(name: &str) -> bool {
 }
 
 impl Filter {
-    /// Reads `at.filter`; reports everything that is wrong with it.
-    pub fn parse(at: &At, errors: &mut Vec<RouteError>) -> Option<Self> {
+    /// Reads `at.filter` as far as it goes; reports everything that is wrong with it.
+    pub fn parse(at: &At, errors: &mut Vec<RouteError>) -> Self {
         let at = || at.clone();
         let text = at().filter;
-        let before = errors.len();
         let mut filter = Self { levels: Vec::new(), captures: Vec::new() };
         if text.is_empty() {
             errors.push(RouteError::EmptyFilter { at: at() });
@@ -70,7 +69,7 @@ impl Filter {
                 filter.levels.push(Level::Literal(level.to_owned()));
             }
         }
-        (errors.len() == before).then_some(filter)
+        filter
     }
 
     /// The number of the capture that has several levels.

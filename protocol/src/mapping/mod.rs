@@ -29,6 +29,7 @@ mod error;
 mod explain;
 mod filter;
 mod murmur2;
+mod route;
 mod rule;
 #[cfg(test)]
 mod search;
@@ -39,7 +40,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::message::AckLevel;
+use crate::message::{AckLevel, OnRefused};
 use check::Checker;
 use filter::Filter;
 use rule::Rule;
@@ -48,20 +49,13 @@ pub use encode::{MAX_NAME, unmap_default};
 pub use error::{At, Field, MAX_ROUTES, RouteError};
 pub use explain::Explanation;
 pub use murmur2::{murmur2, partition};
+pub use route::RouteConfig;
 
-/// One `[[route]]` of the configuration, unchecked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteConfig {
-    /// MQTT topic filter with captures.
-    pub filter: String,
-    /// Template of the Kafka topic.
-    pub topic: String,
-    /// Template of the Kafka key; `None` is a null key.
-    pub key: Option<String>,
-    /// Acknowledgement level; `None` takes the default's.
-    pub ack: Option<AckLevel>,
-    /// Line of the configuration file, 0 where unknown.
-    pub line: usize,
+/// What is wrong with a filter alone, of a route on this line.
+pub fn filter_errors(filter: &str, line: usize) -> Vec<RouteError> {
+    let mut errors = Vec::new();
+    Filter::parse(&At { line, filter: filter.to_owned() }, &mut errors);
+    errors
 }
 
 /// Where one MQTT topic goes.
@@ -73,6 +67,8 @@ pub struct Mapped {
     pub key: Option<Bytes>,
     /// What PUBACK and PUBREC wait for.
     pub ack: AckLevel,
+    /// What becomes of a record that is refused.
+    pub on_refused: OnRefused,
     /// Index of the rule; `None` is the default rule.
     pub rule: Option<usize>,
 }
@@ -83,12 +79,18 @@ pub struct Mapping {
     rules: Arc<[Rule]>,
     routes: Arc<[RouteConfig]>,
     default_ack: AckLevel,
+    default_on_refused: OnRefused,
 }
 
 impl Default for Mapping {
     /// The default rule alone, with the default acknowledgement level.
     fn default() -> Self {
-        Self { rules: Arc::new([]), routes: Arc::new([]), default_ack: AckLevel::default() }
+        Self {
+            rules: Arc::new([]),
+            routes: Arc::new([]),
+            default_ack: AckLevel::default(),
+            default_on_refused: OnRefused::default(),
+        }
     }
 }
 
@@ -131,7 +133,15 @@ impl Mapping {
             errors.sort_by_key(RouteError::line);
             return Err(errors);
         }
-        Ok(Self { rules: rules.into(), routes: routes.into(), default_ack })
+        let default_on_refused = OnRefused::default();
+        Ok(Self { rules: rules.into(), routes: routes.into(), default_ack, default_on_refused })
+    }
+
+    /// The same with what becomes of refused records of the default rule, and of rules that do not
+    /// say it.
+    #[must_use]
+    pub fn on_refused(self, default_on_refused: OnRefused) -> Self {
+        Self { default_on_refused, ..self }
     }
 
     /// Where a topic goes. Total: every valid topic name has a place, and no other topic has it.
@@ -144,6 +154,7 @@ impl Mapping {
                     topic: encode::fit(name).0.into(),
                     key: key.map(Bytes::from),
                     ack: self.routes[number].ack.unwrap_or(self.default_ack),
+                    on_refused: self.routes[number].on_refused.unwrap_or(self.default_on_refused),
                     rule: Some(number),
                 };
             }
@@ -153,6 +164,7 @@ impl Mapping {
             topic: encode::fit(name).0.into(),
             key: key.map(|key| Bytes::copy_from_slice(key.as_bytes())),
             ack: self.default_ack,
+            on_refused: self.default_on_refused,
             rule: None,
         }
     }
@@ -177,14 +189,22 @@ impl Mapping {
         })
     }
 
+    /// Who makes a Kafka topic of this name, in words: a rule whose keys are not whole MQTT topics, or
+    /// the default rule. `None`: nobody. For a topic whose records have the whole MQTT topic as key.
+    pub fn makes(&self, name: &str) -> Option<String> {
+        let mut rules = self.rules.iter().zip(self.routes.iter());
+        let rule = rules.find(|(rule, route)| rule.makes(name, route));
+        if let Some((rule, _)) = rule {
+            return Some(rule.at.to_string());
+        }
+        let by_default =
+            [None, Some(&b"x"[..])].iter().any(|key| unmap_default(name, *key).is_some());
+        by_default.then(|| "the default rule".to_owned())
+    }
+
     fn taker(&self, topic: &str) -> Option<usize> {
         let levels: Vec<&str> = topic.split('/').collect();
         self.rules.iter().position(|rule| rule.filter.captured(&levels).is_ok())
-    }
-
-    /// The same as [`Self::map`], for a reader.
-    pub fn explain(&self, topic: &str) -> Explanation {
-        Explanation::new(self, topic)
     }
 
     /// The rules in order, as they were configured.

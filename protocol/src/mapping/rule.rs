@@ -5,10 +5,10 @@
 //! or '.' in the topic, '/' in the key); at most one capture has several levels, and it stands
 //! alone between separators.
 
-use super::RouteConfig;
 use super::encode::{MAX_PLAIN, decode_level, encode_level, encode_levels, is_legal};
 use super::error::{At, Field, RouteError};
 use super::filter::{Filter, is_name};
+use super::route::RouteConfig;
 
 /// What stands between two separators of a template: text with at most one capture in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -245,10 +245,10 @@ impl Rule {
     /// Compiles a route and reports everything that is wrong with it alone.
     pub fn compile(route: &RouteConfig, errors: &mut Vec<RouteError>) -> Compiled {
         let at = At { line: route.line, filter: route.filter.clone() };
-        let Some(filter) = Filter::parse(&at, errors) else {
-            return Compiled { filter: None, rule: None };
-        };
         let before = errors.len();
+        // Topic and key are looked at also where the filter is wrong: all at once.
+        let filter = Filter::parse(&at, errors);
+        let sound = errors.len() == before;
         let topic = Template::parse(Field::Topic, &route.topic, &filter, &at, errors);
         if matches!(route.topic.as_str(), "" | "." | "..") {
             errors.push(RouteError::IllegalTopic { at: at.clone(), topic: route.topic.clone() });
@@ -271,7 +271,7 @@ impl Rule {
             Template::parse(Field::Key, key, &filter, &at, errors)
         });
         if errors.len() > before {
-            return Compiled { filter: Some(filter), rule: None };
+            return Compiled { filter: sound.then_some(filter), rule: None };
         }
         let rule = match (topic, key) {
             (Some(topic), None) => Some(Self { at, filter: filter.clone(), topic, key: None }),
@@ -286,6 +286,14 @@ impl Rule {
     /// Name (before [`super::encode::fit`]) and key of a topic that the filter matches.
     pub fn image(&self, values: &[&[&str]]) -> (String, Option<String>) {
         (self.topic.render(values), self.key.as_ref().map(|key| key.render(values)))
+    }
+
+    /// Whether some topic's name (before [`super::encode::fit`]) is this one, with a key that is not the
+    /// whole MQTT topic.
+    pub fn makes(&self, name: &str, route: &RouteConfig) -> bool {
+        let whole = route.filter.replace("...}", "}");
+        let mut values = vec![None; self.filter.captures.len()];
+        route.key.as_ref() != Some(&whole) && self.topic.read(name, self.filter.rest(), &mut values)
     }
 
     /// The MQTT topic whose image this is, if the filter has one.

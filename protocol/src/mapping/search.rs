@@ -129,5 +129,10 @@ fn unchecked(config: &[RouteConfig]) -> Mapping {
     let rules: Vec<Rule> =
         config.iter().filter_map(|route| Rule::compile(route, &mut errors).rule).collect();
     assert!(errors.is_empty(), "{errors:?}");
-    Mapping { rules: rules.into(), routes: config.into(), default_ack: AckLevel::Stored }
+    Mapping {
+        rules: rules.into(),
+        routes: config.into(),
+        default_ack: AckLevel::Stored,
+        default_on_refused: OnRefused::DeadLetter,
+    }
 }

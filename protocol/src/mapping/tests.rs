@@ -11,6 +11,7 @@ pub fn routes(rules: &[(&str, &str, &str)]) -> Vec<RouteConfig> {
         topic: (*topic).to_owned(),
         key: (!key.is_empty()).then(|| (*key).to_owned()),
         ack: None,
+        on_refused: None,
         line: 10 * (index + 1),
     };
     rules.iter().enumerate().map(route).collect()
@@ -147,6 +148,21 @@ fn rules_wrong_by_themselves_are_refused_all_at_once() {
     let errors = Mapping::new(&[empty_key], AckLevel::Stored).unwrap_err();
     assert!(matches!(errors[..], [RouteError::EmptyKey { .. }]));
 
+    // The filter does not hide what is wrong with topic and key.
+    let errors = refused(&[("a/+", "t ä", "{id}")]);
+    assert!(
+        matches!(
+            errors[..],
+            [
+                RouteError::Wildcard { .. },
+                RouteError::IllegalCharacter { .. },
+                RouteError::IllegalCharacter { .. },
+                RouteError::UnknownCapture { field: Field::Key, .. }
+            ]
+        ),
+        "{errors:?}"
+    );
+
     let all: Vec<(&str, &str, &str)> =
         cases.iter().map(|(filter, topic, key, _)| (*filter, *topic, *key)).collect();
     let errors = refused(&all);
@@ -217,6 +233,13 @@ fn levels_of_acknowledgement() {
     assert_eq!(mapping.map("a/1").ack, AckLevel::Kafka);
     assert_eq!(mapping.map("b/1").ack, AckLevel::Accepted);
     assert_eq!(mapping.map("c/1").ack, AckLevel::Accepted);
+    assert_eq!(mapping.map("a/1").on_refused, OnRefused::DeadLetter);
+    config[1].on_refused = Some(OnRefused::DeadLetter);
+    let mapping = Mapping::new(&config, AckLevel::Accepted).unwrap();
+    let mapping = mapping.on_refused(OnRefused::Disconnect);
+    let at = |topic| mapping.map(topic).on_refused;
+    let dead = OnRefused::DeadLetter;
+    assert_eq!(["a/1", "b/1", "c/1"].map(at), [OnRefused::Disconnect, dead, OnRefused::Disconnect]);
     assert_eq!(mapping.rules().len(), 2);
 }
 
@@ -241,6 +264,12 @@ fn explanations_say_why() {
     ] {
         assert!(text.lines().any(|have| have == line), "no '{line}' in\n{text}");
     }
+    let text = mapping.explain("d/21/p-q").without_log().to_string();
+    assert!(
+        text.contains("by           line 30") && text.ends_with("ack          stored"),
+        "{text}"
+    );
+    assert!(!text.contains("Kafka topic") && !text.contains("key "), "{text}");
     let text = mapping.explain("x").to_string();
     assert!(text.contains("the default rule") && text.contains("none (null)"), "{text}");
     assert!(mapping.explain("a/#").to_string().contains("no client can publish"));

@@ -1,8 +1,8 @@
 //! The cursor over one lane of the outbox: the position below which everything is acknowledged.
 //!
 //! Acknowledgements may come out of order; the cursor never passes a hole. Bounds: as many marks as
-//! there are positions between the cursor and the highest acknowledged one, which the log actor's
-//! own bound on outstanding records limits.
+//! there are positions between the cursor and the highest acknowledged one, a byte each: records
+//! that the outbox holds, within `storage.outbox_max_bytes`.
 
 use std::collections::VecDeque;
 
@@ -12,17 +12,24 @@ pub struct LaneCursor {
     cursor: u64,
     /// `marks[i]`: position `cursor + i` is acknowledged. The front is never true.
     marks: VecDeque<bool>,
+    /// How many of them are true.
+    ahead: u64,
 }
 
 impl LaneCursor {
     /// A cursor that starts at `position`.
     pub fn new(position: u64) -> Self {
-        Self { cursor: position, marks: VecDeque::new() }
+        Self { cursor: position, marks: VecDeque::new(), ahead: 0 }
     }
 
     /// First position that is not acknowledged.
     pub fn position(&self) -> u64 {
         self.cursor
+    }
+
+    /// Positions before `end` that are not acknowledged.
+    pub fn outstanding(&self, end: u64) -> u64 {
+        end.saturating_sub(self.cursor).saturating_sub(self.ahead)
     }
 
     /// `position` is acknowledged. True when the cursor has moved. A position below the cursor, or
@@ -41,11 +48,14 @@ impl LaneCursor {
         if self.marks.len() <= offset {
             self.marks.resize(offset + 1, false);
         }
-        self.marks[offset] = true;
+        if !std::mem::replace(&mut self.marks[offset], true) {
+            self.ahead += 1;
+        }
         let before = self.cursor;
         while self.marks.front() == Some(&true) {
             self.marks.pop_front();
             self.cursor += 1;
+            self.ahead -= 1;
         }
         self.cursor != before
     }
@@ -77,6 +87,7 @@ mod tests {
                 seen.insert(position);
                 let hole = (0..).find(|n| !seen.contains(n));
                 prop_assert_eq!(Some(lane.position()), hole);
+                prop_assert_eq!(lane.outstanding(40), 40 - seen.len() as u64);
             }
         }
     }

@@ -38,6 +38,9 @@ pub struct Inbound {
 }
 
 impl Inbound {
+    /// Bytes that a receipt takes, the spare room of a list that grows included.
+    pub const COST: usize = 2 * size_of::<Held>();
+
     /// Receipts found in the store.
     pub fn restored(ids: &[PacketId]) -> Self {
         Self { held: ids.iter().map(|id| Held { id: *id, durable: true, again: false }).collect() }
@@ -90,6 +93,9 @@ impl Inbound {
             // Order does not matter to anybody; ids are mostly released oldest first.
             Some(at) => {
                 self.held.remove(at);
+                if self.held.is_empty() && self.held.capacity() > 64 {
+                    self.held = Vec::new();
+                }
                 Release::Released
             }
             None => Release::Unknown,

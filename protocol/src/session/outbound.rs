@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::RangeSet;
 use crate::{Message, PacketId, QoS};
 
 /// A message that waits for room in the window.
@@ -24,6 +25,9 @@ pub struct Waiting {
     /// The message.
     pub message: Arc<Message>,
 }
+
+/// A waiting message without its texts, beyond what [`Message::cost`] counts.
+const WAITING: usize = size_of::<Message>() + 2 * size_of::<Waiting>();
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -71,6 +75,11 @@ impl Outbound {
         self.flights.len()
     }
 
+    /// The message that has waited for the longest.
+    pub fn first_waiting(&self) -> Option<&Waiting> {
+        self.waiting.front()
+    }
+
     /// Messages waiting in memory.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
@@ -81,10 +90,22 @@ impl Outbound {
         self.waiting_bytes
     }
 
-    /// The lowest of the session's numbers in flight and waiting.
-    pub fn lowest_sequence(&self) -> Option<u64> {
+    /// What the waiting messages take in memory, as if nobody else had them.
+    pub fn memory(&self) -> usize {
+        self.waiting_bytes + self.waiting.len() * WAITING
+    }
+
+    /// The session's numbers in flight and waiting.
+    pub fn left(&self) -> RangeSet {
         let flights = self.flights.iter().map(|flight| flight.sequence);
-        flights.chain(self.waiting.iter().map(|waiting| waiting.sequence)).min()
+        let waiting = self.waiting.iter().map(|waiting| waiting.sequence);
+        let mut sequences: Vec<u64> = flights.chain(waiting).collect();
+        sequences.sort_unstable();
+        let mut left = RangeSet::default();
+        for sequence in sequences {
+            left.push(sequence..sequence + 1);
+        }
+        left
     }
 
     /// True when a new message may be sent at once: the window has room and nothing waits.
@@ -316,16 +337,19 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_sequence_is_looked_for_in_flight_and_waiting() {
+    fn what_is_left_is_in_flight_or_waits() {
+        let left = |out: &Outbound| {
+            let mut left = out.left();
+            std::iter::from_fn(|| left.pop_first()).collect::<Vec<_>>()
+        };
         let mut out = Outbound::default();
-        assert_eq!(out.lowest_sequence(), None);
-        out.wait(message(7));
-        assert_eq!(out.lowest_sequence(), Some(7));
+        assert_eq!(left(&out), [0; 0]);
+        out.wait(message(8));
         let first = out.send(QoS::AtLeastOnce, 5, 1);
         out.send(QoS::AtLeastOnce, 6, 1);
-        assert_eq!(out.lowest_sequence(), Some(5));
+        assert_eq!(left(&out), [5, 6, 8]);
         out.puback(first);
-        assert_eq!(out.lowest_sequence(), Some(6));
+        assert_eq!(left(&out), [6, 8]);
     }
 
     #[test]

@@ -3,7 +3,15 @@
 use std::sync::Arc;
 
 use crate::Violation;
-use crate::wire::Limits;
+use crate::limits::Limits;
+use crate::wire::has_control_characters;
+
+/// A subscription without its text, in hash tables that are half empty.
+const SUBSCRIPTION: usize = 256;
+/// A level of a filter with a wildcard, in a list that grows.
+const NODE: usize = 128;
+/// The edge to a level that is no wildcard, and its name without its text.
+const NAME: usize = 128;
 
 /// A topic filter that keeps [MQTT-4.7.0-1], [MQTT-4.7.1-1] and [MQTT-4.7.1-2]: 1 to 65,535 bytes
 /// without U+0000. Cloning costs a reference count.
@@ -16,7 +24,7 @@ impl TopicFilter {
     /// # Errors
     /// [`Violation::EmptyTopic`], [`Violation::TopicTooLong`], [`Violation::NullCharacter`],
     /// [`Violation::MultiLevelWildcard`], [`Violation::SingleLevelWildcard`],
-    /// [`Violation::TooManyTopicLevels`].
+    /// [`Violation::TooManyTopicLevels`], [`Violation::ControlCharacter`].
     pub fn parse(filter: &str, limits: &Limits) -> Result<Self, Violation> {
         Self::check(filter, limits)?;
         Ok(Self(Arc::from(filter)))
@@ -36,12 +44,16 @@ impl TopicFilter {
         Self(Arc::from(filter))
     }
 
+    /// [`TopicFilter::check`], and whether this broker has such subscriptions.
+    pub(crate) fn check_for_subscribe(filter: &str, limits: &Limits) -> Result<(), Violation> {
+        Self::check(filter, limits)?;
+        if filter.starts_with("$share/") { Err(Violation::SharedSubscription) } else { Ok(()) }
+    }
+
+    /// What is malformed is found before what is past a limit.
     pub(crate) fn check(filter: &str, limits: &Limits) -> Result<(), Violation> {
         if filter.is_empty() {
             return Err(Violation::EmptyTopic);
-        }
-        if filter.len() > limits.max_topic_length.min(65_535) {
-            return Err(Violation::TopicTooLong);
         }
         if filter.as_bytes().contains(&0) {
             return Err(Violation::NullCharacter);
@@ -50,9 +62,6 @@ impl TopicFilter {
         let mut closed = false;
         for level in filter.split('/') {
             levels += 1;
-            if levels > limits.max_topic_levels {
-                return Err(Violation::TooManyTopicLevels);
-            }
             if closed {
                 return Err(Violation::MultiLevelWildcard);
             }
@@ -63,6 +72,15 @@ impl TopicFilter {
             } else if level != "+" && level.contains('+') {
                 return Err(Violation::SingleLevelWildcard);
             }
+        }
+        if filter.len() > limits.max_topic_length.min(65_535) {
+            return Err(Violation::TopicTooLong);
+        }
+        if levels > limits.max_topic_levels {
+            return Err(Violation::TooManyTopicLevels);
+        }
+        if !limits.control_characters && has_control_characters(filter) {
+            return Err(Violation::ControlCharacter);
         }
         Ok(())
     }
@@ -75,6 +93,18 @@ impl TopicFilter {
     /// The filter's text, shared.
     pub fn arc(&self) -> &Arc<str> {
         &self.0
+    }
+
+    /// What a subscription to it takes in memory at most, with its session's copy of the text: the place in the
+    /// table, and for a filter with a wildcard a node a level, and its name.
+    pub fn cost(&self) -> usize {
+        let text = self.0.len();
+        if self.has_wildcard() {
+            let level = |level| if matches!(level, "+" | "#") { NODE } else { NODE + NAME };
+            SUBSCRIPTION + 2 * text + self.0.split('/').map(level).sum::<usize>()
+        } else {
+            SUBSCRIPTION + text
+        }
     }
 
     /// Whether it can match more than the one topic name equal to it.

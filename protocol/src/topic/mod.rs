@@ -11,18 +11,19 @@ mod table;
 mod trie;
 
 pub use filter::{TopicFilter, filter_matches};
-pub use retained::Retained;
+pub use retained::{Retained, RetainedCursor};
 pub use table::{SubscriptionTable, fold_overlaps};
 
 use crate::Violation;
-use crate::wire::Limits;
+use crate::limits::Limits;
+use crate::wire::has_beyond_ascii;
 
 /// A topic name a client may publish to: not empty, no wildcard, no U+0000, within `limits`
-/// (`max_topic_length` bytes, `max_topic_levels`).
+/// (`max_topic_length` bytes, `max_topic_levels`, `control_characters`).
 ///
 /// # Errors
 /// [`Violation::EmptyTopic`], [`Violation::TopicTooLong`], [`Violation::WildcardInTopicName`],
-/// [`Violation::NullCharacter`], [`Violation::TooManyTopicLevels`].
+/// [`Violation::NullCharacter`], [`Violation::ControlCharacter`], [`Violation::TooManyTopicLevels`].
 #[inline]
 pub fn check_topic_name(topic: &str, limits: &Limits) -> Result<(), Violation> {
     if topic.is_empty() {
@@ -34,17 +35,24 @@ pub fn check_topic_name(topic: &str, limits: &Limits) -> Result<(), Violation> {
     let mut levels = 1usize;
     let mut wildcard = false;
     let mut null = false;
+    let mut control = false;
+    let mut beyond_ascii = false;
     // No branch a byte: the compiler turns it into vector code.
     for &byte in topic.as_bytes() {
         levels += usize::from(byte == b'/');
         wildcard |= byte == b'+' || byte == b'#';
         null |= byte == 0;
+        control |= byte < 0x20 || byte == 0x7f;
+        beyond_ascii |= byte >= 0x80;
     }
     if null {
         return Err(Violation::NullCharacter);
     }
     if wildcard {
         return Err(Violation::WildcardInTopicName);
+    }
+    if !limits.control_characters && (control || beyond_ascii && has_beyond_ascii(topic)) {
+        return Err(Violation::ControlCharacter);
     }
     if levels > limits.max_topic_levels {
         return Err(Violation::TooManyTopicLevels);
@@ -77,6 +85,11 @@ mod tests {
         ];
         for (topic, expected) in cases {
             assert_eq!(check_topic_name(topic, &limits), expected, "{topic:?}");
+        }
+        for topic in ["a\n", "a\u{7f}", "ü\u{85}", "\u{fdd0}", "\u{1ffff}"] {
+            assert_eq!(check_topic_name(topic, &limits), Ok(()), "{topic:?}");
+            let strict = Limits { control_characters: false, ..limits };
+            assert_eq!(check_topic_name(topic, &strict), Err(Violation::ControlCharacter));
         }
     }
 }

@@ -10,11 +10,8 @@ use ahash::AHashMap;
 
 use super::filter::TopicFilter;
 use super::subscribers::Subscribers;
-use super::trie::Trie;
+use super::trie::{CROWD, Trie};
 use crate::QoS;
-
-/// Tables larger than this give the memory of a past crowd back.
-pub(super) const CROWD: usize = 1024;
 
 /// Subscriptions: topic filter, subscriber, QoS. `S` names a subscriber and is cheap to copy.
 #[derive(Debug)]

@@ -12,9 +12,10 @@ use ahash::AHashMap;
 use smallvec::SmallVec;
 
 use super::subscribers::Subscribers;
-use super::table::CROWD;
 use crate::QoS;
 
+/// Tables larger than this give the memory of a past crowd back.
+pub(super) const CROWD: usize = 1024;
 /// Index of a node; the root is 0, which as a child means none.
 pub(super) type NodeId = u32;
 /// Index of an interned level name.

@@ -13,8 +13,10 @@ use mqtt::Decodable;
 use mqtt::control::{ControlType, FixedHeader, PacketType};
 use mqtt::packet::ConnectPacket;
 
-use super::decode::Fields;
-use super::{Connect, Limits, Version, Will};
+use super::characters::has_control_characters;
+use super::fields::Fields;
+use super::packet::{Connect, Version, Will};
+use crate::limits::Limits;
 use crate::topic::check_topic_name;
 use crate::{QoS, Violation};
 
@@ -53,10 +55,10 @@ pub(super) fn connect(
     fields.integer().ok_or(Violation::BodyTooShort)?;
 
     let client_id = fields.binary().ok_or(Violation::ClientIdMissing)?;
-    check_string(client_id, Violation::ClientIdNotUtf8)?;
+    check_string(client_id, limits, Violation::ClientIdNotUtf8)?;
     if flags & WILL != 0 {
         let topic = fields.binary().ok_or(Violation::WillFieldsMissing)?;
-        let topic = check_string(topic, Violation::WillTopicNotUtf8)?;
+        let topic = check_string(topic, limits, Violation::WillTopicNotUtf8)?;
         check_topic_name(topic, limits).map_err(|violation| match violation {
             Violation::WildcardInTopicName => Violation::WildcardInWillTopic,
             other => other,
@@ -65,7 +67,7 @@ pub(super) fn connect(
     }
     if flags & USER_NAME != 0 {
         let user = fields.binary().ok_or(Violation::UserNameMissing)?;
-        check_string(user, Violation::UserNameNotUtf8)?;
+        check_string(user, limits, Violation::UserNameNotUtf8)?;
     }
     let password_at = body.len() - fields.0.len();
     let password = if flags & PASSWORD != 0 {
@@ -130,10 +132,17 @@ fn check_flags(flags: u8) -> Result<(), Violation> {
     Ok(())
 }
 
-fn check_string(bytes: &[u8], not_utf8: Violation) -> Result<&str, Violation> {
+fn check_string<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    not_utf8: Violation,
+) -> Result<&'a str, Violation> {
     let text = std::str::from_utf8(bytes).map_err(|_| not_utf8)?;
     if bytes.contains(&0) {
         return Err(Violation::NullCharacter);
+    }
+    if !limits.control_characters && has_control_characters(text) {
+        return Err(Violation::ControlCharacter);
     }
     Ok(text)
 }

@@ -1,16 +1,18 @@
 //! One complete body to a checked packet.
 //!
-//! PUBLISH is the hot path: decoded in place, one pass over the topic, no allocation. SUBSCRIBE,
-//! UNSUBSCRIBE and the acknowledgements are decoded by `mqtt-protocol` over the body; before it
-//! sees one, every announced length has been held against what is left of the body (it allocates
-//! what is announced and underflows on short bodies), and the body is known to end with its fields.
+//! PUBLISH is the hot path: decoded in place, one pass over the topic, no allocation. SUBSCRIBE and
+//! UNSUBSCRIBE are decoded in place too: `mqtt-protocol` would allocate each of any number of filters,
+//! also of those that are refused. The acknowledgements are decoded by that crate over the body.
+//!
+//! A filter that is malformed ends the connection. One that this broker does not take is refused alone.
 
+use mqtt::Decodable;
 use mqtt::control::variable_header::PacketIdentifier;
-use mqtt::control::{ControlType, FixedHeader, PacketType};
-use mqtt::packet::{SubscribePacket, UnsubscribePacket};
-use mqtt::{Decodable, QualityOfService};
 
-use super::{Limits, Packet, Publish, Subscribe, Unsubscribe, connect, kind};
+use super::fields::Fields;
+use super::packet::{Filters, Packet, Publish, Subscribe, Unsubscribe};
+use super::{connect, kind};
+use crate::limits::Limits;
 use crate::topic::{TopicFilter, check_topic_name};
 use crate::{PacketId, QoS, Violation};
 
@@ -50,7 +52,7 @@ pub fn decode<'a>(first: u8, body: &'a [u8], limits: &Limits) -> Result<Packet<'
         }
         kind::UNSUBSCRIBE => {
             expect_flags(flags, 0b0010, Violation::UnsubscribeFlags)?;
-            unsubscribe(body, limits).map(Packet::Unsubscribe)
+            unsubscribe(body).map(Packet::Unsubscribe)
         }
         kind::CONNECT => {
             connect::connect(flags, body, limits).map(|c| Packet::Connect(Box::new(c)))
@@ -88,34 +90,6 @@ fn expect_empty(body: &[u8]) -> Result<(), Violation> {
     if body.is_empty() { Ok(()) } else { Err(Violation::TrailingBytes) }
 }
 
-/// Fields of a body, each held against what is left.
-pub(super) struct Fields<'a>(pub &'a [u8]);
-
-impl<'a> Fields<'a> {
-    #[inline]
-    pub fn byte(&mut self) -> Option<u8> {
-        let (&byte, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(byte)
-    }
-
-    #[inline]
-    pub fn integer(&mut self) -> Option<u16> {
-        let (bytes, rest) = self.0.split_first_chunk::<2>()?;
-        self.0 = rest;
-        Some(u16::from_be_bytes(*bytes))
-    }
-
-    /// Two bytes of length and as many bytes.
-    #[inline]
-    pub fn binary(&mut self) -> Option<&'a [u8]> {
-        let length = self.integer()?;
-        let (bytes, rest) = self.0.split_at_checked(usize::from(length))?;
-        self.0 = rest;
-        Some(bytes)
-    }
-}
-
 #[inline]
 fn publish<'a>(flags: u8, body: &'a [u8], limits: &Limits) -> Result<Publish<'a>, Violation> {
     let qos = QoS::from_bits(flags >> 1 & 0b11).ok_or(Violation::PublishQosThree)?;
@@ -149,80 +123,50 @@ fn acknowledged(mut body: &[u8]) -> Result<PacketId, Violation> {
     PacketId::new(id.0).ok_or(Violation::PacketIdZero)
 }
 
-/// Walks the filters of a SUBSCRIBE (`with_qos`) or UNSUBSCRIBE without keeping any: lengths, count
-/// and what the crate doesn't look at. The packet identifier comes back.
-fn check_filters(
-    body: &[u8],
-    limits: &Limits,
-    with_qos: bool,
-    not_utf8: Violation,
-) -> Result<PacketId, Violation> {
+fn subscribe(body: &[u8], limits: &Limits) -> Result<Subscribe, Violation> {
     let mut fields = Fields(body);
-    let id = fields.integer().ok_or(Violation::BodyTooShort)?;
-    let id = PacketId::new(id).ok_or(Violation::PacketIdZero)?;
-    let mut count = 0usize;
+    let packet_id = packet_id(&mut fields)?;
+    if fields.0.is_empty() {
+        return Err(Violation::SubscribeWithoutFilter);
+    }
+    let (mut filters, mut beyond) = (Vec::new(), 0);
     while !fields.0.is_empty() {
-        count += 1;
-        if count > limits.max_filters {
-            return Err(Violation::TooManyFilters);
-        }
-        let filter = fields.binary().ok_or(Violation::BodyTooShort)?;
-        if filter.len() > limits.max_topic_length {
-            return Err(Violation::TopicTooLong);
-        }
-        let filter = std::str::from_utf8(filter).map_err(|_| not_utf8)?;
-        TopicFilter::check(filter, limits)?;
-        if with_qos {
-            let qos = fields.byte().ok_or(Violation::BodyTooShort)?;
-            if qos > 2 {
-                return Err(Violation::SubscribeQos);
-            }
-        }
-    }
-    if count == 0 {
-        return Err(if with_qos {
-            Violation::SubscribeWithoutFilter
+        let filter = filter(&mut fields, Violation::SubscribeFilterNotUtf8)?;
+        let refused = match TopicFilter::check_for_subscribe(filter, limits) {
+            Err(violation) if !violation.refuses_one_filter() => return Err(violation),
+            other => other,
+        };
+        let qos = fields.byte().ok_or(Violation::BodyTooShort)?;
+        let qos = QoS::from_bits(qos).ok_or(Violation::SubscribeQos)?;
+        if filters.len() < limits.max_filters {
+            filters.push(refused.map(|()| (TopicFilter::from_checked(filter), qos)));
         } else {
-            Violation::UnsubscribeWithoutFilter
-        });
+            beyond += 1;
+        }
     }
-    Ok(id)
+    Ok(Subscribe { packet_id, filters, beyond })
 }
 
-/// The fixed header that the crate wants beside a body. `None` past the protocol's 256 MB.
-fn header(control: ControlType, body: &[u8]) -> Option<FixedHeader> {
-    let length = u32::try_from(body.len()).ok()?;
-    (length <= 0x0fff_ffff).then(|| FixedHeader::new(PacketType::with_default(control), length))
-}
-
-fn subscribe(mut body: &[u8], limits: &Limits) -> Result<Subscribe, Violation> {
-    let packet_id = check_filters(body, limits, true, Violation::SubscribeFilterNotUtf8)?;
-    let header = header(ControlType::Subscribe, body).ok_or(Violation::PacketTooLarge)?;
-    let packet = SubscribePacket::decode_with(&mut body, Some(header))
-        .map_err(|_| Violation::ProtocolError)?;
-    expect_empty(body)?;
-    let filters = packet
-        .subscribes()
-        .iter()
-        .map(|(filter, qos)| {
-            let qos = match qos {
-                QualityOfService::Level0 => QoS::AtMostOnce,
-                QualityOfService::Level1 => QoS::AtLeastOnce,
-                QualityOfService::Level2 => QoS::ExactlyOnce,
-            };
-            (TopicFilter::from_checked(filter), qos)
-        })
-        .collect();
-    Ok(Subscribe { packet_id, filters })
-}
-
-fn unsubscribe(mut body: &[u8], limits: &Limits) -> Result<Unsubscribe, Violation> {
-    let packet_id = check_filters(body, limits, false, Violation::UnsubscribeFilterNotUtf8)?;
-    let header = header(ControlType::Unsubscribe, body).ok_or(Violation::PacketTooLarge)?;
-    let packet = UnsubscribePacket::decode_with(&mut body, Some(header))
-        .map_err(|_| Violation::ProtocolError)?;
-    expect_empty(body)?;
-    let filters =
-        packet.subscribes().iter().map(|filter| TopicFilter::from_checked(filter)).collect();
+fn unsubscribe(body: &[u8]) -> Result<Unsubscribe<'_>, Violation> {
+    let mut fields = Fields(body);
+    let packet_id = packet_id(&mut fields)?;
+    if fields.0.is_empty() {
+        return Err(Violation::UnsubscribeWithoutFilter);
+    }
+    let filters = Filters(fields.clone());
+    while !fields.0.is_empty() {
+        let filter = filter(&mut fields, Violation::UnsubscribeFilterNotUtf8)?;
+        TopicFilter::check(filter, &Limits::PROTOCOL)?;
+    }
     Ok(Unsubscribe { packet_id, filters })
+}
+
+fn packet_id(fields: &mut Fields<'_>) -> Result<PacketId, Violation> {
+    let id = fields.integer().ok_or(Violation::BodyTooShort)?;
+    PacketId::new(id).ok_or(Violation::PacketIdZero)
+}
+
+fn filter<'a>(fields: &mut Fields<'a>, not_utf8: Violation) -> Result<&'a str, Violation> {
+    let filter = fields.binary().ok_or(Violation::BodyTooShort)?;
+    std::str::from_utf8(filter).map_err(|_| not_utf8)
 }

@@ -9,6 +9,8 @@ use proptest::prelude::*;
 
 use super::tests::{LIMITS, read};
 use super::*;
+use crate::topic::TopicFilter;
+use crate::{PacketId, QoS};
 
 fn qos() -> impl Strategy<Value = QoS> {
     prop::sample::select(vec![QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce])
@@ -179,13 +181,18 @@ proptest! {
     ) {
         let mut out = Vec::new();
         put_subscribe(&mut out, packet_id, &filters);
-        let subscribe = Subscribe { packet_id, filters: filters.clone() };
+        let asked = filters.iter().cloned().map(Ok).collect();
+        let subscribe = Subscribe { packet_id, filters: asked, beyond: 0 };
         prop_assert_eq!(read(&out), Ok(Packet::Subscribe(subscribe)));
         let filters: Vec<_> = filters.into_iter().map(|(filter, _)| filter).collect();
         out.clear();
         put_unsubscribe(&mut out, packet_id, &filters);
-        let unsubscribe = Unsubscribe { packet_id, filters };
-        prop_assert_eq!(read(&out), Ok(Packet::Unsubscribe(unsubscribe)));
+        let Ok(Packet::Unsubscribe(unsubscribe)) = read(&out) else {
+            return Err(TestCaseError::fail("not an UNSUBSCRIBE"));
+        };
+        prop_assert_eq!(unsubscribe.packet_id, packet_id);
+        let filters: Vec<_> = filters.iter().map(TopicFilter::as_str).collect();
+        prop_assert_eq!(unsubscribe.filters.collect::<Vec<_>>(), filters);
     }
 
     #[test]

@@ -5,10 +5,15 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::Violation;
+use crate::{PacketId, QoS, Violation};
 
-pub(super) const LIMITS: Limits =
-    Limits { max_packet_size: 300, max_topic_length: 30, max_topic_levels: 5, max_filters: 3 };
+pub(super) const LIMITS: Limits = Limits {
+    max_packet_size: 300,
+    max_topic_length: 30,
+    max_topic_levels: 5,
+    max_filters: 3,
+    control_characters: false,
+};
 
 fn id(id: u16) -> PacketId {
     PacketId::new(id).unwrap()
@@ -52,6 +57,7 @@ const ELSEWHERE: &[Violation] = &[
     Violation::PacketAfterDisconnect,
     Violation::ProtocolError,
     Violation::TextFrame,
+    Violation::SharedSubscription,
 ];
 
 /// Where the bytes of several violations are possible, the one a client most likely means.
@@ -155,11 +161,18 @@ fn violations() -> Vec<(Violation, Vec<u8>)> {
         (V::PacketTooLarge, b"\x30\xff\x7f".to_vec()),
         (V::TopicTooLong, publish(0, &[b"\0\x1f", &[b'a'; 31]])),
         (V::TopicTooLong, all(0x06, &[b"\0\x01a\0\x1f", &[b'a'; 31], b"\0\0"])),
-        (V::TopicTooLong, subscribe(&[b"\0\x1f", &[b'a'; 31], b"\0"])),
         (V::TooManyTopicLevels, publish(0, &[b"\0\x0ba/b/c/d/e/f"])),
-        (V::TooManyTopicLevels, unsubscribe(&[b"\0\x0ba/b/c/d/e/f"])),
-        (V::TooManyFilters, subscribe(&[b"\0\x01a\0\0\x01b\0\0\x01c\0\0\x01d\0"])),
-        (V::TooManyFilters, unsubscribe(&[b"\0\x01a\0\x01b\0\x01c\0\x01d"])),
+        (V::ControlCharacter, publish(0, &[b"\0\x02a\n"])),
+        (V::ControlCharacter, publish(0, &[b"\0\x03\xef\xbf\xbf"])),
+        (V::ControlCharacter, all(0x02, &[b"\0\x02a\x7f"])),
+        (V::ControlCharacter, all(0x06, &[b"\0\x01a\0\x02\xc2\x80\0\0"])),
+        (V::ControlCharacter, all(0x82, &[b"\0\x01a\0\x02u\x01"])),
+        // Malformed filters beside one that is refused, and behind the last that is looked at.
+        (V::SingleLevelWildcard, subscribe(&[b"\0\x0d+a/b/c/d/e/f/\0"])),
+        (V::NullCharacter, subscribe(&[b"\0\x1f", &[b'a'; 30], b"\0\0"])),
+        (V::SubscribeQos, subscribe(&[b"\0\x0ba/b/c/d/e/f\x03"])),
+        (V::MultiLevelWildcard, subscribe(&[&b"\0\x01a\0".repeat(4), b"\0\x02a#\0"])),
+        (V::MultiLevelWildcard, unsubscribe(&[&b"\0\x01a".repeat(4), b"\0\x02a#"])),
     ]
 }
 
@@ -177,6 +190,45 @@ fn each_violation_is_found() {
             "{violation:?} is tested here or elsewhere"
         );
     }
+}
+
+#[test]
+fn a_filter_that_is_not_taken_is_refused_alone() {
+    use Violation as V;
+    let subscribed = |parts: &[&[u8]]| {
+        let bytes = packet(0x82, &[b"\0\x01", &parts.concat()]);
+        let Ok(Packet::Subscribe(subscribe)) = read(&bytes) else { panic!("{bytes:02x?}") };
+        let refused: Vec<_> =
+            subscribe.filters.iter().map(|filter| filter.as_ref().err().copied()).collect();
+        (refused, subscribe.beyond)
+    };
+    let good = b"\0\x01a\x01";
+    let cases: [(V, &[&[u8]]); 4] = [
+        (V::TopicTooLong, &[b"\0\x1f", &[b'a'; 31], b"\0"]),
+        (V::TooManyTopicLevels, &[b"\0\x0ba/b/c/d/e/f\0"]),
+        (V::ControlCharacter, &[b"\0\x02a\x1f\0"]),
+        (V::SharedSubscription, &[b"\0\x0a$share/g/t\0"]),
+    ];
+    for (violation, bad) in cases {
+        let expected = (vec![None, Some(violation), None], 0);
+        assert_eq!(subscribed(&[good, &bad.concat(), good]), expected);
+    }
+    assert_eq!(subscribed(&[&good.repeat(5)]), (vec![None; 3], 2));
+    assert_eq!(subscribed(&[b"\0\x06$share\0"]), (vec![None], 0), "a name like any other");
+}
+
+#[test]
+fn unsubscribe_takes_every_well_formed_filter() {
+    let (long, deep) = ("a".repeat(31), "a/b/c/d/e/f");
+    let filters = [&long, deep, "a\n", "$share/g/t", "b", "c"];
+    let mut body = b"\0\x01".to_vec();
+    for filter in filters {
+        body.extend([0, filter.len() as u8]);
+        body.extend(filter.as_bytes());
+    }
+    let bytes = packet(0xa2, &[&body]);
+    let Ok(Packet::Unsubscribe(unsubscribe)) = read(&bytes) else { panic!("{bytes:02x?}") };
+    assert_eq!(unsubscribe.filters.collect::<Vec<_>>(), filters);
 }
 
 #[test]

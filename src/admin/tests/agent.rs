@@ -57,7 +57,7 @@ fn agent_checks_are_bounded() {
 fn a_drain_is_waited_for_and_can_be_taken_back() {
     let running = Running::start(Fake::new(), AdminLimits::default());
     let state = client::drain(running.dir(), DrainAction::Start(None)).unwrap();
-    assert_eq!(state, DrainState { draining: true, left: 2, rate: 7 });
+    assert_eq!(state, DrainState { draining: true, left: 2, rate: 7, deadline_s: 0 });
     let state = client::drain(running.dir(), DrainAction::Start(Some(9))).unwrap();
     assert_eq!(state.rate, 9);
     let mut notes = Vec::new();

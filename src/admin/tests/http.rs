@@ -83,14 +83,14 @@ fn parse(text: &str) -> Vec<(String, f64)> {
 fn metrics_are_whole_and_well_formed() {
     let node = Fake::new();
     let m = node.metrics();
-    m.shards[0].publishes_in[1].add(5);
-    m.shards[1].publishes_in[1].add(6);
-    m.shards[1].drop_messages(DropReason::Offline, 9);
-    m.shards[0].close(CloseReason::KeepAlive);
-    m.shards[0].acks[2].add(4);
-    m.shards[0].bytes_in.add(1_000);
-    m.shards[0].ack_latency.record(Duration::from_micros(300));
-    m.shards[1].ack_latency.record(Duration::from_secs(60));
+    m.workers[0].publishes_in[1].add(5);
+    m.workers[1].publishes_in[1].add(6);
+    m.workers[1].drop_messages(DropReason::Offline, 9, format_args!("c1"));
+    m.workers[0].close(CloseReason::KeepAlive);
+    m.workers[0].acks[2].add(4);
+    m.workers[0].bytes_in.add(1_000);
+    m.workers[0].ack_latency.record(Duration::from_micros(300));
+    m.workers[1].ack_latency.record(Duration::from_secs(60));
     m.outbox_bytes.set(77);
     let running = Running::start(node, AdminLimits::default());
     let answer = exchange(running.http(), b"GET /metrics HTTP/1.1\r\nHost: n1\r\n\r\n");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod agent;
+mod dead;
 mod http;
 mod socket;
 mod tail;
@@ -48,6 +49,14 @@ fn verdict(reasons: &Mutex<Vec<String>>) -> Result<(), Vec<String>> {
 }
 
 impl NodeView for Fake {
+    fn identity(&self) -> Identity {
+        Identity {
+            node_id: "n1".to_owned(),
+            listeners: vec!["tcp/127.0.0.1:1883".to_owned()],
+            log_kind: "kafka".to_owned(),
+            log: "kafka 127.0.0.1:9092 up".to_owned(),
+        }
+    }
     fn metrics(&self) -> Arc<Metrics> {
         self.metrics.clone().unwrap()
     }
@@ -103,13 +112,33 @@ impl NodeView for Fake {
         let mut state = self.drain.lock().unwrap();
         match action {
             DrainAction::Start(rate) => {
-                *state = DrainState { draining: true, left: 2, rate: rate.unwrap_or(7) };
+                let rate = rate.unwrap_or(7);
+                *state = DrainState { draining: true, left: 2, rate, deadline_s: 0 };
             }
             DrainAction::Cancel => state.draining = false,
             DrainAction::Look => state.left = state.left.saturating_sub(1),
         }
         let state = *state;
         Box::pin(async move { state })
+    }
+    fn dead(&self, request: DeadRequest) -> ViewFuture<Result<Vec<Reply>, String>> {
+        let answer = match request {
+            DeadRequest::List { after: None, count } => {
+                let row =
+                    |n: usize| DeadRow { id: format!("{n:x}-{n:016x}"), ..DeadRow::default() };
+                Ok((0..count.min(3)).map(row).map(Reply::DeadLetter).collect())
+            }
+            DeadRequest::List { .. } => Err("the store is away".to_owned()),
+            DeadRequest::Replay { ids } | DeadRequest::Drop { ids } => {
+                let (ids, gone) = (ids.clone().unwrap_or_default(), ids.map_or(7, |ids| ids.len()));
+                Ok(vec![Reply::DeadDone(DeadDone {
+                    gone: gone as u64 - 1,
+                    unknown: ids.into_iter().take(1).collect(),
+                    ..DeadDone::default()
+                })])
+            }
+        };
+        Box::pin(async move { answer })
     }
     fn fault(&self, action: FaultAction, path: &str) -> Result<(), String> {
         let mut faults = self.faults.lock().unwrap();

@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use hydrant_actors::metrics::DropReason;
+
 use super::super::wire::{Reply, Request, read_line};
 use super::*;
 
@@ -102,7 +104,7 @@ fn the_tree_is_drawn() {
 
 #[test]
 fn the_nodes_of_a_cluster_are_a_table() {
-    use hydrant_protocol::cluster::{Load, Member, View};
+    use hydrant_protocol::cluster::{Load, Member, MembershipView};
     let running = Running::start(Fake::new(), AdminLimits::default());
     let error = client::nodes(running.dir()).unwrap_err().to_string();
     assert_eq!(error, NO_CLUSTER);
@@ -117,7 +119,7 @@ fn the_nodes_of_a_cluster_are_a_table() {
         draining,
     };
     let members = [member("n1", false), member("n2", true)].into();
-    let mut nodes = Nodes::from(&View { generation: 4, members, current: true });
+    let mut nodes = Nodes::from(&MembershipView { generation: 4, members, current: true });
     *running.node.nodes.lock().unwrap() = Some(nodes.clone());
     let found = client::nodes(running.dir()).unwrap();
     assert_eq!(found, nodes);
@@ -157,12 +159,23 @@ fn connections_come_in_pages() {
 #[test]
 fn status_and_faults() {
     let running = Running::start(Fake::new(), AdminLimits::default());
-    running.node.metrics().shards[1].connections.add(12);
+    let metrics = running.node.metrics();
+    metrics.workers[1].connections.add(12);
+    metrics.workers[0].drop_messages(DropReason::QueueFull, 3, format_args!("c1"));
+    metrics.workers[1].drop_messages(DropReason::QueueFull, 4, format_args!("c1"));
     *running.node.not_ready.lock().unwrap() = vec!["listeners are not open".to_owned()];
     let status = client::status(running.dir()).unwrap();
     assert_eq!((status.connections, status.http), (12, Some(running.http().to_string())));
     let text = client::status(running.dir()).unwrap().to_string();
-    assert!(text.contains("ready          no: listeners are not open"), "{text}");
+    for line in [
+        "ready          no: listeners are not open",
+        "node           n1",
+        "listeners      tcp/127.0.0.1:1883",
+        "log            kafka 127.0.0.1:9092 up",
+        "dropped        7 queue_full",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no '{line}' in:\n{text}");
+    }
 
     let fault = || client::fault(running.dir(), FaultAction::Stall, "storage");
     assert_eq!(

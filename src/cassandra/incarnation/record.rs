@@ -10,14 +10,14 @@ use cdrs_tokio::types::value::Value;
 use hydrant_actors::ports::StoreError;
 use tokio::time::sleep;
 
+use crate::cassandra::columns::{long, text};
 use crate::cassandra::db::{Applied, Bound, Db, Row};
-use crate::cassandra::plan::{long, text};
-use crate::cassandra::stamps::{NUMBER_BITS, first_until};
 use crate::cassandra::statements::Statement as S;
+use crate::cassandra::timestamps::{NUMBER_BITS, first_until};
 
 /// The row of the table `counter` that numbers are taken from.
 const COUNTER: &str = "incarnation";
-/// Numbers are below it: what a stamp has bits for.
+/// Numbers are below it: what a write timestamp has bits for.
 const NUMBERS: u64 = 1 << NUMBER_BITS;
 /// `renewal` of an incarnation that ended cleanly.
 pub(super) const RELEASED: i64 = -1;
@@ -29,7 +29,7 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 const CONTENDERS: u32 = 1000;
 /// Owners that are followed, one to the next.
 const LINKS: usize = 10_000;
-/// `line` of an incarnation that has (or had) the keyspace for itself.
+/// `lineage` of an incarnation that has (or had) the keyspace for itself.
 pub(in crate::cassandra) const ALONE: u64 = 0;
 
 /// The row of an incarnation.
@@ -43,9 +43,9 @@ pub(in crate::cassandra) struct Found {
     pub(super) renewal: i64,
     pub(in crate::cassandra) owner: u64,
     /// The first of those that followed each other, or [`ALONE`].
-    pub(super) line: u64,
-    /// The highest stamp that it may have given.
-    pub(in crate::cassandra) stamps: u64,
+    pub(super) lineage: u64,
+    /// The highest write timestamp that it may have given.
+    pub(in crate::cassandra) timestamps: u64,
 }
 
 impl Found {
@@ -56,6 +56,31 @@ impl Found {
     /// How long `renewal` must stand still until its lease is surely over.
     pub(super) fn watch(&self) -> Duration {
         self.lease + self.lease / 10
+    }
+}
+
+/// How an attempt to become the owner of an incarnation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// We own it.
+    Ours,
+    /// It renews its lease.
+    Alive,
+    /// This incarnation owns it: what it left is that one's to go on with.
+    Others(u64),
+    /// Its row is gone: nothing is left of it.
+    Gone,
+}
+
+impl Ended {
+    /// By its row as it stands now.
+    pub(super) fn of(now: Option<&Found>, me: u64) -> Self {
+        match now {
+            None => Self::Gone,
+            Some(now) if now.owner == me => Self::Ours,
+            Some(now) if now.is_sealed() => Self::Others(now.owner),
+            Some(_) => Self::Alive,
+        }
     }
 }
 
@@ -158,8 +183,8 @@ fn found(number: u64, row: &Row) -> Result<Found, StoreError> {
         renewal: row.i64("renewal")?,
         owner: row.u64("owner")?,
         // Null before schema version 2.
-        line: row.optional_i64("line")?.map_or(ALONE, i64::cast_unsigned),
-        stamps: row.optional_i64("stamps")?.map_or(first_until(number), i64::cast_unsigned),
+        lineage: row.optional_i64("line")?.map_or(ALONE, i64::cast_unsigned),
+        timestamps: row.optional_i64("stamps")?.map_or(first_until(number), i64::cast_unsigned),
     })
 }
 
@@ -208,8 +233,8 @@ pub(super) mod tests {
             lease: Duration::from_secs(10),
             renewal: 3,
             owner,
-            line: number,
-            stamps: first_until(number),
+            lineage: number,
+            timestamps: first_until(number),
         }
     }
 

@@ -126,7 +126,7 @@ fn refuses_at_open_what_it_must() {
     let ours = fs::read_to_string(&identity).unwrap();
     fs::write(&identity, r#"{"format":99,"shape":"unknown"}"#).unwrap();
     let newer = error(EmbeddedStore::open(&path, "n1", options(64)));
-    assert!(matches!(newer, OpenError::Newer { found: 99, supported: 1, .. }), "{newer}");
+    assert!(matches!(newer, OpenError::Newer { found: 99, supported: 2, .. }), "{newer}");
     fs::remove_file(&identity).unwrap();
     assert!(matches!(
         error(EmbeddedStore::open(&path, "n1", options(64))),
@@ -143,6 +143,33 @@ fn refuses_at_open_what_it_must() {
     let damaged = error(EmbeddedStore::open(&path, "n1", options(64)));
     assert!(matches!(damaged, OpenError::Damaged { .. }), "{damaged}");
     assert!(!damaged.to_string().contains('\n'));
+}
+
+#[test]
+fn a_store_of_format_1_goes_on_with_its_wills_and_is_refused_by_an_older_broker() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn SessionStore> = open(dir.path());
+    // Under connection 0 as format 1 has written them.
+    let will = |client: &str| StoredWill {
+        client_id: client.into(),
+        connection: 0,
+        message: suite::message("w", client, false),
+    };
+    let put = |client| StoreOp::PutWill { will: will(client) };
+    suite::write(&store, vec![put(""), put("one"), put("two")]);
+    drop(store);
+    let identity = dir.path().join("identity.json");
+    let format = || fs::read_to_string(&identity).unwrap();
+    assert!(format().contains(r#""format":2"#), "{}", format());
+    fs::write(&identity, format().replace(r#""format":2"#, r#""format":1"#)).unwrap();
+    let store: Arc<dyn SessionStore> = open(dir.path());
+    assert!(format().contains(r#""format":2"#), "{}", format());
+    assert_eq!(suite::wait(store.wills()), [will(""), will("one"), will("two")]);
+    let end = |client: &str| StoreOp::DeleteWill { client_id: client.into(), connection: 0 };
+    suite::write(&store, vec![end(""), end("two")]);
+    drop(store);
+    let store: Arc<dyn SessionStore> = open(dir.path());
+    assert_eq!(suite::wait(store.wills()), [will("one")]);
 }
 
 /// In the payload that [`refuses_at_open_what_it_must`] and the next test store.

@@ -32,7 +32,26 @@ impl Client {
     }
 
     pub fn connect_with_will(address: SocketAddr, client: &str, topic: &str, will: &[u8]) -> Self {
-        Self::open(address, client, 2 | 4 | 8, Some((topic, will)))
+        Self::connect_with_will_at(address, client, (topic, will), 1)
+    }
+
+    pub fn connect_with_will_at(
+        address: SocketAddr,
+        client: &str,
+        will: (&str, &[u8]),
+        qos: u8,
+    ) -> Self {
+        Self::open(address, client, 2 | 4 | qos << 3, Some(will))
+    }
+
+    /// Its CONNECT is out; nobody waits for the answer.
+    pub fn knock(address: SocketAddr, client: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let mut packet =
+            vec![0x10, 12 + client.len() as u8, 0, 4, b'M', b'Q', b'T', b'T', 4, 0, 0, 0];
+        text(&mut packet, client);
+        stream.write_all(&packet).unwrap();
+        stream
     }
 
     fn open(address: SocketAddr, client: &str, flags: u8, will: Option<(&str, &[u8])>) -> Self {
@@ -197,6 +216,13 @@ impl Client {
         }
     }
 
+    /// Does not wait for its UNSUBACK.
+    pub fn send_unsubscribe(&mut self, filter: &str) {
+        let mut body = vec![0, 8];
+        text(&mut body, filter);
+        self.send(0xA2, &body);
+    }
+
     pub fn send_publish(&mut self, topic: &str, payload: &[u8], qos: u8) {
         self.put(topic, payload, qos << 1);
     }
@@ -234,10 +260,25 @@ impl Client {
         self.await_acks();
     }
 
+    /// Does not wait for its acknowledgement.
+    pub fn retain_at(&mut self, topic: &str, payload: &[u8], qos: u8) {
+        self.put(topic, payload, qos << 1 | 1);
+    }
+
+    pub fn retain_at_most_once(&mut self, topic: &str, payload: &[u8]) {
+        self.put(topic, payload, 1);
+    }
+
     pub fn await_acks(&mut self) {
         while self.unacknowledged > 0 {
             assert!(self.step(DEADLINE), "an acknowledgement");
         }
+    }
+
+    /// Publishes that are not acknowledged, of what has come so far.
+    pub fn waiting(&mut self) -> usize {
+        while self.step(Duration::from_millis(20)) {}
+        self.unacknowledged
     }
 
     /// Payloads of the next publishes, in order.

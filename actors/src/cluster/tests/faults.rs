@@ -7,25 +7,30 @@ use hydrant_protocol::cluster::{Key, Ring};
 use super::*;
 
 /// Connects in a thread of its own, since the answer takes until the test lets it come.
-fn connecting(address: SocketAddr, client: &'static str) -> JoinHandle<Client> {
+pub fn connecting(address: SocketAddr, client: &'static str) -> JoinHandle<Client> {
     std::thread::spawn(move || Client::connect(address, client, false))
 }
 
 /// A session with a subscription, offline on a node.
-fn offline(cluster: &Cluster, node: usize, client: &str) {
+pub fn offline(cluster: &Cluster, node: usize, client: &str) {
     let mut device = cluster.connect(node, client, false);
     device.subscribe("a/b", 2);
     device.disconnect();
 }
 
 /// How often each payload has come: once, where it was of QoS 2.
-fn all_once(got: &[Vec<u8>], sent: std::ops::Range<u8>) {
-    let mut times: BTreeMap<u8, usize> = BTreeMap::new();
-    got.iter().for_each(|payload| *times.entry(payload[0]).or_default() += 1);
-    assert_eq!(times, sent.map(|n| (n, 1)).collect());
+pub fn all_once(got: &[Vec<u8>], sent: std::ops::Range<u8>) {
+    all_once_at("the session", got, sent);
 }
 
-fn everything(cluster: &Cluster, client: &str, device: &mut Client) -> Vec<Vec<u8>> {
+/// The same, of one of several sessions.
+pub fn all_once_at(whose: &str, got: &[Vec<u8>], sent: std::ops::Range<u8>) {
+    let mut times: BTreeMap<u8, usize> = BTreeMap::new();
+    got.iter().for_each(|payload| *times.entry(payload[0]).or_default() += 1);
+    assert_eq!(times, sent.map(|n| (n, 1)).collect(), "{whose}");
+}
+
+pub fn everything(cluster: &Cluster, client: &str, device: &mut Client) -> Vec<Vec<u8>> {
     let mut got = Vec::new();
     until("everything has come", || {
         got.append(&mut device.drain());
@@ -35,36 +40,38 @@ fn everything(cluster: &Cluster, client: &str, device: &mut Client) -> Vec<Vec<u
     got
 }
 
-/// The session is with its taker's heir, or with another's: the publisher is where it is not.
+/// The session is with its target's successor, or with another's: the publisher is where it is not.
 #[test]
-fn the_holder_dies_and_its_heir_has_the_session() {
+fn the_source_dies_and_its_successor_has_the_session() {
     let _turn = ONE_AT_A_TIME.lock();
-    let heir = Ring::new(["n2".into(), "n3".into()]);
-    let heir = if heir.owns("n2", Key::Client("n1")) { 1 } else { 2 };
-    for (given_up, taker) in [(false, heir), (true, heir), (false, 3 - heir), (true, 3 - heir)] {
+    let successor = Ring::new(["n2".into(), "n3".into()]);
+    let successor = if successor.owns("n2", Key::Client("n1")) { 1 } else { 2 };
+    for (given_up, target) in
+        [(false, successor), (true, successor), (false, 3 - successor), (true, 3 - successor)]
+    {
         let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
         offline(&cluster, 0, "device");
-        let mut publisher = cluster.connect(3 - taker, "publisher", true);
-        let mut near = cluster.connect(taker, "near", true);
+        let mut publisher = cluster.connect(3 - target, "publisher", true);
+        let mut near = cluster.connect(target, "near", true);
         publisher.publish("a/b", &[0], 2);
         if given_up {
-            // Its taker is about to take it.
+            // Its target is about to take it.
             cluster.world.1.hold_take.store(true, Ordering::SeqCst);
         } else {
             // Something for it is not stored: it is not given up.
             cluster.nodes[0].node.cut.store(true, Ordering::SeqCst);
             publisher.send_publish("a/b", &[1], 2);
         }
-        let device = connecting(cluster.nodes[taker].address, "device");
+        let device = connecting(cluster.nodes[target].address, "device");
         if given_up {
             until("it is taken", || cluster.world.1.takes.load(Ordering::SeqCst) > 0);
             publisher.send_publish("a/b", &[1], 2);
         }
         until("it is on its way", || {
-            let moving = |node: usize| !cluster.nodes[node].shared.moving.read().is_empty();
-            moving(0) && moving(taker)
+            let moving = |node: usize| !cluster.nodes[node].shared.in_handover.read().is_empty();
+            moving(0) && moving(target)
         });
-        // The routers of all nodes have passed their marks in the meantime.
+        // The routers of all nodes have passed their markers in the meantime.
         for _ in 0..50 {
             near.publish("else", b"", 1);
         }
@@ -84,7 +91,7 @@ fn the_holder_dies_and_its_heir_has_the_session() {
 }
 
 #[test]
-fn the_taker_dies_and_what_was_published_for_it_is_the_holders() {
+fn the_target_dies_and_what_was_published_for_it_is_the_sources() {
     let _turn = ONE_AT_A_TIME.lock();
     for given_up in [false, true] {
         let mut cluster = Cluster::new(&["n1", "n2", "n3", "n4"]);
@@ -150,7 +157,7 @@ fn a_third_node_starts_anew_while_sessions_move_and_owners_change() {
     }
 }
 
-/// The taker is out of sight when it is about to take the session, and takes it when the holder has it back.
+/// The target is out of sight when it is about to take the session, and takes it when the source has it back.
 #[test]
 fn a_session_that_is_taken_back_is_not_taken_by_who_comes_late() {
     let _turn = ONE_AT_A_TIME.lock();
@@ -158,11 +165,11 @@ fn a_session_that_is_taken_back_is_not_taken_by_who_comes_late() {
     offline(&cluster, 0, "device");
     let mut publisher = cluster.connect(0, "publisher", true);
     publisher.publish("a/b", &[0], 2);
-    let taker = &cluster.nodes[1];
-    cluster.world.1.hold_take_of.store(taker.incarnation, Ordering::SeqCst);
-    let device = connecting(taker.address, "device");
+    let target = &cluster.nodes[1];
+    cluster.world.1.hold_take_of.store(target.incarnation, Ordering::SeqCst);
+    let device = connecting(target.address, "device");
     until("it is about to be taken", || cluster.world.1.takes.load(Ordering::SeqCst) > 0);
-    taker.gate.shut();
+    target.gate.shut();
     let member = cluster.world.hide("n2").unwrap();
     until("it is taken back", || cluster.world.taken("device") == 1);
     // They wait for the node that is out of sight, which wants them.
@@ -173,7 +180,7 @@ fn a_session_that_is_taken_back_is_not_taken_by_who_comes_late() {
     until("the one that is late has tried", || {
         cluster.world.1.takes_ended.load(Ordering::SeqCst) > 1
     });
-    taker.gate.reopen();
+    target.gate.reopen();
     cluster.world.show(member);
     publisher.await_acks();
     let mut device = device.join().unwrap();
@@ -203,12 +210,12 @@ fn a_client_that_connects_twice_at_once_is_connected_once() {
     assert_eq!(second.receive(1), [b"once".to_vec()]);
 }
 
-/// A stream of messages meets a session whose node dies and another one at its heir.
+/// A stream of messages meets a session whose node dies and another one at its successor.
 #[test]
 fn what_is_published_while_a_node_is_lost_comes_once() {
     let _turn = ONE_AT_A_TIME.lock();
     let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
-    // Of every node, on every arbiter.
+    // Of every node, on every worker.
     let devices: Vec<String> = (0..12).map(|n| format!("{n}-device")).collect();
     for (n, device) in devices.iter().enumerate() {
         offline(&cluster, n % 3, device);
@@ -259,7 +266,7 @@ fn what_is_published_while_a_node_is_lost_comes_once() {
 }
 
 #[test]
-fn what_a_lost_node_had_stored_and_not_answered_is_known_to_its_heir() {
+fn what_a_lost_node_had_stored_and_not_answered_is_known_to_its_successor() {
     let _turn = ONE_AT_A_TIME.lock();
     let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
     offline(&cluster, 1, "device");
@@ -313,18 +320,18 @@ fn two_nodes_that_cannot_reach_each_other_go_through_a_third() {
 
 /// One after the other has taken over, or at once.
 #[test]
-fn the_heir_of_a_lost_node_is_lost_as_well() {
+fn the_successor_of_a_lost_node_is_lost_as_well() {
     let _turn = ONE_AT_A_TIME.lock();
     for at_once in [false, true] {
         let mut cluster = Cluster::new(&["n1", "n2", "n3", "n4"]);
         offline(&cluster, 1, "device");
         let others = ["n1", "n3", "n4"];
         let ring = Ring::new(others.map(Arc::from));
-        let heir = others.into_iter().find(|id| ring.owns(id, Key::Client("n2"))).unwrap();
+        let successor = others.into_iter().find(|id| ring.owns(id, Key::Client("n2"))).unwrap();
         let at = |cluster: &Cluster, id: &str| {
             cluster.nodes.iter().position(|node| node.id == id).unwrap()
         };
-        let alive = others.into_iter().filter(|id| *id != heir).map(|id| at(&cluster, id));
+        let alive = others.into_iter().filter(|id| *id != successor).map(|id| at(&cluster, id));
         let mut publishers: Vec<Client> =
             alive.map(|node| cluster.connect(node, &format!("{node}-publisher"), true)).collect();
         let send = |publishers: &mut [Client], numbers: std::ops::Range<u8>| {
@@ -337,17 +344,17 @@ fn the_heir_of_a_lost_node_is_lost_as_well() {
         cluster.nodes[n2].node.cut.store(true, Ordering::SeqCst);
         send(&mut publishers, 10..20);
         if at_once {
-            let heir = at(&cluster, heir);
-            cluster.nodes[heir].node.cut.store(true, Ordering::SeqCst);
+            let successor = at(&cluster, successor);
+            cluster.nodes[successor].node.cut.store(true, Ordering::SeqCst);
         }
         cluster.kill(n2);
         if !at_once {
             publishers.iter_mut().for_each(Client::await_acks);
-            cluster.nodes[at(&cluster, heir)].node.cut.store(true, Ordering::SeqCst);
+            cluster.nodes[at(&cluster, successor)].node.cut.store(true, Ordering::SeqCst);
         }
         send(&mut publishers, 20..30);
-        let heir = at(&cluster, heir);
-        cluster.kill(heir);
+        let successor = at(&cluster, successor);
+        cluster.kill(successor);
         send(&mut publishers, 30..40);
         publishers.iter_mut().for_each(Client::await_acks);
         let mut device = cluster.connect(0, "device", false);
@@ -357,7 +364,7 @@ fn the_heir_of_a_lost_node_is_lost_as_well() {
 }
 
 #[test]
-fn a_node_that_starts_while_another_has_no_heir_yet_knows_what_that_wanted() {
+fn a_node_that_starts_while_another_has_no_successor_yet_knows_what_that_wanted() {
     let _turn = ONE_AT_A_TIME.lock();
     let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
     offline(&cluster, 1, "device");
@@ -383,7 +390,7 @@ fn a_node_that_starts_while_another_has_no_heir_yet_knows_what_that_wanted() {
     all_once(&everything(&cluster, "device", &mut device), 0..1);
 }
 
-/// QoS 2 of publishers on the lost node itself: whatever it had begun is finished by its heir, and what they
+/// QoS 2 of publishers on the lost node itself: whatever it had begun is finished by its successor, and what they
 /// send again is known.
 #[test]
 fn what_a_lost_nodes_own_publishers_had_in_flight_comes_once() {
@@ -406,7 +413,7 @@ fn what_a_lost_nodes_own_publishers_had_in_flight_comes_once() {
         }
         match way {
             // As many as the writes that may be under way have brought.
-            0 => until("some are begun", || cluster.world.open() >= 4),
+            0 => until("some are begun", || cluster.world.prepared() >= 4),
             way => publisher.await_receipts(way * 7 - 6),
         }
         // A moment between two answers of the store, more or less.
@@ -420,11 +427,11 @@ fn what_a_lost_nodes_own_publishers_had_in_flight_comes_once() {
         for (client, device) in [("stored", &mut stored), ("own", &mut own), ("live", &mut live)] {
             all_once(&everything(&cluster, client, device), 0..61);
         }
-        until("nothing of it is kept", || cluster.world.open() == 0);
+        until("nothing of it is kept", || cluster.world.prepared() == 0);
     }
 }
 
-/// The same for a session that goes from one living node to another before the lost one has an heir.
+/// The same for a session that goes from one living node to another before the lost one has a successor.
 #[test]
 fn what_a_lost_nodes_publishers_had_in_flight_comes_once_to_who_roams() {
     let _turn = ONE_AT_A_TIME.lock();
@@ -442,7 +449,7 @@ fn what_a_lost_nodes_publishers_had_in_flight_comes_once_to_who_roams() {
             publisher.send_publish("a/b", &[n], 2);
         }
         match way {
-            0 | 1 => until("some are begun", || cluster.world.open() >= 4),
+            0 | 1 => until("some are begun", || cluster.world.prepared() >= 4),
             way => publisher.await_receipts(way * 6 - 9),
         }
         cluster.world.1.hold_seal.store(true, Ordering::SeqCst);

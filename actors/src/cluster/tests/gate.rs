@@ -1,9 +1,10 @@
-//! What stands between the nodes: a port that is carried on to another, and can be shut.
+//! What stands between the nodes: a port that is carried on to another, and can be shut or held.
 
-use std::io::copy;
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 pub struct Gate {
     pub address: SocketAddr,
     shut: Arc<AtomicBool>,
+    held: Arc<AtomicBool>,
     /// Connections that came through.
     pub passed: Arc<AtomicU64>,
     open: Arc<Mutex<Vec<TcpStream>>>,
@@ -21,8 +23,13 @@ impl Gate {
     pub fn before(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let gate =
-            Self { address, shut: Arc::default(), passed: Arc::default(), open: Arc::default() };
+        let gate = Self {
+            address,
+            shut: Arc::default(),
+            held: Arc::default(),
+            passed: Arc::default(),
+            open: Arc::default(),
+        };
         let its = gate.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -33,8 +40,17 @@ impl Gate {
                 its.passed.fetch_add(1, Ordering::SeqCst);
                 for (from, to) in [(&stream, &other), (&other, &stream)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let held = Arc::clone(&its.held);
                     std::thread::spawn(move || {
-                        let _ = copy(&mut from, &mut to);
+                        let mut chunk = [0; 65_536];
+                        while let Ok(n @ 1..) = from.read(&mut chunk) {
+                            while held.load(Ordering::SeqCst) {
+                                std::thread::sleep(Duration::from_millis(2));
+                            }
+                            if to.write_all(&chunk[..n]).is_err() {
+                                break;
+                            }
+                        }
                         let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
                     });
                 }
@@ -50,6 +66,11 @@ impl Gate {
         for stream in self.open.lock().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Connections stay, and nothing comes through; or what was held comes.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::SeqCst);
     }
 
     pub fn reopen(&self) {

@@ -1,9 +1,16 @@
 //! Whole nodes of one cluster in this process, on real sockets: the store and the membership they
 //! share are in memory.
 
+mod absent;
 mod client;
 mod faults;
 mod gate;
+mod leave;
+mod order;
+mod restarts;
+mod slow;
+mod twice;
+mod wills;
 mod world;
 
 use std::net::{SocketAddr, TcpListener};
@@ -22,7 +29,7 @@ use self::world::World;
 use super::{ClusterParts, ClusterSettings};
 use crate::ports::{LogRecord, MessageLog, Report};
 use crate::settings::{LogKind, Settings};
-use crate::shared::Shared;
+use crate::shared::NodeTables;
 use crate::system::{ActorSystem, Parts};
 
 /// Every test's deadline for anything it waits for.
@@ -47,8 +54,8 @@ impl MessageLog for Silent {
     }
 }
 
-fn settings(node_id: &str) -> Settings {
-    let mut settings = crate::shard::tests::settings(2);
+fn settings(node_id: &str, workers: u16) -> Settings {
+    let mut settings = crate::worker::tests::settings(workers.into());
     settings.node_id = node_id.into();
     settings.limits.connect_timeout = DEADLINE;
     settings.limits.write_timeout = DEADLINE;
@@ -63,6 +70,9 @@ fn settings(node_id: &str) -> Settings {
     settings.session.max_queued_in_memory = 100;
     settings.session.max_queued_bytes = 1_000_000_000;
     settings.session.max_sessions = 1000;
+    settings.session.max_queued_in_memory_bytes = 1 << 20;
+    settings.session.max_total_bytes = 1 << 30;
+    settings.limits.max_buffer_bytes = 1 << 30;
     settings.session.max_inflight = 100;
     settings.session.expiry = Duration::ZERO;
     settings.storage.max_pending_bytes = 1 << 20;
@@ -81,7 +91,7 @@ struct TestNode {
     incarnation: u64,
     address: SocketAddr,
     node: Arc<world::Node>,
-    shared: Arc<Shared>,
+    shared: Arc<NodeTables>,
     gate: Gate,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -96,7 +106,11 @@ static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
 
 fn start(world: &World, id: &'static str) -> TestNode {
     let incarnation = INCARNATIONS.fetch_add(1, Ordering::SeqCst);
-    let node = world.node(incarnation);
+    start_as(world, id, incarnation, world.node(id, incarnation))
+}
+
+/// A start that has taken its number and what it goes on with before.
+fn start_as(world: &World, id: &'static str, incarnation: u64, node: Arc<world::Node>) -> TestNode {
     let bind = || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -110,11 +124,20 @@ fn start(world: &World, id: &'static str) -> TestNode {
     world.way("n1", id, gate.address.to_string());
     let (ready, wait) = std::sync::mpsc::channel();
     let (stop, stopped) = oneshot::channel::<()>();
-    let theirs = Arc::clone(&node);
+    let (theirs, ends) = (Arc::clone(&node), Arc::clone(&node));
+    let workers = match world.1.workers.load(Ordering::SeqCst) {
+        0 => 2,
+        workers => workers as u16,
+    };
+    let mut settings = settings(id, workers);
+    match world.1.connect_timeout.load(Ordering::SeqCst) {
+        0 => {}
+        ms => settings.limits.connect_timeout = Duration::from_millis(ms),
+    }
     let thread = std::thread::spawn(move || {
         actix_rt::System::new().block_on(async move {
             let parts = Parts {
-                settings: Arc::new(settings(id)),
+                settings: Arc::new(settings),
                 store: Arc::clone(&theirs) as _,
                 log: Arc::new(Silent),
                 listener: (Arc::new(mqtt), format!("tcp/{address}")),
@@ -129,10 +152,14 @@ fn start(world: &World, id: &'static str) -> TestNode {
                         mqtt: vec![address.to_string()],
                         version: "0".to_owned(),
                         max_link_bytes: 1 << 20,
+                        take_over: Duration::from_secs(4),
                         repair: Duration::from_secs(5),
                     },
                 }),
-                on_failure: Arc::new(|why| panic!("{why}")),
+                on_failure: Arc::new(move |why| match ends.may_end.load(Ordering::SeqCst) {
+                    true => *ends.ended.lock() = Some(why),
+                    false => panic!("{why}"),
+                }),
             };
             let system = ActorSystem::start(parts).await.unwrap();
             ready.send(Arc::clone(&system.shared)).unwrap();
@@ -155,7 +182,12 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 impl Cluster {
     fn new(ids: &[&'static str]) -> Self {
+        Self::with_workers(0, ids)
+    }
+
+    fn with_workers(workers: u64, ids: &[&'static str]) -> Self {
         let world = World::default();
+        world.1.workers.store(workers, Ordering::SeqCst);
         let nodes: Vec<TestNode> = ids.iter().map(|id| start(&world, id)).collect();
         let others = nodes.len() - 1;
         for node in &nodes {
@@ -335,7 +367,7 @@ fn a_client_that_connects_elsewhere_takes_its_session_along() {
 }
 
 #[test]
-fn a_lost_node_has_an_heir() {
+fn a_lost_node_has_a_successor() {
     let _turn = ONE_AT_A_TIME.lock();
     let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
     let mut offline = cluster.connect(1, "offline", false);
@@ -363,6 +395,12 @@ fn a_lost_node_has_an_heir() {
         assert_eq!(got, [b"before".to_vec(), b"during".to_vec(), b"after".to_vec()], "{client}");
     }
     assert!(watcher.is_quiet());
+    for node in &cluster.nodes {
+        let lost = &node.shared.cluster.as_ref().unwrap().lost_nodes;
+        let rows = lost.rows(Instant::now(), Duration::from_secs(4));
+        let [row] = &rows[..] else { panic!("{rows:?}") };
+        assert!(&*row.node == "n2" && row.state.starts_with("taken over by n"), "{row:?}");
+    }
 }
 
 /// Publishers on all nodes go on while a session moves from node to node: nothing acknowledged is

@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::ports::{
-    Lanes, LogRecord, QueueEntry, SessionId, StoreFuture, StoredSession, StoredWill,
+    DeadId, DeadLetter, Lanes, LogRecord, QueueEntry, SessionId, StoreFuture, StoredSession,
+    StoredWill,
 };
 use crate::shared::{StorageWork, Transaction};
 
@@ -63,6 +64,9 @@ impl SessionStore for Played {
     fn read_outbox(&self, _: u16, _: u64, _: usize, _: usize) -> StoreFuture<Vec<LogRecord>> {
         Box::pin(ready(Ok(Vec::new())))
     }
+    fn dead_letters(&self, _: DeadId, _: usize, _: usize) -> StoreFuture<Vec<DeadLetter>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
     fn describe(&self) -> String {
         "played".into()
     }
@@ -74,11 +78,11 @@ struct Node {
 }
 
 impl Node {
-    /// Full batches are of 80 operations or 8,000 bytes.
+    /// Full batches are of 80 operations or 80,000 bytes.
     fn start(max_in_flight: usize, batch_delay: Duration, company: Duration) -> Self {
-        let mut settings = crate::shard::tests::settings(1);
+        let mut settings = crate::worker::tests::settings(1);
         settings.storage.batch_max_ops = 80;
-        settings.storage.batch_max_bytes = 8000;
+        settings.storage.batch_max_bytes = 80_000;
         settings.storage.batch_delay = batch_delay;
         settings.storage.max_in_flight = max_in_flight;
         settings.storage.retry_min = Duration::from_millis(1);
@@ -88,7 +92,7 @@ impl Node {
         let parts = StorageParts {
             shared: Arc::clone(&shared),
             store: Arc::clone(&store) as Arc<dyn SessionStore>,
-            book: Arc::default(),
+            queue: Arc::default(),
         };
         let node = Self { parts, store };
         node.build(company);
@@ -137,7 +141,7 @@ impl Node {
         self.parts.shared.storage.push(work, cost);
     }
 
-    /// Requests one after the other, each taken up before the next comes.
+    /// Requests one after the other, each admitted before the next comes.
     async fn push_singly(&self, count: usize) {
         for _ in 0..count {
             self.push();
@@ -158,7 +162,7 @@ impl Node {
     }
 
     async fn idle(&self) {
-        until("nothing is under way", || self.parts.book.lock().is_idle()).await;
+        until("nothing is under way", || self.parts.queue.lock().is_idle()).await;
     }
 }
 
@@ -213,10 +217,10 @@ fn an_eighth_of_a_full_batch_waits_for_nothing() {
         node.push();
         node.batches(&[1, 10]).await;
         // By bytes too.
-        node.push_bytes(800);
+        node.push_bytes(8000);
         settle().await;
         assert_eq!(node.store.batches(), [1, 10]);
-        node.push_bytes(100);
+        node.push_bytes(2000);
         node.batches(&[1, 10, 2]).await;
         (0..3).for_each(|_| node.answer());
         node.idle().await;
@@ -283,7 +287,7 @@ fn a_wait_that_is_over_is_not_the_next_batchs() {
         let node = Node::start(16, Duration::ZERO, wait);
         node.push();
         node.batches(&[1]).await;
-        // Begins a wait, which a tenth request ends early.
+        // Begins a pending ack, which a tenth request ends early.
         node.push_singly(1).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         (0..9).for_each(|_| node.push());
@@ -313,7 +317,7 @@ fn at_the_limit_work_stays_in_the_inbox_and_leaves_it_in_full_batches() {
         }
         settle().await;
         assert_eq!((node.store.batches().len(), node.parts.shared.storage.len()), (2, 100));
-        assert_eq!(node.parts.book.lock().gathered(), 0);
+        assert_eq!(node.parts.queue.lock().gathered(), 0);
         node.answer();
         node.batches(&[1, 1, 80]).await;
         node.answer();
@@ -338,7 +342,7 @@ fn below_the_limit_again_the_inbox_is_worked_off_although_nothing_is_written() {
         node.answer();
         until("it is taken up", || node.parts.shared.storage.is_empty()).await;
         node.push_singly(2).await;
-        assert_eq!(node.parts.book.lock().gathered(), 3);
+        assert_eq!(node.parts.queue.lock().gathered(), 3);
         node.answer();
         node.batches(&[1, 10, 3]).await;
     });
@@ -377,10 +381,10 @@ fn a_batch_delay_lasts_until_the_batch_is_full() {
 
 #[test]
 fn what_a_lane_says_was_handed_over_was_also_when_a_panic_came_behind_it() {
-    let shared = crate::system::shared_for_tests(&Arc::new(crate::shard::tests::settings(1)));
+    let shared = crate::system::shared_for_tests(&Arc::new(crate::worker::tests::settings(1)));
     let ops = |lanes: &[u16]| -> Vec<StoreOp> {
         let entries = lanes.iter().map(|lane| {
-            let mut op = crate::storage::book::tests::outbox();
+            let mut op = crate::storage::write_queue::tests::outbox();
             if let StoreOp::PutOutbox { position, .. } = &mut op {
                 position.lane = *lane;
             }
@@ -408,13 +412,14 @@ fn a_rebuilt_actor_finds_what_stands_behind_a_transaction() {
         let node = Node::start(16, Duration::ZERO, GATHER);
         let both = Some(Transaction { id: 1, parts: 2 });
         let read = StorageWork::ReadQueue {
-            shard: 0,
+            worker: 0,
             slot: 0,
             stamp: 0,
             session: 1,
             from: 0,
             until: 10,
             limit: 1,
+            max_bytes: 1,
         };
         let op = || vec![StoreOp::DeleteQueued { id: 1, sequence: 1 }];
         node.push_part(op(), both, Some(0), 64);
@@ -425,7 +430,7 @@ fn a_rebuilt_actor_finds_what_stands_behind_a_transaction() {
         node.parts.shared.storage.push(read, 64);
         until("all is taken up", || node.parts.shared.storage.is_empty()).await;
         settle().await;
-        assert!(node.store.batches().is_empty() && !node.parts.book.lock().is_idle());
+        assert!(node.store.batches().is_empty() && !node.parts.queue.lock().is_idle());
         assert!(node.parts.shared.parked_bytes.load(Ordering::Relaxed) > 100 * 64);
         node.build(GATHER);
         settle().await;

@@ -1,9 +1,10 @@
-//! What the owner of a client id does with claims and with what holders say: one change of hands after
+//! What the owner of a client id does with claims and with what holders say: one handover after
 //! another.
 
 use std::sync::Arc;
 
-use super::{Directory, Holder, Moving, NOBODY, Owned, REMEMBERED, View, Waiter};
+use super::entries::{Holder, Moving, Owned, Waiter};
+use super::{Directory, MembershipView, NOBODY, REMEMBERED};
 use crate::cluster::message::{Control, Handed};
 
 impl Directory {
@@ -30,13 +31,13 @@ impl Directory {
 
     /// The holder that the store has named to a claimant, unless that was itself. Used up by this.
     fn hinted(&self, claimant: &Holder, hint: &mut Option<u64>) -> Option<Holder> {
-        // Of one that has an heir, the store says otherwise by now: it is asked again.
+        // Of one that has a successor, the store says otherwise by now: it is asked again.
         let hint = hint.take().filter(|hint| ![NOBODY, claimant.incarnation].contains(hint))?;
-        if self.inherited.contains(&hint) {
+        if self.taken_over.contains(&hint) {
             return None;
         }
         let node = self.view.members.iter().find(|member| member.incarnation == hint);
-        // Not a member: lost, and waited for until somebody has inherited it.
+        // Not a member: lost, and waited for until somebody has taken it over.
         let node = node.map_or_else(|| Arc::from(""), |node| Arc::clone(&node.node_id));
         Some(Holder { node, incarnation: hint })
     }
@@ -58,7 +59,7 @@ impl Directory {
             }
         }
         if lost && hint == Some(NOBODY) {
-            // Whoever inherited what it held found nothing of it.
+            // The node that took over what it held found nothing of it.
             if let Some(owned) = self.owned.get_mut(client) {
                 owned.clean = true;
             }
@@ -142,7 +143,7 @@ impl Directory {
                 continue;
             }
             if !self.is_member(&owned.holder) {
-                // Lost: until somebody has inherited it.
+                // Lost: until somebody has taken it over.
                 return;
             }
             let (holder, to) = (owned.holder.node.clone(), Arc::clone(&claimant.node));
@@ -154,7 +155,7 @@ impl Directory {
                 moving.to = Some(claimant);
             }
             let client = Arc::clone(client);
-            return self.tell(&holder, Control::Release { ticket, client, to });
+            return self.send(&holder, Control::Release { ticket, client, to });
         }
     }
 
@@ -230,7 +231,7 @@ impl Directory {
                 // later one.
                 owned.doubted = Some(from.incarnation);
                 let (client, to) = (Arc::clone(client), Arc::clone(&owned.holder.node));
-                self.tell(&Arc::clone(&from.node), Control::Release { ticket: 0, client, to });
+                self.send(&Arc::clone(&from.node), Control::Release { ticket: 0, client, to });
             }
             Some(owned) => {
                 owned.holder = from.clone();
@@ -265,11 +266,14 @@ impl Directory {
 
     /// Everything that a lost incarnation held is another's, who has said so before this: what is
     /// left with it here was clean sessions.
-    pub fn inherited(&mut self, incarnation: u64) {
-        if self.inherited.len() >= REMEMBERED {
-            self.inherited.pop_front();
+    pub fn taken_over(&mut self, incarnation: u64) {
+        if self.taken_over.contains(&incarnation) {
+            return;
         }
-        self.inherited.push_back(incarnation);
+        if self.taken_over.len() >= REMEMBERED {
+            self.taken_over.pop_front();
+        }
+        self.taken_over.push_back(incarnation);
         let left: Vec<Arc<str>> = self
             .owned
             .iter()
@@ -285,7 +289,7 @@ impl Directory {
     }
 
     /// Clean sessions of nodes that have left: nobody has to be asked. Holders that are back have not been.
-    pub(super) fn retry(&mut self, before: &View) {
+    pub(super) fn retry(&mut self, before: &MembershipView) {
         let was = |holder: &Holder| {
             before.member(&holder.node).is_some_and(|m| m.incarnation == holder.incarnation)
         };

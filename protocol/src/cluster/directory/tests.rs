@@ -7,6 +7,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::cluster::{Load, Member};
 
+#[path = "tests/withdraw.rs"]
+mod withdraw;
+
 fn member(node: &str, incarnation: u64) -> Member {
     Member {
         node_id: node.into(),
@@ -54,9 +57,9 @@ impl Cluster {
         cluster
     }
 
-    fn view(&self) -> View {
+    fn view(&self) -> MembershipView {
         let members = self.nodes.values().map(|n| member(&n.me.node, n.me.incarnation)).collect();
-        View { generation: 0, members, current: true }
+        MembershipView { generation: 0, members, current: true }
     }
 
     fn see(&mut self, node: &str) {
@@ -116,6 +119,9 @@ impl Cluster {
                         sessions.insert(client, clean);
                     }
                 }
+                Action::Forget { request } => {
+                    self.claims.remove(&(Arc::clone(&node), request));
+                }
                 Action::Release { owner, ticket, client, .. } => {
                     if let Some(sessions) = self.sessions.get_mut(&node) {
                         sessions.remove(&client);
@@ -124,6 +130,28 @@ impl Cluster {
                         directory.released(&owner, ticket, &client, None);
                     }
                 }
+            }
+        }
+    }
+
+    /// The client of one of its claims leaves.
+    fn withdraw(&mut self, node: &str, which: usize) {
+        let Some(directory) = self.nodes.get_mut(node) else { return };
+        let claims: Vec<u64> = directory.claims.keys().copied().collect();
+        if !claims.is_empty() {
+            directory.withdraw(claims[which % claims.len()]);
+        }
+        self.act(node);
+    }
+
+    /// A connection between two nodes has ended, and there is another.
+    fn reconnect(&mut self, one: &str, other: &str) {
+        for (node, peer) in [(one, other), (other, one)] {
+            if node != peer
+                && let Some(directory) = self.nodes.get_mut(node)
+            {
+                directory.link_up(&peer.into());
+                self.act(node);
             }
         }
     }
@@ -167,34 +195,39 @@ impl Cluster {
         self.lost.insert(incarnation, stored.collect());
     }
 
-    fn inherit(&mut self) {
-        let Some(heir) = self.nodes.keys().next().cloned() else { return };
+    fn take_over(&mut self) {
+        let Some(successor) = self.nodes.keys().next().cloned() else { return };
         while let Some((incarnation, clients)) = self.lost.pop_first() {
             let others: Vec<Arc<str>> =
-                self.nodes.keys().filter(|n| **n != heir).cloned().collect();
+                self.nodes.keys().filter(|n| **n != successor).cloned().collect();
             for client in &clients {
                 // Taken meanwhile by who found it in the store.
                 if self.store.get(client) != Some(&incarnation) {
                     continue;
                 }
-                if let Some(directory) = self.nodes.get_mut(&heir) {
+                if let Some(directory) = self.nodes.get_mut(&successor) {
                     directory.holds(client, false);
                 }
-                if let Some(sessions) = self.sessions.get_mut(&heir) {
+                if let Some(sessions) = self.sessions.get_mut(&successor) {
                     sessions.insert(Arc::clone(client), false);
                 }
-                let incarnation = self.nodes.get(&heir).map_or(0, |heir| heir.me.incarnation);
+                let incarnation =
+                    self.nodes.get(&successor).map_or(0, |successor| successor.me.incarnation);
                 self.store.insert(Arc::clone(client), incarnation);
-                self.act(&heir);
+                self.act(&successor);
             }
             for other in others {
-                let link = self.links.entry((heir.clone(), other)).or_default();
-                link.push_back(Control::Inherited { incarnation, estate: incarnation });
+                let link = self.links.entry((successor.clone(), other)).or_default();
+                link.push_back(Control::TakenOver {
+                    incarnation,
+                    orphan: incarnation,
+                    lineage: incarnation,
+                });
             }
-            if let Some(directory) = self.nodes.get_mut(&heir) {
-                directory.inherited(incarnation);
+            if let Some(directory) = self.nodes.get_mut(&successor) {
+                directory.taken_over(incarnation);
             }
-            self.act(&heir);
+            self.act(&successor);
         }
     }
 
@@ -251,7 +284,7 @@ fn nothing_is_granted_before_every_member_has_told_what_it_holds() {
 }
 
 #[test]
-fn a_lost_session_waits_for_its_heir_and_a_clean_one_does_not() {
+fn a_lost_session_waits_for_its_successor_and_a_clean_one_does_not() {
     let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
     cluster.see_all();
     for n in 0..20 {
@@ -267,17 +300,17 @@ fn a_lost_session_waits_for_its_heir_and_a_clean_one_does_not() {
     }
     cluster.settle();
     assert_eq!(cluster.granted, 10);
-    cluster.inherit();
+    cluster.take_over();
     cluster.settle();
     assert_eq!(cluster.granted, 20);
 }
 
-/// Its holder keeps what came behind the marks for that one, and for nobody else.
+/// Its holder keeps what came behind the markers for that one, and for nobody else.
 #[test]
 fn what_was_given_up_for_a_node_that_is_lost_is_given_up_again_for_the_next() {
     let holder = |node: &str, incarnation| Holder { node: node.into(), incarnation };
     let (b, c, d) = (holder("b", 2), holder("c", 3), holder("d", 4));
-    let view = |members: &[(&str, u64)]| View {
+    let view = |members: &[(&str, u64)]| MembershipView {
         generation: 0,
         members: members.iter().map(|(node, incarnation)| member(node, *incarnation)).collect(),
         current: true,
@@ -386,7 +419,7 @@ impl Owner {
 
     fn see(&mut self, numbers: &[u64]) {
         let members = numbers.iter().map(|n| member(&format!("n{n}"), *n)).collect();
-        self.0.members_changed(View { generation: 0, members, current: true });
+        self.0.members_changed(MembershipView { generation: 0, members, current: true });
         let view = self.0.view.digest();
         for n in numbers.iter().filter(|n| **n != 1) {
             self.hear(*n, Control::Synced { view });
@@ -419,7 +452,7 @@ impl Owner {
     }
 }
 
-/// Whose turn comes with a hint to a lost node waits for its heir: else it takes from the store what nobody
+/// Whose turn comes with a hint to a lost node waits for its successor: else it takes from the store what nobody
 /// has given up.
 #[test]
 fn a_hint_counts_when_its_claims_turn_comes() {
@@ -445,7 +478,7 @@ fn a_hint_counts_when_its_claims_turn_comes() {
 fn of_a_claim_that_is_made_again_before_it_may_be_granted_the_last_one_counts() {
     let (mut owner, client) = Owner::new();
     let members = [1, 2, 4].map(|n| member(&format!("n{n}"), n)).into();
-    owner.0.members_changed(View { generation: 0, members, current: true });
+    owner.0.members_changed(MembershipView { generation: 0, members, current: true });
     owner.claim(2, 1, &client, None);
     owner.claim(2, 1, &client, Some(3));
     let view = owner.0.view.digest();
@@ -460,7 +493,7 @@ fn a_holder_that_is_back_is_asked() {
     owner.see(&[1, 3, 4]);
     owner.claim(3, 1, &client, None);
     assert_eq!(owner.says(), []);
-    owner.0.members_changed(View {
+    owner.0.members_changed(MembershipView {
         generation: 0,
         members: [1, 2, 3, 4].map(|n| member(&format!("n{n}"), n)).into(),
         current: true,
@@ -496,7 +529,7 @@ proptest! {
 
     /// Whatever the order: no session is at two nodes, and in the end every claim is granted.
     #[test]
-    fn one_session_in_the_whole_cluster(steps in proptest::collection::vec((0..12_u8, 0..1000_usize), 1..200)) {
+    fn one_session_in_the_whole_cluster(steps in proptest::collection::vec((0..14_u8, 0..1000_usize), 1..200)) {
         let mut cluster = Cluster::new(&["n1", "n2", "n3", "n4"]);
         cluster.see_all();
         cluster.settle();
@@ -514,13 +547,15 @@ proptest! {
                     let rest: BTreeSet<_> = cluster.nodes.keys().cloned().collect();
                     rest.iter().for_each(|node| cluster.see(node));
                 }
-                5 => cluster.inherit(),
+                5 => cluster.take_over(),
+                6 => cluster.withdraw(&node, which),
+                7 => cluster.reconnect(&node, &nodes[(which / 7) % nodes.len()]),
                 _ => drop(cluster.deliver(which)),
             }
         }
         cluster.see_all();
         cluster.settle();
-        cluster.inherit();
+        cluster.take_over();
         cluster.settle();
         (0..3).for_each(|_| cluster.ask_the_store());
         let waiting: usize = cluster.nodes.values().map(|node| node.sizes().2).sum();

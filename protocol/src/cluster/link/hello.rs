@@ -9,7 +9,7 @@ use super::LinkError;
 use super::frame::{self, MAX_HELLO, kind};
 
 /// Versions of the peer protocol this release speaks: the lowest and the highest.
-pub const VERSIONS: (u16, u16) = (1, 1);
+pub const VERSIONS: (u16, u16) = (3, 3);
 
 pub(super) const MAGIC: &[u8; 4] = b"HYDR";
 

@@ -186,7 +186,9 @@ impl World {
                     }
                 }
                 Event::RoomAgain => node.waits = false,
-                Event::Up { incarnation, version } => assert_eq!((incarnation, version), (peer, 1)),
+                Event::Up { incarnation, version } => {
+                    assert_eq!((incarnation, version), (peer, VERSIONS.1))
+                }
                 Event::Down => {}
                 Event::Dead => panic!("dead at {}", self.now),
             }

@@ -149,8 +149,8 @@ impl World {
             return;
         }
         self.note(|| format!("publisher {publisher} to n{}: {message:?}", process.0 + 1));
-        let lane = publisher as u16;
-        self.later(after, process, NodeEvent::Publish { lane, message });
+        let worker = publisher as u16;
+        self.later(after, process, NodeEvent::Publish { worker, message });
     }
 
     /// At another node.

@@ -6,7 +6,7 @@ use super::faults::Fault;
 use super::network::Process;
 use super::node::Part;
 use super::store::{Answer, Message, Request};
-use crate::cluster::View;
+use crate::cluster::MembershipView;
 
 #[derive(Debug)]
 pub enum Event {
@@ -62,14 +62,14 @@ pub enum Event {
 pub enum NodeEvent {
     Run(Part),
     Answer { op: u64, answer: Answer },
-    View(View),
+    Members(MembershipView),
     Tick,
     Renew,
     Timer(usize),
     Dial(usize),
     Arrive { connection: u64, end: usize },
     Register,
-    Publish { lane: u16, message: Message },
+    Publish { worker: u16, message: Message },
     Connect { client: Arc<str>, connection: u64 },
     Disconnected { client: Arc<str>, connection: u64 },
     Got { client: Arc<str>, connection: u64, sequence: u64 },

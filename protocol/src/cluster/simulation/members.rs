@@ -8,7 +8,7 @@ use super::network::Process;
 use super::node::{Effect, Node, Setup};
 use super::store::{Answer, LEASE};
 use super::world::World;
-use crate::cluster::{Load, Member, View};
+use crate::cluster::{Load, Member, MembershipView};
 
 /// ZooKeeper's session time-out.
 const SESSION: u64 = 2 * SECOND;
@@ -29,9 +29,9 @@ impl World {
         let incarnation = self.incarnations;
         let (mut continued, mut sessions) = (Vec::new(), Vec::new());
         for before in open {
-            if let Some(estate) = self.store.seal(now, incarnation, before) {
-                continued.extend(estate.incarnations);
-                sessions.extend(estate.sessions);
+            if let Some(orphaned) = self.store.seal(now, incarnation, before) {
+                continued.extend(orphaned.incarnations);
+                sessions.extend(orphaned.sessions);
             }
         }
         self.store.leases.insert(incarnation, now + LEASE);
@@ -42,7 +42,7 @@ impl World {
             index,
             names: Arc::clone(&self.names),
             incarnation,
-            lanes: slot.lanes,
+            workers: slot.workers,
             config: self.config.clone(),
             mistake: self.mistake,
             lease_until: now + LEASE,
@@ -94,7 +94,7 @@ impl World {
         }
         self.note(|| format!("n{} ({}) is a member", process.0 + 1, process.1));
         self.members.insert(process.0, process.1);
-        self.tell_members();
+        self.send_members();
     }
 
     pub fn expire(&mut self, process: Process, since: u64) {
@@ -103,11 +103,11 @@ impl World {
         if silent && self.members.get(&process.0) == Some(&process.1) {
             self.members.remove(&process.0);
             self.note(|| format!("n{} ({}) is no member any more", process.0 + 1, process.1));
-            self.tell_members();
+            self.send_members();
         }
     }
 
-    fn members(&self) -> View {
+    fn members(&self) -> MembershipView {
         let member = |(index, incarnation): (&usize, &u64)| Member {
             node_id: Arc::clone(&self.names[*index]),
             incarnation: *incarnation,
@@ -119,21 +119,21 @@ impl World {
             draining: false,
         };
         let members = self.members.iter().map(member).collect();
-        View { generation: self.generation, members, current: true }
+        MembershipView { generation: self.generation, members, current: true }
     }
 
     /// Each learns of it in its own time.
-    fn tell_members(&mut self) {
+    fn send_members(&mut self) {
         self.generation += 1;
         for index in 0..self.nodes.len() {
             if self.nodes[index].node.is_some() && !self.nodes[index].isolated {
-                self.tell_member(index);
+                self.send_member(index);
             }
         }
     }
 
     /// What ZooKeeper has now; not of a node that it does not know.
-    pub fn tell_member(&mut self, index: usize) {
+    pub fn send_member(&mut self, index: usize) {
         let process = self.process(index);
         if self.members.get(&index) != Some(&process.1) {
             return;
@@ -143,7 +143,7 @@ impl World {
         let delay = self.random.between(MS, late * MS);
         let at = (self.clock.now + delay).max(self.nodes[index].viewed);
         self.nodes[index].viewed = at;
-        self.clock.at(at, Event::At(process, NodeEvent::View(view)));
+        self.clock.at(at, Event::At(process, NodeEvent::Members(view)));
     }
 
     /// Its process ends, and with it its connections.
@@ -175,10 +175,10 @@ impl World {
         }
         if !silent && self.nodes[index].silent.take().is_some() && self.lives(process) {
             if self.members.get(&index) != Some(&process.1) {
-                // Others have gone on without its marks.
+                // Others have gone on without its markers.
                 self.effect(process, Effect::Exit("it is no member any more"));
             } else {
-                self.tell_member(index);
+                self.send_member(index);
             }
         }
     }

@@ -13,17 +13,20 @@
 //! - Of the writes for a session only those of its one holder are accepted.
 //! - Every message of QoS 1-2 that was acknowledged comes to every session that was subscribed before.
 //! - None of QoS 2 comes twice.
-//! - When all faults are over, everything comes to its end: claims, changes of hands, batches, waits.
+//! - When all faults are over, everything comes to its end: claims, handovers, batches, waits.
 //!
 //! The glue is what `actors/` does, with these differences, each of which a seed has asked for:
 //! - An entry of a queue says of what its publisher's node had sent at once it is a part, and by which node: so a
-//!   session's heir skips what it has, wherever it was queued.
+//!   session's successor skips what it has, wherever it was queued.
 //! - A queue knows a QoS 2 message by its identity when its publisher sends it again at another node. The node has
-//!   open publishes for that (docs/decisions/0014-open-publishes.md), which hold for one lost node, not for a node and
-//!   its heir at once.
+//!   prepared publishes for that, and batches that name them (docs/decisions/0014-prepared-publishes.md and 0015).
 //! - A node that starts lets clients in when it has heard of every incarnation that is not sealed, or that another
-//!   has sealed.
-//! - A node that finds that it is no member any more ends.
+//!   has sealed. In `actors/` it reads from the store what the sessions of absent nodes want, and waits for no
+//!   take-over (docs/decisions/0015-interest-by-incarnation.md).
+//! - Interest is kept by node here, and by incarnation in `actors/`: an ordered restart is not played.
+//! - A node that finds that it is no member any more ends. In `actors/` it ends when it is back and a session has
+//!   moved without its markers.
+//! - No client leaves before it is let in: no claim is withdrawn, and none waits for a link to catch up.
 //! - Others stand beside the code, in [`node`].
 //!
 //! Bounds: a history ends a virtual minute after its faults, finished or not.
@@ -47,7 +50,7 @@ mod world;
 use std::sync::Arc;
 
 use crate::QoS;
-use crate::cluster::message::{self, Audience};
+use crate::cluster::message::{self, Recipients};
 use store::Message;
 
 /// What is done wrong.
@@ -58,16 +61,16 @@ pub enum Mistake {
     NoFencing,
     /// What is not answered is sent again with every connection, as if frames came once anyhow.
     NoDeduplication,
-    /// An heir queues again what the lost node had stored.
-    HeirDoubles,
+    /// A successor queues again what the lost node had stored.
+    SuccessorDoubles,
     /// A publish is acknowledged when its write is begun.
     EarlyAcknowledgement,
     /// The answer to a batch stands for those before it.
     PastHoles,
-    /// Holder and taker do not look at the marks.
-    NoMarks,
-    /// The holder forgets what came behind the marks when it gives the session up.
-    HolderForgets,
+    /// Source and target do not look at the markers.
+    NoMarkers,
+    /// The source forgets what came behind the markers when it gives the session up.
+    SourceForgets,
 }
 
 /// How a history ended.
@@ -104,9 +107,9 @@ fn encode(body: &mut Vec<u8>, message: &Message) {
     payload[8] = message.topic;
     let qos = if message.exactly_once { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
     let topic = ["t0", "t1", "t2"][usize::from(message.topic)];
-    let audience = Audience::Queues;
-    let (durable, open, payload) = (true, None, &payload[..]);
-    let publish = message::Publish { topic, payload, qos, durable, audience, open };
+    let recipients = Recipients::Queues;
+    let (durable, prepared, payload) = (true, None, &payload[..]);
+    let publish = message::Publish { topic, payload, qos, durable, recipients, prepared, shows: 0 };
     message::append(body, &publish);
 }
 

@@ -83,14 +83,14 @@ pub enum Answer {
     /// The session's handle, and its holder.
     Located(Option<(u64, u64)>),
     Taken(Option<Box<Stored>>),
-    Sealed(Option<Estate>),
+    Sealed(Option<OrphanedState>),
     Renewed(bool),
     Failed,
 }
 
 /// What a sealed incarnation held.
 #[derive(Debug, Clone)]
-pub struct Estate {
+pub struct OrphanedState {
     pub incarnations: Vec<u64>,
     pub sessions: Vec<Stored>,
 }
@@ -201,7 +201,7 @@ impl Store {
     }
 
     /// `None`: it is alive, or another's.
-    pub fn seal(&mut self, now: u64, me: u64, of: u64) -> Option<Estate> {
+    pub fn seal(&mut self, now: u64, me: u64, of: u64) -> Option<OrphanedState> {
         let by = self.sealed.get(&of);
         let over = self.leases.get(&of).is_none_or(|until| *until < now);
         if by.is_some() || !over || self.sealed.contains_key(&me) {
@@ -223,6 +223,6 @@ impl Store {
                 sessions.push(stored.clone());
             }
         }
-        Some(Estate { incarnations, sessions })
+        Some(OrphanedState { incarnations, sessions })
     }
 }

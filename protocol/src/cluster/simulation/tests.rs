@@ -113,8 +113,8 @@ fn deduplication_that_is_off_is_found() {
 }
 
 #[test]
-fn an_heir_that_queues_again_what_was_stored_is_found() {
-    found(Mistake::HeirDoubles, &[TWICE]);
+fn a_successor_that_queues_again_what_was_stored_is_found() {
+    found(Mistake::SuccessorDoubles, &[TWICE]);
 }
 
 #[test]
@@ -128,11 +128,11 @@ fn a_cursor_past_a_hole_is_found() {
 }
 
 #[test]
-fn marks_that_are_ignored_are_found() {
-    found(Mistake::NoMarks, &[TWICE, LOST]);
+fn markers_that_are_ignored_are_found() {
+    found(Mistake::NoMarkers, &[TWICE, LOST]);
 }
 
 #[test]
-fn a_holder_that_forgets_too_early_is_found() {
-    found(Mistake::HolderForgets, &[LOST]);
+fn a_source_that_forgets_too_early_is_found() {
+    found(Mistake::SourceForgets, &[LOST]);
 }

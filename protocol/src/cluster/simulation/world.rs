@@ -20,7 +20,7 @@ const PATIENCE: u64 = 60 * SECOND;
 pub struct Slot {
     pub node: Option<Node>,
     pub incarnation: u64,
-    pub lanes: u16,
+    pub workers: u16,
     pub starts: Vec<u64>,
     pub paused: bool,
     pub isolated: bool,
@@ -83,7 +83,7 @@ impl World {
         let nodes = (0..count).map(|_| Slot {
             node: None,
             incarnation: 0,
-            lanes: 1 + random.below(2) as u16,
+            workers: 1 + random.below(2) as u16,
             starts: Vec::new(),
             paused: false,
             isolated: false,
@@ -216,7 +216,7 @@ impl World {
                 node.run(part, most);
             }
             NodeEvent::Answer { op, answer } => node.answer(op, answer),
-            NodeEvent::View(view) => node.view(view),
+            NodeEvent::Members(view) => node.view(view),
             NodeEvent::Tick => {
                 node.tick();
                 self.later(500 * MS, process, NodeEvent::Tick);
@@ -234,12 +234,12 @@ impl World {
             NodeEvent::Dial(peer) => self.dial(process, peer),
             NodeEvent::Arrive { connection, end } => self.arrive(process, connection, end),
             NodeEvent::Register => self.register(process),
-            NodeEvent::Publish { lane, message } => {
+            NodeEvent::Publish { worker, message } => {
                 if node.may_act() {
-                    node.publish(lane, message);
+                    node.publish(worker, message);
                 } else {
                     // It is not read.
-                    let event = NodeEvent::Publish { lane, message };
+                    let event = NodeEvent::Publish { worker, message };
                     self.later(50 * MS, process, event);
                 }
             }

@@ -22,7 +22,8 @@ fn a_hello_of_another_program_cluster_or_node_is_refused() {
 
 #[test]
 fn versions_meet_or_the_hello_is_refused() {
-    for theirs in [(2, 9), (0, 0), (1, 0)] {
+    let (lowest, highest) = VERSIONS;
+    for theirs in [(highest + 1, 9), (0, lowest - 1), (lowest, lowest - 1)] {
         // What follows the versions may be anything then.
         let mut input = bytes(&Hello { versions: theirs, ..hello("b", 5) });
         input.truncate(13);
@@ -35,22 +36,22 @@ fn versions_meet_or_the_hello_is_refused() {
     assert_eq!(negotiate((1, 2), (3, 5)), None);
 }
 
-/// A node of the next release: versions 1 to 2, and fields that this one does not know.
+/// A node of the next release: versions 2 to 3, and fields that this one does not know.
 #[test]
 fn a_hello_of_the_next_version_is_understood() {
-    let mut body = b"HYDR\0\x01\0\x02\x01c\x01b".to_vec();
+    let mut body = b"HYDR\0\x03\0\x04\x01c\x01b".to_vec();
     body.extend_from_slice(&5_u64.to_be_bytes());
     body.extend_from_slice(&[0; 16]);
     body.extend_from_slice(&16_u32.to_be_bytes());
     body.extend_from_slice(&8000_u64.to_be_bytes());
     body.extend_from_slice(b"zone=eu-1");
     let input = frame(kind::HELLO, &body);
-    assert_eq!(Hello::peek(&input).unwrap().unwrap().versions, (1, 2));
+    assert_eq!(Hello::peek(&input).unwrap().unwrap().versions, (3, 4));
     let mut link = link("a", "b", 1);
     link.connected(0, Role::Acceptor);
     assert_eq!(transmit(&mut link, 0), []);
     link.receive(0, &input).unwrap();
-    assert_eq!(link.poll_event(), Some(Event::Up { incarnation: 5, version: 1 }));
+    assert_eq!(link.poll_event(), Some(Event::Up { incarnation: 5, version: 3 }));
     assert!(transmit(&mut link, 0).starts_with(&bytes(&Hello {
         resume: Resume { incarnation: 5, sequence: 0 },
         ..hello("a", 1)

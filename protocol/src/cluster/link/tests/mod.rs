@@ -79,7 +79,10 @@ fn up() -> Link {
     link.connected(0, Role::Dialer);
     transmit(&mut link, 0);
     link.receive(0, &bytes(&hello("b", 5))).unwrap();
-    assert_eq!(events(&mut link), [Event::Up { incarnation: 5, version: 1 }, Event::RoomAgain]);
+    assert_eq!(
+        events(&mut link),
+        [Event::Up { incarnation: 5, version: VERSIONS.1 }, Event::RoomAgain]
+    );
     assert_eq!(transmit(&mut link, 0), ack(0, 16, 8000));
     link
 }

@@ -63,7 +63,7 @@ fn after_a_cut_only_what_the_peer_lacks_is_sent_again() {
         .filter_map(|event| if let Event::Frame { kind, .. } = event { Some(*kind) } else { None })
         .collect();
     assert_eq!(kinds, [0, 1, 2, 3, 4, 5]);
-    assert_eq!(events(&mut a), [Event::Down, Event::Up { incarnation: 5, version: 1 }]);
+    assert_eq!(events(&mut a), [Event::Down, Event::Up { incarnation: 5, version: VERSIONS.1 }]);
     let stats = a.stats();
     assert_eq!((stats.frames_out, stats.resent, stats.reconnects), (6, 3, 1));
     assert_eq!(b.stats().duplicates, 0);
@@ -92,7 +92,7 @@ fn a_restarted_peer_gives_back_what_it_had_not_acknowledged() {
         [
             Event::Down,
             Event::PeerRestarted { old: 5, new: 6 },
-            Event::Up { incarnation: 6, version: 1 },
+            Event::Up { incarnation: 6, version: VERSIONS.1 },
             Event::RoomAgain,
         ]
     );
@@ -251,5 +251,5 @@ fn a_new_connection_replaces_one_that_nobody_closed() {
     link.connected(0, Role::Acceptor);
     assert_eq!(events(&mut link), [Event::Down]);
     link.receive(0, &bytes(&hello("b", 5))).unwrap();
-    assert_eq!(events(&mut link), [Event::Up { incarnation: 5, version: 1 }]);
+    assert_eq!(events(&mut link), [Event::Up { incarnation: 5, version: VERSIONS.1 }]);
 }

@@ -21,7 +21,7 @@ pub(super) struct Release {
 
 #[derive(Debug)]
 pub(super) struct Claiming {
-    shard: u16,
+    worker: u16,
     connection: u64,
     client: Arc<str>,
     known: bool,
@@ -41,11 +41,11 @@ pub(super) struct Look {
 }
 
 impl Node {
-    pub(super) fn claim(&mut self, shard: u16, connection: u64, client: Arc<str>, known: bool) {
+    pub(super) fn claim(&mut self, worker: u16, connection: u64, client: Arc<str>, known: bool) {
         let request = self.directory.claim(&client, false, None);
         let since = self.now;
         let claim =
-            Claiming { shard, connection, client, known, asked: None, since, granted: false };
+            Claiming { worker, connection, client, known, asked: None, since, granted: false };
         self.claims.insert(request, claim);
     }
 
@@ -149,14 +149,14 @@ impl Node {
 
     fn let_in(&mut self, request: u64, taken: Option<Box<Stored>>) {
         let Some(claim) = self.claims.remove(&request) else { return };
-        let Claiming { shard, connection, client, .. } = claim;
+        let Claiming { worker, connection, client, .. } = claim;
         self.last_admission += 1;
         let admission = self.last_admission;
         self.directory.admitted(&client, admission);
         let work =
             ManagerWork::Granted { client: Arc::clone(&client), connection, taken, admission };
-        self.shard(shard).manager.push_back(work);
-        self.moves.granted(&client);
+        self.worker(worker).manager.push_back(work);
+        self.handovers.granted(&client);
         self.release_deferred(&client);
     }
 

@@ -1,17 +1,17 @@
 //! One start of a node: the machines of the cluster, and between them what `actors/` does, as little of it
 //! as there can be.
 //!
-//! Its parts (peers, storage, and of each lane a router and a manager) have an inbox each, which they
+//! Its parts (peers, storage, and of each worker a router and a manager) have an inbox each, which they
 //! work off in order, at times of their own. What it wants of the outside are [`Effect`]s.
 
 mod claims;
 mod deliver;
-mod heirs;
-mod moving;
+mod handover;
 mod peer;
 mod peers;
 mod sessions;
 mod storage;
+mod successors;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,43 +19,43 @@ use std::sync::Arc;
 
 use super::Mistake;
 use super::store::{Answer, Batch, Message, Request, Stored};
-use crate::cluster::View;
+use crate::cluster::MembershipView;
 use crate::cluster::directory::Directory;
+use crate::cluster::handover::Handovers;
 use crate::cluster::link::{Config, Identity};
-use crate::cluster::marks::Marks;
 use crate::cluster::message::{Control, Interest};
-use crate::cluster::moves::Moves;
+use crate::cluster::stream_marker::MarkedStreams;
 use claims::{Claiming, Look, Release};
-use heirs::Heirs;
 use peer::Peer;
 use sessions::Session;
 use storage::Storage;
+use successors::Successors;
 pub use work::Effect;
-use work::{Barrier, ManagerWork, Pass, PeerWork, Publish, RouterWork, WaitKind};
+use work::{Continuation, ManagerWork, MarkerReason, PeerWork, Publish, RouterWork, StreamMarker};
 
-/// As an estate: of this node's earlier starts.
-const ANY_ESTATE: u64 = u64::MAX;
+/// As an orphaned state: of this node's earlier starts.
+const EARLIER_STARTS: u64 = u64::MAX;
 
-/// Of a wait: its lane, and its number.
-pub type Token = (u16, u64);
+/// Of a pending ack: its worker, and its number.
+pub type CompletionToken = (u16, u64);
 
-/// A lane: router and manager, and the sessions of its clients.
+/// A worker: router and manager, and the sessions of its clients.
 #[derive(Default)]
-struct Shard {
+struct Worker {
     router: VecDeque<RouterWork>,
     manager: VecDeque<ManagerWork>,
     sessions: BTreeMap<u32, Session>,
     by_client: BTreeMap<Arc<str>, u32>,
     expected: BTreeMap<Arc<str>, u32>,
     given_up: BTreeMap<Arc<str>, u32>,
-    estates: BTreeMap<u64, Marks>,
-    /// Lost incarnations to whose heirs this lane sends: no longer to those.
+    orphans: BTreeMap<u64, MarkedStreams>,
+    /// Lost incarnations to whose successors this worker sends: no longer to those.
     passed: BTreeSet<u64>,
-    /// Lost incarnations whose heir this node is, while this router waits for what it had published for
+    /// Lost incarnations whose successor this node is, while this router waits for what it had published for
     /// them itself, and what is published meanwhile.
     held_up: u32,
     held: Vec<Message>,
-    waits: BTreeMap<u64, (usize, WaitKind)>,
+    pending_acks: BTreeMap<u64, (usize, Continuation)>,
     /// Connections that wait to be let in.
     claiming: BTreeMap<u64, Arc<str>>,
     admitted: u64,
@@ -74,7 +74,7 @@ pub enum Part {
 #[derive(Debug)]
 enum Purpose {
     Write,
-    Read { shard: u16, slot: u32, stamp: u64 },
+    Read { worker: u16, slot: u32, stamp: u64 },
     Look(Look),
     Ask { request: u64 },
     Recover { id: u64, client: Arc<str>, session: u64, takes: bool },
@@ -82,15 +82,15 @@ enum Purpose {
     Renew { sent: u64 },
 }
 
-/// Lanes that have yet to take what a lost incarnation held; with it the incarnations and clients.
-type Inheriting = (usize, Vec<u64>, Vec<Arc<str>>);
+/// Workers that have yet to take what a lost incarnation held; with it the incarnations and clients.
+type TakingOver = (usize, Vec<u64>, Vec<Arc<str>>);
 
 /// What a node is made of.
 pub struct Setup {
     pub index: usize,
     pub names: Arc<[Arc<str>]>,
     pub incarnation: u64,
-    pub lanes: u16,
+    pub workers: u16,
     pub config: Config,
     pub mistake: Mistake,
     pub lease_until: u64,
@@ -113,31 +113,31 @@ pub struct Node {
     pub lease_until: u64,
     renewing: bool,
     directory: Directory,
-    moves: Moves,
+    handovers: Handovers,
     pub peers: BTreeMap<usize, Peer>,
     claims: BTreeMap<u64, Claiming>,
-    lost: BTreeMap<u64, heirs::Lost>,
+    lost: BTreeMap<u64, successors::Lost>,
     /// Incarnations that were open when it started, and of which it has not heard: no client before that.
     unheard: BTreeMap<u64, usize>,
-    own: BTreeMap<u64, Vec<Token>>,
-    deferred_moves: Vec<(usize, Control)>,
+    own: BTreeMap<u64, Vec<CompletionToken>>,
+    deferred_announcements: Vec<(usize, Control)>,
     deferred_releases: Vec<Release>,
     /// Sessions that it should give up and does not have, while it is not sure of that.
     not_here_yet: Vec<(Arc<str>, u64, Arc<str>)>,
-    heirs: Heirs,
-    inheriting: BTreeMap<u64, Inheriting>,
+    successors: Successors,
+    taking_over: BTreeMap<u64, TakingOver>,
     last_admission: u64,
-    settling: Vec<(u64, Token)>,
+    settling: Vec<(u64, CompletionToken)>,
     interest: BTreeMap<Arc<str>, u32>,
     changes: Vec<(Arc<str>, Interest)>,
     announced: u64,
     confirmed: u64,
     next_move: u64,
-    /// Counts slots, stamps, waits, transactions and questions to the store.
+    /// Counts slots, stamps, pending acks, transactions and questions to the store.
     next: u64,
     /// Sessions on their way.
-    moving: BTreeSet<(u16, u32)>,
-    shards: Vec<Shard>,
+    handover: BTreeSet<(u16, u32)>,
+    workers: Vec<Worker>,
     storage: Storage,
     asked: BTreeMap<u64, Purpose>,
     work: VecDeque<PeerWork>,
@@ -152,7 +152,7 @@ pub struct Node {
 
 impl Node {
     pub fn new(setup: Setup, now: u64) -> Self {
-        let Setup { index, names, incarnation, lanes, config, mistake, lease_until, .. } = setup;
+        let Setup { index, names, incarnation, workers, config, mistake, lease_until, .. } = setup;
         let id = Arc::clone(&names[index]);
         let mut node = Self {
             index,
@@ -164,18 +164,18 @@ impl Node {
             lease_until,
             renewing: false,
             directory: Directory::new(Arc::clone(&id), incarnation),
-            moves: Moves::new(Arc::clone(&id)),
+            handovers: Handovers::new(Arc::clone(&id)),
             id,
             peers: BTreeMap::new(),
             claims: BTreeMap::new(),
             lost: BTreeMap::new(),
             unheard: setup.open.iter().map(|(node, incarnation)| (*incarnation, *node)).collect(),
             own: BTreeMap::new(),
-            deferred_moves: Vec::new(),
+            deferred_announcements: Vec::new(),
             deferred_releases: Vec::new(),
             not_here_yet: Vec::new(),
-            heirs: Heirs::new(&setup.continued),
-            inheriting: BTreeMap::new(),
+            successors: Successors::new(&setup.continued),
+            taking_over: BTreeMap::new(),
             last_admission: 0,
             settling: Vec::new(),
             interest: BTreeMap::new(),
@@ -184,8 +184,8 @@ impl Node {
             confirmed: 0,
             next_move: incarnation << 32,
             next: 1,
-            moving: BTreeSet::new(),
-            shards: (0..lanes).map(|_| Shard::default()).collect(),
+            handover: BTreeSet::new(),
+            workers: (0..workers).map(|_| Worker::default()).collect(),
             storage: Storage::default(),
             asked: BTreeMap::new(),
             work: VecDeque::new(),
@@ -194,11 +194,11 @@ impl Node {
             synced: false,
             log: setup.traced.then(Vec::new),
         };
-        setup.continued.iter().for_each(|lost| node.directory.inherited(*lost));
+        setup.continued.iter().for_each(|lost| node.directory.taken_over(*lost));
         for stored in &setup.sessions {
-            let shard = node.home(&stored.client);
+            let worker = node.home(&stored.client);
             node.work.push_back(PeerWork::Holds(Arc::clone(&stored.client)));
-            node.restore(shard, stored, ANY_ESTATE);
+            node.restore(worker, stored, EARLIER_STARTS);
         }
         node
     }
@@ -219,18 +219,18 @@ impl Node {
         self.next
     }
 
-    fn lanes(&self) -> u16 {
-        self.shards.len() as u16
+    fn workers(&self) -> u16 {
+        self.workers.len() as u16
     }
 
-    /// The lane of a client's session.
+    /// The worker of a client's session.
     fn home(&self, client: &str) -> u16 {
         let number: u16 = client[1..].parse().unwrap();
-        number % self.lanes()
+        number % self.workers()
     }
 
-    fn shard(&mut self, shard: u16) -> &mut Shard {
-        &mut self.shards[usize::from(shard)]
+    fn worker(&mut self, worker: u16) -> &mut Worker {
+        &mut self.workers[usize::from(worker)]
     }
 
     fn ask(&mut self, purpose: Purpose, request: Request) {
@@ -244,7 +244,7 @@ impl Node {
         self.now < self.lease_until
     }
 
-    fn tell_client(&mut self, effect: Effect) {
+    fn send_to_client(&mut self, effect: Effect) {
         if self.may_act() {
             self.effects.push(effect);
         } else {
@@ -265,11 +265,11 @@ impl Node {
         if self.storage.has_work() {
             busy.push(Part::Storage);
         }
-        for (index, shard) in (0..).zip(&self.shards) {
-            if !shard.router.is_empty() {
+        for (index, worker) in (0..).zip(&self.workers) {
+            if !worker.router.is_empty() {
                 busy.push(Part::Router(index));
             }
-            if !shard.manager.is_empty() {
+            if !worker.manager.is_empty() {
                 busy.push(Part::Manager(index));
             }
         }
@@ -287,38 +287,38 @@ impl Node {
                 self.settle();
             }
             Part::Storage => self.run_storage(),
-            Part::Router(shard) => self.run_router(shard, most),
-            Part::Manager(shard) => {
+            Part::Router(worker) => self.run_router(worker, most),
+            Part::Manager(worker) => {
                 for _ in 0..most {
-                    let Some(work) = self.shard(shard).manager.pop_front() else { break };
-                    self.manage(shard, work);
+                    let Some(work) = self.worker(worker).manager.pop_front() else { break };
+                    self.manage(worker, work);
                 }
             }
         }
     }
 
-    pub fn publish(&mut self, lane: u16, message: Message) {
-        let lane = lane % self.lanes();
-        self.shard(lane).router.push_back(RouterWork::Publish(message));
+    pub fn publish(&mut self, worker: u16, message: Message) {
+        let worker = worker % self.workers();
+        self.worker(worker).router.push_back(RouterWork::Publish(message));
     }
 
     pub fn connect(&mut self, client: Arc<str>, connection: u64) {
         let home = self.home(&client);
-        self.shard(home).manager.push_back(ManagerWork::Connect { client, connection });
+        self.worker(home).manager.push_back(ManagerWork::Connect { client, connection });
     }
 
     pub fn disconnected(&mut self, client: Arc<str>, connection: u64) {
         let home = self.home(&client);
-        self.shard(home).manager.push_back(ManagerWork::Disconnected { client, connection });
+        self.worker(home).manager.push_back(ManagerWork::Disconnected { client, connection });
     }
 
     pub fn got(&mut self, client: Arc<str>, connection: u64, sequence: u64) {
         let home = self.home(&client);
-        self.shard(home).manager.push_back(ManagerWork::Got { client, connection, sequence });
+        self.worker(home).manager.push_back(ManagerWork::Got { client, connection, sequence });
     }
 
-    pub fn view(&mut self, view: View) {
-        self.work.push_back(PeerWork::View(view));
+    pub fn view(&mut self, view: MembershipView) {
+        self.work.push_back(PeerWork::Members(view));
     }
 
     pub fn renew(&mut self) {
@@ -332,11 +332,11 @@ impl Node {
         let Some(purpose) = self.asked.remove(&op) else { return };
         match (purpose, answer) {
             (Purpose::Write, answer) => self.written(matches!(answer, Answer::Written)),
-            (Purpose::Read { shard, slot, stamp }, Answer::Page(page)) => {
+            (Purpose::Read { worker, slot, stamp }, Answer::Page(page)) => {
                 self.storage.busy = false;
-                self.shard(shard).manager.push_back(ManagerWork::Page { slot, stamp, page });
+                self.worker(worker).manager.push_back(ManagerWork::Page { slot, stamp, page });
             }
-            (Purpose::Read { shard, slot, stamp }, _) => self.read_again(shard, slot, stamp),
+            (Purpose::Read { worker, slot, stamp }, _) => self.read_again(worker, slot, stamp),
             (Purpose::Look(look), answer) => self.looks(look, answer),
             (Purpose::Ask { request }, Answer::Located(holder)) => {
                 self.work.push_back(PeerWork::Looked { request, holder, taken: None });
@@ -345,11 +345,11 @@ impl Node {
                 self.recovering(id, client, session, takes, answer);
             }
             (Purpose::Seal(incarnation), answer) => {
-                let estate = match answer {
-                    Answer::Sealed(estate) => estate,
+                let orphaned = match answer {
+                    Answer::Sealed(orphaned) => orphaned,
                     _ => None,
                 };
-                self.work.push_back(PeerWork::Sealed { incarnation, estate });
+                self.work.push_back(PeerWork::Sealed { incarnation, orphaned });
             }
             (Purpose::Renew { sent }, answer) => {
                 self.renewing = false;
@@ -370,9 +370,9 @@ impl Node {
         }
     }
 
-    fn complete(&mut self, tokens: impl IntoIterator<Item = Token>) {
+    fn complete(&mut self, tokens: impl IntoIterator<Item = CompletionToken>) {
         for token in tokens {
-            self.shard(token.0).manager.push_back(ManagerWork::Completed(token));
+            self.worker(token.0).manager.push_back(ManagerWork::Completed(token));
         }
     }
 
@@ -385,24 +385,24 @@ impl Node {
             }
         };
         note("claims", self.claims.len() + self.directory.sizes().2);
-        note(&format!("moves {:?}", self.moves), self.moves.len());
+        note(&format!("handovers {:?}", self.handovers), self.handovers.len());
         note(&format!("lost {:?}", self.lost), self.lost.len());
-        note("moves deferred", self.deferred_moves.len());
+        note("announcements deferred", self.deferred_announcements.len());
         note("releases deferred", self.deferred_releases.len());
         note("batches to itself", self.own.len());
-        note("estates being taken", self.inheriting.len());
+        note("orphaned states being taken over", self.taking_over.len());
         note("SUBACKs", self.settling.len());
         for peer in self.peers.values() {
             note(&format!("batches to {}", peer.id), peer.pending.len());
         }
-        for shard in &self.shards {
-            note("waits", shard.waits.len());
-            note("expected sessions", shard.expected.len());
-            note("sessions given up", shard.given_up.len());
-            note("estates not settled", shard.estates.len());
+        for worker in &self.workers {
+            note("pending acks", worker.pending_acks.len());
+            note("expected sessions", worker.expected.len());
+            note("sessions given up", worker.given_up.len());
+            note("orphaned states not settled", worker.orphans.len());
             note(
                 "sessions on their way",
-                shard.sessions.values().filter(|s| s.moving.is_some()).count(),
+                worker.sessions.values().filter(|s| s.handover.is_some()).count(),
             );
         }
         note("inboxes", self.busy().len());

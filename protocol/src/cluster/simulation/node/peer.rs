@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Token;
+use super::CompletionToken;
 use crate::cluster::link::{Class, Config, Identity, Link};
 use crate::cluster::message::{self, Control, Interest};
 
@@ -14,7 +14,7 @@ use crate::cluster::message::{self, Control, Interest};
 #[derive(Debug)]
 pub struct Pending {
     pub body: Bytes,
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<CompletionToken>,
     pub incarnation: u64,
     pub sent: bool,
 }
@@ -55,7 +55,7 @@ impl Peer {
         }
     }
 
-    pub fn tell(&mut self, message: Control) {
+    pub fn send_control(&mut self, message: Control) {
         self.controls.push(message);
     }
 
@@ -73,13 +73,17 @@ impl Peer {
 
     pub fn greet(&mut self, incarnation: u64, whole: Vec<(Arc<str>, Interest)>, announced: u64) {
         self.greeted = incarnation;
-        self.tell(Control::InterestAnew);
+        self.send_control(Control::InterestAnew {
+            lineage: 0,
+            taken_over: Vec::new(),
+            settled: true,
+        });
         for change in whole {
-            self.tell(Control::Interest { request: 0, changes: vec![change] });
+            self.send_control(Control::Interest { request: 0, changes: vec![change] });
             self.flush();
         }
-        self.tell(Control::InterestWhole);
-        self.tell(Control::Interest { request: announced, changes: Vec::new() });
+        self.send_control(Control::InterestWhole);
+        self.send_control(Control::Interest { request: announced, changes: Vec::new() });
         self.flush();
     }
 

@@ -1,4 +1,4 @@
-//! The links and what goes over them (`actors/src/cluster/{peers,moves}.rs`).
+//! The links and what goes over them (`actors/src/cluster/{peers,handovers}.rs`).
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -10,12 +10,12 @@ use super::super::Mistake;
 use super::super::clock::MS;
 use super::deliver::NODE_BITS;
 use super::peer::{Peer, Pending};
-use super::{Barrier, ManagerWork, Node, Pass, PeerWork, Purpose, RouterWork, Token};
+use super::{CompletionToken, ManagerWork, Node, PeerWork, Purpose, RouterWork};
+use crate::cluster::MembershipView;
 use crate::cluster::directory::{self, Holder};
 use crate::cluster::link::{Event, Hello, Role};
-use crate::cluster::marks::EVERY;
 use crate::cluster::message::{self, Control, Interest};
-use crate::cluster::{View, moves};
+use crate::cluster::stream_marker::ALL_STREAMS;
 
 impl Node {
     pub(super) fn peer(&mut self, node: usize) -> Option<&mut Peer> {
@@ -30,11 +30,11 @@ impl Node {
         self.now / MS
     }
 
-    fn tell(&mut self, node: &str, message: Control) {
+    pub(super) fn send_control(&mut self, node: &str, message: Control) {
         if let Some(index) = self.index_of(node)
             && let Some(peer) = self.peer(index)
         {
-            peer.tell(message);
+            peer.send_control(message);
         }
     }
 
@@ -44,14 +44,15 @@ impl Node {
                 self.note(|| format!("{action:?}"));
             }
             match action {
-                directory::Action::Send(node, message) => self.tell(&node, message),
+                directory::Action::Send(node, message) => self.send_control(&node, message),
                 directory::Action::Grant { request, from } => self.grant(request, from),
+                directory::Action::Forget { .. } => {}
                 directory::Action::Release { owner, ticket, client, to } => {
                     self.release(super::Release { owner, ticket, client, to });
                 }
             }
         }
-        self.act_on_moves();
+        self.act_on_handovers();
     }
 
     pub(super) fn settle(&mut self) {
@@ -68,7 +69,7 @@ impl Node {
     pub(super) fn peer_work(&mut self, work: PeerWork) {
         let quiet = matches!(
             work,
-            PeerWork::Publishes { .. } | PeerWork::Consumed { .. } | PeerWork::View(_)
+            PeerWork::Publishes { .. } | PeerWork::Consumed { .. } | PeerWork::Members(_)
         );
         if !quiet {
             self.note(|| format!("{work:?}"));
@@ -92,29 +93,29 @@ impl Node {
                 if let Some(peer) = self.peer(node)
                     && peer.link.peer_incarnation() == Some(incarnation)
                 {
-                    peer.tell(Control::Done { batches: vec![batch] });
+                    peer.send_control(Control::Done { batches: vec![batch] });
                 }
             }
-            PeerWork::View(view) => self.members_changed(view),
-            PeerWork::Claim { shard, connection, client, known } => {
-                self.claim(shard, connection, client, known);
+            PeerWork::Members(view) => self.members_changed(view),
+            PeerWork::Claim { worker, connection, client, known } => {
+                self.claim(worker, connection, client, known);
             }
             PeerWork::Gone { client, seen } => self.directory.gone(&client, seen),
             PeerWork::Holds(client) => self.directory.holds(&client, false),
-            PeerWork::Leaving { id, client, to, filters, estate } => {
-                let estates = self.heirs.estates(estate);
-                self.moves.leaving(id, client, to, filters, estates);
+            PeerWork::Offer { id, client, to, filters, orphan } => {
+                let orphans = self.successors.orphans(orphan);
+                self.handovers.offer(id, client, to, filters, orphans);
             }
-            PeerWork::Keeps(id) => self.moves.keeps(id),
+            PeerWork::Abort(id) => self.handovers.abort(id),
             PeerWork::Recover { id, client, session } => self.ask_whose(id, client, session),
-            PeerWork::Expected(id) => self.moves.expected(id),
-            PeerWork::Passed { barrier, lane } => self.passed(&barrier, lane),
-            PeerWork::Marked { id, origin } => {
+            PeerWork::Expected(id) => self.handovers.expected(id),
+            PeerWork::MarkerPassed { marker, router } => self.marker_passed(&marker, router),
+            PeerWork::NodeMarked { id, origin } => {
                 let origin = Arc::clone(&self.names[origin]);
-                self.moves.marked(id, &origin);
+                self.handovers.marked(id, &origin);
             }
-            PeerWork::ResentSeen { incarnation, shard, origin } => {
-                self.resent_seen(incarnation, shard, origin);
+            PeerWork::ResentSeen { incarnation, worker, origin } => {
+                self.resent_seen(incarnation, worker, origin);
             }
             PeerWork::Released { owner, ticket, client, handed } => {
                 self.is_released(&client);
@@ -125,15 +126,21 @@ impl Node {
                 }
             }
             PeerWork::Looked { request, holder, taken } => self.looked(request, holder, taken),
-            PeerWork::Sealed { incarnation, estate } => self.sealed(incarnation, estate),
-            PeerWork::Inherited { incarnation, incarnations, clients } => {
-                self.inherited(incarnation, incarnations, &clients);
+            PeerWork::Sealed { incarnation, orphaned } => self.sealed(incarnation, orphaned),
+            PeerWork::TakenOver { incarnation, incarnations, clients } => {
+                self.taken_over(incarnation, incarnations, &clients);
             }
         }
         self.act();
     }
 
-    fn send_publishes(&mut self, node: usize, group: u64, mut body: Vec<u8>, tokens: Vec<Token>) {
+    fn send_publishes(
+        &mut self,
+        node: usize,
+        group: u64,
+        mut body: Vec<u8>,
+        tokens: Vec<CompletionToken>,
+    ) {
         let batch = group << NODE_BITS | node as u64;
         let Some(peer) = self.peer(node) else { return self.complete(tokens) };
         let incarnation = match peer.whole {
@@ -151,7 +158,7 @@ impl Node {
         self.send_on_late(incarnation);
     }
 
-    pub(super) fn announce(&mut self, token: Option<Token>) {
+    pub(super) fn announce(&mut self, token: Option<CompletionToken>) {
         let (changes, request) = (mem::take(&mut self.changes), self.announced);
         if !changes.is_empty() {
             for peer in self.peers.values_mut() {
@@ -159,7 +166,7 @@ impl Node {
                     peer.greeted = 0;
                 }
                 if peer.greeted != 0 {
-                    peer.tell(Control::Interest { request, changes: changes.clone() });
+                    peer.send_control(Control::Interest { request, changes: changes.clone() });
                 }
             }
         }
@@ -174,11 +181,11 @@ impl Node {
         let confirmed = members.map(|peer| peer.confirmed).min().unwrap_or(none);
         self.confirmed = self.confirmed.max(confirmed);
         let done = self.settling.extract_if(.., |(request, _)| *request <= confirmed);
-        let tokens: Vec<Token> = done.map(|(_, token)| token).collect();
+        let tokens: Vec<CompletionToken> = done.map(|(_, token)| token).collect();
         self.complete(tokens);
     }
 
-    fn members_changed(&mut self, view: View) {
+    fn members_changed(&mut self, view: MembershipView) {
         for member in view.members.iter() {
             let Some(index) = self.index_of(&member.node_id).filter(|it| *it != self.index) else {
                 continue;
@@ -275,15 +282,15 @@ impl Node {
                     drop(peer.link.take_unacknowledged());
                     let id = Arc::clone(&peer.id);
                     self.directory.link_renewed(&id);
-                    self.moves.restarted(&id);
-                    self.heir_hears_nothing(node);
+                    self.handovers.restarted(&id);
+                    self.successor_hears_nothing(node);
                 }
                 Event::RoomAgain => {}
                 Event::Frame { kind: message::PUBLISHES, body, .. } => {
-                    let Some((_, lane, ..)) = message::publishes(&body) else { continue };
+                    let Some((_, router, ..)) = message::publishes(&body) else { continue };
                     let peer = self.peer(node).and_then(|peer| peer.link.peer_incarnation());
                     let Some(incarnation) = peer else { continue };
-                    self.push_router(lane, RouterWork::FromPeer { node, incarnation, body });
+                    self.push_router(router, RouterWork::PeerBatch { node, incarnation, body });
                 }
                 Event::Frame { body, .. } => {
                     for message in message::decode(&body).unwrap() {
@@ -307,7 +314,7 @@ impl Node {
         let announced = self.announced;
         let again = self.mistake == Mistake::NoDeduplication;
         let has_changes = !self.changes.is_empty();
-        let inherited: Vec<Control> = self.heirs.announcements().collect();
+        let taken_over: Vec<Control> = self.successors.announcements().collect();
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if peer.greeted != incarnation {
             if has_changes {
@@ -315,7 +322,7 @@ impl Node {
             }
             peer.greet(incarnation, whole, announced);
         }
-        inherited.into_iter().for_each(|message| peer.tell(message));
+        taken_over.into_iter().for_each(|message| peer.send_control(message));
         if again {
             peer.send_again();
         }
@@ -323,14 +330,14 @@ impl Node {
         self.look_who_is_there();
     }
 
-    /// To the router of a lane; with [`EVERY`] behind all that they have to do.
-    pub(super) fn push_router(&mut self, lane: u16, work: RouterWork) {
-        if lane == EVERY {
+    /// To the router; with [`ALL_STREAMS`] behind all that they have to do.
+    pub(super) fn push_router(&mut self, router: u16, work: RouterWork) {
+        if router == ALL_STREAMS {
             let work = RouterWork::Behind(Box::new(work));
-            return self.shard(0).router.push_back(work);
+            return self.worker(0).router.push_back(work);
         }
-        let at = lane % self.lanes();
-        self.shard(at).router.push_back(work);
+        let at = router % self.workers();
+        self.worker(at).router.push_back(work);
     }
 
     fn control(&mut self, node: usize, message: Control) {
@@ -341,10 +348,10 @@ impl Node {
                 if request != 0
                     && let Some(peer) = self.peer(node)
                 {
-                    peer.tell(Control::InterestConfirmed { request });
+                    peer.send_control(Control::InterestConfirmed { request });
                 }
             }
-            Control::InterestAnew => {
+            Control::InterestAnew { .. } => {
                 if let Some(peer) = self.peer(node) {
                     peer.anew = Some(BTreeSet::new());
                 }
@@ -361,19 +368,21 @@ impl Node {
                 }
             }
             // It is lost, and does not know it yet: what it held is another's.
-            Control::Leaving { .. } if self.is_inherited(node) => {}
-            Control::Leaving { .. } | Control::Withdrawn { .. } | Control::Taken { .. } => {
+            Control::Offer { .. } if self.is_taken_over(node) => {}
+            Control::Offer { .. } | Control::Abort { .. } | Control::Complete { .. } => {
                 let from = Arc::clone(&self.names[node]);
-                self.moves.receive(&from, message);
+                self.handovers.receive(&from, message);
             }
-            Control::Move { .. } => self.moves(node, message),
-            Control::Mark { id, client, lane } => self.mark(node, id, client, lane),
-            Control::Inherited { incarnation, estate } => {
-                self.told(node, message);
-                self.has_heir(incarnation, estate, node);
+            Control::Announce { .. } => self.announced(node, message),
+            Control::StreamMarker { id, client, router } => {
+                self.forward_marker(node, id, client, router)
             }
-            Control::Resent { incarnation, lane } => self.resent(node, incarnation, lane),
-            other => self.told(node, other),
+            Control::TakenOver { incarnation, orphan, .. } => {
+                self.on_message(node, message);
+                self.has_successor(incarnation, orphan, node);
+            }
+            Control::Resent { incarnation, router } => self.resent(node, incarnation, router),
+            other => self.on_message(node, other),
         }
     }
 
@@ -381,18 +390,18 @@ impl Node {
         let past_holes = self.mistake == Mistake::PastHoles;
         let Some(peer) = self.peer(node) else { return };
         let done = peer.pending.extract_if(..=batch, |number, _| past_holes || *number == batch);
-        let tokens: Vec<Token> = done.flat_map(|(_, pending)| pending.tokens).collect();
+        let tokens: Vec<CompletionToken> = done.flat_map(|(_, pending)| pending.tokens).collect();
         self.complete(tokens);
     }
 
-    fn told(&mut self, node: usize, message: Control) {
+    fn on_message(&mut self, node: usize, message: Control) {
         let Some(peer) = self.peer(node) else { return };
         let Some(incarnation) = peer.link.peer_incarnation() else { return };
         let from = Holder { node: Arc::clone(&peer.id), incarnation };
         self.directory.receive(&from, message);
     }
 
-    fn wants(&mut self, node: usize, changes: &[(Arc<str>, Interest)]) {
+    pub(super) fn wants(&mut self, node: usize, changes: &[(Arc<str>, Interest)]) {
         let Some(peer) = self.peer(node) else { return };
         for (filter, interest) in changes {
             if *interest == Interest::None {
@@ -415,68 +424,16 @@ impl Node {
         peer.send_kept();
     }
 
-    fn act_on_moves(&mut self) {
-        while let Some(action) = self.moves.poll_action() {
-            if !matches!(action, moves::Action::Send(..)) {
-                self.note(|| format!("{action:?}"));
-            }
-            match action {
-                moves::Action::Send(node, message) => self.tell(&node, message),
-                moves::Action::Expect { id, client, filters } => {
-                    let home = self.home(&client);
-                    let work = RouterWork::Expect { id, client, filters };
-                    self.shard(home).router.push_back(work);
-                }
-                moves::Action::Barrier { id, client, here, to } => {
-                    let to = to.iter().filter_map(|node| self.index_of(node)).collect();
-                    self.barrier(&Barrier { pass: Pass::Move { id, client, here }, to });
-                }
-                moves::Action::Mark { id, client, node } => {
-                    if let Some(node) = self.index_of(&node) {
-                        self.mark(node, id, client, (EVERY, 1));
-                    }
-                }
-                moves::Action::AllMarked { id, client } => {
-                    self.push_home(&client.clone(), ManagerWork::AllMarked { id, client });
-                }
-                moves::Action::Stays { id, client } => {
-                    self.push_home(&client.clone(), ManagerWork::Stays { id, client });
-                }
-                moves::Action::Taken { id, client } => {
-                    self.push_home(&client.clone(), ManagerWork::Taken { id, client });
-                }
-                moves::Action::Forget { client, .. } => {
-                    let home = self.home(&client);
-                    self.shard(home).router.push_back(RouterWork::Forget { client });
-                }
-            }
-        }
-    }
-
     pub(super) fn push_home(&mut self, client: &str, work: ManagerWork) {
         let home = self.home(client);
-        self.shard(home).manager.push_back(work);
+        self.worker(home).manager.push_back(work);
     }
 
     fn look_who_is_there(&mut self) {
         let there = self.peers.values().filter(|peer| peer.is_there());
         let there = there.map(|peer| Arc::clone(&peer.id)).collect();
-        self.moves.there(there);
-        self.heirs_go_on();
-    }
-
-    /// A node takes a session over from another. What it wants is known before the marks.
-    pub(super) fn moves(&mut self, taker: usize, message: Control) {
-        let Control::Move { filters, estates, .. } = &message else { return };
-        let wanted: Vec<(Arc<str>, Interest)> =
-            filters.iter().map(|filter| (Arc::clone(filter), Interest::Queues)).collect();
-        self.wants(taker, &wanted);
-        if estates.iter().all(|estate| self.is_resent(*estate)) {
-            let from = Arc::clone(&self.names[taker]);
-            self.moves.receive(&from, message);
-        } else {
-            self.deferred_moves.push((taker, message));
-        }
+        self.handovers.there(there);
+        self.successors_go_on();
     }
 
     /// At each tick.

@@ -6,25 +6,25 @@ use std::mem;
 
 use super::super::Mistake;
 use super::super::store::{Op, Request};
-use super::{Node, Purpose, Token};
+use super::{CompletionToken, Node, Purpose};
 
 #[derive(Debug)]
 enum Item {
-    Write(Vec<Op>, Vec<Token>),
+    Write(Vec<Op>, Vec<CompletionToken>),
     Transaction(u64),
-    Read { shard: u16, slot: u32, stamp: u64, session: u64, from: u64 },
+    Read { worker: u16, slot: u32, stamp: u64, session: u64, from: u64 },
 }
 
 #[derive(Default)]
 pub(super) struct Storage {
     queue: VecDeque<Item>,
     /// Parts that are to come, and what those that came have.
-    transactions: BTreeMap<u64, (usize, Vec<Op>, Vec<Token>)>,
+    transactions: BTreeMap<u64, (usize, Vec<Op>, Vec<CompletionToken>)>,
     pub busy: bool,
-    writing: (Vec<Op>, Vec<Token>),
+    writing: (Vec<Op>, Vec<CompletionToken>),
     reading: Option<(u64, u64)>,
     /// Stored, and the lease was over when the answer came.
-    unleased: Vec<Token>,
+    unleased: Vec<CompletionToken>,
 }
 
 impl Storage {
@@ -42,7 +42,7 @@ impl Node {
     pub(super) fn store(
         &mut self,
         ops: Vec<Op>,
-        mut tokens: Vec<Token>,
+        mut tokens: Vec<CompletionToken>,
         transaction: Option<(u64, usize)>,
     ) {
         if self.mistake == Mistake::EarlyAcknowledgement {
@@ -64,9 +64,9 @@ impl Node {
         }
     }
 
-    pub(super) fn read(&mut self, shard: u16, slot: u32, session: u64, from: u64) -> u64 {
+    pub(super) fn read(&mut self, worker: u16, slot: u32, session: u64, from: u64) -> u64 {
         let stamp = self.number();
-        self.storage.queue.push_back(Item::Read { shard, slot, stamp, session, from });
+        self.storage.queue.push_back(Item::Read { worker, slot, stamp, session, from });
         stamp
     }
 
@@ -87,11 +87,11 @@ impl Node {
                     self.storage.queue.push_front(read);
                     break;
                 }
-                Some(Item::Read { shard, slot, stamp, session, from }) => {
+                Some(Item::Read { worker, slot, stamp, session, from }) => {
                     self.storage.busy = true;
                     self.storage.reading = Some((session, from));
                     let request = Request::Read { session, from };
-                    return self.ask(Purpose::Read { shard, slot, stamp }, request);
+                    return self.ask(Purpose::Read { worker, slot, stamp }, request);
                 }
                 None => break,
             }
@@ -126,8 +126,8 @@ impl Node {
         self.complete(tokens);
     }
 
-    pub(super) fn read_again(&mut self, shard: u16, slot: u32, stamp: u64) {
+    pub(super) fn read_again(&mut self, worker: u16, slot: u32, stamp: u64) {
         let (session, from) = self.storage.reading.unwrap();
-        self.ask(Purpose::Read { shard, slot, stamp }, Request::Read { session, from });
+        self.ask(Purpose::Read { worker, slot, stamp }, Request::Read { session, from });
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::store::{Batch, Entry, Estate, Message, Request, Stored};
-use super::Token;
+use super::super::store::{Batch, Entry, Message, OrphanedState, Request, Stored};
+use super::CompletionToken;
 use super::claims::Release;
-use crate::cluster::View;
-use crate::cluster::marks::Lane;
+use crate::cluster::MembershipView;
 use crate::cluster::message::Handed;
+use crate::cluster::stream_marker::PublishStream;
 
 #[derive(Debug, Clone)]
 pub enum Effect {
@@ -42,43 +42,43 @@ pub enum Effect {
 
 #[derive(Debug)]
 pub enum PeerWork {
-    Publishes { node: usize, group: u64, body: Vec<u8>, tokens: Vec<Token> },
-    Interest(Option<Token>),
+    Publishes { node: usize, group: u64, body: Vec<u8>, tokens: Vec<CompletionToken> },
+    Interest(Option<CompletionToken>),
     Consumed { node: usize, incarnation: u64, bytes: u64 },
     Stored { node: usize, incarnation: u64, batch: u64 },
-    View(View),
-    Claim { shard: u16, connection: u64, client: Arc<str>, known: bool },
+    Members(MembershipView),
+    Claim { worker: u16, connection: u64, client: Arc<str>, known: bool },
     Gone { client: Arc<str>, seen: u64 },
     Holds(Arc<str>),
-    Leaving { id: u64, client: Arc<str>, to: Arc<str>, filters: Vec<(Arc<str>, u8)>, estate: u64 },
-    Keeps(u64),
+    Offer { id: u64, client: Arc<str>, to: Arc<str>, filters: Vec<(Arc<str>, u8)>, orphan: u64 },
+    Abort(u64),
     Recover { id: u64, client: Arc<str>, session: u64 },
     Expected(u64),
-    Passed { barrier: Barrier, lane: (u16, u16) },
-    Marked { id: u64, origin: usize },
-    ResentSeen { incarnation: u64, shard: u16, origin: usize },
+    MarkerPassed { marker: StreamMarker, router: (u16, u16) },
+    NodeMarked { id: u64, origin: usize },
+    ResentSeen { incarnation: u64, worker: u16, origin: usize },
     Released { owner: Arc<str>, ticket: u64, client: Arc<str>, handed: Option<Handed> },
     Looked { request: u64, holder: Option<(u64, u64)>, taken: Option<Box<Stored>> },
-    Sealed { incarnation: u64, estate: Option<Estate> },
-    Inherited { incarnation: u64, incarnations: Vec<u64>, clients: Vec<Arc<str>> },
+    Sealed { incarnation: u64, orphaned: Option<OrphanedState> },
+    TakenOver { incarnation: u64, incarnations: Vec<u64>, clients: Vec<Arc<str>> },
 }
 
 #[derive(Debug, Clone)]
-pub enum Pass {
-    Move { id: u64, client: Arc<str>, here: bool },
-    Heir { incarnation: u64, heir: usize },
+pub enum MarkerReason {
+    Handover { id: u64, client: Arc<str>, here: bool },
+    Successor { incarnation: u64, successor: usize },
 }
 
 #[derive(Debug, Clone)]
-pub struct Barrier {
-    pub pass: Pass,
+pub struct StreamMarker {
+    pub reason: MarkerReason,
     pub to: Vec<usize>,
 }
 
 #[derive(Debug)]
 pub enum RouterWork {
     Publish(Message),
-    FromPeer {
+    PeerBatch {
         node: usize,
         incarnation: u64,
         body: Bytes,
@@ -86,7 +86,7 @@ pub enum RouterWork {
     /// Of another router; what waits for it, and the transaction it is a part of.
     Deliver {
         items: Vec<Publish>,
-        late: Vec<Token>,
+        late: Vec<CompletionToken>,
         transaction: Option<u64>,
     },
     Expect {
@@ -98,30 +98,30 @@ pub enum RouterWork {
     Forget {
         client: Arc<str>,
     },
-    Barrier(Barrier),
-    Mark {
+    InsertMarker(StreamMarker),
+    ForwardMarker {
         id: u64,
         client: Arc<str>,
-        lane: Lane,
-        lanes: u16,
+        stream: PublishStream,
+        routers: u16,
     },
-    Marked {
+    MarkerArrived {
         id: u64,
         client: Arc<str>,
-        lane: Lane,
-        lanes: u16,
+        stream: PublishStream,
+        routers: u16,
     },
     Resent {
         incarnation: u64,
-        lane: Lane,
-        lanes: u16,
+        stream: PublishStream,
+        routers: u16,
     },
     /// Of a node that is gone: behind what stands in the inboxes of all routers.
     Behind(Box<RouterWork>),
     ResentHere {
         incarnation: u64,
-        lane: Lane,
-        lanes: u16,
+        stream: PublishStream,
+        routers: u16,
     },
 }
 
@@ -130,14 +130,14 @@ pub enum ManagerWork {
     Connect { client: Arc<str>, connection: u64 },
     Disconnected { client: Arc<str>, connection: u64 },
     Got { client: Arc<str>, connection: u64, sequence: u64 },
-    Completed(Token),
+    Completed(CompletionToken),
     Granted { client: Arc<str>, connection: u64, taken: Option<Box<Stored>>, admission: u64 },
     Release(Release),
     Page { slot: u32, stamp: u64, page: Vec<(u64, Entry)> },
-    Inherit { sessions: Vec<Stored>, incarnation: u64 },
+    TakeOver { sessions: Vec<Stored>, incarnation: u64 },
     AllMarked { id: u64, client: Arc<str> },
-    Stays { id: u64, client: Arc<str> },
-    Taken { id: u64, client: Arc<str> },
+    KeepSession { id: u64, client: Arc<str> },
+    HandedOver { id: u64, client: Arc<str> },
     Settled { incarnation: u64 },
     Recovered { id: u64, client: Arc<str>, taken: Option<Box<Stored>> },
 }
@@ -146,15 +146,15 @@ pub enum ManagerWork {
 #[derive(Debug, Clone, Copy)]
 pub struct Publish {
     pub message: Message,
-    pub lane: Lane,
-    pub estate: u64,
+    pub stream: PublishStream,
+    pub orphan: u64,
     pub batch: Option<Batch>,
 }
 
 #[derive(Debug)]
-pub enum WaitKind {
+pub enum Continuation {
     Publish(Message),
     Peer { node: usize, incarnation: u64, batch: u64 },
-    Forward(Token),
+    Forward(CompletionToken),
     Subscribed { client: Arc<str>, connection: u64 },
 }

@@ -1,0 +1,167 @@
+//! Nodes that are lost: their successor seals what they held and goes on with it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hydrant_protocol::cluster::{Key, MembershipView, Ring};
+use tokio::sync::oneshot;
+
+use super::peers::Peers;
+use super::{PeerWork, known_batch};
+use crate::ports::{OrphanedState, Sealing, StoredBatch};
+use crate::say;
+use crate::shared::ManagerWork;
+
+/// An incarnation that was sealed or found alive is looked at again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// An incarnation that is no member any more and whose sessions nobody has yet.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    /// Its node id.
+    pub(super) node: Arc<str>,
+    /// An attempt to seal it is under way.
+    sealing: bool,
+    /// No attempt before this.
+    next: Instant,
+}
+
+impl Lost {
+    /// Not looked at before some time has passed.
+    pub(super) fn after(node: Arc<str>, wait: Duration) -> Self {
+        let since = Instant::now();
+        Self { node, sealing: false, next: since + wait }
+    }
+}
+
+impl Peers {
+    /// Finds who is lost, and who is back with the same start.
+    pub(super) fn lose(&mut self, view: &MembershipView) {
+        let before = self.directory.view();
+        for member in before.members.iter() {
+            let back = view
+                .member(&member.node_id)
+                .is_some_and(|now| now.incarnation == member.incarnation);
+            let over = self.is_over(member.incarnation);
+            if !back && !over && *member.node_id != *self.cluster.node_id {
+                let node = Arc::clone(&member.node_id);
+                let lost = || Lost::after(node, Duration::ZERO);
+                self.lost.entry(member.incarnation).or_insert_with(lost);
+            }
+        }
+        let is_member =
+            |incarnation: u64| view.members.iter().any(|m| m.incarnation == incarnation);
+        self.lost.retain(|incarnation, _| !is_member(*incarnation));
+    }
+
+    /// Seals the lost incarnations whose successor this node is: the owner of their node id.
+    pub(super) fn seal_lost(&mut self) {
+        let view = self.directory.view();
+        // A node that is not registered takes nothing new.
+        if !view.current || self.lost.is_empty() || !self.cluster.may_act() {
+            return;
+        }
+        let ring = Ring::new(view.members.iter().map(|member| Arc::clone(&member.node_id)));
+        let now = Instant::now();
+        for (incarnation, lost) in &mut self.lost {
+            let ours = ring.owns(&self.cluster.node_id, Key::Client(&lost.node));
+            if !ours || lost.sealing || now < lost.next {
+                continue;
+            }
+            lost.sealing = true;
+            self.cluster.sealing.fetch_add(1, Ordering::SeqCst);
+            let (cluster, incarnation) = (Arc::clone(&self.cluster), *incarnation);
+            tokio::task::spawn_local(async move {
+                let sealing = match cluster.store.seal(incarnation).await {
+                    Ok(sealing) => Some(sealing),
+                    Err(error) => {
+                        say::warn!(target: "hydrant::peers", "incarnation {incarnation} cannot be sealed yet: {error}");
+                        None
+                    }
+                };
+                cluster.work.push(PeerWork::Sealed { incarnation, sealing }, 64);
+            });
+        }
+    }
+
+    /// An attempt to seal is over, and these sessions are here.
+    pub(super) fn is_sure_again(&mut self, clients: &[Arc<str>]) {
+        // Their owner hears that they are here, and asks again.
+        self.not_here_yet.retain(|(.., client)| !clients.contains(client));
+        if self.cluster.sealing.fetch_sub(1, Ordering::SeqCst) == 1 {
+            for (owner, ticket, client) in std::mem::take(&mut self.not_here_yet) {
+                self.directory.released(&owner, ticket, &client, None);
+            }
+        }
+    }
+
+    pub(super) fn sealed(&mut self, incarnation: u64, sealing: Option<Sealing>) {
+        if !matches!(sealing, Some(Sealing::Ours(_))) {
+            self.is_sure_again(&[]);
+        }
+        let Some(lost) = self.lost.get_mut(&incarnation) else {
+            // It is back; what it held is ours all the same once it is sealed.
+            if let Some(Sealing::Ours(orphaned)) = sealing {
+                self.take_over_orphaned(incarnation, *orphaned);
+            }
+            return;
+        };
+        (lost.sealing, lost.next) = (false, Instant::now() + AGAIN);
+        match sealing {
+            Some(Sealing::Ours(orphaned)) => {
+                // Nobody else can: no second attempt.
+                lost.sealing = true;
+                let node = Arc::clone(&lost.node);
+                say::info!(
+                    each: &node,
+                    target: "hydrant::peers",
+                    "node {node} (incarnation {incarnation}) is lost: {} sessions, {} wills, {} lanes of its outbox and {} dead letters are this node's now",
+                    orphaned.sessions.len(), orphaned.wills.len(), orphaned.lanes.len(), orphaned.dead_letters.len()
+                );
+                self.take_over_orphaned(incarnation, *orphaned);
+            }
+            // Nothing is left of it.
+            Some(Sealing::Others(0)) => self.is_over_now(incarnation),
+            // Its successor says so to everybody.
+            Some(Sealing::Others(_) | Sealing::Alive) | None => {}
+        }
+    }
+
+    fn take_over_orphaned(&mut self, incarnation: u64, orphaned: OrphanedState) {
+        let clients: Vec<Arc<str>> =
+            orphaned.sessions.iter().map(|session| Arc::clone(&session.client_id)).collect();
+        let mut sessions = self.shared.by_home(orphaned.sessions, |session| &session.client_id);
+        let mut wills = self.shared.by_home(orphaned.wills, |will| &will.client_id);
+        self.cluster.finishes(&orphaned.prepared);
+        let mut prepared = self.shared.by_home(orphaned.prepared, |publish| &publish.publisher);
+        self.remember_origins(&orphaned.batches);
+        let batches: Arc<[StoredBatch]> = orphaned.batches.into();
+        let mut waits = Vec::new();
+        for (index, manager) in (0..).zip(&self.shared.managers) {
+            let (done, wait) = oneshot::channel();
+            let sessions = sessions.remove(&index).unwrap_or_default();
+            let wills = wills.remove(&index).unwrap_or_default();
+            let prepared = prepared.remove(&index).unwrap_or_default();
+            let batches = Arc::clone(&batches);
+            let take_over =
+                ManagerWork::TakeOver { sessions, wills, prepared, incarnation, batches, done };
+            manager.push(take_over, 256);
+            waits.push(wait);
+        }
+        let known = batches.iter().cloned().map(known_batch);
+        self.cluster.stored_batches.lock().extend(known);
+        let incarnations = orphaned.incarnations;
+        // Before its outbox: what is a dead letter is not sent again.
+        self.shared.dead_letters.take_over(&orphaned.dead_letters, &self.shared.metrics);
+        self.shared.lanes.lock().take_over(&orphaned.lanes);
+        let cluster = Arc::clone(&self.cluster);
+        tokio::task::spawn_local(async move {
+            for wait in waits {
+                let _ = wait.await;
+            }
+            let taken_over = PeerWork::TakenOver { incarnation, incarnations, clients };
+            cluster.work.push(taken_over, 64);
+        });
+    }
+}

@@ -1,0 +1,29 @@
+//! The machine's clocks that nobody sets, in milliseconds since some moment in the past: for differences only.
+//!
+//! Owns nothing. The log's pauses go by [`coarse_ms`]; [`crate::clock`] measures by `boot_ms`, and has a line of the
+//! log for a jump of the wall clock.
+
+/// Milliseconds of a clock that costs little to read and is a few milliseconds late: for the pauses between lines of
+/// the log.
+pub fn coarse_ms() -> u64 {
+    #[cfg(target_os = "linux")]
+    let clock = rustix::time::ClockId::MonotonicCoarse;
+    #[cfg(not(target_os = "linux"))]
+    let clock = rustix::time::ClockId::Monotonic;
+    millis(clock)
+}
+
+/// Milliseconds since the machine was started, its sleep included.
+pub(crate) fn boot_ms() -> u64 {
+    #[cfg(target_os = "linux")]
+    let clock = rustix::time::ClockId::Boottime;
+    // Nearest to it elsewhere: for development only.
+    #[cfg(not(target_os = "linux"))]
+    let clock = rustix::time::ClockId::Monotonic;
+    millis(clock)
+}
+
+fn millis(clock: rustix::time::ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
+    now.tv_sec.cast_unsigned() * 1000 + now.tv_nsec.cast_unsigned() / 1_000_000
+}

@@ -1,0 +1,269 @@
+//! What the worker's handlers have decided to send to StorageActor, the log actor and other
+//! workers, until it is flushed at the end of the handler: one message each.
+//!
+//! It outlives a handler's panic. The router marks it before each publish, so that one that was
+//! half done is taken back and begun again.
+
+use std::sync::atomic::Ordering;
+
+use hydrant_protocol::cluster::message::{self, Control};
+use smallvec::SmallVec;
+
+use crate::cluster::{PeerWork, Recipient};
+use crate::ports::StoreOp;
+use crate::shared::{CompletionToken, LogWork, RouterWork, StorageWork, Transaction};
+
+use super::{RemoteBatch, Worker};
+
+#[derive(Debug)]
+pub struct Effects {
+    pub ops: Vec<StoreOp>,
+    pub tokens: Vec<CompletionToken>,
+    pub log: Vec<LogWork>,
+    pub remote: Vec<RemoteBatch>,
+    /// Workers whose queue entries are to be written together with `ops`.
+    pub joined: SmallVec<[bool; 8]>,
+    /// Publishes for other nodes, a batch an incarnation.
+    pub peers: Vec<OutboundPeerBatch>,
+    /// Slots of sessions that are on their way and for which something was buffered.
+    pub buffered: SmallVec<[u32; 1]>,
+    /// For every other node.
+    pub broadcast: Vec<Control>,
+    /// The same, behind the publishes for other nodes.
+    pub reached: Vec<PeerWork>,
+    /// Set while the queue entries of another worker's batch are made.
+    pub transaction: Option<Transaction>,
+}
+
+/// Publishes for another node, written as they are sent.
+#[derive(Debug)]
+pub struct OutboundPeerBatch {
+    to: Recipient,
+    body: Vec<u8>,
+    count: u32,
+    /// Answered when what they had to have stored there is stored.
+    pub tokens: Vec<CompletionToken>,
+    queues: bool,
+    /// As in [`PeerWork::Publishes`].
+    prepared: u64,
+}
+
+impl OutboundPeerBatch {
+    fn new(to: Recipient) -> Self {
+        let (body, tokens) = (Vec::new(), Vec::new());
+        Self { to, body, count: 0, tokens, queues: false, prepared: 0 }
+    }
+
+    /// Adds a publish; `queues`: it is for queues there. `prepared` as in [`PeerWork::Publishes`].
+    pub fn push(
+        &mut self,
+        router: u16,
+        publish: &message::Publish<'_>,
+        queues: bool,
+        prepared: u64,
+    ) {
+        if self.body.is_empty() {
+            message::begin(&mut self.body, 0, router, 0);
+        }
+        message::append(&mut self.body, publish);
+        self.count += 1;
+        self.queues |= queues;
+        // Where it is taken back, the others keep a little longer what they have stored.
+        self.prepared = self.prepared.max(prepared);
+    }
+
+    fn savepoint(&self) -> PeerSavepoint {
+        (self.body.len(), self.count, self.tokens.len(), self.queues)
+    }
+
+    fn rollback(&mut self, (bytes, count, tokens, queues): PeerSavepoint) {
+        self.body.truncate(bytes);
+        self.tokens.truncate(tokens);
+        (self.count, self.queues) = (count, queues);
+    }
+}
+
+type PeerSavepoint = (usize, u32, usize, bool);
+
+/// Where [`Effects`] stood before a publish.
+#[derive(Debug, Clone)]
+pub struct Savepoint {
+    ops: usize,
+    tokens: usize,
+    log: usize,
+    remote: SmallVec<[(usize, usize, usize); 8]>,
+    peers: SmallVec<[PeerSavepoint; 4]>,
+    broadcast: usize,
+    reached: usize,
+}
+
+impl Effects {
+    pub fn new(workers: usize) -> Self {
+        Self {
+            ops: Vec::new(),
+            tokens: Vec::new(),
+            log: Vec::new(),
+            remote: (0..workers).map(|_| RemoteBatch::default()).collect(),
+            joined: std::iter::repeat_n(false, workers).collect(),
+            peers: Vec::new(),
+            buffered: SmallVec::new(),
+            broadcast: Vec::new(),
+            reached: Vec::new(),
+            transaction: None,
+        }
+    }
+
+    /// The batch for an incarnation. They are few: the other nodes, and starts of them that are lost.
+    pub fn peer(&mut self, to: Recipient) -> &mut OutboundPeerBatch {
+        let at = self.peers.iter().position(|batch| batch.to == to);
+        let at = at.unwrap_or_else(|| {
+            self.peers.push(OutboundPeerBatch::new(to));
+            self.peers.len() - 1
+        });
+        &mut self.peers[at]
+    }
+
+    pub fn savepoint(&self) -> Savepoint {
+        Savepoint {
+            ops: self.ops.len(),
+            tokens: self.tokens.len(),
+            log: self.log.len(),
+            remote: self.remote.iter().map(RemoteBatch::savepoint).collect(),
+            peers: self.peers.iter().map(OutboundPeerBatch::savepoint).collect(),
+            broadcast: self.broadcast.len(),
+            reached: self.reached.len(),
+        }
+    }
+
+    pub fn rollback(&mut self, savepoint: &Savepoint) {
+        self.ops.truncate(savepoint.ops);
+        self.tokens.truncate(savepoint.tokens);
+        self.log.truncate(savepoint.log);
+        for (batch, savepoint) in self.remote.iter_mut().zip(&savepoint.remote) {
+            batch.truncate(*savepoint);
+        }
+        let empty = (0, 0, 0, false);
+        for (at, batch) in self.peers.iter_mut().enumerate() {
+            batch.rollback(savepoint.peers.get(at).copied().unwrap_or(empty));
+        }
+        self.broadcast.truncate(savepoint.broadcast);
+        self.reached.truncate(savepoint.reached);
+    }
+}
+
+/// What an operation counts with against `storage.max_pending_bytes`: its place in a list, and what it points to.
+pub fn cost(op: &StoreOp) -> usize {
+    let points_to = match op {
+        StoreOp::PutQueued { entry, .. } => entry.message.cost(),
+        StoreOp::PutRetained { message, .. } => message.cost(),
+        StoreOp::Prepare(prepared) => prepared.message.cost() + prepared.publisher.len(),
+        StoreOp::PutOutbox { record, .. } => record.cost(),
+        StoreOp::PutWill { will } => will.client_id.len() + will.message.cost(),
+        StoreOp::PutSession { client_id, .. }
+        | StoreOp::DeleteSession { client_id, .. }
+        | StoreOp::DeleteWill { client_id, .. }
+        | StoreOp::ExceptPeerBatch { client_id, .. }
+        | StoreOp::CompletePeerBatch { client_id, .. } => client_id.len(),
+        StoreOp::PutSubscription { filter, .. } | StoreOp::DeleteSubscription { filter, .. } => {
+            filter.len()
+        }
+        StoreOp::DeleteRetained { topic, .. } => topic.len(),
+        StoreOp::PutPeerBatch { prepared, .. } => size_of_val(prepared.as_slice()),
+        StoreOp::PutDeadLetter { letter } => letter.record.cost(),
+        StoreOp::PutOutgoing { .. }
+        | StoreOp::DeleteQueued { .. }
+        | StoreOp::PutReceipt { .. }
+        | StoreOp::DeleteReceipt { .. }
+        | StoreOp::ForgetPeerBatches { .. }
+        | StoreOp::Committed { .. }
+        | StoreOp::ForgetPrepared { .. }
+        | StoreOp::DropDeadLetter { .. }
+        | StoreOp::MoveCursor { .. } => 0,
+    };
+    size_of::<StoreOp>() + points_to
+}
+
+impl Worker {
+    /// Sends what stands in `Effects`. Storage first: another worker's part of a transaction
+    /// must find ours there.
+    pub fn flush(&self) {
+        let mut effects = self.effects.borrow_mut();
+        let effects = &mut *effects;
+        let shared = &self.shared;
+        let joined = effects.joined.iter().filter(|joined| **joined).count();
+        let other = effects.transaction.take();
+        // A part that another worker waits for does not wait for what we ask for ourselves.
+        let origin = other.is_none().then_some(self.index);
+        let transaction = other.or_else(|| {
+            (joined > 0).then(|| Transaction {
+                id: shared.next_transaction.fetch_add(1, Ordering::Relaxed),
+                parts: u16::try_from(joined + 1).unwrap_or(u16::MAX),
+            })
+        });
+        if !effects.ops.is_empty() || !effects.tokens.is_empty() || transaction.is_some() {
+            let ops = std::mem::take(&mut effects.ops);
+            let bytes = ops.iter().map(cost).sum::<usize>() + 64;
+            let tokens = std::mem::take(&mut effects.tokens);
+            shared.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, bytes);
+        }
+        if !effects.log.is_empty() {
+            shared.log.push_all(effects.log.drain(..).map(|work| {
+                let cost = work.record.cost();
+                (work, cost)
+            }));
+        }
+        for (worker, batch) in effects.remote.iter_mut().enumerate() {
+            let joined = std::mem::take(&mut effects.joined[worker]);
+            if batch.is_empty() && !joined {
+                continue;
+            }
+            let mut batch = std::mem::take(batch);
+            batch.transaction = if joined { transaction } else { None };
+            let bytes = batch.bytes();
+            shared.routers[worker].push(RouterWork::Deliver(batch), bytes);
+            if !shared.routers[worker].has_room() {
+                self.remote_is_full();
+            }
+        }
+        if let Some(cluster) = &shared.cluster {
+            for message in effects.broadcast.drain(..) {
+                cluster.work.push(PeerWork::Broadcast(message), 1024);
+            }
+            for batch in effects.peers.drain(..).filter(|batch| batch.count > 0) {
+                let OutboundPeerBatch { to, body, count, tokens, queues, prepared } = batch;
+                let bytes = body.len();
+                let work = PeerWork::Publishes { to, body, count, tokens, queues, prepared };
+                cluster.work.push(work, bytes);
+            }
+            for reached in effects.reached.drain(..) {
+                cluster.work.push(reached, 128);
+            }
+        }
+    }
+}
+
+/// Takes back what a publish has put into [`Effects`] when it does not get to
+/// its end.
+pub struct RollbackGuard<'a> {
+    worker: &'a Worker,
+    savepoint: Option<Savepoint>,
+}
+
+impl<'a> RollbackGuard<'a> {
+    pub fn new(worker: &'a Worker) -> Self {
+        Self { worker, savepoint: Some(worker.effects.borrow().savepoint()) }
+    }
+    pub fn keep(mut self) {
+        self.savepoint = None;
+    }
+}
+
+impl Drop for RollbackGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(savepoint) = &self.savepoint
+            && let Ok(mut effects) = self.worker.effects.try_borrow_mut()
+        {
+            effects.rollback(savepoint);
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! What goes on when store and log have answered: acknowledgements, and QoS 2 messages that may
+//! only then be sent.
+//!
+//! Invariant: a pending ack that was begun ends. When going on with it panics, what it has decided is taken
+//! back and its connection closes: its client asks again, and is not left without an answer.
+//!
+//! Bounds: a pending ack belongs to an answer a connection is owed (`limits.max_unacknowledged`), to a
+//! flight of a session's window (`session.max_inflight`), or to a Last Will.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hydrant_protocol::{Message, PacketId, QoS, wire};
+use smallvec::SmallVec;
+
+use crate::cluster::{NodeIndex, PeerWork, Recipient, SMALL};
+use crate::ports::StoreOp;
+use crate::shared::{AckSource, CompletionToken, ManagerWork};
+
+use super::abandon::Abandon;
+use super::conn::AckKind;
+use super::effects::RollbackGuard;
+use super::order::Place;
+use super::prepared::Preparation;
+use super::{Conn, Worker};
+
+/// A QoS 2 message that was received and is forwarded only once it is durable.
+#[derive(Debug)]
+pub struct Exact {
+    /// The message.
+    pub message: Arc<Message>,
+    /// RETAIN of its PUBLISH.
+    pub retain: bool,
+    /// Client id of its publisher, or of whose will it is.
+    pub publisher: Arc<str>,
+    /// The id whose PUBREC is owed.
+    pub packet_id: PacketId,
+    /// The publisher's session, slot and stamp; `None` for a will.
+    pub receipt: Option<(u32, u32)>,
+    /// That session is persistent.
+    pub persistent: bool,
+    /// Acknowledgement level, for the counters.
+    pub level: u8,
+    /// When it was routed.
+    pub at: Instant,
+    /// Its record for the log is still to be made: publisher, epoch and number there.
+    pub record: Option<(Arc<str>, u64, u64)>,
+    /// Written together with what it causes here.
+    pub ops: Vec<StoreOp>,
+    /// It is kept until all other nodes that want it have it.
+    pub prepared: Option<Preparation>,
+    /// Where it stands among those of its publisher and topic.
+    pub place: Option<Place>,
+    /// Version of its retained message, which is ahead of live subscribers; 0: none.
+    pub shows: u64,
+}
+
+impl Exact {
+    fn receipt_id(&self) -> Option<(u32, u32, PacketId)> {
+        self.receipt.map(|(slot, stamp)| (slot, stamp, self.packet_id))
+    }
+}
+
+/// Who is owed an answer, and its index.
+pub type Owed = (Rc<Conn>, u32);
+
+/// What goes on.
+#[derive(Debug)]
+pub enum Continuation {
+    /// A publish: its PUBACK, or PUBREC where nothing is held back.
+    Publish {
+        /// Who is owed the answer.
+        conn: Rc<Conn>,
+        /// Its index.
+        index: u32,
+        /// QoS 2: slot and stamp of the session that holds the receipt, and its id.
+        receipt: Option<(u32, u32, PacketId)>,
+        /// When it was routed.
+        at: Instant,
+        /// Acknowledgement level, for the counters.
+        level: u8,
+    },
+    /// A QoS 2 publish that the log, or the store as a prepared one, has to have before anything is done
+    /// with it.
+    Begun {
+        /// Who is owed PUBREC, and its index; nobody for a will.
+        answer: Option<Owed>,
+        /// The message.
+        exact: Box<Exact>,
+    },
+    /// These, the end of a Last Will's row, are written when the log and other nodes have what belongs to them.
+    Then(Vec<StoreOp>),
+    /// A QoS 2 publish: its live subscribers and its PUBREC.
+    Exact {
+        /// Who is owed PUBREC, and its index; nobody for a will.
+        answer: Option<Owed>,
+        /// The message.
+        exact: Box<Exact>,
+    },
+    /// The live subscribers of other nodes have a prepared publish.
+    Closing(Preparation),
+    /// Any other answer.
+    Answer {
+        /// Who is owed it.
+        conn: Rc<Conn>,
+        /// Its index.
+        index: u32,
+    },
+    /// An outgoing PUBLISH whose packet id had to be durable first.
+    Outgoing {
+        /// The session.
+        slot: u32,
+        /// Tells a reused slot.
+        stamp: u32,
+        /// The connection it is for; a later one reads it from the store.
+        conn: Rc<Conn>,
+        /// Its id.
+        packet_id: PacketId,
+        /// QoS of the delivery.
+        qos: QoS,
+        /// RETAIN as the subscriber shall see it.
+        retain: bool,
+        /// The message.
+        message: Arc<Message>,
+    },
+    /// What a batch of another node had to have stored.
+    Peer {
+        /// The node and its incarnation.
+        node: NodeIndex,
+        /// See `node`.
+        incarnation: u64,
+        /// The batch.
+        batch: u64,
+    },
+    /// PeersActor hears this once the store has what was asked of it before.
+    ToPeers(Box<PeerWork>),
+    /// What another worker waits for.
+    Forward(CompletionToken),
+    /// A PUBREL whose stage had to be durable first.
+    Release {
+        /// The connection it is for.
+        conn: Rc<Conn>,
+        /// Its id.
+        packet_id: PacketId,
+    },
+}
+
+impl Continuation {
+    /// The connection whose publish this is.
+    pub(super) fn publisher(&self) -> Option<&Rc<Conn>> {
+        match self {
+            Self::Publish { conn, .. } => Some(conn),
+            Self::Begun { answer, .. } | Self::Exact { answer, .. } => {
+                answer.as_ref().map(|(conn, _)| conn)
+            }
+            _ => None,
+        }
+    }
+
+    /// How a prepared publish stands.
+    pub(super) fn preparation(&self) -> Option<Preparation> {
+        match self {
+            Self::Begun { exact, .. } | Self::Exact { exact, .. } => exact.prepared,
+            Self::Closing(preparation) => Some(*preparation),
+            _ => None,
+        }
+    }
+
+    /// Its retained message is ahead of live subscribers.
+    pub(super) fn ahead(&self) -> Option<(Arc<str>, u64)> {
+        match self {
+            Self::Exact { exact, .. } if exact.shows != 0 => {
+                Some((Arc::clone(&exact.message.topic), exact.shows))
+            }
+            _ => None,
+        }
+    }
+
+    /// Its place in a line.
+    pub(super) fn place(&self) -> Option<Place> {
+        match self {
+            Self::Exact { exact, .. } => exact.place,
+            _ => None,
+        }
+    }
+
+    /// The receipt of a publish.
+    pub(super) fn receipt(&self) -> Option<(u32, u32, PacketId)> {
+        match self {
+            Self::Publish { receipt, .. } => *receipt,
+            Self::Begun { exact, .. } | Self::Exact { exact, .. } => exact.receipt_id(),
+            _ => None,
+        }
+    }
+}
+
+/// What of a publish is not over when it has been routed.
+#[derive(Debug, Clone, Default)]
+pub struct AckDependencies {
+    /// The session store.
+    pub store: bool,
+    /// The log, by the index of its record among those that wait to be sent.
+    pub log: Option<usize>,
+    /// Incarnations of other nodes.
+    pub peers: SmallVec<[Recipient; 2]>,
+    /// Sessions that are on their way, by their slots.
+    pub arriving: SmallVec<[u32; 1]>,
+    /// Workers where there are such.
+    pub late: SmallVec<[u16; 1]>,
+}
+
+impl AckDependencies {
+    /// What is neither the store nor the log.
+    pub(super) fn others(&self) -> usize {
+        self.peers.len() + self.arriving.len() + self.late.len()
+    }
+
+    pub(super) fn nothing(&self) -> bool {
+        !self.store && self.log.is_none() && self.others() == 0
+    }
+}
+
+const STORE: u16 = 1;
+const LOG: u16 = 2;
+/// Each other node it waits for counts so much.
+const PEER: u16 = 4;
+/// Other nodes that one pending ack can count.
+pub(super) const MOST_PEERS: usize = 16_000;
+
+#[derive(Debug)]
+pub(super) struct PendingAck {
+    stamp: u32,
+    /// What is not over.
+    outstanding: u16,
+    /// The log is one of them, or was.
+    log: bool,
+    kind: Continuation,
+}
+
+impl PendingAck {
+    /// It is over: its publisher waits for the log no longer.
+    fn finish(self) -> Continuation {
+        if self.log
+            && let Some(conn) = self.kind.publisher()
+        {
+            conn.log_waits.set(conn.log_waits.get().saturating_sub(1));
+        }
+        self.kind
+    }
+}
+
+impl Worker {
+    /// Makes a pending ack; the tokens are for [`AckSource::Store`], [`AckSource::Log`] and so many
+    /// [`AckSource::Peer`], as asked, at most [`MOST_PEERS`].
+    pub(super) fn pend(
+        &self,
+        store: bool,
+        log: bool,
+        peers: usize,
+        kind: Continuation,
+    ) -> (u32, u32) {
+        let stamp = self.stamp();
+        #[allow(clippy::cast_possible_truncation)]
+        let peers = peers.min(MOST_PEERS) as u16 * PEER;
+        let outstanding = if store { STORE } else { 0 } | if log { LOG } else { 0 } | peers;
+        let ack =
+            self.pending_acks.borrow_mut().insert(PendingAck { stamp, outstanding, log, kind });
+        #[allow(clippy::cast_possible_truncation)]
+        (ack as u32, stamp)
+    }
+
+    pub(super) fn token(&self, source: AckSource, (pending, stamp): (u32, u32)) -> CompletionToken {
+        CompletionToken { worker: self.index, source, pending, stamp }
+    }
+
+    /// A wait for the store, whose token goes with the operations of this handler.
+    pub(super) fn wait_for_store(&self, kind: Continuation) {
+        let pending = self.pend(true, false, 0, kind);
+        let token = self.token(AckSource::Store, pending);
+        self.effects.borrow_mut().tokens.push(token);
+    }
+
+    /// Waits that are not over.
+    pub fn waiting(&self) -> usize {
+        self.pending_acks.borrow().len()
+    }
+
+    /// Store or log have answered. A token that came before changes nothing.
+    pub fn complete(&self, token: CompletionToken) {
+        let kind = {
+            let mut acks = self.pending_acks.borrow_mut();
+            let Some(ack) = acks.get_mut(token.pending as usize) else { return };
+            if ack.stamp != token.stamp {
+                return;
+            }
+            match token.source {
+                AckSource::Store => ack.outstanding &= !STORE,
+                AckSource::Log => ack.outstanding &= !LOG,
+                AckSource::Peer => ack.outstanding = ack.outstanding.saturating_sub(PEER),
+            }
+            if ack.outstanding != 0 {
+                return;
+            }
+            acks.remove(token.pending as usize).finish()
+        };
+        // Of a publish that is only begun nothing is done yet.
+        let durable = !matches!(kind, Continuation::Begun { .. });
+        let abandon = Abandon::wait(self, &kind, durable);
+        let rollback = RollbackGuard::new(self);
+        self.go_on(kind);
+        rollback.keep();
+        abandon.keep();
+        self.deliver_ready();
+    }
+
+    /// The log refuses the record for good: no acknowledgement, and the publisher learns it by
+    /// the end of its connection.
+    pub fn refuse(&self, token: CompletionToken) {
+        let kind = {
+            let mut acks = self.pending_acks.borrow_mut();
+            match acks.get(token.pending as usize) {
+                // The row of a will ends all the same: its record would be refused again after every start.
+                Some(PendingAck { stamp, kind: Continuation::Then(_), .. })
+                    if *stamp == token.stamp =>
+                {
+                    drop(acks);
+                    return self.complete(token);
+                }
+                Some(ack) if ack.stamp == token.stamp => {
+                    acks.remove(token.pending as usize).finish()
+                }
+                _ => return,
+            }
+        };
+        match kind {
+            // A will has nobody who could send it again: its subscribers get it all the same.
+            Continuation::Begun { answer: None, exact } => self.begun(None, *exact),
+            kind => drop(Abandon::wait(self, &kind, false)),
+        }
+        self.deliver_ready();
+    }
+
+    fn go_on(&self, kind: Continuation) {
+        match kind {
+            Continuation::Publish { conn, index, receipt, at, level } => {
+                self.count_ack(level, at);
+                if let Some((slot, stamp, id)) = receipt {
+                    self.receipt_done(Some((slot, stamp)), id, &conn);
+                }
+                conn.ack_done(index);
+                self.send_acks(&conn);
+            }
+            Continuation::Begun { answer, exact } => self.begun(answer, *exact),
+            Continuation::Closing(preparation) => self.close_prepared(preparation),
+            Continuation::Then(ops) => self.effects.borrow_mut().ops.extend(ops),
+            Continuation::Exact { answer, exact } => self.exact_durable(answer, exact),
+            Continuation::Answer { conn, index } => {
+                conn.ack_done(index);
+                self.send_acks(&conn);
+            }
+            Continuation::Outgoing { slot, stamp, conn, packet_id, qos, retain, message } => {
+                if self.is_current(slot, stamp, &conn) {
+                    self.write(&conn, |out| {
+                        wire::put_publish(
+                            out,
+                            &message.topic,
+                            &message.payload,
+                            qos,
+                            false,
+                            retain,
+                            Some(packet_id),
+                        );
+                    });
+                    self.count_publish_out(qos, message.payload.len());
+                }
+            }
+            Continuation::Peer { node, incarnation, batch } => {
+                self.peer_stored(node, incarnation, batch);
+            }
+            Continuation::ToPeers(work) => self.to_peers(*work, SMALL),
+            Continuation::Forward(token) => {
+                let completed = ManagerWork::Completed([token].into());
+                self.shared.managers[usize::from(token.worker)].push(completed, SMALL);
+            }
+            Continuation::Release { conn, packet_id } => {
+                if conn.closing.get().is_none() {
+                    self.write(&conn, |out| wire::put_pubrel(out, packet_id));
+                }
+            }
+        }
+    }
+
+    /// A QoS 2 message is durable and its turn has come: its live subscribers, then PUBREC. That is the one that is
+    /// owed, by its index, or one that is owed only now, so that a panic before it leaves none behind.
+    pub(super) fn exact_done(&self, conn: Option<&Rc<Conn>>, index: Option<u32>, exact: &Exact) {
+        self.count_ack(exact.level, exact.at);
+        match exact.prepared {
+            Some(preparation) => self.deliver_prepared(exact, preparation),
+            None => self.deliver_held(exact),
+        }
+        self.leave_place(exact.place);
+        let Some(conn) = conn else {
+            if let Some((slot, stamp)) = exact.receipt {
+                self.receipt_stored(slot, stamp, exact.packet_id, None);
+            }
+            return;
+        };
+        self.receipt_done(exact.receipt, exact.packet_id, conn);
+        match index {
+            Some(index) => conn.ack_done(index),
+            None => conn.owe_done(AckKind::Pubrec(exact.packet_id)),
+        }
+        self.send_acks(conn);
+    }
+
+    fn count_ack(&self, level: u8, at: Instant) {
+        if let Some(acks) = self.metrics.acks.get(usize::from(level)) {
+            acks.inc();
+        }
+        self.metrics.ack_latency.record(at.elapsed());
+    }
+
+    /// Sends an answer now if none before it waits, else in its turn.
+    pub fn answer(&self, conn: &Rc<Conn>, kind: AckKind) {
+        if conn.acks_outstanding() == 0 {
+            self.send_ack(conn, kind);
+        } else {
+            conn.owe_done(kind);
+            self.send_acks(conn);
+        }
+    }
+
+    /// Sends the answers whose turn has come.
+    pub fn send_acks(&self, conn: &Rc<Conn>) {
+        if conn.closing.get().is_some() {
+            return;
+        }
+        while let Some(kind) = conn.next_ack() {
+            self.send_ack(conn, kind);
+        }
+        if conn.paused.get() || conn.draining.get() {
+            conn.wake();
+        }
+    }
+
+    fn send_ack(&self, conn: &Rc<Conn>, kind: AckKind) {
+        match kind {
+            AckKind::Puback(id) => self.write(conn, |out| wire::put_puback(out, id)),
+            AckKind::Pubrec(id) => self.write(conn, |out| wire::put_pubrec(out, id)),
+            AckKind::Pubcomp(id) => self.write(conn, |out| wire::put_pubcomp(out, id)),
+            AckKind::Unsuback(id) => self.write(conn, |out| wire::put_unsuback(out, id)),
+            AckKind::Suback(id, codes, filters) => {
+                self.write(conn, |out| wire::put_suback(out, id, &codes));
+                self.deliver_retained(conn, filters);
+            }
+            AckKind::Connack { session_present } => {
+                self.write(conn, |out| wire::put_connack(out, session_present, 0));
+                self.connack_sent(conn);
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Incoming QoS 2: which publishes are new, when their PUBREC and PUBCOMP may leave.
+//!
+//! The receipt is durable before PUBREC and its end before PUBCOMP, in a persistent session; in a
+//! clean one it lives with the session.
+//!
+//! Bounds: 65,535 packet ids a session, within `session.max_bytes` and `session.max_total_bytes`; past them the
+//! connection is closed.
+
+use std::rc::Rc;
+
+use hydrant_protocol::PacketId;
+use hydrant_protocol::session::{Receipt, Release};
+
+use crate::metrics::CloseReason;
+use crate::ports::{SessionId, StoreOp};
+use crate::say;
+
+use super::conn::AckKind;
+use super::{Conn, Worker};
+
+impl Worker {
+    /// A QoS 2 PUBLISH arrives: where its receipt is held (slot and stamp of the session) when it
+    /// is new and goes to the router. A repeated one is answered, or its answer is on its way
+    /// ([MQTT-4.3.3-2]).
+    pub fn handle_qos2_publish(&self, conn: &Rc<Conn>, packet_id: PacketId) -> Option<(u32, u32)> {
+        let slot = conn.session.get()?;
+        let (receipt, stamp) = {
+            let mut sessions = self.sessions.borrow_mut();
+            let session = sessions.get(slot)?;
+            let receipt = session.inbound.publish(packet_id);
+            if session.charge.count_ids(&session.inbound)
+                && !self.session_may_grow(session.charge.bytes(), 0)
+            {
+                session.inbound.release(packet_id);
+                session.charge.count_ids(&session.inbound);
+                self.close(conn, CloseReason::Limit);
+                return None;
+            }
+            (receipt, session.stamp)
+        };
+        if receipt == Receipt::Known {
+            self.answer(conn, AckKind::Pubrec(packet_id));
+        }
+        (receipt == Receipt::New).then_some((slot, stamp))
+    }
+
+    /// An incoming QoS 2 message is durable. Its PUBREC goes to the connection it came on; when
+    /// the client has reconnected meanwhile and sent it again, to the new one too.
+    pub(super) fn receipt_stored(
+        &self,
+        slot: u32,
+        stamp: u32,
+        id: PacketId,
+        conn: Option<&Rc<Conn>>,
+    ) {
+        let current = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            if session.stamp != stamp
+                || !session.inbound.stored(id)
+                || !session.inbound.came_again(id)
+            {
+                return;
+            }
+            session.conn.clone()
+        };
+        if let Some(current) = current
+            && current.established.get()
+            && !conn.is_some_and(|conn| Rc::ptr_eq(conn, &current))
+        {
+            self.answer(&current, AckKind::Pubrec(id));
+        }
+    }
+
+    /// PUBREC may be sent for a receipt, if there is one.
+    pub(super) fn receipt_done(&self, receipt: Option<(u32, u32)>, id: PacketId, conn: &Rc<Conn>) {
+        if let Some((slot, stamp)) = receipt {
+            self.receipt_stored(slot, stamp, id, Some(conn));
+        }
+    }
+
+    /// A publish was refused for good: its packet id is free again.
+    pub(super) fn forget_receipt(&self, slot: u32, stamp: u32, id: PacketId) {
+        if let Some(session) =
+            self.sessions.borrow_mut().get(slot).filter(|session| session.stamp == stamp)
+        {
+            session.inbound.release(id);
+            session.charge.count_ids(&session.inbound);
+        }
+    }
+
+    /// A publish is durable and nobody was told: its packet id is known, and who has sent it again
+    /// meanwhile and waits sends it once more.
+    pub(super) fn keep_receipt(&self, slot: u32, stamp: u32, id: PacketId) {
+        let current = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot).filter(|session| session.stamp == stamp) else {
+                return;
+            };
+            session.inbound.stored(id);
+            session.conn.clone().filter(|_| session.inbound.came_again(id))
+        };
+        if let Some(conn) = current {
+            self.close_unanswered(&conn);
+        }
+    }
+
+    /// A publish of it gets no acknowledgement: it ends, and sends that one again.
+    pub(super) fn close_unanswered(&self, conn: &Rc<Conn>) {
+        say::warn!(
+            target: "hydrant::mqtt",
+            "closing {}: a publish cannot be acknowledged, since the log refused its record or its routing was given up",
+            conn.who()
+        );
+        self.close(conn, CloseReason::Limit);
+    }
+
+    /// The number in the store of the session that holds a receipt; `None` when it ended or is not
+    /// persistent.
+    pub(super) fn stored_session(&self, receipt: Option<(u32, u32)>) -> Option<SessionId> {
+        let (slot, stamp) = receipt?;
+        let mut sessions = self.sessions.borrow_mut();
+        let session = sessions.get(slot).filter(|session| session.stamp == stamp)?;
+        session.stored.as_ref().map(|stored| stored.id)
+    }
+
+    /// PUBREL: the receipt's end is durable before PUBCOMP.
+    pub fn handle_pubrel(&self, conn: &Rc<Conn>, packet_id: PacketId) {
+        let Some(slot) = conn.session.get() else { return };
+        let must_wait = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            let released = session.inbound.release(packet_id);
+            session.charge.count_ids(&session.inbound);
+            match (released, &session.stored) {
+                (Release::Released, Some(stored)) => {
+                    let op = StoreOp::DeleteReceipt { id: stored.id, packet_id };
+                    self.effects.borrow_mut().ops.push(op);
+                    true
+                }
+                _ => false,
+            }
+        };
+        self.answer_stored(conn, AckKind::Pubcomp(packet_id), must_wait);
+    }
+}

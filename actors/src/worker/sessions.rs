@@ -1,0 +1,293 @@
+//! The sessions whose home is this worker, connected or not.
+//!
+//! Bounds: `session.max_sessions` persistent ones of the node; clean ones by
+//! `limits.max_connections`; what they take by `session.max_bytes` and `session.max_total_bytes`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ahash::AHashMap;
+use hydrant_protocol::cluster::dedup::Roamed;
+use hydrant_protocol::session::{Inbound, Outbound, RangeSet};
+use hydrant_protocol::topic::TopicFilter;
+use slab::Slab;
+
+use crate::clock::unix_ms;
+use crate::metrics::{CloseReason, DropReason};
+use crate::ports::{SessionId, StoreOp, StoredWill};
+use crate::say::cut;
+use crate::shared::Subscriber;
+
+use super::handover::Handover;
+use super::memory::Charge;
+use super::retained::Cursors;
+use super::{Conn, Worker};
+
+/// `Stored::orphan` of a session that was this node's in its earlier starts.
+pub const EARLIER_STARTS: u64 = u64::MAX;
+
+/// What a persistent session has beside a clean one.
+#[derive(Debug)]
+pub struct Stored {
+    /// Its number in the store.
+    pub id: SessionId,
+    /// Sequence of the next queue entry.
+    pub next_sequence: u64,
+    /// While it is offline, the entries below `oldest` that are left in the store; `drop_old` begins with them.
+    pub left: RangeSet,
+    /// From here on each entry is in the store, while it is offline.
+    pub oldest: u64,
+    /// Entries in the store's queue, and their bytes.
+    pub queued: u64,
+    /// See `queued`.
+    pub queued_bytes: u64,
+    /// From `read_from` on, entries are in the store only.
+    pub spilled: bool,
+    /// First sequence that has not been read back.
+    pub read_from: u64,
+    /// The page that is being read, by the stamp of its request.
+    pub reading: Option<u32>,
+    /// One past the last sequence that its request sees.
+    pub read_until: u64,
+    /// The lost incarnation that it was taken over from; [`EARLIER_STARTS`]: found at start.
+    pub orphan: u64,
+    /// Its filters when it was taken over, where they have changed while others send again what they kept for it.
+    pub filters_before: Option<Box<[TopicFilter]>>,
+    /// QoS 2 publishes of it that are being prepared; it is not given up before.
+    pub preparing: u32,
+    /// It is to be given up then.
+    pub waits_to_go: bool,
+    /// When it was given up, as the store counts.
+    pub given_up: u64,
+    /// Present for a while after it has come from another node.
+    pub roamed: Option<Box<Roamed>>,
+    /// When its connection ended, by the node's [`Clock`](crate::clock::Clock).
+    pub offline_since: Option<u64>,
+}
+
+/// One MQTT session.
+#[derive(Debug)]
+pub struct Session {
+    /// Whose it is.
+    pub client_id: Arc<str>,
+    /// Tells a reused slot from the one that was meant.
+    pub stamp: u32,
+    /// Rises at every CONNECT.
+    pub epoch: u64,
+    /// Incoming QoS 2.
+    pub inbound: Inbound,
+    /// Outgoing QoS 1-2.
+    pub outbound: Outbound,
+    /// Its filters; their QoS stands in the subscription table.
+    pub filters: Vec<TopicFilter>,
+    /// Its connection.
+    pub conn: Option<Rc<Conn>>,
+    /// Retained messages that its subscriptions are still to get.
+    pub retained: Option<Box<Cursors>>,
+    /// It changes hands.
+    pub handover: Option<Box<Handover>>,
+    /// Present in a persistent session.
+    pub stored: Option<Box<Stored>>,
+    /// What it is counted with.
+    pub charge: Charge,
+}
+
+#[derive(Debug, Default)]
+pub struct Sessions {
+    pub slots: Slab<Box<Session>>,
+    pub by_client: AHashMap<Arc<str>, u32>,
+}
+
+/// How far a worker is with its sessions, whose stamps it writes again (`restamp`).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Walk {
+    /// The jumps of the clock for which the walk began.
+    pub jumps: u64,
+    /// The next slot; `None`: the walk is over.
+    pub next: Option<usize>,
+}
+
+impl Sessions {
+    pub fn get(&mut self, slot: u32) -> Option<&mut Session> {
+        self.slots.get_mut(slot as usize).map(|session| &mut **session)
+    }
+
+    pub fn insert(&mut self, session: Session) -> u32 {
+        let client_id = Arc::clone(&session.client_id);
+        // A node has fewer sessions than 2^32.
+        #[allow(clippy::cast_possible_truncation)]
+        let slot = self.slots.insert(Box::new(session)) as u32;
+        self.by_client.insert(client_id, slot);
+        slot
+    }
+}
+
+impl Worker {
+    /// Sessions of this worker, connected or not.
+    pub fn session_count(&self) -> usize {
+        self.sessions.borrow().slots.len()
+    }
+
+    /// Sets the gauges that are sums over the sessions of this worker.
+    pub fn count_sessions(&self) {
+        let sessions = self.sessions.borrow();
+        let (mut offline, mut inflight, mut queued) = (0, 0, 0);
+        for (_, session) in &sessions.slots {
+            offline += u64::from(session.conn.is_none());
+            inflight += session.outbound.in_flight() as u64;
+            queued += match &session.stored {
+                Some(stored) => stored.queued,
+                None => session.outbound.waiting() as u64,
+            };
+        }
+        self.metrics.sessions.set(sessions.slots.len() as u64);
+        self.metrics.sessions_offline.set(offline);
+        self.metrics.inflight.set(inflight);
+        self.metrics.queued.set(queued);
+    }
+
+    pub(super) fn subscriber(&self, slot: u32, session: &Session) -> Subscriber {
+        Subscriber { worker: self.index, persistent: session.stored.is_some(), slot }
+    }
+
+    /// True while `conn` is the session's connection.
+    pub(super) fn is_current(&self, slot: u32, stamp: u32, conn: &Rc<Conn>) -> bool {
+        conn.closing.get().is_none()
+            && self.sessions.borrow_mut().get(slot).is_some_and(|session| {
+                session.stamp == stamp
+                    && session.conn.as_ref().is_some_and(|now| Rc::ptr_eq(now, conn))
+            })
+    }
+
+    /// Removes a session with everything that belongs to it, here and in the store.
+    pub(super) fn remove_session(&self, slot: u32) {
+        let (session, subscriber) = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(mut session) = sessions.slots.try_remove(slot as usize) else { return };
+            sessions.by_client.remove(&session.client_id);
+            self.end_handover(&mut session);
+            let subscriber = self.subscriber(slot, &session);
+            (session, subscriber)
+        };
+        for filter in &session.filters {
+            self.shared.unsubscribe(filter, subscriber);
+        }
+        self.session_ended(&session.client_id);
+        let lost = session.outbound.waiting() as u64;
+        match &session.stored {
+            Some(stored) => {
+                self.shared.persistent_sessions.fetch_sub(1, Ordering::Relaxed);
+                let op = StoreOp::DeleteSession {
+                    id: stored.id,
+                    client_id: Arc::clone(&session.client_id),
+                };
+                self.effects.borrow_mut().ops.push(op);
+            }
+            None => self.metrics.drop_messages(
+                DropReason::SessionEnded,
+                lost,
+                format_args!("client {}", cut(&session.client_id)),
+            ),
+        }
+    }
+
+    /// Removes persistent sessions that have been offline for longer than `session.expiry`.
+    pub fn expire_sessions(&self) {
+        let expiry = self.shared.settings.session.expiry;
+        // What others keep for a session that was taken over is on its way to it.
+        if expiry.is_zero() || !self.orphans.borrow().is_empty() {
+            return;
+        }
+        let Some(limit) = self
+            .shared
+            .clock
+            .now_ms()
+            .checked_sub(u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX))
+        else {
+            return;
+        };
+        let expired: Vec<(u32, u64, Arc<str>)> = self
+            .sessions
+            .borrow()
+            .slots
+            .iter()
+            .filter(|(_, session)| session.conn.is_none() && session.handover.is_none())
+            .filter_map(|(slot, session)| {
+                let stored = session.stored.as_ref()?;
+                let since = stored.offline_since?;
+                #[allow(clippy::cast_possible_truncation)]
+                (since < limit)
+                    .then(|| (slot as u32, stored.queued, Arc::clone(&session.client_id)))
+            })
+            .collect();
+        for (slot, queued, client) in expired {
+            self.metrics.sessions_expired.inc();
+            let of = format_args!("client {}", cut(&client));
+            self.metrics.drop_messages(DropReason::SessionExpired, queued, of);
+            self.remove_session(slot);
+        }
+        self.flush();
+    }
+
+    /// The connection is over: its will, and what becomes of its session. Called exactly once a
+    /// connection, by whoever learns first that it ends; the actor's end only removes the socket.
+    pub fn detach(&self, conn: &Rc<Conn>, reason: CloseReason) {
+        // The first reason counts: a DISCONNECT that a takeover follows discards the will all the same.
+        let reason = conn.closing.get().unwrap_or(reason);
+        conn.closing.set(Some(reason));
+        let Some(slot) = conn.session.take() else { return self.never_arrived(conn) };
+        conn.established.set(false);
+        self.recount_waiting(conn, 0);
+        self.recount_will(conn, 0);
+        if let Some(will) = conn.will.take() {
+            // [MQTT-3.14.4-2]: only DISCONNECT discards it.
+            if reason == CloseReason::Disconnect {
+                let StoredWill { client_id, connection, .. } = *will;
+                let end = StoreOp::DeleteWill { client_id, connection };
+                self.effects.borrow_mut().ops.push(end);
+            } else {
+                self.publish_will_behind(slot, *will);
+            }
+        }
+        let persistent = {
+            let mut sessions = self.sessions.borrow_mut();
+            let Some(session) = sessions.get(slot) else { return };
+            session.conn = None;
+            match &mut session.stored {
+                Some(stored) => {
+                    stored.offline_since = Some(self.shared.clock.now_ms());
+                    // Acknowledgements may have come in any order: below this, nothing is left.
+                    let unread =
+                        if stored.spilled { stored.read_from } else { stored.next_sequence };
+                    let mut left = session.outbound.left();
+                    let lowest = left.first().map_or(unread, |known| known.min(unread));
+                    left.append_from(&stored.left, unread);
+                    left.push(stored.oldest.max(unread)..stored.next_sequence);
+                    stored.oldest = left.take_tail(stored.next_sequence);
+                    stored.left = left;
+                    stored.spilled = true;
+                    stored.reading = None;
+                    // Not from the first that ever was: a store may have to step over all that are gone.
+                    stored.read_from = lowest;
+                    session.charge.keep(session.outbound.in_flight());
+                    session.outbound.clear();
+                    let op = StoreOp::PutSession {
+                        id: stored.id,
+                        client_id: Arc::clone(&session.client_id),
+                        epoch: session.epoch,
+                        disconnected_ms: Some(unix_ms()),
+                    };
+                    self.effects.borrow_mut().ops.push(op);
+                    true
+                }
+                None => false,
+            }
+        };
+        if !persistent {
+            // [MQTT-3.1.2-6]: a clean session ends with its connection.
+            self.remove_session(slot);
+        }
+        self.flush();
+    }
+}

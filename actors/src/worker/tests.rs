@@ -1,0 +1,479 @@
+//! The worker's own steps, with the store and the log played by the test: what races on real
+//! threads happens here in the order that hurts.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hydrant_protocol::mapping::Mapping;
+use hydrant_protocol::topic::TopicFilter;
+use hydrant_protocol::wire::{self, Connect, Publish, Subscribe, Version, Will};
+use hydrant_protocol::{Message, PacketId, QoS};
+
+use super::{Conn, Worker};
+use crate::log::Gate;
+use crate::metrics::{CloseReason, DropReason};
+use crate::ports::{QueueEntry, StoreOp};
+use crate::settings::{
+    Access, Limits, LogKind, LogSettings, Overflow, SessionSettings, Settings, StorageSettings,
+    SupervisionSettings,
+};
+use crate::shared::{RouterWork, StorageWork};
+
+mod bounds;
+mod expiry;
+mod order;
+mod overflow;
+mod pages;
+mod panics;
+mod places;
+mod retained;
+mod wills;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Small bounds, of everything.
+pub(crate) fn settings(workers: usize) -> Settings {
+    Settings {
+        node_id: "n1".into(),
+        workers,
+        shutdown_deadline: SECOND,
+        drain_rate: 10,
+        access: Access::default(),
+        limits: Limits {
+            max_connections: 100,
+            connect_rate: 100,
+            connect_timeout: SECOND,
+            max_packet_size: 10_000,
+            max_topic_length: 100,
+            max_topic_levels: 10,
+            control_characters: false,
+            max_filters_per_subscribe: 10,
+            max_subscriptions: 10,
+            max_client_id_length: 100,
+            allow_empty_client_id: true,
+            max_keep_alive: 0,
+            min_packet_rate: 100,
+            packet_timeout: SECOND,
+            max_unacknowledged: 10,
+            max_output_bytes: 1000,
+            max_buffer_bytes: 1 << 20,
+            write_timeout: SECOND,
+            max_retained_messages: 2,
+            max_retained_bytes: 1400,
+            route_cache_entries: 10,
+            route_cache_bytes: 1 << 20,
+            max_router_bytes: 2000,
+        },
+        session: SessionSettings {
+            max_inflight: 4,
+            max_queued_messages: 4,
+            max_queued_bytes: 1000,
+            max_queued_in_memory: 2,
+            max_queued_in_memory_bytes: 1000,
+            overflow: Overflow::DropOld,
+            queue_qos0: false,
+            expiry: SECOND,
+            max_sessions: 10,
+            max_bytes: 100_000,
+            max_total_bytes: 1_000_000,
+        },
+        storage: StorageSettings {
+            batch_max_ops: 100,
+            batch_max_bytes: 10_000,
+            batch_delay: Duration::ZERO,
+            max_in_flight: 1,
+            max_pending_bytes: 10_000,
+            outbox_max_bytes: 10_000,
+            outbox_lanes: 1,
+            retry_min: SECOND,
+            retry_max: SECOND,
+        },
+        log: LogSettings {
+            kind: LogKind::None,
+            max_pending_messages: 100,
+            max_pending_bytes: 10_000,
+            overflow_topic: None,
+            dead_letter_max_bytes: 10_000,
+            retry_min: SECOND,
+            retry_max: SECOND,
+        },
+        supervision: SupervisionSettings {
+            restart_min: SECOND,
+            restart_max: SECOND,
+            max_restarts: 1,
+            restart_window: SECOND,
+            stall_timeout: SECOND,
+            watchdog_warn: SECOND,
+            watchdog_exit: SECOND,
+        },
+        mapping: Arc::new(Mapping::default()),
+        sys_interval: Duration::ZERO,
+        faults: false,
+    }
+}
+
+pub(crate) fn worker(workers: usize) -> Rc<Worker> {
+    worker_with(settings(workers))
+}
+
+pub(crate) fn worker_with(settings: Settings) -> Rc<Worker> {
+    worker_before(settings, Gate::default())
+}
+
+/// One in front of a log.
+fn worker_before(settings: Settings, gate: Gate) -> Rc<Worker> {
+    Worker::new(0, crate::system::shared_before_for_tests(&Arc::new(settings), gate))
+}
+
+pub(crate) fn conn(worker: &Rc<Worker>) -> Rc<Conn> {
+    let mut conns = worker.conns.borrow_mut();
+    let slot = conns.vacant_entry();
+    let conn =
+        Rc::new(Conn::new(slot.key(), ([127, 0, 0, 1], 1).into(), worker.now_ms(), Vec::new()));
+    slot.insert(Rc::clone(&conn));
+    conn
+}
+
+pub(crate) fn connect(worker: &Rc<Worker>, clean_session: bool, will: Option<&str>) -> Rc<Conn> {
+    connect_as("c", worker, clean_session, will)
+}
+
+pub(crate) fn connect_as(
+    client_id: &str,
+    worker: &Rc<Worker>,
+    clean_session: bool,
+    will: Option<&str>,
+) -> Rc<Conn> {
+    let will = will.map(|payload| will_at(QoS::AtLeastOnce, payload));
+    connect_with(client_id, worker, clean_session, will)
+}
+
+fn will_at(qos: QoS, payload: &str) -> Will {
+    let payload = Bytes::copy_from_slice(payload.as_bytes());
+    Will { topic: "will".into(), payload, qos, retain: false }
+}
+
+fn connect_with(
+    client_id: &str,
+    worker: &Rc<Worker>,
+    clean_session: bool,
+    will: Option<Will>,
+) -> Rc<Conn> {
+    let conn = conn(worker);
+    // One whose home is here.
+    let mut client_id = client_id.to_owned();
+    while worker.shared.home(&client_id) != worker.index {
+        client_id.push('x');
+    }
+    let client_id = client_id.into();
+    let (username, password) = (None, None);
+    let version = Version::V311;
+    let packet =
+        Connect { version, client_id, clean_session, keep_alive: 0, will, username, password };
+    worker.connect(&conn, packet);
+    worker.flush();
+    conn
+}
+
+/// Everything handed to the store so far: its operations, with all tokens answered; its reads.
+pub(crate) fn store(worker: &Rc<Worker>) -> (Vec<StoreOp>, Vec<(u32, u32, u64)>) {
+    let (mut written, mut reads) = (Vec::new(), Vec::new());
+    let mut taken = worker.shared.storage.take(1000);
+    while let Some(work) = taken.pop() {
+        match work {
+            StorageWork::Write { ops, tokens, .. } => {
+                written.extend(ops);
+                tokens.into_iter().for_each(|token| worker.complete(token));
+            }
+            StorageWork::ReadQueue { slot, stamp, from, .. } => reads.push((slot, stamp, from)),
+        }
+    }
+    drop(taken);
+    worker.flush();
+    (written, reads)
+}
+
+pub(crate) fn subscribe(worker: &Rc<Worker>, conn: &Rc<Conn>, filter: &str, qos: QoS) {
+    let filter = TopicFilter::parse(filter, &wire::Limits::PROTOCOL).unwrap();
+    worker.subscribe(
+        conn,
+        Subscribe { packet_id: PacketId::MIN, filters: vec![Ok((filter, qos))], beyond: 0 },
+    );
+    worker.flush();
+    store(worker);
+}
+
+pub(crate) fn publish(
+    worker: &Rc<Worker>,
+    conn: &Rc<Conn>,
+    topic: &str,
+    payload: &[u8],
+    retain: bool,
+) {
+    publish_at(QoS::AtLeastOnce, worker, conn, topic, payload, retain);
+}
+
+fn publish_at(
+    qos: QoS,
+    worker: &Rc<Worker>,
+    conn: &Rc<Conn>,
+    topic: &str,
+    payload: &[u8],
+    retain: bool,
+) {
+    let publish =
+        Publish { dup: false, qos, retain, topic, packet_id: Some(PacketId::MIN), payload };
+    worker.submit(conn, &publish, None);
+    worker.route_all(|| ());
+}
+
+pub(crate) fn queued(ops: &[StoreOp]) -> Vec<QueueEntry> {
+    let entries = ops.iter().filter_map(|op| match op {
+        StoreOp::PutQueued { entry, .. } => Some(entry.clone()),
+        _ => None,
+    });
+    entries.collect()
+}
+
+pub(crate) fn contains(conn: &Conn, text: &[u8]) -> bool {
+    conn.out.borrow().windows(text.len()).any(|part| part == text)
+}
+
+#[test]
+fn pubrec_waits_until_what_was_in_flight_is_read_back() {
+    let worker = worker(1);
+    let first = connect(&worker, false, None);
+    store(&worker);
+    subscribe(&worker, &first, "t", QoS::AtLeastOnce);
+    publish(&worker, &conn(&worker), "t", b"x", false);
+    let entries = queued(&store(&worker).0);
+    assert!(entries[0].outgoing.is_some());
+    worker.detach(&first, CloseReason::Eof);
+    let second = connect(&worker, false, None);
+    store(&worker);
+    let (slot, stamp, _) = store(&worker).1[0];
+    assert!(!worker.must_wait(&second, &wire::Packet::Puback(PacketId::MIN)));
+    assert!(worker.has_credit(&second));
+    assert!(worker.must_wait(&second, &wire::Packet::Pubrec(PacketId::MIN)));
+    assert!(!worker.has_credit(&second), "it is read on all the same");
+    worker.pause(&second);
+    worker.resume_paused();
+    assert_eq!(worker.paused_count(), 1);
+    worker.queue_page(slot, stamp, &entries);
+    worker.resume_paused();
+    assert_eq!(worker.paused_count(), 0);
+    assert!(worker.has_credit(&second));
+    assert!(!worker.must_wait(&second, &wire::Packet::Pubrec(PacketId::MIN)));
+}
+
+#[test]
+fn a_receipt_stored_after_a_reconnect_is_told_to_who_sent_it_again() {
+    for again in [false, true] {
+        let worker = worker(1);
+        let first = connect(&worker, false, None);
+        store(&worker);
+        let publish = Publish {
+            dup: false,
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            topic: "t",
+            packet_id: Some(PacketId::MIN),
+            payload: b"x",
+        };
+        let receipt = worker.handle_qos2_publish(&first, PacketId::MIN);
+        worker.submit(&first, &publish, receipt);
+        worker.route_all(|| ());
+        let mut late = Vec::new();
+        let mut taken = worker.shared.storage.take(10);
+        while let Some(work) = taken.pop() {
+            if let StorageWork::Write { tokens, .. } = work {
+                late.extend(tokens);
+            }
+        }
+        drop(taken);
+        assert_eq!(late.len(), 1);
+        worker.detach(&first, CloseReason::Eof);
+        let second = connect(&worker, false, None);
+        store(&worker);
+        assert!(second.established.get());
+        if again {
+            assert_eq!(worker.handle_qos2_publish(&second, PacketId::MIN), None);
+        }
+        late.into_iter().for_each(|token| worker.complete(token));
+        assert_eq!(contains(&second, b"\x50\x02\x00\x01"), again);
+    }
+}
+
+#[test]
+fn a_client_that_reads_no_answers_is_not_read_either() {
+    let worker = worker(1);
+    let conn = connect(&worker, true, None);
+    for _ in 0..999 {
+        worker.write(&conn, wire::put_pingresp);
+    }
+    assert!(!worker.has_credit(&conn) || conn.out.borrow().len() < 2000);
+    worker.write(&conn, wire::put_pingresp);
+    assert!(!worker.has_credit(&conn));
+    conn.out.borrow_mut().clear();
+    assert!(worker.has_credit(&conn));
+}
+
+#[test]
+fn a_full_router_elsewhere_stops_reading_here_until_it_has_room() {
+    struct Nobody;
+    impl Wake for Nobody {
+        fn wake(self: Arc<Self>) {}
+    }
+    let waker = Waker::from(Arc::new(Nobody));
+    let worker = worker(2);
+    let elsewhere = crate::shared::Subscriber { worker: 1, persistent: false, slot: 0 };
+    let filter = TopicFilter::parse("t", &wire::Limits::PROTOCOL).unwrap();
+    worker.shared.subscribe(&filter, elsewhere, QoS::AtMostOnce);
+    let publisher = conn(&worker);
+    publish(&worker, &publisher, "t", &[b'x'; 1500], false);
+    assert!(worker.has_credit(&publisher) && !worker.poll_remote_room(&waker));
+    publish(&worker, &publisher, "t", &[b'x'; 1500], false);
+    assert!(!worker.has_credit(&publisher) && !worker.poll_remote_room(&waker));
+    let mut taken = worker.shared.routers[1].take(10);
+    while let Some(RouterWork::Deliver(_)) = taken.pop() {}
+    drop(taken);
+    assert!(worker.poll_remote_room(&waker));
+    assert!(worker.has_credit(&publisher));
+}
+
+#[test]
+fn a_retained_message_without_room_replaces_none_by_an_old_one() {
+    let worker = worker(1);
+    let publisher = conn(&worker);
+    publish(&worker, &publisher, "a", b"small", true);
+    publish(&worker, &publisher, "b", b"small", true);
+    publish(&worker, &publisher, "a", &[b'x'; 900], true);
+    let retained = worker.shared.retained.read();
+    assert!(retained.bytes() <= 1000, "{}", retained.bytes());
+    assert!(retained.get("a").is_none(), "the one before it is no longer the last");
+    assert!(retained.get("b").is_some());
+    drop(retained);
+    let ops = store(&worker).0;
+    assert!(
+        matches!(ops.last(), Some(StoreOp::DeleteRetained { topic, .. }) if &**topic == "a"),
+        "{ops:?}"
+    );
+}
+
+#[test]
+fn versions_of_retained_messages_rise_whatever_the_clock_says() {
+    let shared = &worker(1).shared;
+    let first = shared.retained_version();
+    assert!(first.abs_diff(super::unix_ns()) < 60_000_000_000);
+    // Another node's clock goes before.
+    shared.retained_clock.store(first + (1 << 50), Ordering::Relaxed);
+    assert_eq!(shared.retained_version(), first + (1 << 50) + 1);
+    assert_eq!(shared.retained_version(), first + (1 << 50) + 2);
+}
+
+#[test]
+fn dropping_the_oldest_makes_room_for_the_whole_message() {
+    let worker = worker(1);
+    let subscriber = connect(&worker, true, None);
+    subscribe(&worker, &subscriber, "t", QoS::AtLeastOnce);
+    let publisher = conn(&worker);
+    for payload in [10, 10, 10, 10, 100, 100, 100, 100, 700, 2000] {
+        publish(&worker, &publisher, "t", &vec![b'x'; payload], false);
+    }
+    let sessions = worker.sessions.borrow();
+    let out = &sessions.slots[subscriber.session.get().unwrap() as usize].outbound;
+    assert_eq!((out.in_flight(), out.waiting()), (4, 2));
+    assert!(out.waiting_bytes() <= 1000);
+}
+
+#[test]
+fn a_message_of_the_nodes_own_is_never_stored() {
+    let worker = worker(1);
+    let message = Message {
+        topic: "$SYS/x".into(),
+        payload: Bytes::from_static(b"1"),
+        qos: QoS::AtMostOnce,
+        retain: true,
+        properties: None,
+    };
+    worker.publish_internal(super::Origin::Node, Arc::new(message), Vec::new());
+    worker.route_all(|| ());
+    assert!(store(&worker).0.is_empty());
+    assert!(worker.shared.retained.read().get("$SYS/x").is_some());
+}
+
+/// Subscribes a persistent session of another worker.
+fn subscribe_elsewhere(worker: &Rc<Worker>, topic: &str) {
+    let elsewhere = crate::shared::Subscriber { worker: 1, persistent: true, slot: 0 };
+    let filter = TopicFilter::parse(topic, &wire::Limits::PROTOCOL).unwrap();
+    worker.shared.subscribe(&filter, elsewhere, QoS::AtLeastOnce);
+}
+
+/// Transaction and origin of each write handed to the store; nothing is answered.
+fn origins(worker: &Rc<Worker>) -> Vec<(Option<u64>, Option<u16>)> {
+    let mut origins = Vec::new();
+    let mut taken = worker.shared.storage.take(1000);
+    while let Some(work) = taken.pop() {
+        if let StorageWork::Write { transaction, origin, .. } = work {
+            origins.push((transaction.map(|transaction| transaction.id), origin));
+        }
+    }
+    origins
+}
+
+#[test]
+fn a_part_of_another_workers_transaction_has_no_origin() {
+    let worker = worker(2);
+    subscribe_elsewhere(&worker, "t");
+    let publisher = conn(&worker);
+    publish(&worker, &publisher, "t", b"x", false);
+    publish(&worker, &publisher, "own", b"x", true);
+    assert_eq!(origins(&worker), [(Some(1), Some(0)), (None, Some(0))]);
+    // What went to the other worker, as if it had come from there.
+    let mut taken = worker.shared.routers[1].take(10);
+    let Some(RouterWork::Deliver(batch)) = taken.front_mut() else { panic!() };
+    worker.route_remote(batch, || ());
+    assert_eq!(origins(&worker), [(Some(1), None)]);
+}
+
+#[test]
+fn dropping_the_oldest_begins_at_what_is_left_after_acknowledgements_out_of_order() {
+    let worker = worker(1);
+    let first = connect(&worker, false, None);
+    store(&worker);
+    subscribe(&worker, &first, "t", QoS::AtLeastOnce);
+    let publisher = conn(&worker);
+    let dropped = |worker: &Rc<Worker>| -> Vec<u64> {
+        let ops = store(worker).0;
+        let gone = ops.iter().filter_map(|op| match op {
+            StoreOp::DeleteQueued { sequence, .. } => Some(*sequence),
+            _ => None,
+        });
+        gone.collect()
+    };
+    // 1 to 4 in flight, acknowledged as 2, 1, 3: 4 is left.
+    for _ in 0..4 {
+        publish(&worker, &publisher, "t", b"x", false);
+    }
+    for id in [2, 1, 3] {
+        worker.handle_puback(&first, PacketId::new(id).unwrap()).unwrap();
+    }
+    worker.flush();
+    assert_eq!(dropped(&worker), [2, 1, 3]);
+    worker.detach(&first, CloseReason::Eof);
+    // 5 to 7 fill it, 8 takes the place of 4.
+    for _ in 0..4 {
+        publish(&worker, &publisher, "t", b"x", false);
+    }
+    assert_eq!(dropped(&worker), [4]);
+    // Nothing was read back: what is left begins at 5 all the same.
+    let second = connect(&worker, false, None);
+    store(&worker);
+    worker.detach(&second, CloseReason::Eof);
+    publish(&worker, &publisher, "t", b"x", false);
+    assert_eq!(dropped(&worker), [5]);
+}

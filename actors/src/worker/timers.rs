@@ -1,0 +1,99 @@
+//! Clocks of the connections: who is silent, stuck, or waits for too long.
+//!
+//! Bounds: a scan of all connections at each tick of their ConnectionManager.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{Conn, Worker, moment};
+
+/// Clocks that were not looked at for so long: the thread was blocked, or the machine asleep.
+const STOOD_STILL_MS: u64 = 1000;
+
+impl Worker {
+    /// Looks at every connection's clocks: CONNECT in time, keep-alive, a socket that takes
+    /// nothing, an actor that does not answer.
+    pub fn check_timers(&self) {
+        use crate::metrics::CloseReason;
+        let now = self.now_ms();
+        let limits = &self.shared.settings.limits;
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let stall = ms(self.shared.settings.supervision.stall_timeout);
+        let conns: Vec<Rc<Conn>> =
+            self.conns.borrow().iter().map(|(_, conn)| Rc::clone(conn)).collect();
+        self.count_buffers(conns.iter().map(|conn| &**conn));
+        let acts = self.shared.may_act();
+        let again = acts && !self.acted.replace(acts);
+        // After this thread itself stood still nobody's silence means anything: one more turn.
+        let stood_still = now.saturating_sub(self.checked_ms.replace(now)) > STOOD_STILL_MS;
+        for conn in conns {
+            if conn.is_woken() && (stood_still || conn.woken_ms.get().is_none()) {
+                conn.woken_ms.set(Some(moment(now)));
+            }
+            if stood_still {
+                continue;
+            }
+            if again && !conn.out.borrow().is_empty() {
+                // The lease is back, and with it what is on its way to clients.
+                conn.wake();
+            }
+            if conn.draining.get() {
+                // What it waits for may have been routed without an answer to it.
+                conn.wake();
+            }
+            if conn.woken_ms.get().is_some_and(|woken| now.saturating_sub(woken.get()) > stall) {
+                // Woken and never polled: its actor waits for something that does not come.
+                conn.closing.set(Some(CloseReason::ActorDied));
+                conn.abort(&"stalled: it did not answer its wake-up");
+                continue;
+            }
+            if conn.closing.get().is_some() {
+                // It was woken to end; one that does not is killed a stall later.
+                continue;
+            }
+            if conn.draining.get() && self.drained_late(&conn, now) {
+                self.close(&conn, CloseReason::Drain);
+                continue;
+            }
+            if conn.session.get().is_none() {
+                let claims = conn.claiming.get().is_some();
+                if claims && self.waits_for_take_over(now, &conn) {
+                    conn.patient_ms.set(now);
+                }
+                let claiming = conn.claiming_ms.get().max(conn.patient_ms.get());
+                let since = if claims { claiming } else { conn.accepted_ms };
+                if now.saturating_sub(since) > ms(limits.connect_timeout) {
+                    // Also of a claim: where the network swallows the end of a connection, nothing else says
+                    // that its client has left.
+                    self.close(&conn, CloseReason::ConnectTimeout);
+                } else if claims && conn.hides_end.get() {
+                    conn.wake();
+                }
+                continue;
+            }
+            let silent = now.saturating_sub(conn.last_packet_ms.get());
+            let patience = u64::from(conn.keep_alive_s.get()) * 1500;
+            if patience > 0
+                && silent > patience
+                && !conn.paused.get()
+                && !conn.awaits_connack()
+                && !conn.lives_by_bytes(now, patience, limits.min_packet_rate)
+            {
+                self.close(&conn, CloseReason::KeepAlive);
+                continue;
+            }
+            let since = conn.arrives_since_ms().filter(|_| !conn.paused.get());
+            if since.is_some_and(|since| now.saturating_sub(since) > ms(limits.packet_timeout)) {
+                self.close(&conn, CloseReason::PacketTimeout);
+                continue;
+            }
+            if conn
+                .write_blocked_ms
+                .get()
+                .is_some_and(|since| now.saturating_sub(since.get()) > ms(limits.write_timeout))
+            {
+                self.close(&conn, CloseReason::WriteTimeout);
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use bytes::Bytes;
+use hydrant_protocol::QoS;
+
+use super::*;
+
+fn record(topic: &str, id: u64) -> LogRecord {
+    LogRecord {
+        id,
+        topic: topic.into(),
+        key: None,
+        payload: Bytes::new(),
+        mqtt_topic: "m".into(),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        client_id: "c".into(),
+        epoch: 1,
+        sequence: id,
+        outbox: None,
+        received_ms: 0,
+        properties: None,
+    }
+}
+
+fn exists(topics: &mut Topics, name: &str) {
+    topics.exists(name, None, 1 << 20, Instant::now());
+}
+
+#[test]
+fn waiting_records_leave_in_order_and_before_later_ones() {
+    let mut topics = Topics::default();
+    for id in 0..3 {
+        assert!(topics.wait(record("a", id)), "Kafka has to be asked");
+    }
+    exists(&mut topics, "a");
+    assert!(matches!(topics.way("a", Instant::now), Way::Wait), "the backlog goes first");
+    let mut sent = Vec::new();
+    let now = Instant::now();
+    topics.drain(now, |class, record| {
+        assert_eq!(class, 0);
+        sent.push(record.id());
+        if sent.len() < 3 { Offer::Sent } else { Offer::Closed }
+    });
+    topics.drain(now, |_, record| {
+        sent.push(record.id());
+        Offer::Sent
+    });
+    assert_eq!(sent, [0, 1, 2, 2]);
+    assert_eq!(topics.waiting, Size::default());
+    assert!(matches!(topics.way("a", Instant::now), Way::Send));
+}
+
+#[test]
+fn a_refusal_expires() {
+    let mut topics = Topics::default();
+    let now = Instant::now();
+    topics.wait(record("a", 0));
+    assert_eq!(topics.refuse("a", "no", now).len(), 1);
+    assert!(matches!(topics.way("a", || now), Way::Refuse(_)));
+    assert!(matches!(topics.way("a", || now + REFUSAL), Way::Wait));
+    topics.expire(now + REFUSAL);
+    assert_eq!((topics.waiting(), topics.refused), (0, 0));
+}
+
+#[test]
+fn nothing_is_kept_of_a_topic_that_is_not_known_and_has_no_record() {
+    let mut topics = Topics::default();
+    for topic in ["reset", "gone", "refused"] {
+        topics.wait(record(topic, 0));
+    }
+    exists(&mut topics, "gone");
+    topics.drain(Instant::now(), |_, _| Offer::Sent);
+    topics.add_trouble(&"gone".into(), &Kind::Look, 0, 1 << 20, Instant::now());
+    let now = Instant::now();
+    topics.refuse("refused", "no", now);
+    assert!(matches!(topics.way("refused", || now + REFUSAL), Way::Wait));
+    assert_eq!(topics.take_waiting().len(), 1);
+    assert_eq!((topics.known(), topics.refused), (0, 0));
+    assert!(topics.backlogged.is_empty());
+}
+
+fn ids(sent: &[(usize, u64)]) -> Vec<u64> {
+    sent.iter().map(|(_, id)| *id).collect()
+}
+
+/// Drains into a list of class and id.
+fn drained(topics: &mut Topics, now: Instant) -> Vec<(usize, u64)> {
+    let mut sent = Vec::new();
+    topics.drain(now, |class, record| {
+        sent.push((class, record.id()));
+        Offer::Sent
+    });
+    sent
+}
+
+fn existing(topics: &mut Topics, names: &[&str]) {
+    for name in names {
+        topics.wait(record(name, u64::MAX));
+        exists(topics, name);
+    }
+    drained(topics, Instant::now());
+}
+
+#[test]
+fn a_topic_in_trouble_changes_its_producer_and_no_other_does() {
+    let mut topics = Topics::default();
+    let now = Instant::now();
+    existing(&mut topics, &["bad", "good"]);
+    // 1 and 3 came back from a batch that was too large; 5 came meanwhile.
+    topics.wait(record("bad", 5));
+    topics.put_back([1, 3].map(|id| Waiting::Fresh(record("bad", id))).into_iter());
+    topics.add_trouble(&"bad".into(), &Kind::Split(Some(10)), 0, 1 << 20, now);
+    assert!(matches!(topics.way("good", || now), Way::Send));
+    assert!(matches!(topics.way("bad", || now), Way::Wait));
+    let sent = drained(&mut topics, now);
+    assert_eq!(sent, [1, 3, 5].map(|id| (super::super::trouble::LAST, id)));
+    // Its time there is over, and one is outstanding: nothing overtakes it.
+    topics.wait(record("bad", 7));
+    let later = now + Duration::from_secs(3600);
+    topics.settled("bad", true, later);
+    topics.settled("bad", true, later);
+    assert_eq!(drained(&mut topics, later), []);
+    topics.settled("bad", true, later);
+    assert_eq!(drained(&mut topics, later), [], "Kafka is asked first");
+    assert_eq!(topics.pending(9, later).len(), 1);
+    topics.exists("bad", Some(1 << 20), 1 << 20, later);
+    assert_eq!(drained(&mut topics, later), [(0, 7)]);
+    assert!(matches!(topics.way("bad", || later), Way::Send));
+}
+
+#[test]
+fn a_parked_topic_waits_within_its_bounds_and_is_given_up_in_the_end() {
+    let mut topics = Topics::default();
+    let now = Instant::now();
+    existing(&mut topics, &["bad", "slow"]);
+    let max = Size { records: 2, bytes: 1_000_000 };
+    topics.put_back([Waiting::Fresh(record("bad", 0))].into_iter());
+    let park = Kind::Park { why: "no".into(), limited: true };
+    topics.add_trouble(&"bad".into(), &park, 0, 1 << 20, now);
+    assert_eq!(topics.is_full("bad", 200, max), None);
+    topics.wait(record("bad", 1));
+    assert!(topics.is_full("bad", 200, max).is_some_and(|why| why.starts_with("no; 2 records")));
+    // One that waits for Kafka to mend it has all the room, and is never given up.
+    let stall = Kind::Park { why: "slow".into(), limited: false };
+    topics.add_trouble(&"slow".into(), &stall, 0, 1 << 20, now);
+    topics.wait(record("slow", 2));
+    assert_eq!(topics.is_full("slow", 200, max), None);
+    assert_eq!(topics.is_full("good", 200, max), None);
+    let parking = topics.parking().unwrap();
+    assert_eq!((parking.topics, parking.records), (2, 3));
+
+    let time = Duration::from_secs(30);
+    assert!(topics.give_up(time, now + time / 2).is_empty());
+    let given_up = topics.give_up(time, now + time);
+    assert_eq!(given_up.len(), 1);
+    assert_eq!(given_up[0].1.iter().map(Waiting::id).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!((topics.waiting(), topics.limited), (1, Size::default()));
+}
+
+#[test]
+fn a_parked_topic_is_tried_with_its_first_record_only() {
+    let mut topics = Topics::default();
+    let now = Instant::now();
+    existing(&mut topics, &["bad"]);
+    topics.put_back((0..3).map(|id| Waiting::Fresh(record("bad", id))));
+    let park = Kind::Park { why: "no".into(), limited: true };
+    topics.add_trouble(&"bad".into(), &park, 0, 1 << 20, now);
+    assert_eq!(drained(&mut topics, now), []);
+    let later = now + Duration::from_secs(1);
+    assert_eq!(ids(&drained(&mut topics, later)), [0]);
+    assert_eq!(drained(&mut topics, later), [], "it is being tried");
+    topics.settled("bad", true, later);
+    assert_eq!(ids(&drained(&mut topics, later)), [1, 2]);
+    assert_eq!((topics.waiting(), topics.limited), (0, Size::default()));
+}
+
+#[test]
+fn a_topic_that_kafka_was_asked_about_and_has_not_is_asked_for_with_pauses() {
+    let mut topics = Topics::default();
+    let now = Instant::now();
+    topics.wait(record("new", 0));
+    assert_eq!(topics.pending(9, now).len(), 1);
+    topics.park("new", "it does not exist", now);
+    assert!(topics.pending(9, now).is_empty());
+    let later = now + Duration::from_secs(1);
+    assert_eq!(topics.pending(9, later).len(), 1);
+    exists(&mut topics, "new");
+    assert_eq!(topics.limited, Size::default());
+    assert_eq!(drained(&mut topics, later), [(0, 0)]);
+}
+
+#[test]
+fn a_topic_with_a_small_limit_goes_in_small_batches_from_the_start() {
+    let mut topics = Topics::default();
+    let now = Instant::now();
+    topics.wait(record("small", 0));
+    topics.exists("small", Some(200_000), 1 << 20, now);
+    assert_eq!(drained(&mut topics, now), [(1, 0)]);
+    assert!(matches!(topics.way("small", || now), Way::Wait));
+}
