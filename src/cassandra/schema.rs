@@ -161,6 +161,11 @@ impl Schema<'_> {
                 self.agree().await;
                 continue;
             }
+            // Another broker may have made the table at another node a moment ago. A replica that has
+            // not heard of it fails the read, and logs an error that frightens its operator.
+            if !self.is_agreed().await {
+                self.agree().await;
+            }
             let version = self.version().await?;
             if self.is_known(version)? && layout::missing_tables(&columns).is_empty() {
                 if waited {
