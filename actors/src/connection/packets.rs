@@ -119,6 +119,7 @@ fn keep(worker: &Rc<Worker>, conn: &Rc<Conn>, mut partial: Vec<u8>, begins: bool
 fn packets(worker: &Rc<Worker>, conn: &Rc<Conn>, input: &[u8]) -> usize {
     let mut used = 0;
     let mut count = 0;
+    let mut room = None;
     while used < input.len() {
         if conn.closing.get().is_some() {
             break;
@@ -162,7 +163,11 @@ fn packets(worker: &Rc<Worker>, conn: &Rc<Conn>, input: &[u8]) -> usize {
                 break;
             }
         }
-        if used < input.len() && (conn.awaits_connack() || !worker.has_credit(conn)) {
+        if used < input.len()
+            && (conn.awaits_connack()
+                || !worker.has_credit_within_read(conn)
+                || !*room.get_or_insert_with(|| worker.others_have_room(conn)))
+        {
             conn.set_undecoded(true);
             break;
         }

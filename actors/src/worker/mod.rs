@@ -268,9 +268,15 @@ impl Worker {
         }
     }
 
-    /// Whether a connection may read more: its own acknowledgements are not too far behind, and
-    /// the actors its publishes wait for have room.
+    /// Whether a connection may read more: what it has caused itself is not too much, and the actors its
+    /// publishes wait for have room.
     pub fn has_credit(&self, conn: &Conn) -> bool {
+        self.has_credit_within_read(conn) && self.others_have_room(conn)
+    }
+
+    /// The half of [`has_credit`](Self::has_credit) that each packet of a read may change.
+    #[inline]
+    pub fn has_credit_within_read(&self, conn: &Conn) -> bool {
         let limits = &self.shared.settings.limits;
         if conn.acks_outstanding() >= limits.max_unacknowledged {
             return false;
@@ -281,16 +287,15 @@ impl Worker {
         // Deliveries end at max_output_bytes; past twice that it is answers which the client does
         // not read.
         let waits = conn.out.borrow().len();
-        if waits >= 2 * limits.max_output_bytes || self.remote_full.get() {
+        if waits >= 2 * limits.max_output_bytes || self.is_past_share(waits) {
             return false;
         }
-        if self.is_past_share(waits) {
-            return false;
-        }
-        if conn.claiming.get().is_some() || !self.shared.may_act() {
-            return false;
-        }
-        if self.batch.borrow().bytes() >= limits.max_router_bytes {
+        conn.claiming.get().is_none() && self.batch.borrow().bytes() < limits.max_router_bytes
+    }
+
+    /// The other half: it stands while one read is handled, because what that causes is handed out at its end.
+    pub fn others_have_room(&self, conn: &Conn) -> bool {
+        if self.remote_full.get() || !self.shared.may_act() {
             return false;
         }
         // A full store or log pauses those who wait for it; the others only far past the bound.
