@@ -56,7 +56,7 @@ impl Worker {
             now.remote.iter().filter(|to| !route.remote.iter().any(|it| it.worker == to.worker));
         let mut effects = self.effects.borrow_mut();
         for to in new {
-            effects.remote[usize::from(to.worker)].push(publication, true, Recipients::Live);
+            effects.remote(usize::from(to.worker)).push(publication, true, Recipients::Live);
         }
         let gets = |place: &usize| now.remote.iter().any(|to| usize::from(to.worker) == *place);
         let places = (0..self.shared.routers.len()).filter(|place| !gets(place));

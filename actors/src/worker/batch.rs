@@ -165,6 +165,8 @@ pub struct RemoteBatch {
     pub(super) late: Vec<CompletionToken>,
     /// See `late`.
     pub(super) buffered: SmallVec<[u32; 1]>,
+    /// The sender's last step that touched it, and how it stood before: entries, bytes, `late`.
+    touched: (u64, (usize, usize, usize)),
 }
 
 impl RemoteBatch {
@@ -220,15 +222,21 @@ impl RemoteBatch {
         }
     }
 
-    /// Cuts it back to `entries` publishes, `bytes` of arena and `late` waits.
-    pub(super) fn truncate(&mut self, (entries, bytes, late): (usize, usize, usize)) {
-        self.entries.truncate(entries);
-        self.arena.truncate(bytes);
-        self.late.truncate(late);
+    /// A step of the sender is about to add to it.
+    pub(super) fn touch(&mut self, step: u64) {
+        if self.touched.0 != step {
+            self.touched = (step, (self.entries.len(), self.arena.len(), self.late.len()));
+        }
     }
 
-    pub(super) fn savepoint(&self) -> (usize, usize, usize) {
-        (self.entries.len(), self.arena.len(), self.late.len())
+    /// Takes back what a step of the sender has added.
+    pub(super) fn rollback(&mut self, step: u64) {
+        let (touched, (entries, bytes, late)) = self.touched;
+        if touched == step {
+            self.entries.truncate(entries);
+            self.arena.truncate(bytes);
+            self.late.truncate(late);
+        }
     }
 }
 

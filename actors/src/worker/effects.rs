@@ -1,8 +1,9 @@
 //! What the worker's handlers have decided to send to StorageActor, the log actor and other
 //! workers, until it is flushed at the end of the handler: one message each.
 //!
-//! It outlives a handler's panic. The router marks it before each publish, so that one that was
-//! half done is taken back and begun again.
+//! It outlives a handler's panic. Each publish that the router begins is a step with a savepoint: one
+//! that was half done is taken back and begun again. A batch for another worker or node keeps where it
+//! stood when the step first touched it, so a savepoint costs what is touched.
 
 use std::sync::atomic::Ordering;
 
@@ -20,11 +21,11 @@ pub struct Effects {
     pub ops: Vec<StoreOp>,
     pub tokens: Vec<CompletionToken>,
     pub log: Vec<LogWork>,
-    pub remote: Vec<RemoteBatch>,
+    remote: Vec<RemoteBatch>,
     /// Workers whose queue entries are to be written together with `ops`.
     pub joined: SmallVec<[bool; 8]>,
     /// Publishes for other nodes, a batch an incarnation.
-    pub peers: Vec<OutboundPeerBatch>,
+    peers: Vec<OutboundPeerBatch>,
     /// Slots of sessions that are on their way and for which something was buffered.
     pub buffered: SmallVec<[u32; 1]>,
     /// For every other node.
@@ -33,6 +34,8 @@ pub struct Effects {
     pub reached: Vec<PeerWork>,
     /// Set while the queue entries of another worker's batch are made.
     pub transaction: Option<Transaction>,
+    /// Number of the step that is under way, or was the last.
+    step: u64,
 }
 
 /// Publishes for another node, written as they are sent.
@@ -46,12 +49,15 @@ pub struct OutboundPeerBatch {
     queues: bool,
     /// As in [`PeerWork::Publishes`].
     prepared: u64,
+    /// The last step that touched it, and how it stood before: bytes, publishes, tokens, `queues`.
+    touched: (u64, (usize, u32, usize, bool)),
 }
 
 impl OutboundPeerBatch {
     fn new(to: Recipient) -> Self {
         let (body, tokens) = (Vec::new(), Vec::new());
-        Self { to, body, count: 0, tokens, queues: false, prepared: 0 }
+        let touched = (0, (0, 0, 0, false));
+        Self { to, body, count: 0, tokens, queues: false, prepared: 0, touched }
     }
 
     /// Adds a publish; `queues`: it is for queues there. `prepared` as in [`PeerWork::Publishes`].
@@ -72,27 +78,29 @@ impl OutboundPeerBatch {
         self.prepared = self.prepared.max(prepared);
     }
 
-    fn savepoint(&self) -> PeerSavepoint {
-        (self.body.len(), self.count, self.tokens.len(), self.queues)
+    fn touch(&mut self, step: u64) {
+        if self.touched.0 != step {
+            self.touched = (step, (self.body.len(), self.count, self.tokens.len(), self.queues));
+        }
     }
 
-    fn rollback(&mut self, (bytes, count, tokens, queues): PeerSavepoint) {
-        self.body.truncate(bytes);
-        self.tokens.truncate(tokens);
-        (self.count, self.queues) = (count, queues);
+    /// Takes back what a step has put in.
+    fn rollback(&mut self, step: u64) {
+        let (touched, (bytes, count, tokens, queues)) = self.touched;
+        if touched == step {
+            self.body.truncate(bytes);
+            self.tokens.truncate(tokens);
+            (self.count, self.queues) = (count, queues);
+        }
     }
 }
 
-type PeerSavepoint = (usize, u32, usize, bool);
-
-/// Where [`Effects`] stood before a publish.
-#[derive(Debug, Clone)]
-pub struct Savepoint {
+/// Where the lists of [`Effects`] stood before a step. Its batches know themselves.
+#[derive(Debug, Clone, Copy)]
+struct Savepoint {
     ops: usize,
     tokens: usize,
     log: usize,
-    remote: SmallVec<[(usize, usize, usize); 8]>,
-    peers: SmallVec<[PeerSavepoint; 4]>,
     broadcast: usize,
     reached: usize,
 }
@@ -110,7 +118,15 @@ impl Effects {
             broadcast: Vec::new(),
             reached: Vec::new(),
             transaction: None,
+            step: 0,
         }
+    }
+
+    /// The batch for another worker.
+    pub fn remote(&mut self, worker: usize) -> &mut RemoteBatch {
+        let batch = &mut self.remote[worker];
+        batch.touch(self.step);
+        batch
     }
 
     /// The batch for an incarnation. They are few: the other nodes, and starts of them that are lost.
@@ -120,32 +136,28 @@ impl Effects {
             self.peers.push(OutboundPeerBatch::new(to));
             self.peers.len() - 1
         });
-        &mut self.peers[at]
+        let batch = &mut self.peers[at];
+        batch.touch(self.step);
+        batch
     }
 
-    pub fn savepoint(&self) -> Savepoint {
+    fn begin_step(&mut self) -> Savepoint {
+        self.step += 1;
         Savepoint {
             ops: self.ops.len(),
             tokens: self.tokens.len(),
             log: self.log.len(),
-            remote: self.remote.iter().map(RemoteBatch::savepoint).collect(),
-            peers: self.peers.iter().map(OutboundPeerBatch::savepoint).collect(),
             broadcast: self.broadcast.len(),
             reached: self.reached.len(),
         }
     }
 
-    pub fn rollback(&mut self, savepoint: &Savepoint) {
+    fn rollback(&mut self, savepoint: Savepoint) {
         self.ops.truncate(savepoint.ops);
         self.tokens.truncate(savepoint.tokens);
         self.log.truncate(savepoint.log);
-        for (batch, savepoint) in self.remote.iter_mut().zip(&savepoint.remote) {
-            batch.truncate(*savepoint);
-        }
-        let empty = (0, 0, 0, false);
-        for (at, batch) in self.peers.iter_mut().enumerate() {
-            batch.rollback(savepoint.peers.get(at).copied().unwrap_or(empty));
-        }
+        self.remote.iter_mut().for_each(|batch| batch.rollback(self.step));
+        self.peers.iter_mut().for_each(|batch| batch.rollback(self.step));
         self.broadcast.truncate(savepoint.broadcast);
         self.reached.truncate(savepoint.reached);
     }
@@ -230,7 +242,7 @@ impl Worker {
                 cluster.work.push(PeerWork::Broadcast(message), 1024);
             }
             for batch in effects.peers.drain(..).filter(|batch| batch.count > 0) {
-                let OutboundPeerBatch { to, body, count, tokens, queues, prepared } = batch;
+                let OutboundPeerBatch { to, body, count, tokens, queues, prepared, .. } = batch;
                 let bytes = body.len();
                 let work = PeerWork::Publishes { to, body, count, tokens, queues, prepared };
                 cluster.work.push(work, bytes);
@@ -242,28 +254,30 @@ impl Worker {
     }
 }
 
-/// Takes back what a publish has put into [`Effects`] when it does not get to
-/// its end.
+/// A step: takes back what it has put into [`Effects`] when it does not get to its end. Steps do not
+/// stand within each other.
 pub struct RollbackGuard<'a> {
     worker: &'a Worker,
-    savepoint: Option<Savepoint>,
+    savepoint: Savepoint,
 }
 
 impl<'a> RollbackGuard<'a> {
+    #[inline]
     pub fn new(worker: &'a Worker) -> Self {
-        Self { worker, savepoint: Some(worker.effects.borrow().savepoint()) }
+        Self { worker, savepoint: worker.effects.borrow_mut().begin_step() }
     }
-    pub fn keep(mut self) {
-        self.savepoint = None;
+
+    #[inline]
+    pub fn keep(self) {
+        std::mem::forget(self);
     }
 }
 
 impl Drop for RollbackGuard<'_> {
+    #[cold]
     fn drop(&mut self) {
-        if let Some(savepoint) = &self.savepoint
-            && let Ok(mut effects) = self.worker.effects.try_borrow_mut()
-        {
-            effects.rollback(savepoint);
+        if let Ok(mut effects) = self.worker.effects.try_borrow_mut() {
+            effects.rollback(self.savepoint);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! acknowledgement waits for.
 //!
 //! A publish's answer is queued last, after everything that could panic: a publish that was half
-//! done is taken back ([`super::effects::Savepoint`]) and begun again.
+//! done is taken back ([`super::effects::RollbackGuard`]) and begun again.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -293,7 +293,7 @@ impl Worker {
         let mut effects = self.effects.borrow_mut();
         for worker in workers {
             let token = self.token(AckSource::Peer, pending);
-            effects.remote[usize::from(*worker)].late.push(token);
+            effects.remote(usize::from(*worker)).late.push(token);
         }
     }
 
@@ -385,7 +385,7 @@ impl Worker {
                     continue;
                 }
                 let at = usize::from(remote.worker);
-                effects.remote[at].push(publication, durable, recipients);
+                effects.remote(at).push(publication, durable, recipients);
                 if durable && stored {
                     effects.joined[at] = true;
                     deps.store = true;
@@ -406,7 +406,7 @@ impl Worker {
         let mut effects = self.effects.borrow_mut();
         for remote in &route.remote {
             let at = usize::from(remote.worker);
-            effects.remote[at].push(publication, true, Recipients::Live);
+            effects.remote(at).push(publication, true, Recipients::Live);
         }
         drop(effects);
         self.shows_retained(route, publication);
