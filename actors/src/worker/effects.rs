@@ -281,3 +281,78 @@ impl Drop for RollbackGuard<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hydrant_protocol::QoS;
+    use hydrant_protocol::cluster::message::Recipients;
+
+    use super::*;
+    use crate::shared::AckSource;
+    use crate::worker::publication::Publication;
+
+    const TO: Recipient = Recipient { node: 3, incarnation: 9 };
+
+    fn token() -> CompletionToken {
+        CompletionToken { worker: 0, source: AckSource::Peer, pending: 0, stamp: 0 }
+    }
+
+    /// Puts something everywhere.
+    fn fill(effects: &mut Effects) {
+        let publication = Publication::new("a/b", b"payload", QoS::AtLeastOnce, true);
+        effects.tokens.push(token());
+        effects.remote(1).push(&publication, true, Recipients::All);
+        effects.remote(1).late.push(token());
+        let batch = effects.peer(TO);
+        batch.body.extend_from_slice(b"publish");
+        batch.count += 1;
+        batch.queues = true;
+        batch.tokens.push(token());
+    }
+
+    /// Bytes and counts of everything that [`fill`] puts in.
+    fn stands(effects: &Effects) -> [usize; 8] {
+        let (remote, peer) = (&effects.remote[1], effects.peers.first());
+        [
+            effects.tokens.len(),
+            remote.len(),
+            remote.bytes(),
+            remote.late.len(),
+            peer.map_or(0, |peer| peer.body.len()),
+            peer.map_or(0, |peer| peer.count as usize),
+            peer.map_or(0, |peer| peer.tokens.len()),
+            peer.map_or(0, |peer| usize::from(peer.queues)),
+        ]
+    }
+
+    #[test]
+    fn a_rollback_takes_back_what_its_step_has_put_in_and_no_more() {
+        let mut effects = Effects::new(2);
+        let empty = stands(&effects);
+        let first = effects.begin_step();
+        fill(&mut effects);
+        effects.rollback(first);
+        assert_eq!(stands(&effects), empty, "what is new in the step is gone");
+
+        effects.begin_step();
+        fill(&mut effects);
+        let one = stands(&effects);
+        let second = effects.begin_step();
+        fill(&mut effects);
+        fill(&mut effects);
+        effects.rollback(second);
+        assert_eq!(stands(&effects), one, "the step before stays");
+
+        let third = effects.begin_step();
+        effects.rollback(third);
+        assert_eq!(stands(&effects), one, "a step that touches nothing takes nothing back");
+
+        let fourth = effects.begin_step();
+        fill(&mut effects);
+        // As a flush in the middle of a step does.
+        (effects.remote[1], effects.peers) = (RemoteBatch::default(), Vec::new());
+        fill(&mut effects);
+        effects.rollback(fourth);
+        assert_eq!(stands(&effects)[1..], empty[1..], "a batch that was sent is another batch");
+    }
+}
