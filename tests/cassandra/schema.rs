@@ -87,7 +87,10 @@ async fn brokers_that_start_together_at_three_nodes_make_one_schema() {
     for node in &cluster.nodes {
         let log = node.log();
         let lines: Vec<_> = log.lines().collect();
-        let bad = |line: &str| line.contains("ID mismatch") || line.starts_with("ERROR");
+        // A read at a replica that hears of a table a moment later fails there, and is asked again.
+        let early = |line: &str| line.contains("Exception in thread Thread[ReadStage");
+        let bad =
+            |line: &str| line.contains("ID mismatch") || line.starts_with("ERROR") && !early(line);
         // With what stands behind it: the exception and where it was thrown.
         let bad = lines.iter().position(|line| bad(line)).map(|at| lines[at..].iter().take(30));
         assert!(bad.is_none(), "{:#?}", bad.map(Iterator::collect::<Vec<_>>));
