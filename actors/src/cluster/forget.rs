@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering;
 use hydrant_protocol::cluster::message::Control;
 
 use super::NodeIndex;
-use super::peers::{Peers, SELF};
+use super::node_index::SELF;
+use super::peers::Peers;
 use crate::ports::{StoreOp, StoredBatch};
 use crate::shared::StorageWork;
 

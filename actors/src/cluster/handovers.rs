@@ -10,7 +10,8 @@ use hydrant_protocol::cluster::stream_marker::ALL_STREAMS;
 
 use super::NodeIndex;
 use super::link::PeerLink;
-use super::peers::{Peers, SELF};
+use super::node_index::SELF;
+use super::peers::Peers;
 use crate::shared::{ManagerWork, RouterWork};
 use crate::worker::{MarkerReason, StreamMarker};
 

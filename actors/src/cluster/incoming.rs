@@ -14,9 +14,9 @@ use hydrant_protocol::{Message, QoS};
 use tokio::sync::Notify;
 
 use super::link::Greeting;
-use super::peers::{Peers, SELF};
-use super::remote::Recipient;
-use super::{InboundPeerBatch, NodeIndex, PeerWork, retained};
+use super::node_index::SELF;
+use super::peers::Peers;
+use super::{InboundPeerBatch, NodeIndex, PeerWork, Recipient, retained};
 use crate::inbox::Inbox;
 use crate::say;
 use crate::shared::{ManagerWork, RouterWork};

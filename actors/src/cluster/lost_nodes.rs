@@ -133,7 +133,7 @@ impl Peers {
     }
 
     fn name_of(&self, node: NodeIndex) -> Arc<str> {
-        let own = node == super::peers::SELF;
+        let own = node == super::node_index::SELF;
         if own { Arc::clone(&self.cluster.node_id) } else { self.name(node) }
     }
 }

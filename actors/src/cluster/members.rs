@@ -8,7 +8,8 @@ use hydrant_protocol::cluster::MembershipView;
 use hydrant_protocol::cluster::link::{Hello, Identity, Relay};
 
 use super::link::PeerLink;
-use super::peers::{Peers, SELF};
+use super::node_index::SELF;
+use super::peers::Peers;
 use super::{Node, NodeIndex};
 
 impl Peers {

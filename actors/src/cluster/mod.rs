@@ -16,6 +16,7 @@ mod io;
 mod link;
 mod lost_nodes;
 mod members;
+mod node_index;
 mod peers;
 mod refresh;
 mod remote;
@@ -30,7 +31,7 @@ mod work;
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -47,14 +48,12 @@ pub use discovery::DiscoveryActor;
 pub use inbound::InboundPeerBatch;
 pub use interest::LocalInterest;
 pub use lost_nodes::{LostNode, LostNodes};
+pub use node_index::{Node, NodeIndex, Recipient};
 pub use peers::PeersActor;
 pub(crate) use peers::describe;
-pub use remote::{Recipient, RemoteInterest};
+pub use remote::RemoteInterest;
 pub use retained::RetainedVersions;
 pub use work::PeerWork;
-
-/// Index of a node in [`Cluster::nodes`].
-pub type NodeIndex = u16;
 
 /// What a cluster needs from outside.
 pub struct ClusterParts {
@@ -160,26 +159,6 @@ pub struct Cluster {
     pub unstored: AtomicUsize,
     /// Ends this node with a sentence; set once its tree is begun.
     pub on_failure: OnceLock<Arc<dyn Fn(String) + Send + Sync>>,
-}
-
-/// Another node.
-#[derive(Debug)]
-pub struct Node {
-    /// Its node id.
-    pub id: Arc<str>,
-    /// The link to it is up.
-    pub up: AtomicBool,
-    /// It stops in order, as it has said since the link was up last.
-    pub stops: AtomicBool,
-    /// Not 0: that batches of it are stored is kept in the store, and may be forgotten when it says so.
-    pub kept: AtomicU8,
-}
-
-impl Node {
-    fn new(id: &Arc<str>, up: bool) -> Arc<Self> {
-        let (up, stops, kept) = (up.into(), AtomicBool::new(false), AtomicU8::new(0));
-        Arc::new(Self { id: Arc::clone(id), up, stops, kept })
-    }
 }
 
 /// Batches by the sender's incarnation and number, each with the clients for whose sessions it is not known.

@@ -20,14 +20,14 @@ use hydrant_protocol::cluster::handover::Handovers;
 use hydrant_protocol::cluster::message::Control;
 
 use super::link::{PeerLink, Prepared};
+use super::node_index::SELF;
 use super::refresh::Refresh;
-use super::remote::Recipient;
 use super::sessions::{Claiming, Release};
 use super::successors::Successors;
 use super::survey::{self, Request, Survey};
 use super::take_over::Lost;
 use super::wants::Wants;
-use super::{Cluster, Node, NodeIndex, PeerWork, io};
+use super::{Cluster, Node, NodeIndex, PeerWork, Recipient, io};
 use crate::every::every;
 use crate::inbox::Work;
 use crate::shared::{CompletionToken, ManagerWork, NodeTables};
@@ -37,8 +37,6 @@ use crate::supervision::{ActorCell, Ping, Running, on_ping};
 const TICK: Duration = Duration::from_millis(500);
 /// Work items handled before the sockets get their turn.
 const AT_ONCE: usize = 512;
-/// Index of this node itself.
-pub(super) const SELF: NodeIndex = 0;
 
 thread_local! {
     static PEERS: RefCell<Option<Rc<RefCell<Peers>>>> = const { RefCell::new(None) };

@@ -20,10 +20,10 @@ use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams};
 use smallvec::SmallVec;
 
 use super::link::PeerLink;
-use super::peers::{Peers, SELF};
-use super::remote::Recipient;
+use super::node_index::SELF;
+use super::peers::Peers;
 use super::survey::Request;
-use super::{NodeIndex, PeerWork, retained};
+use super::{NodeIndex, PeerWork, Recipient, retained};
 use crate::say;
 use crate::worker::{MarkerReason, StreamMarker};
 

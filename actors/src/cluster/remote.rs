@@ -11,16 +11,7 @@ use hydrant_protocol::cluster::message::Interest;
 use hydrant_protocol::topic::{SubscriptionTable, TopicFilter, fold_overlaps};
 use hydrant_protocol::{QoS, wire};
 
-use super::NodeIndex;
-
-/// One start of another node: what a publish is addressed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Recipient {
-    /// The node.
-    pub node: NodeIndex,
-    /// Which start of it.
-    pub incarnation: u64,
-}
+use super::{NodeIndex, Recipient};
 
 /// See the module.
 #[derive(Debug, Default)]

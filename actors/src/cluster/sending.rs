@@ -9,10 +9,9 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use hydrant_protocol::cluster::message::{self, Control};
 
-use super::NodeIndex;
 use super::link::{Pending, Prepared};
 use super::peers::Peers;
-use super::remote::Recipient;
+use super::{NodeIndex, Recipient};
 use crate::metrics::DropReason;
 use crate::shared::CompletionToken;
 

@@ -18,9 +18,9 @@ use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams};
 use smallvec::SmallVec;
 
 use super::link::{Pending, Prepared};
-use super::peers::{Peers, SELF};
-use super::remote::Recipient;
-use super::{InboundPeerBatch, NodeIndex};
+use super::node_index::SELF;
+use super::peers::Peers;
+use super::{InboundPeerBatch, NodeIndex, Recipient};
 use crate::ports::SealedIncarnation;
 use crate::shared::{CompletionToken, ManagerWork, RouterWork};
 use crate::worker::{EARLIER_STARTS, MarkerReason, StreamMarker};

@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use super::link::PeerLink;
 use super::peers::Peers;
-use super::remote::Recipient;
 use super::take_over::Lost;
-use super::{Cluster, NodeIndex, PeerWork};
+use super::{Cluster, NodeIndex, PeerWork, Recipient};
 use crate::ports::KnownIncarnation;
 
 /// Ticks of PeersActor between two surveys: five seconds.

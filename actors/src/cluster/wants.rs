@@ -12,7 +12,7 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use hydrant_protocol::cluster::message::Interest;
 
-use super::remote::Recipient;
+use super::Recipient;
 
 /// Changes of what an incarnation wants.
 pub(super) type Changes = Vec<(Arc<str>, Interest)>;
