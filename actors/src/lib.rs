@@ -7,8 +7,9 @@
 //!   [`listener`] gives them sockets, [`drain`] empties the node; [`sys`] makes the `$SYS` messages.
 //! - [`storage`], [`log`]: in front of the session store and of the message log.
 //! - [`ports`]: what the tree needs from outside, as traits; `src/` implements them.
-//! - [`settings`], [`metrics`], [`shared`]: bounds, counters, what the actors share; [`clock`]: what has passed;
-//!   [`say`]: the lines of the log, [`dropped`] those about messages.
+//! - [`messages`]: what the actors give each other to do.
+//! - [`settings`], [`metrics`], [`shared`]: bounds, counters, what the actors share; [`subscriptions`]: who is
+//!   subscribed; [`clock`]: what has passed; [`say`]: the lines of the log, [`dropped`] those about messages.
 
 pub mod clock;
 pub mod cluster;
@@ -20,6 +21,7 @@ pub mod inbox;
 pub mod listener;
 pub mod log;
 pub mod manager;
+pub mod messages;
 pub mod metrics;
 mod monotonic;
 pub mod ports;
@@ -28,6 +30,7 @@ pub mod say;
 pub mod settings;
 pub mod shared;
 pub mod storage;
+pub mod subscriptions;
 pub mod supervision;
 pub mod sys;
 pub mod system;

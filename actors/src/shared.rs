@@ -23,6 +23,7 @@ use crate::drain::Budget;
 use crate::dropped::DropLines;
 use crate::inbox::Inbox;
 use crate::log::{DeadLetters, Gate, OutboxProgress};
+pub use crate::messages::{AckSource, CompletionToken, Transaction};
 use crate::metrics::Metrics;
 use crate::ports::{
     LogRecord, PreparedPublish, QueueEntry, SessionId, StoreOp, StoredBatch, StoredSession,
@@ -30,53 +31,10 @@ use crate::ports::{
 };
 use crate::say;
 use crate::settings::Settings;
+pub use crate::subscriptions::Subscriber;
 /// What a test can make a connection actor do: the same as any other actor.
 pub use crate::supervision::Fault as ConnectionFault;
 use crate::worker::{RemoteBatch, StreamMarker};
-
-/// Who is subscribed: a session by its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Subscriber {
-    /// Index of the worker that holds the session.
-    pub worker: u16,
-    /// The session outlives its connection.
-    pub persistent: bool,
-    /// Its slot there.
-    pub slot: u32,
-}
-
-/// Who has answered a pending ack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AckSource {
-    /// The session store has written it.
-    Store,
-    /// The log has acknowledged it.
-    Log,
-    /// Another node has, one of those it waits for.
-    Peer,
-}
-
-/// Points at a pending ack of one worker: something that goes on when store or log have answered.
-#[derive(Debug, Clone, Copy)]
-pub struct CompletionToken {
-    /// Index of the worker.
-    pub worker: u16,
-    /// Whose answer is meant.
-    pub source: AckSource,
-    /// Slot in its table of pending acks.
-    pub pending: u32,
-    /// Tells a reused slot from the one that was meant.
-    pub stamp: u32,
-}
-
-/// Writes that belong together although several workers contribute to them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transaction {
-    /// Never used twice in a node's life.
-    pub id: u64,
-    /// How many requests make it up.
-    pub parts: u16,
-}
 
 /// Work for StorageActor.
 #[derive(Debug)]
