@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::shared::{ManagerWork, NodeTables};
+use crate::messages::ManagerWork;
+use crate::shared::NodeTables;
 
 /// The part that is not ready meanwhile.
 const PART: &str = "drain";

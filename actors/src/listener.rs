@@ -17,9 +17,10 @@ use futures_util::Stream;
 use hydrant_protocol::access::{canonical, within};
 use tokio::time::{Instant, Sleep};
 
+use crate::messages::{ManagerWork, NewSocket};
 use crate::metrics::CloseReason;
 use crate::say;
-use crate::shared::{ManagerWork, NewSocket, NodeTables};
+use crate::shared::NodeTables;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// Wait after an error of accept itself (no file descriptors left).

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::connection;
 use crate::every::every;
 use crate::inbox::Work;
-use crate::shared::{ConnectionInfo, ManagerWork};
+use crate::messages::{ConnectionInfo, ManagerWork};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 use crate::worker::Worker;
 
@@ -160,7 +160,7 @@ impl ConnectionManager {
         worker.resume_paused();
     }
 
-    fn accept(&self, socket: crate::shared::NewSocket) {
+    fn accept(&self, socket: crate::messages::NewSocket) {
         connection::start(&self.worker, socket);
     }
 
@@ -174,7 +174,7 @@ impl ConnectionManager {
             .collect()
     }
 
-    fn fault(&self, client_id: &str, fault: crate::shared::ConnectionFault) {
+    fn fault(&self, client_id: &str, fault: crate::messages::ConnectionFault) {
         let conns = self.worker.conns.borrow();
         let found = conns
             .iter()

@@ -11,7 +11,7 @@ use actix::{Actor, Context, Handler, StreamHandler};
 use futures_util::Stream;
 
 use crate::inbox::{InboxStream, Work};
-use crate::shared::RouterWork;
+use crate::messages::RouterWork;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 use crate::worker::Worker;
 

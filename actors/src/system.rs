@@ -22,13 +22,14 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
 use crate::cluster::{
-    Cluster, ClusterParts, DiscoveryActor, PeerWork, PeersActor, describe as describe_peers,
+    Cluster, ClusterParts, DiscoveryActor, PeersActor, describe as describe_peers,
 };
 use crate::drain::Budget;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
 use crate::log::{self as log_actor, DeadLetters, Gate, LogActor, LogParts, OutboxProgress};
 use crate::manager::ConnectionManager;
+use crate::messages::{ConnectionInfo, ManagerWork, PeerWork, StorageWork};
 use crate::metrics::Metrics;
 use crate::ports::{
     DeadId, Lanes, Membership, MessageLog, SessionStore, StoreError, StoredSession, StoredWill,
@@ -37,7 +38,7 @@ use crate::ports::{
 use crate::router::TopicRouter;
 use crate::say;
 use crate::settings::Settings;
-use crate::shared::{ConnectionInfo, ManagerWork, NodeTables, StorageWork};
+use crate::shared::NodeTables;
 use crate::storage::{self, StorageActor, StorageParts, WriteQueue};
 use crate::supervision::{
     ActorCell, Child, Fault, Registry, Supervisor, SupervisorHandle, Watchdog,

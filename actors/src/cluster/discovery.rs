@@ -13,8 +13,9 @@ use futures_util::stream;
 use hydrant_protocol::cluster::{Load, MembershipView};
 use tokio::sync::watch;
 
-use super::{Cluster, PeerWork};
+use super::Cluster;
 use crate::every::every;
+use crate::messages::PeerWork;
 use crate::ports::Membership;
 use crate::say;
 use crate::shared::NodeTables;

@@ -12,8 +12,8 @@ use hydrant_protocol::cluster::message::Control;
 use super::NodeIndex;
 use super::node_index::SELF;
 use super::peers::Peers;
+use crate::messages::StorageWork;
 use crate::ports::{StoreOp, StoredBatch};
-use crate::shared::StorageWork;
 
 impl Peers {
     /// Tells each node below which number it need not remember what it has stored.

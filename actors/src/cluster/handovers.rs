@@ -12,8 +12,7 @@ use super::NodeIndex;
 use super::link::PeerLink;
 use super::node_index::SELF;
 use super::peers::Peers;
-use crate::shared::{ManagerWork, RouterWork};
-use crate::worker::{MarkerReason, StreamMarker};
+use crate::messages::{ManagerWork, MarkerReason, RouterWork, StreamMarker};
 
 impl Peers {
     /// What the handovers want done.

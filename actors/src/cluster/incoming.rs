@@ -16,10 +16,10 @@ use tokio::sync::Notify;
 use super::link::Greeting;
 use super::node_index::SELF;
 use super::peers::Peers;
-use super::{InboundPeerBatch, NodeIndex, PeerWork, Recipient, retained};
+use super::{NodeIndex, Recipient, retained};
 use crate::inbox::Inbox;
+use crate::messages::{InboundPeerBatch, ManagerWork, PeerWork, RouterWork};
 use crate::say;
-use crate::shared::{ManagerWork, RouterWork};
 
 impl Peers {
     /// A TCP connection to a node is open; its number.

@@ -15,8 +15,8 @@ use hydrant_protocol::cluster::message::{self, Control, Interest, TakenOver};
 use tokio::sync::Notify;
 
 use super::{Node, NodeIndex};
+use crate::messages::CompletionToken;
 use crate::say;
-use crate::shared::CompletionToken;
 
 /// A link that is down for so long is not about to be up again: its node is dead, frozen or cut off.
 const OUT_OF_REACH: Duration = Duration::from_secs(1);

@@ -9,7 +9,6 @@
 mod discovery;
 mod forget;
 mod handovers;
-mod inbound;
 mod incoming;
 mod interest;
 mod io;
@@ -27,7 +26,6 @@ mod successors;
 mod survey;
 mod take_over;
 mod wants;
-mod work;
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -42,10 +40,10 @@ use hydrant_protocol::cluster::message::{Interest, PublishId};
 use parking_lot::{Mutex, RwLock};
 
 use crate::inbox::Inbox;
+use crate::messages::{PeerWork, SMALL};
 use crate::ports::{Membership, PreparedPublish, SealedIncarnation, SharedStore, StoredBatch};
 
 pub use discovery::DiscoveryActor;
-pub use inbound::InboundPeerBatch;
 pub use interest::LocalInterest;
 pub use lost_nodes::{LostNode, LostNodes};
 pub use node_index::{Node, NodeIndex, Recipient};
@@ -53,7 +51,6 @@ pub use peers::PeersActor;
 pub(crate) use peers::describe;
 pub use remote::RemoteInterest;
 pub use retained::RetainedVersions;
-pub use work::PeerWork;
 
 /// What a cluster needs from outside.
 pub struct ClusterParts {
@@ -171,8 +168,6 @@ fn known_batch(batch: StoredBatch) -> ((u64, u64), Vec<Arc<str>>) {
 
 /// Handovers of one incarnation: 2 to the power of this.
 const MOVE_BITS: u32 = 32;
-/// Cost of a small piece of work.
-pub const SMALL: usize = 64;
 
 impl Cluster {
     /// Of a node that has not joined yet.

@@ -27,10 +27,11 @@ use super::successors::Successors;
 use super::survey::{self, Request, Survey};
 use super::take_over::Lost;
 use super::wants::Wants;
-use super::{Cluster, Node, NodeIndex, PeerWork, Recipient, io};
+use super::{Cluster, Node, NodeIndex, Recipient, io};
 use crate::every::every;
 use crate::inbox::Work;
-use crate::shared::{CompletionToken, ManagerWork, NodeTables};
+use crate::messages::{CompletionToken, ManagerWork, PeerWork};
+use crate::shared::NodeTables;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// How often claims that wait long and nodes that are lost are looked at.

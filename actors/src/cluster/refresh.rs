@@ -23,9 +23,9 @@ use super::link::PeerLink;
 use super::node_index::SELF;
 use super::peers::Peers;
 use super::survey::Request;
-use super::{NodeIndex, PeerWork, Recipient, retained};
+use super::{NodeIndex, Recipient, retained};
+use crate::messages::{MarkerReason, PeerWork, StreamMarker};
 use crate::say;
-use crate::worker::{MarkerReason, StreamMarker};
 
 /// The first read is tried again after this.
 const AGAIN: Duration = Duration::from_millis(500);

@@ -12,8 +12,8 @@ use hydrant_protocol::cluster::message::{self, Control};
 use super::link::{Pending, Prepared};
 use super::peers::Peers;
 use super::{NodeIndex, Recipient};
+use crate::messages::CompletionToken;
 use crate::metrics::DropReason;
-use crate::shared::CompletionToken;
 
 impl Peers {
     pub(super) fn publish(

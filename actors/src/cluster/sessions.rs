@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use hydrant_protocol::cluster::message::Handed;
 
-use super::PeerWork;
 use super::peers::Peers;
+use crate::messages::{ManagerWork, PeerWork};
 use crate::ports::{Holder, SessionId, StoredSession};
-use crate::shared::ManagerWork;
 
 /// A claim that waits for so long asks the store.
 const LONG: Duration = Duration::from_secs(1);

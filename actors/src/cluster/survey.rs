@@ -13,7 +13,8 @@ use std::time::Duration;
 use super::link::PeerLink;
 use super::peers::Peers;
 use super::take_over::Lost;
-use super::{Cluster, NodeIndex, PeerWork, Recipient};
+use super::{Cluster, NodeIndex, Recipient};
+use crate::messages::{PeerWork, Untold};
 use crate::ports::KnownIncarnation;
 
 /// Ticks of PeersActor between two surveys: five seconds.
@@ -33,15 +34,6 @@ pub(super) struct Survey {
     ticks: u32,
     /// Incarnations whose lineages are being read.
     reading: BTreeSet<u64>,
-}
-
-/// Lineages that an incarnation has, whose interest nobody has told.
-#[derive(Debug)]
-pub struct Untold {
-    /// The incarnation, as it stands in the store.
-    pub of: KnownIncarnation,
-    /// See above.
-    pub lineages: Vec<u64>,
 }
 
 /// What is asked of the store.

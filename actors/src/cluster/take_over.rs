@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use hydrant_protocol::cluster::{Key, MembershipView, Ring};
 use tokio::sync::oneshot;
 
+use super::known_batch;
 use super::peers::Peers;
-use super::{PeerWork, known_batch};
+use crate::messages::{ManagerWork, PeerWork};
 use crate::ports::{OrphanedState, Sealing, StoredBatch};
 use crate::say;
-use crate::shared::ManagerWork;
 
 /// An incarnation that was sealed or found alive is looked at again after this.
 const AGAIN: Duration = Duration::from_secs(1);

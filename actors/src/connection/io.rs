@@ -16,8 +16,8 @@ use hydrant_protocol::wire::{self, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::messages::{ManagerWork, NewSocket};
 use crate::metrics::CloseReason;
-use crate::shared::{ManagerWork, NewSocket};
 use crate::worker::{Conn, Worker, moment};
 
 /// What the actor handles.

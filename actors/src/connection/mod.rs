@@ -14,9 +14,9 @@ use std::sync::atomic::Ordering;
 
 use actix::{Actor, ActorContext, AsyncContext, Context, StreamHandler};
 
+use crate::messages::{ConnectionFault, NewSocket};
 use crate::metrics::CloseReason;
 use crate::say::{self, cut};
-use crate::shared::{ConnectionFault, NewSocket};
 use crate::supervision::{ExitStatus, spawn_temporary};
 use crate::worker::{Conn, Worker};
 use io::{ConnectionIo, IoEvent};

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use hydrant_protocol::OnRefused;
 
+use crate::messages::CompletionToken;
 use crate::ports::{DeadId, LogError, LogRecord, OutboxPosition, Report};
-use crate::shared::CompletionToken;
 
 /// Places of acknowledged records that stand before one that is outstanding, besides as many as
 /// there are outstanding ones.

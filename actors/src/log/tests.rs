@@ -15,11 +15,12 @@ use parking_lot::Mutex;
 mod dead;
 
 use super::*;
+use crate::messages::{AckSource, CompletionToken, LogWork, ManagerWork, StorageWork};
 use crate::ports::{
     DeadId, DeadLetter, Lanes, LogError, LogRecord, MessageLog, OutboxPosition, QueueEntry, Report,
     SessionId, SessionStore, StoreFuture, StoreOp, StoredSession, StoredWill,
 };
-use crate::shared::{AckSource, CompletionToken, LogWork, ManagerWork, NodeTables, StorageWork};
+use crate::shared::NodeTables;
 use crate::supervision::{
     ActorCell, Child, Fault, Supervisor, SupervisorHandle, install_panic_hook,
 };

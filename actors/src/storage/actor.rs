@@ -16,9 +16,10 @@ use super::write_queue::{Batch, Read, WriteQueue};
 use crate::every::every;
 use crate::inbox::Work;
 use crate::log::DeadWork;
+use crate::messages::{CompletionToken, LogWork, ManagerWork};
 use crate::ports::{SessionStore, StoreError, StoreOp};
 use crate::say;
-use crate::shared::{CompletionToken, LogWork, ManagerWork, NodeTables};
+use crate::shared::NodeTables;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 #[cfg(test)]

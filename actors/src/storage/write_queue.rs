@@ -20,8 +20,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::messages::{CompletionToken, StorageWork, Transaction};
 use crate::ports::{SessionId, StoreOp};
-use crate::shared::{CompletionToken, StorageWork, Transaction};
 use deferred::DeferredWrites;
 use request::{Request, cost};
 

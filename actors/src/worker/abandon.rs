@@ -7,7 +7,7 @@ use hydrant_protocol::PacketId;
 
 use super::order::Place;
 use super::pending_acks::Continuation;
-use super::prepared::Preparation;
+use super::state::replica::Preparation;
 use super::{Conn, Worker};
 
 /// Closes a connection when it is dropped before [`Abandon::keep`]: what was begun for it came to

@@ -16,7 +16,7 @@ use super::effects::RollbackGuard;
 use super::pending_acks::Exact;
 use super::publication::Publication;
 use super::routes::Route;
-use crate::cluster::PeerWork;
+use crate::messages::PeerWork;
 
 /// Ends a change that is ahead when it is dropped before [`RetainedAhead::keep`].
 pub(super) struct RetainedAhead<'a> {

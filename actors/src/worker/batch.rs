@@ -9,16 +9,16 @@ use std::sync::Arc;
 
 use hydrant_protocol::{Message, PacketId, QoS};
 
+use crate::messages::{CompletionToken, Transaction};
 use crate::ports::StoreOp;
-use crate::shared::{CompletionToken, Transaction};
 
 use hydrant_protocol::cluster::message::Recipients;
 use hydrant_protocol::cluster::stream_marker::PublishStream;
 use smallvec::SmallVec;
 
 use super::Conn;
-use super::prepared::Coming;
 use super::publication::Publication;
+use super::state::replica::Coming;
 
 /// Where a publish comes from.
 #[derive(Debug, Clone)]

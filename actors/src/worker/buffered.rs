@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use hydrant_protocol::{Message, QoS};
 
-use crate::cluster::SMALL;
+use crate::messages::{AckSource, CompletionToken, ManagerWork, SMALL};
 use crate::metrics::DropReason;
 use crate::ports::StoreOp;
-use crate::shared::{AckSource, CompletionToken, ManagerWork};
 
-use super::prepared::Coming;
 use super::publication::Publication;
 use super::sessions::Session;
+use super::state::replica::Coming;
 use super::{Continuation, Worker};
 
 /// A message that is buffered.

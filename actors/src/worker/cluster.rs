@@ -12,22 +12,21 @@ use hydrant_protocol::cluster::message::{
 };
 use hydrant_protocol::cluster::stream_marker::MarkedStreams;
 
-use crate::cluster::{InboundPeerBatch, NodeIndex, PeerWork, SMALL};
+use crate::cluster::NodeIndex;
+use crate::messages::{AckSource, InboundPeerBatch, PeerWork, SMALL};
 use crate::metrics::{CloseReason, DropReason};
 use crate::ports::{StoreOp, StoredSession};
 use crate::say;
-use crate::shared::AckSource;
 
 use super::conn::AckKind;
 use super::effects::RollbackGuard;
 use super::handover::Offer;
-use super::pending_acks::AckDependencies;
 use super::pending_acks::MOST_PEERS;
-use super::prepared::Coming;
 use super::publication::Publication;
 use super::routes::Route;
 use super::sessions::Session;
-use super::{Conn, Continuation, Worker};
+use super::state::replica::Coming;
+use super::{AckDependencies, Conn, Continuation, Worker};
 
 /// A claim that takes longer than this is held up by something.
 const USUAL_MS: u64 = 1000;

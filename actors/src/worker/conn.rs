@@ -19,10 +19,10 @@ use hydrant_protocol::wire::Arriving;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
+use crate::messages::ConnectionFault;
 use crate::metrics::CloseReason;
 use crate::ports::StoredWill;
 use crate::say::cut;
-use crate::shared::ConnectionFault;
 
 /// An answer a client is owed. Sent in the order in which the requests came
 /// ([MQTT-4.6.0-2], [MQTT-4.6.0-3]).

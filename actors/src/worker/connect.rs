@@ -302,7 +302,8 @@ impl Worker {
         }
         let mut sessions = self.sessions.borrow_mut();
         let slot = sessions.insert(session);
-        let subscriber = crate::shared::Subscriber { worker: self.index, persistent: true, slot };
+        let subscriber =
+            crate::subscriptions::Subscriber { worker: self.index, persistent: true, slot };
         for (filter, qos) in &filters {
             self.shared.subscribe(filter, subscriber, *qos);
         }

@@ -9,10 +9,10 @@ use hydrant_protocol::cluster::stream_marker::Whose;
 use hydrant_protocol::session::Waiting;
 use hydrant_protocol::{QoS, wire};
 
+use crate::messages::StorageWork;
 use crate::metrics::DropReason;
 use crate::ports::{OutgoingStage, QueueEntry, StoreOp};
 use crate::settings::Overflow;
-use crate::shared::StorageWork;
 
 use super::publication::Publication;
 use super::sessions::{EARLIER_STARTS, Session, Stored};

@@ -10,9 +10,9 @@ use std::sync::atomic::Ordering;
 use hydrant_protocol::cluster::message::{self, Control};
 use smallvec::SmallVec;
 
-use crate::cluster::{PeerWork, Recipient};
+use crate::cluster::Recipient;
+use crate::messages::{CompletionToken, LogWork, PeerWork, RouterWork, StorageWork, Transaction};
 use crate::ports::StoreOp;
-use crate::shared::{CompletionToken, LogWork, RouterWork, StorageWork, Transaction};
 
 use super::{RemoteBatch, Worker};
 
@@ -288,7 +288,7 @@ mod tests {
     use hydrant_protocol::cluster::message::Recipients;
 
     use super::*;
-    use crate::shared::AckSource;
+    use crate::messages::AckSource;
     use crate::worker::publication::Publication;
 
     const TO: Recipient = Recipient { node: 3, incarnation: 9 };

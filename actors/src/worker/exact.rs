@@ -11,12 +11,11 @@ use crate::ports::StoreOp;
 
 use super::ahead::RetainedAhead;
 use super::conn::AckKind;
-use super::pending_acks::AckDependencies;
 use super::pending_acks::{Exact, Owed};
-use super::prepared::Preparation;
 use super::publication::Publication;
 use super::routes::Route;
-use super::{Conn, Continuation, Worker};
+use super::state::replica::Preparation;
+use super::{AckDependencies, Conn, Continuation, Worker};
 
 impl Worker {
     /// A QoS 2 message whose route waits for the store. One that other nodes want is kept before anything is

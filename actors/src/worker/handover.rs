@@ -16,14 +16,13 @@ use hydrant_protocol::cluster::stream_marker::{MarkedStreams, PublishStream, Tra
 use hydrant_protocol::topic::TopicFilter;
 use hydrant_protocol::wire;
 
-use crate::cluster::{PeerWork, SMALL};
+use crate::messages::{CompletionToken, PeerWork, SMALL, StorageWork};
 use crate::ports::StoredSession;
-use crate::shared::{CompletionToken, StorageWork};
 
 use super::Worker;
 use super::buffered::BufferedMessage;
-use super::prepared::Coming;
 use super::sessions::Session;
+use super::state::replica::Coming;
 
 /// A session that is being given up.
 #[derive(Debug)]

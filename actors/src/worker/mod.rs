@@ -37,6 +37,7 @@ mod resume;
 mod retained;
 mod routes;
 mod sessions;
+mod state;
 mod subscribe;
 mod taken_over;
 #[cfg(test)]
@@ -62,11 +63,11 @@ pub use crate::clock::{unix_ms, unix_ns};
 pub use batch::{Origin, PublishBatch, RemoteBatch};
 pub use conn::{Ack, AckKind, Conn, moment};
 pub(crate) use effects::cost as op_cost;
-pub use markers::{MarkerReason, StreamMarker};
-pub use pending_acks::{AckDependencies, Continuation};
+pub use pending_acks::Continuation;
 
 pub(crate) use publish::SYS_PREFIX;
 pub use sessions::{EARLIER_STARTS, Session};
+pub use state::dependencies::AckDependencies;
 
 use crate::metrics::WorkerMetrics;
 use crate::shared::NodeTables;

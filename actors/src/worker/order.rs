@@ -24,9 +24,8 @@ use slab::Slab;
 
 use super::abandon::Abandon;
 use super::effects::RollbackGuard;
-use super::pending_acks::AckDependencies;
 use super::pending_acks::{Exact, Owed};
-use super::{Conn, Continuation, Worker};
+use super::{AckDependencies, Conn, Continuation, Worker};
 
 /// Lines are given back to the allocator above so many places.
 const KEEP: usize = 1024;

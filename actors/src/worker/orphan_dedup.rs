@@ -15,8 +15,8 @@ use hydrant_protocol::cluster::stream_marker::PublishStream;
 use crate::ports::StoredBatch;
 
 use super::Worker;
-use super::prepared::Coming;
 use super::sessions::{Session, Stored};
+use super::state::replica::Coming;
 
 /// See the module.
 #[derive(Debug)]

@@ -12,17 +12,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hydrant_protocol::{Message, PacketId, QoS, wire};
-use smallvec::SmallVec;
 
-use crate::cluster::{NodeIndex, PeerWork, Recipient, SMALL};
+use crate::cluster::NodeIndex;
+use crate::messages::{AckSource, CompletionToken, ManagerWork, PeerWork, SMALL};
 use crate::ports::StoreOp;
-use crate::shared::{AckSource, CompletionToken, ManagerWork};
 
 use super::abandon::Abandon;
 use super::conn::AckKind;
 use super::effects::RollbackGuard;
 use super::order::Place;
-use super::prepared::Preparation;
+use super::state::replica::Preparation;
 use super::{Conn, Worker};
 
 /// A QoS 2 message that was received and is forwarded only once it is durable.
@@ -192,32 +191,6 @@ impl Continuation {
             Self::Begun { exact, .. } | Self::Exact { exact, .. } => exact.receipt_id(),
             _ => None,
         }
-    }
-}
-
-/// What of a publish is not over when it has been routed.
-#[derive(Debug, Clone, Default)]
-pub struct AckDependencies {
-    /// The session store.
-    pub store: bool,
-    /// The log, by the index of its record among those that wait to be sent.
-    pub log: Option<usize>,
-    /// Incarnations of other nodes.
-    pub peers: SmallVec<[Recipient; 2]>,
-    /// Sessions that are on their way, by their slots.
-    pub arriving: SmallVec<[u32; 1]>,
-    /// Workers where there are such.
-    pub late: SmallVec<[u16; 1]>,
-}
-
-impl AckDependencies {
-    /// What is neither the store nor the log.
-    pub(super) fn others(&self) -> usize {
-        self.peers.len() + self.arriving.len() + self.late.len()
-    }
-
-    pub(super) fn nothing(&self) -> bool {
-        !self.store && self.log.is_none() && self.others() == 0
     }
 }
 

@@ -16,12 +16,12 @@ use std::time::Instant;
 use hydrant_protocol::cluster::dedup::{DedupWindow, PreparedSequence, Roamed, Visit};
 use hydrant_protocol::cluster::message::{Prepared, PublishId, Recipients};
 
-use super::pending_acks::AckDependencies;
 use super::pending_acks::{Exact, Owed};
 use super::routes::Route;
 use super::sessions::{EARLIER_STARTS, Session, Stored};
-use super::{Continuation, Worker};
-use crate::cluster::{PeerWork, SMALL};
+use super::state::replica::{Coming, Preparation};
+use super::{AckDependencies, Continuation, Worker};
+use crate::messages::{PeerWork, SMALL};
 use crate::ports::{PreparedPublish, StoreOp, StoredWill};
 
 /// Past so many prepared ones of a worker nothing waits for live subscribers elsewhere: they are at a node that is
@@ -51,32 +51,6 @@ pub struct PreparedPublishes {
     pub forgot: Cell<u64>,
     /// Sessions that have come from other nodes a while ago: when, slot and stamp.
     pub roaming: RefCell<VecDeque<(Instant, u32, u32)>>,
-}
-
-/// How a prepared publish stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Preparation {
-    /// By which the other nodes know it.
-    pub id: PublishId,
-    /// It was a lost node's, whose sessions that are here now have it. `None`: it is this node's own.
-    pub taken_over: Option<bool>,
-}
-
-/// A prepared publish as it comes to the queues of this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Coming {
-    /// Which it is.
-    pub id: PublishId,
-    /// It has come before.
-    pub routed: bool,
-    /// The sessions that its own incarnation held have it.
-    pub queued: bool,
-    /// A successor publishes it again. What comes from its own node is a session's by the markers alone.
-    pub again: bool,
-    /// It was kept for a lost incarnation and is sent again for the sessions of that one.
-    pub resent: bool,
-    /// As in [`Prepared::low_watermark`].
-    pub low_watermark: u64,
 }
 
 impl Worker {

@@ -7,7 +7,7 @@ use hydrant_protocol::cluster::message::Prepared;
 use hydrant_protocol::cluster::stream_marker::PublishStream;
 use hydrant_protocol::{Message, QoS};
 
-use super::prepared::Coming;
+use super::state::replica::Coming;
 
 /// A message as the router sees it: borrowed, and made an owned one only when somebody keeps it.
 pub struct Publication<'a> {

@@ -14,17 +14,17 @@ use hydrant_protocol::{AckLevel, Message, PacketId, QoS, wire};
 use crate::metrics::{CloseReason, DropReason};
 use crate::ports::{StoreOp, StoredWill};
 use crate::say::{self, cut};
-use crate::shared::AckSource;
 
 use super::abandon::Abandon;
 use super::batch::{Entry, InternalPublish, Origin, RemoteBatch};
 use super::conn::AckKind;
 use super::effects::RollbackGuard;
-use super::pending_acks::{AckDependencies, Exact};
+use super::pending_acks::Exact;
 use super::publication::Publication;
 use super::routes::Route;
-use super::{Conn, Continuation, Worker};
+use super::{AckDependencies, Conn, Continuation, Worker};
 use crate::clock::unix_ms;
+use crate::messages::AckSource;
 
 /// Topics below which only the node publishes.
 pub(crate) const SYS_PREFIX: &str = "$SYS/";

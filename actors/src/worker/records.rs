@@ -9,13 +9,12 @@ use hydrant_protocol::{AckLevel, QoS};
 use crate::metrics::DropReason;
 use crate::ports::{LogRecord, OutboxPosition, StoreOp};
 use crate::settings::LogKind;
-use crate::shared::LogWork;
 
-use super::Worker;
-use super::pending_acks::AckDependencies;
 use super::publication::Publication;
 use super::routes::Route;
+use super::{AckDependencies, Worker};
 use crate::clock::unix_ms;
+use crate::messages::LogWork;
 
 impl Worker {
     /// Whether the log's own acknowledgement is what a durable publish waits for; otherwise its

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use crate::cluster::Recipient;
 use crate::settings::LogKind;
-use crate::shared::Subscriber;
+use crate::subscriptions::Subscriber;
 
 use super::Worker;
 use super::places::Standing;

@@ -17,7 +17,7 @@ use crate::clock::unix_ms;
 use crate::metrics::{CloseReason, DropReason};
 use crate::ports::{SessionId, StoreOp, StoredWill};
 use crate::say::cut;
-use crate::shared::Subscriber;
+use crate::subscriptions::Subscriber;
 
 use super::handover::Handover;
 use super::memory::Charge;

@@ -17,7 +17,7 @@ use hydrant_protocol::topic::TopicFilter;
 use tokio::sync::oneshot;
 
 use crate::ports::{PreparedPublish, StoreOp, StoredBatch, StoredSession, StoredWill};
-use crate::shared::Subscriber;
+use crate::subscriptions::Subscriber;
 
 use super::publication::Publication;
 use super::sessions::{EARLIER_STARTS, Session};

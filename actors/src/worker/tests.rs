@@ -15,13 +15,13 @@ use hydrant_protocol::{Message, PacketId, QoS};
 
 use super::{Conn, Worker};
 use crate::log::Gate;
+use crate::messages::{RouterWork, StorageWork};
 use crate::metrics::{CloseReason, DropReason};
 use crate::ports::{QueueEntry, StoreOp};
 use crate::settings::{
     Access, Limits, LogKind, LogSettings, Overflow, SessionSettings, Settings, StorageSettings,
     SupervisionSettings,
 };
-use crate::shared::{RouterWork, StorageWork};
 
 mod bounds;
 mod expiry;
@@ -330,7 +330,7 @@ fn a_full_router_elsewhere_stops_reading_here_until_it_has_room() {
     }
     let waker = Waker::from(Arc::new(Nobody));
     let worker = worker(2);
-    let elsewhere = crate::shared::Subscriber { worker: 1, persistent: false, slot: 0 };
+    let elsewhere = crate::subscriptions::Subscriber { worker: 1, persistent: false, slot: 0 };
     let filter = TopicFilter::parse("t", &wire::Limits::PROTOCOL).unwrap();
     worker.shared.subscribe(&filter, elsewhere, QoS::AtMostOnce);
     let publisher = conn(&worker);
@@ -408,7 +408,7 @@ fn a_message_of_the_nodes_own_is_never_stored() {
 
 /// Subscribes a persistent session of another worker.
 fn subscribe_elsewhere(worker: &Rc<Worker>, topic: &str) {
-    let elsewhere = crate::shared::Subscriber { worker: 1, persistent: true, slot: 0 };
+    let elsewhere = crate::subscriptions::Subscriber { worker: 1, persistent: true, slot: 0 };
     let filter = TopicFilter::parse(topic, &wire::Limits::PROTOCOL).unwrap();
     worker.shared.subscribe(&filter, elsewhere, QoS::AtLeastOnce);
 }

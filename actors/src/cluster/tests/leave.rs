@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hydrant_protocol::cluster::ring::{Key, Ring};
 
 use super::*;
-use crate::shared::ManagerWork;
+use crate::messages::ManagerWork;
 
 /// A client id that the last of these nodes owns.
 fn of_the_last(ids: &[&str], prefix: &str) -> String {

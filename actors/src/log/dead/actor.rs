@@ -8,10 +8,10 @@ use super::super::actor::LogActor;
 use super::super::state::{Kind, LogState, Refused};
 use super::{Admission, DeadWork};
 use crate::clock::unix_ms;
+use crate::messages::{CompletionToken, StorageWork};
 use crate::metrics::DropReason;
 use crate::ports::{DeadId, DeadLetter, LogRecord, OutboxPosition, StoreError, StoreOp};
 use crate::say::{self, cut, one_line};
-use crate::shared::{CompletionToken, StorageWork};
 
 /// Dead letters read in one go, and their bytes.
 const READ_LETTERS: usize = 256;

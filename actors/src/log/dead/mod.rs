@@ -22,9 +22,10 @@ use tokio::sync::watch;
 pub use book::{Admission, DeadBook, DeadState, Marked};
 
 use crate::inbox::Inbox;
+use crate::messages::StorageWork;
 use crate::metrics::Metrics;
 use crate::ports::{DeadId, OutboxPosition, StoreOp};
-use crate::shared::{NodeTables, StorageWork};
+use crate::shared::NodeTables;
 
 /// Removals in one write.
 const DROP_AT_ONCE: usize = 1000;

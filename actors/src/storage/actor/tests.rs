@@ -9,11 +9,11 @@ use hydrant_protocol::{Message, QoS};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::messages::{StorageWork, Transaction};
 use crate::ports::{
     DeadId, DeadLetter, Lanes, LogRecord, QueueEntry, SessionId, StoreFuture, StoredSession,
     StoredWill,
 };
-use crate::shared::{StorageWork, Transaction};
 
 const FOR_EVER: Duration = Duration::from_secs(3600);
 

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use crate::messages::CompletionToken;
 use crate::ports::{SessionId, StoreOp};
-use crate::shared::CompletionToken;
 use crate::worker::op_cost;
 
 pub(super) fn cost(ops: &[StoreOp]) -> usize {

@@ -216,7 +216,7 @@ fn a_full_outbox_holds_up_only_what_belongs_to_a_publish() {
     ];
     let token = CompletionToken {
         worker: 0,
-        source: crate::shared::AckSource::Store,
+        source: crate::messages::AckSource::Store,
         pending: 0,
         stamp: 0,
     };

@@ -42,7 +42,7 @@ fn a_route_counts_its_subscribers_and_is_counted_once() {
     let worker = worker_with(settings);
     worker.route("t");
     let alone = route_bytes(&worker);
-    let subscriber = |slot| crate::shared::Subscriber { worker: 0, persistent: false, slot };
+    let subscriber = |slot| crate::subscriptions::Subscriber { worker: 0, persistent: false, slot };
     let filter = TopicFilter::parse("t", &wire::Limits::PROTOCOL).unwrap();
     for slot in 0..500 {
         worker.shared.subscribe(&filter, subscriber(slot), QoS::AtMostOnce);

@@ -2,8 +2,8 @@
 
 use super::panics::{panics, subscribe_nowhere};
 use super::*;
+use crate::messages::CompletionToken;
 use crate::ports::PreparedPublish;
-use crate::shared::CompletionToken;
 use hydrant_protocol::cluster::message::PublishId;
 
 /// A persistent subscriber on another worker that is on its way between two nodes, or is there.
@@ -231,7 +231,7 @@ fn what_panics_gives_its_place_up() {
     assert!(panics(|| complete(&worker, late)));
     assert!(worker.has_router_work(), "nobody goes on");
     assert!(panics(|| _ = worker.route_all(|| ())));
-    let nowhere = crate::shared::Subscriber { worker: 77, persistent: false, slot: 0 };
+    let nowhere = crate::subscriptions::Subscriber { worker: 77, persistent: false, slot: 0 };
     worker.shared.unsubscribe(&filter, nowhere);
     worker.route_all(|| ());
     assert!(got(&subscriber).ends_with("3 "), "{}", got(&subscriber));
@@ -334,7 +334,7 @@ fn no_older_message_follows_a_retained_one() {
 #[test]
 fn a_retained_message_is_ahead_until_each_worker_has_it() {
     let worker = worker(2);
-    let elsewhere = crate::shared::Subscriber { worker: 1, persistent: false, slot: 0 };
+    let elsewhere = crate::subscriptions::Subscriber { worker: 1, persistent: false, slot: 0 };
     let filter = TopicFilter::parse("t", &wire::Limits::PROTOCOL).unwrap();
     worker.shared.subscribe(&filter, elsewhere, QoS::ExactlyOnce);
     let publisher = connect(&worker, true, None);

@@ -3,14 +3,14 @@
 use super::*;
 use hydrant_protocol::cluster::message::Recipients;
 
-use crate::shared::Transaction;
+use crate::messages::Transaction;
 use crate::worker::RemoteBatch;
 use crate::worker::publication::Publication;
 
 /// A subscriber that makes every route to it panic.
 pub(super) fn subscribe_nowhere(worker: &Rc<Worker>, topic: &str, persistent: bool) -> TopicFilter {
     let filter = TopicFilter::parse(topic, &wire::Limits::PROTOCOL).unwrap();
-    let nowhere = crate::shared::Subscriber { worker: 77, persistent, slot: 0 };
+    let nowhere = crate::subscriptions::Subscriber { worker: 77, persistent, slot: 0 };
     worker.shared.subscribe(&filter, nowhere, QoS::ExactlyOnce);
     filter
 }
@@ -116,7 +116,7 @@ fn a_publish_that_is_routed_again_is_owed_one_pubrec() {
     publish_exactly_once(&worker, &publisher, "t");
     assert!(panics(|| _ = worker.route_all(|| ())));
     assert_eq!(publisher.acks_outstanding(), 0);
-    let nowhere = crate::shared::Subscriber { worker: 77, persistent: false, slot: 0 };
+    let nowhere = crate::subscriptions::Subscriber { worker: 77, persistent: false, slot: 0 };
     worker.shared.unsubscribe(&filter, nowhere);
     worker.route_all(|| ());
     assert_eq!(publisher.acks_outstanding(), 0);

@@ -3,8 +3,8 @@
 use hydrant_protocol::AckLevel;
 
 use super::*;
+use crate::messages::{AckSource, CompletionToken};
 use crate::ports::StoredWill;
-use crate::shared::{AckSource, CompletionToken};
 
 /// What was written of wills: what was put and what has ended, by connection.
 fn written(worker: &Rc<Worker>) -> (Vec<u64>, Vec<u64>) {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use hydrant_protocol::cluster::message::PublishId;
 use smallvec::SmallVec;
 
-use super::NodeIndex;
+use crate::cluster::NodeIndex;
 use crate::worker::AckDependencies;
 
 /// See the module.

@@ -9,11 +9,9 @@ use hydrant_protocol::cluster::dedup::Visit;
 use hydrant_protocol::cluster::message::{Control, Handed};
 use smallvec::SmallVec;
 
-use super::survey::Untold;
-use super::{NodeIndex, Recipient};
+use super::{CompletionToken, StreamMarker};
+use crate::cluster::{NodeIndex, Recipient};
 use crate::ports::{KnownIncarnation, SealedIncarnation, Sealing, SessionId, StoredSession};
-use crate::shared::CompletionToken;
-use crate::worker::StreamMarker;
 
 /// Work for PeersActor.
 #[derive(Debug)]
@@ -34,7 +32,7 @@ pub enum PeerWork {
         /// had prepared one.
         prepared: u64,
     },
-    /// What stands in [`Cluster::interest`](super::Cluster::interest) is to be announced; the token is answered when all that was
+    /// What stands in [`Cluster::interest`](crate::cluster::Cluster::interest) is to be announced; the token is answered when all that was
     /// announced up to here is confirmed.
     Interest(Option<CompletionToken>),
     /// For every other node.
@@ -68,7 +66,7 @@ pub enum PeerWork {
         /// The batch.
         batch: u64,
     },
-    /// A client wants to connect; [`crate::shared::ManagerWork::Granted`] is the answer.
+    /// A client wants to connect; [`ManagerWork::Granted`](super::ManagerWork::Granted) is the answer.
     Claim {
         /// Index of the worker.
         worker: u16,
@@ -124,7 +122,7 @@ pub enum PeerWork {
     /// A session was given up to a node that is lost now: whose is it? [`ManagerWork::Recovered`] is the
     /// answer.
     ///
-    /// [`ManagerWork::Recovered`]: crate::shared::ManagerWork::Recovered
+    /// [`ManagerWork::Recovered`]: super::ManagerWork::Recovered
     Recover {
         /// Index of its worker.
         worker: u16,
@@ -229,4 +227,13 @@ pub enum PeerWork {
         /// Client ids of the sessions.
         clients: Vec<Arc<str>>,
     },
+}
+
+/// Lineages that an incarnation has, whose interest nobody has told.
+#[derive(Debug)]
+pub struct Untold {
+    /// The incarnation, as it stands in the store.
+    pub of: KnownIncarnation,
+    /// See above.
+    pub lineages: Vec<u64>,
 }

@@ -1,0 +1,4 @@
+//! What a worker is made of: nouns, each with its fields. None of them knows the worker.
+
+pub mod dependencies;
+pub mod replica;
