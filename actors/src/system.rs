@@ -22,7 +22,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
 use crate::cluster::{
-    Cluster, ClusterParts, DiscoveryActor, PeersActor, describe as describe_peers,
+    Cluster, ClusterParts, DiscoveryActor, EARLIER_STARTS, PeersActor, describe as describe_peers,
 };
 use crate::drain::Budget;
 use crate::inbox::Inbox;
@@ -44,7 +44,7 @@ use crate::supervision::{
     ActorCell, Child, Fault, Registry, Supervisor, SupervisorHandle, Watchdog,
 };
 use crate::sys::Sys;
-use crate::worker::{EARLIER_STARTS, Origin, Worker};
+use crate::worker::{Origin, Worker};
 
 /// Sessions and connections with a will that one incarnation of a node in a cluster can make: 2 to the power of
 /// this.

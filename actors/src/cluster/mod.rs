@@ -46,7 +46,7 @@ use crate::ports::{Membership, PreparedPublish, SealedIncarnation, SharedStore, 
 pub use discovery::DiscoveryActor;
 pub use interest::LocalInterest;
 pub use lost_nodes::{LostNode, LostNodes};
-pub use node_index::{Node, NodeIndex, Recipient};
+pub use node_index::{EARLIER_STARTS, Node, NodeIndex, Recipient};
 pub use peers::PeersActor;
 pub(crate) use peers::describe;
 pub use remote::RemoteInterest;

@@ -40,3 +40,6 @@ pub struct Recipient {
 
 /// Index of this node itself.
 pub(super) const SELF: NodeIndex = 0;
+
+/// Stands for all earlier starts of this node, where a lost incarnation is named.
+pub const EARLIER_STARTS: u64 = u64::MAX;

@@ -20,12 +20,11 @@ use smallvec::SmallVec;
 use super::link::{Pending, Prepared};
 use super::node_index::SELF;
 use super::peers::Peers;
-use super::{NodeIndex, Recipient};
+use super::{EARLIER_STARTS, NodeIndex, Recipient};
 use crate::messages::{
     CompletionToken, InboundPeerBatch, ManagerWork, MarkerReason, RouterWork, StreamMarker,
 };
 use crate::ports::SealedIncarnation;
-use crate::worker::EARLIER_STARTS;
 
 /// Lost incarnations that are known, a few an outage.
 const REMEMBERED: usize = 16_384;

@@ -17,7 +17,7 @@ use hydrant_protocol::cluster::stream_marker::PublishStream;
 use smallvec::SmallVec;
 
 use super::Conn;
-use super::publication::Publication;
+use super::state::publication::Publication;
 use super::state::replica::Coming;
 
 /// Where a publish comes from.
@@ -137,13 +137,13 @@ pub struct RemoteEntry {
     pub recipients: Recipients,
     /// Where it was published: node and router.
     pub stream: PublishStream,
-    /// As in [`Publication::orphan`](super::publication::Publication::orphan).
+    /// As in [`Publication::orphan`](super::state::publication::Publication::orphan).
     pub orphan: u64,
-    /// As in [`Publication::coming`](super::publication::Publication::coming).
+    /// As in [`Publication::coming`](super::state::publication::Publication::coming).
     pub coming: Option<Coming>,
-    /// As in [`Publication::batch`](super::publication::Publication::batch).
+    /// As in [`Publication::batch`](super::state::publication::Publication::batch).
     pub batch: (u64, u64),
-    /// As in [`Publication::shows`](super::publication::Publication::shows).
+    /// As in [`Publication::shows`](super::state::publication::Publication::shows).
     pub shows: u64,
 }
 

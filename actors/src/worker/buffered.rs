@@ -12,8 +12,8 @@ use crate::messages::{AckSource, CompletionToken, ManagerWork, SMALL};
 use crate::metrics::DropReason;
 use crate::ports::StoreOp;
 
-use super::publication::Publication;
 use super::sessions::Session;
+use super::state::publication::Publication;
 use super::state::replica::Coming;
 use super::{Continuation, Worker};
 

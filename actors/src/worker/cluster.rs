@@ -22,9 +22,9 @@ use super::conn::AckKind;
 use super::effects::RollbackGuard;
 use super::handover::Offer;
 use super::pending_acks::MOST_PEERS;
-use super::publication::Publication;
 use super::routes::Route;
 use super::sessions::Session;
+use super::state::publication::Publication;
 use super::state::replica::Coming;
 use super::{AckDependencies, Conn, Continuation, Worker};
 

@@ -280,7 +280,7 @@ impl Worker {
 
     /// A session found in the store: offline, its subscriptions in force. The wills that the node
     /// did not see end fire by [`Self::restore_will`]. `orphan`: the lost incarnation that held it,
-    /// [`EARLIER_STARTS`](super::sessions::EARLIER_STARTS) at start.
+    /// [`EARLIER_STARTS`](crate::cluster::EARLIER_STARTS) at start.
     pub fn restore_session(&self, found: &StoredSession, orphan: u64) {
         let filters: Vec<(TopicFilter, hydrant_protocol::QoS)> = found
             .subscriptions

@@ -9,13 +9,14 @@ use hydrant_protocol::cluster::stream_marker::Whose;
 use hydrant_protocol::session::Waiting;
 use hydrant_protocol::{QoS, wire};
 
+use crate::cluster::EARLIER_STARTS;
 use crate::messages::StorageWork;
 use crate::metrics::DropReason;
 use crate::ports::{OutgoingStage, QueueEntry, StoreOp};
 use crate::settings::Overflow;
 
-use super::publication::Publication;
-use super::sessions::{EARLIER_STARTS, Session, Stored};
+use super::sessions::{Session, Stored};
+use super::state::publication::Publication;
 use super::{Conn, Continuation, Worker};
 
 impl Worker {

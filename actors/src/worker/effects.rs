@@ -289,7 +289,7 @@ mod tests {
 
     use super::*;
     use crate::messages::AckSource;
-    use crate::worker::publication::Publication;
+    use crate::worker::state::publication::Publication;
 
     const TO: Recipient = Recipient { node: 3, incarnation: 9 };
 

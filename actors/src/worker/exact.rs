@@ -12,8 +12,8 @@ use crate::ports::StoreOp;
 use super::ahead::RetainedAhead;
 use super::conn::AckKind;
 use super::pending_acks::{Exact, Owed};
-use super::publication::Publication;
 use super::routes::Route;
+use super::state::publication::Publication;
 use super::state::replica::Preparation;
 use super::{AckDependencies, Conn, Continuation, Worker};
 

@@ -28,7 +28,6 @@ mod orphan_dedup;
 mod pending_acks;
 mod places;
 mod prepared;
-mod publication;
 mod publish;
 mod receipts;
 mod records;
@@ -65,9 +64,9 @@ pub use conn::{Ack, AckKind, Conn, moment};
 pub(crate) use effects::cost as op_cost;
 pub use pending_acks::Continuation;
 
-pub(crate) use publish::SYS_PREFIX;
-pub use sessions::{EARLIER_STARTS, Session};
+pub use sessions::Session;
 pub use state::dependencies::AckDependencies;
+pub(crate) use state::publication::SYS_PREFIX;
 
 use crate::metrics::WorkerMetrics;
 use crate::shared::NodeTables;

@@ -18,9 +18,10 @@ use hydrant_protocol::cluster::message::{Prepared, PublishId, Recipients};
 
 use super::pending_acks::{Exact, Owed};
 use super::routes::Route;
-use super::sessions::{EARLIER_STARTS, Session, Stored};
+use super::sessions::{Session, Stored};
 use super::state::replica::{Coming, Preparation};
 use super::{AckDependencies, Continuation, Worker};
+use crate::cluster::EARLIER_STARTS;
 use crate::messages::{PeerWork, SMALL};
 use crate::ports::{PreparedPublish, StoreOp, StoredWill};
 

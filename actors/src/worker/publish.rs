@@ -20,14 +20,12 @@ use super::batch::{Entry, InternalPublish, Origin, RemoteBatch};
 use super::conn::AckKind;
 use super::effects::RollbackGuard;
 use super::pending_acks::Exact;
-use super::publication::Publication;
 use super::routes::Route;
-use super::{AckDependencies, Conn, Continuation, Worker};
+use super::state::publication::Publication;
+use super::{AckDependencies, Conn, Continuation, SYS_PREFIX, Worker};
 use crate::clock::unix_ms;
 use crate::messages::AckSource;
 
-/// Topics below which only the node publishes.
-pub(crate) const SYS_PREFIX: &str = "$SYS/";
 /// Publishes of the node's own that the router begins in one turn: Last Wills, `$SYS`, what lost nodes had begun. A
 /// start or a cut network makes very many at once, and connections have their turn in between.
 const OWN_AT_ONCE: usize = 256;

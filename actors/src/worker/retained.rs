@@ -19,8 +19,8 @@ use hydrant_protocol::topic::{RetainedCursor, TopicFilter};
 use hydrant_protocol::{Message, QoS, wire};
 
 use super::abandon::Abandon;
-use super::publication::Publication;
 use super::sessions::Session;
+use super::state::publication::Publication;
 use super::{Conn, Worker};
 
 /// So many bytes of retained messages wait for a socket; a buffer of that size is used again.

@@ -24,9 +24,6 @@ use super::memory::Charge;
 use super::retained::Cursors;
 use super::{Conn, Worker};
 
-/// `Stored::orphan` of a session that was this node's in its earlier starts.
-pub const EARLIER_STARTS: u64 = u64::MAX;
-
 /// What a persistent session has beside a clean one.
 #[derive(Debug)]
 pub struct Stored {
@@ -50,7 +47,7 @@ pub struct Stored {
     pub reading: Option<u32>,
     /// One past the last sequence that its request sees.
     pub read_until: u64,
-    /// The lost incarnation that it was taken over from; [`EARLIER_STARTS`]: found at start.
+    /// The lost incarnation that it was taken over from; [`EARLIER_STARTS`](crate::cluster::EARLIER_STARTS): found at start.
     pub orphan: u64,
     /// Its filters when it was taken over, where they have changed while others send again what they kept for it.
     pub filters_before: Option<Box<[TopicFilter]>>,

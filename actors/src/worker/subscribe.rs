@@ -12,7 +12,7 @@ use crate::ports::StoreOp;
 use crate::say::{self, cut};
 
 use super::conn::AckKind;
-use super::publication::Publication;
+use super::state::publication::Publication;
 use super::{Conn, Continuation, Worker};
 
 impl Worker {
@@ -141,7 +141,7 @@ impl Worker {
 
     /// Sets or removes the retained message; true when the publish waits for the store.
     pub(super) fn retain(&self, publication: &mut Publication<'_>, durable: bool) -> bool {
-        let own = publication.topic.starts_with(super::publish::SYS_PREFIX);
+        let own = publication.topic.starts_with(super::SYS_PREFIX);
         self.change_retained(publication, false).is_some() && durable && !own
     }
 
@@ -153,7 +153,7 @@ impl Worker {
     ) -> Option<u64> {
         let limits = &self.shared.settings.limits;
         let mut retained = self.shared.retained.write();
-        let own = publication.topic.starts_with(super::publish::SYS_PREFIX);
+        let own = publication.topic.starts_with(super::SYS_PREFIX);
         let before = retained
             .get(publication.topic)
             .map(|message| Retained::cost(&message.topic, &message.payload));

@@ -16,11 +16,12 @@ use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams};
 use hydrant_protocol::topic::TopicFilter;
 use tokio::sync::oneshot;
 
+use crate::cluster::EARLIER_STARTS;
 use crate::ports::{PreparedPublish, StoreOp, StoredBatch, StoredSession, StoredWill};
 use crate::subscriptions::Subscriber;
 
-use super::publication::Publication;
-use super::sessions::{EARLIER_STARTS, Session};
+use super::sessions::Session;
+use super::state::publication::Publication;
 use super::{Conn, Worker};
 
 impl Worker {

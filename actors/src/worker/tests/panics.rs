@@ -5,7 +5,7 @@ use hydrant_protocol::cluster::message::Recipients;
 
 use crate::messages::Transaction;
 use crate::worker::RemoteBatch;
-use crate::worker::publication::Publication;
+use crate::worker::state::publication::Publication;
 
 /// A subscriber that makes every route to it panic.
 pub(super) fn subscribe_nowhere(worker: &Rc<Worker>, topic: &str, persistent: bool) -> TopicFilter {

@@ -7,7 +7,7 @@ use hydrant_protocol::cluster::message::Prepared;
 use hydrant_protocol::cluster::stream_marker::PublishStream;
 use hydrant_protocol::{Message, QoS};
 
-use super::state::replica::Coming;
+use super::replica::Coming;
 
 /// A message as the router sees it: borrowed, and made an owned one only when somebody keeps it.
 pub struct Publication<'a> {
@@ -80,3 +80,6 @@ impl<'a> Publication<'a> {
         }))
     }
 }
+
+/// Topics below which only the node publishes.
+pub(crate) const SYS_PREFIX: &str = "$SYS/";
