@@ -6,11 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hydrant_protocol::cluster::{Key, Ring};
 use parking_lot::Mutex;
-
-use super::NodeIndex;
-use super::peers::Peers;
 
 const KEPT: usize = 64;
 const SHOWN: Duration = Duration::from_secs(5 * 60);
@@ -44,7 +40,7 @@ pub struct LostNodes(Mutex<Vec<Entry>>);
 impl LostNodes {
     /// These have no successor yet: node id, incarnation, and who it will be. Those that are neither among them nor
     /// taken over are back, or had nothing.
-    fn waiting(&self, now: Instant, lost: &[(Arc<str>, u64, Arc<str>)]) {
+    pub(super) fn waiting(&self, now: Instant, lost: &[(Arc<str>, u64, Arc<str>)]) {
         let mut entries = self.0.lock();
         entries.retain(|entry| match entry.taken {
             Some(at) => now.saturating_duration_since(at) < SHOWN,
@@ -67,7 +63,7 @@ impl LostNodes {
     }
 
     /// A node has what this one held.
-    fn taken(&self, now: Instant, incarnation: u64, by: &Arc<str>) {
+    pub(super) fn taken(&self, now: Instant, incarnation: u64, by: &Arc<str>) {
         let mut entries = self.0.lock();
         let entry = entries.iter_mut().find(|entry| entry.incarnation == incarnation);
         if let Some(entry) = entry.filter(|entry| entry.taken.is_none()) {
@@ -95,46 +91,6 @@ impl LostNodes {
             LostNode { node: Arc::clone(&entry.node), incarnation: entry.incarnation, state }
         };
         self.0.lock().iter().map(row).collect()
-    }
-}
-
-impl Peers {
-    /// Once in a while.
-    pub(super) fn show_lost(&self) {
-        let lost = self.lost.iter().map(|(incarnation, lost)| (*incarnation, &lost.node));
-        self.cluster.lost_nodes.waiting(Instant::now(), &self.with_successors(lost));
-    }
-
-    fn with_successors<'a>(
-        &self,
-        lost: impl Iterator<Item = (u64, &'a Arc<str>)>,
-    ) -> Vec<(Arc<str>, u64, Arc<str>)> {
-        let mut lost = lost.peekable();
-        if lost.peek().is_none() {
-            return Vec::new();
-        }
-        let members = self.directory.view().members.iter();
-        let ring = Ring::new(members.map(|member| Arc::clone(&member.node_id)));
-        let successor = |node: &Arc<str>| ring.owner(Key::Client(node)).cloned();
-        lost.map(|(incarnation, node)| {
-            (Arc::clone(node), incarnation, successor(node).unwrap_or_else(|| Arc::from("nobody")))
-        })
-        .collect()
-    }
-
-    /// A node has what this one held.
-    pub(super) fn show_successor(&self, incarnation: u64, node: NodeIndex) {
-        if self.lost.contains_key(&incarnation) {
-            // It may be over before anybody has looked.
-            self.show_lost();
-        }
-        let by = self.name_of(node);
-        self.cluster.lost_nodes.taken(Instant::now(), incarnation, &by);
-    }
-
-    fn name_of(&self, node: NodeIndex) -> Arc<str> {
-        let own = node == super::node_index::SELF;
-        if own { Arc::clone(&self.cluster.node_id) } else { self.name(node) }
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use hydrant_protocol::cluster::{Key, MembershipView, Ring};
 use tokio::sync::oneshot;
 
-use super::known_batch;
+use super::node_index::SELF;
 use super::peers::Peers;
+use super::{NodeIndex, known_batch};
 use crate::messages::{ManagerWork, PeerWork};
 use crate::ports::{OrphanedState, Sealing, StoredBatch};
 use crate::say;
@@ -163,5 +164,43 @@ impl Peers {
             let taken_over = PeerWork::TakenOver { incarnation, incarnations, clients };
             cluster.work.push(taken_over, 64);
         });
+    }
+
+    /// Once in a while: for `broker nodes`.
+    pub(super) fn show_lost(&self) {
+        let lost = self.lost.iter().map(|(incarnation, lost)| (*incarnation, &lost.node));
+        self.cluster.lost_nodes.waiting(Instant::now(), &self.with_successors(lost));
+    }
+
+    fn with_successors<'a>(
+        &self,
+        lost: impl Iterator<Item = (u64, &'a Arc<str>)>,
+    ) -> Vec<(Arc<str>, u64, Arc<str>)> {
+        let mut lost = lost.peekable();
+        if lost.peek().is_none() {
+            return Vec::new();
+        }
+        let members = self.directory.view().members.iter();
+        let ring = Ring::new(members.map(|member| Arc::clone(&member.node_id)));
+        let successor = |node: &Arc<str>| ring.owner(Key::Client(node)).cloned();
+        lost.map(|(incarnation, node)| {
+            (Arc::clone(node), incarnation, successor(node).unwrap_or_else(|| Arc::from("nobody")))
+        })
+        .collect()
+    }
+
+    /// A node has what this one held: for `broker nodes`.
+    pub(super) fn show_successor(&self, incarnation: u64, node: NodeIndex) {
+        if self.lost.contains_key(&incarnation) {
+            // It may be over before anybody has looked.
+            self.show_lost();
+        }
+        let by = self.name_of(node);
+        self.cluster.lost_nodes.taken(Instant::now(), incarnation, &by);
+    }
+
+    fn name_of(&self, node: NodeIndex) -> Arc<str> {
+        let own = node == SELF;
+        if own { Arc::clone(&self.cluster.node_id) } else { self.name(node) }
     }
 }
