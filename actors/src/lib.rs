@@ -15,6 +15,7 @@ pub mod clock;
 pub mod cluster;
 mod connection;
 pub mod drain;
+pub mod drain_budget;
 pub mod dropped;
 mod every;
 pub mod inbox;

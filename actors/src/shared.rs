@@ -16,7 +16,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::cluster::Cluster;
-use crate::drain::Budget;
+use crate::drain_budget::Budget;
 use crate::dropped::DropLines;
 use crate::inbox::Inbox;
 use crate::log::{DeadLetters, Gate, OutboxProgress};

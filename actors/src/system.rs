@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::cluster::{
     Cluster, ClusterParts, DiscoveryActor, EARLIER_STARTS, PeersActor, describe as describe_peers,
 };
-use crate::drain::Budget;
+use crate::drain_budget::Budget;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
 use crate::log::{self as log_actor, DeadLetters, Gate, LogActor, LogParts, OutboxProgress};

@@ -178,7 +178,7 @@ mod tests {
         assert!(clients.iter().all(|client| !client.draining.get()));
         worker.shared.start_drain(None);
         let since = Instant::now() - Duration::from_secs(5);
-        *worker.shared.drain_budget.lock() = crate::drain::Budget::new(since);
+        *worker.shared.drain_budget.lock() = crate::drain_budget::Budget::new(since);
         worker.drain_some();
         let draining = clients.iter().filter(|client| client.draining.get()).count();
         assert_eq!(draining, 10, "a second's worth");
