@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ports::DeadId;
 
-use super::{Settled, Which};
-
 /// What happens with a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeadState {
@@ -41,6 +39,26 @@ pub struct Marked {
     pub busy: Vec<DeadId>,
     /// There are no such.
     pub unknown: Vec<DeadId>,
+}
+
+/// Which dead letters are meant.
+#[derive(Debug, Clone)]
+pub enum Which {
+    /// Every one.
+    All,
+    /// These.
+    These(Vec<DeadId>),
+}
+
+/// What has become of those that were to be replayed or dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settled {
+    /// No dead letters any more.
+    pub gone: usize,
+    /// Refused again.
+    pub kept: usize,
+    /// Not known yet.
+    pub pending: usize,
 }
 
 #[derive(Debug)]

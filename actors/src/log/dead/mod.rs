@@ -13,113 +13,17 @@
 
 mod actor;
 mod book;
+mod letters;
 
-use std::time::Duration;
+pub use book::{Admission, DeadBook, DeadState, Marked, Settled, Which};
+pub use letters::{DeadLetters, DeadWork};
 
-use parking_lot::Mutex;
-use tokio::sync::watch;
-
-pub use book::{Admission, DeadBook, DeadState, Marked};
-
-use crate::inbox::Inbox;
 use crate::messages::StorageWork;
-use crate::metrics::Metrics;
-use crate::ports::{DeadId, OutboxPosition, StoreOp};
+use crate::ports::{DeadId, StoreOp};
 use crate::shared::NodeTables;
 
 /// Removals in one write.
 const DROP_AT_ONCE: usize = 1000;
-
-/// What the log actor hears about dead letters.
-#[derive(Debug, Clone, Copy)]
-pub enum DeadWork {
-    /// A dead letter is durable, and the record's place in the outbox is over.
-    Written {
-        /// Which.
-        id: DeadId,
-        /// The place.
-        outbox: Option<OutboxPosition>,
-    },
-    /// The removal of one is durable.
-    Dropped {
-        /// Which.
-        id: DeadId,
-    },
-    /// Some are to be sent again.
-    Replay,
-}
-
-/// Which dead letters are meant.
-#[derive(Debug, Clone)]
-pub enum Which {
-    /// Every one.
-    All,
-    /// These.
-    These(Vec<DeadId>),
-}
-
-/// What has become of those that were to be replayed or dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Settled {
-    /// No dead letters any more.
-    pub gone: usize,
-    /// Refused again.
-    pub kept: usize,
-    /// Not known yet.
-    pub pending: usize,
-}
-
-/// The dead letters of the node.
-#[derive(Debug)]
-pub struct DeadLetters {
-    /// What is known of each.
-    pub book: Mutex<DeadBook>,
-    /// For the log actor.
-    pub work: Inbox<DeadWork>,
-    changed: watch::Sender<()>,
-}
-
-impl DeadLetters {
-    /// With what was found in the store: id and cost of each.
-    pub fn new(max_bytes: u64, found: &[(DeadId, u64)]) -> Self {
-        let mut book = DeadBook::new(max_bytes);
-        book.found(found);
-        let (work, changed) = (Inbox::new(usize::MAX, usize::MAX), watch::Sender::new(()));
-        Self { book: Mutex::new(book), work, changed }
-    }
-
-    /// Those of a lost node are this node's.
-    pub fn take_over(&self, found: &[(DeadId, u64)], metrics: &Metrics) {
-        self.book.lock().found(found);
-        self.show(metrics);
-    }
-
-    /// Brings the gauges up to date, and tells those who wait.
-    pub fn show(&self, metrics: &Metrics) {
-        let (count, bytes) = {
-            let book = self.book.lock();
-            (book.len() as u64, book.bytes())
-        };
-        metrics.dead_letters.set(count);
-        metrics.dead_letter_bytes.set(bytes);
-        self.changed.send_replace(());
-    }
-
-    /// Waits until nothing is under way with these, at most so long.
-    pub async fn settle(&self, ids: &[DeadId], patience: Duration) -> Settled {
-        let mut changed = self.changed.subscribe();
-        let settled = || self.book.lock().settled(ids);
-        // Who looks at many does so seldom: the log actor waits meanwhile.
-        let pause = Duration::from_micros(ids.len() as u64);
-        let over = async {
-            while settled().pending > 0 && changed.changed().await.is_ok() {
-                tokio::time::sleep(pause).await;
-            }
-        };
-        let _ = tokio::time::timeout(patience, over).await;
-        settled()
-    }
-}
 
 impl NodeTables {
     /// Sends dead letters to the log again, behind what their topics have got since. Each is gone
