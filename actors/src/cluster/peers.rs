@@ -21,11 +21,12 @@ use hydrant_protocol::cluster::message::Control;
 
 use super::link::{PeerLink, Prepared};
 use super::node_index::SELF;
-use super::refresh::Refresh;
-use super::sessions::{Claiming, Release};
-use super::successors::Successors;
-use super::survey::{self, Request, Survey};
-use super::take_over::Lost;
+use super::requests::{self, Request};
+use super::state::claims::{Claiming, Release};
+use super::state::failover::Successors;
+use super::state::lost::Lost;
+use super::state::refresh::Refresh;
+use super::state::survey::Survey;
 use super::wants::Wants;
 use super::{Cluster, Node, NodeIndex, Recipient, io};
 use crate::every::every;
@@ -267,7 +268,7 @@ impl Peers {
             }
         }
         for request in self.requests.drain(..) {
-            tokio::spawn(survey::ask(Arc::clone(&self.cluster), request));
+            tokio::spawn(requests::ask(Arc::clone(&self.cluster), request));
         }
     }
 

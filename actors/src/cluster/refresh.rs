@@ -9,7 +9,6 @@
 //! it is known as changed. So what is missing in the store was removed.
 //! Bounds: one round at a time; the topics changed meanwhile by [`RetainedVersions`](super::RetainedVersions).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,31 +21,13 @@ use smallvec::SmallVec;
 use super::link::PeerLink;
 use super::node_index::SELF;
 use super::peers::Peers;
-use super::survey::Request;
+use super::requests::Request;
 use super::{NodeIndex, Recipient, retained};
 use crate::messages::{MarkerReason, PeerWork, StreamMarker};
 use crate::say;
 
 /// The first read is tried again after this.
 const AGAIN: Duration = Duration::from_millis(500);
-
-/// See the module.
-#[derive(Debug, Default)]
-pub(super) struct Refresh {
-    /// Something was changed here while there are other nodes: one that is met later may not know.
-    changed: bool,
-    /// Number of the round.
-    round: u64,
-    marked: MarkedStreams,
-    /// Nodes that have not stored what they had changed, this one among them.
-    awaited: BTreeSet<NodeIndex>,
-    /// Rounds of this node and others that wait for room in the outbox.
-    parked: BTreeMap<NodeIndex, u64>,
-    /// Nodes are asked, or the store is.
-    running: bool,
-    /// Something was missed since this round began, or it has failed.
-    again: bool,
-}
 
 impl Peers {
     /// What others have retained is read when every change from now on is heard of. Behind that, clients may come.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use hydrant_protocol::cluster::message::Handed;
 
 use super::peers::Peers;
+use super::state::claims::{Claiming, Release};
 use crate::messages::{ManagerWork, PeerWork};
 use crate::ports::{Holder, SessionId, StoredSession};
 
@@ -17,36 +18,6 @@ const LONG: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(10);
 /// The store is asked again so long after it did not answer.
 const AGAIN: Duration = Duration::from_millis(200);
-
-/// Another node lets a client in whose session this node may have.
-#[derive(Debug)]
-pub(super) struct Release {
-    /// The owner of the client id, who asks.
-    pub owner: Arc<str>,
-    /// Its ticket.
-    pub ticket: u64,
-    /// Client id.
-    pub client: Arc<str>,
-    /// The node that gets it.
-    pub to: Arc<str>,
-}
-
-/// A client that waits to be let in.
-#[derive(Debug)]
-pub(super) struct Claiming {
-    worker: u16,
-    conn: (usize, u32),
-    client: Arc<str>,
-    clean: bool,
-    known: bool,
-    /// What the store said last: the holder's incarnation.
-    asked: Option<u64>,
-    since: Instant,
-    /// It was granted; the store is being asked.
-    granted: bool,
-    /// Its client has left.
-    left: bool,
-}
 
 impl Peers {
     pub(super) fn claim(

@@ -12,67 +12,16 @@ use std::time::Duration;
 
 use super::link::PeerLink;
 use super::peers::Peers;
-use super::take_over::Lost;
-use super::{Cluster, NodeIndex, Recipient};
-use crate::messages::{PeerWork, Untold};
+use super::requests::Request;
+use super::state::lost::Lost;
+use super::{NodeIndex, Recipient};
+use crate::messages::Untold;
 use crate::ports::KnownIncarnation;
 
 /// Ticks of PeersActor between two surveys: five seconds.
 const EVERY: u32 = 10;
 /// The interest of a member whose link is down for so long is read from the store.
 const UNREACHED: Duration = Duration::from_secs(5);
-
-/// See the module.
-#[derive(Debug, Default)]
-pub(super) struct Survey {
-    rows: Vec<KnownIncarnation>,
-    /// One was begun after this node had joined, and has ended.
-    done: bool,
-    running: bool,
-    /// The members have changed since it began, or the store did not answer.
-    again: bool,
-    ticks: u32,
-    /// Incarnations whose lineages are being read.
-    reading: BTreeSet<u64>,
-}
-
-/// What is asked of the store.
-#[derive(Debug)]
-pub(super) enum Request {
-    /// [`PeerWork::Surveyed`] is the answer.
-    Survey,
-    /// [`PeerWork::Wanted`] is the answer.
-    Wanted(Untold),
-    /// [`PeerWork::RetainedAgain`] is the answer.
-    Retained,
-}
-
-/// Asks the store and hands the answer to PeersActor.
-pub(super) async fn ask(cluster: Arc<Cluster>, request: Request) {
-    let work = match request {
-        Request::Survey => {
-            let rows = cluster.store.incarnations().await;
-            PeerWork::Surveyed(rows.inspect_err(complain).ok())
-        }
-        Request::Wanted(untold) => {
-            let mut all = Some(Vec::new());
-            for lineage in &untold.lineages {
-                let filters = cluster.store.wanted(*lineage).await.inspect_err(complain).ok();
-                all = all.zip(filters).map(|(all, filters)| [all, filters].concat());
-            }
-            PeerWork::Wanted { untold, filters: all }
-        }
-        Request::Retained => {
-            let found = cluster.store.retained().await;
-            PeerWork::RetainedAgain(found.inspect_err(complain).ok())
-        }
-    };
-    cluster.work.push(work, 1024);
-}
-
-fn complain(why: &crate::ports::StoreError) {
-    log::debug!(target: "hydrant::peers", "the store does not say what other nodes left there, it is asked again: {why}");
-}
 
 impl Peers {
     /// The members have changed, or some time has passed.

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::node_index::SELF;
 use super::peers::Peers;
+use super::state::lost::Lost;
 use super::{NodeIndex, known_batch};
 use crate::messages::{ManagerWork, PeerWork};
 use crate::ports::{OrphanedState, Sealing, StoredBatch};
@@ -16,25 +17,6 @@ use crate::say;
 
 /// An incarnation that was sealed or found alive is looked at again after this.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// An incarnation that is no member any more and whose sessions nobody has yet.
-#[derive(Debug)]
-pub(crate) struct Lost {
-    /// Its node id.
-    pub(super) node: Arc<str>,
-    /// An attempt to seal it is under way.
-    sealing: bool,
-    /// No attempt before this.
-    next: Instant,
-}
-
-impl Lost {
-    /// Not looked at before some time has passed.
-    pub(super) fn after(node: Arc<str>, wait: Duration) -> Self {
-        let since = Instant::now();
-        Self { node, sealing: false, next: since + wait }
-    }
-}
 
 impl Peers {
     /// Finds who is lost, and who is back with the same start.

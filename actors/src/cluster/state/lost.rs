@@ -1,0 +1,23 @@
+//! Incarnations that are lost and that nobody has taken over.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// An incarnation that is no member any more and whose sessions nobody has yet.
+#[derive(Debug)]
+pub struct Lost {
+    /// Its node id.
+    pub node: Arc<str>,
+    /// An attempt to seal it is under way.
+    pub sealing: bool,
+    /// No attempt before this.
+    pub next: Instant,
+}
+
+impl Lost {
+    /// Not looked at before some time has passed.
+    pub fn after(node: Arc<str>, wait: Duration) -> Self {
+        let since = Instant::now();
+        Self { node, sealing: false, next: since + wait }
+    }
+}

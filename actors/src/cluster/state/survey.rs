@@ -1,0 +1,19 @@
+//! What the store has said of all incarnations.
+
+use std::collections::BTreeSet;
+
+use crate::ports::KnownIncarnation;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Survey {
+    pub rows: Vec<KnownIncarnation>,
+    /// One was begun after this node had joined, and has ended.
+    pub done: bool,
+    pub running: bool,
+    /// The members have changed since it began, or the store did not answer.
+    pub again: bool,
+    pub ticks: u32,
+    /// Incarnations whose lineages are being read.
+    pub reading: BTreeSet<u64>,
+}
