@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 use hydrant_protocol::cluster::message::Control;
 
 use super::NodeIndex;
+use super::coordinator::Peers;
 use super::node_index::SELF;
-use super::peers::Peers;
 use crate::messages::StorageWork;
 use crate::ports::{StoreOp, StoredBatch};
 

@@ -9,9 +9,9 @@ use hydrant_protocol::cluster::message::{Control, Interest};
 use hydrant_protocol::cluster::stream_marker::ALL_STREAMS;
 
 use super::NodeIndex;
+use super::coordinator::Peers;
 use super::link::PeerLink;
 use super::node_index::SELF;
-use super::peers::Peers;
 use crate::messages::{ManagerWork, MarkerReason, RouterWork, StreamMarker};
 
 impl Peers {

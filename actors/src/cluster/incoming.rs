@@ -13,9 +13,9 @@ use hydrant_protocol::cluster::stream_marker::ALL_STREAMS;
 use hydrant_protocol::{Message, QoS};
 use tokio::sync::Notify;
 
+use super::coordinator::Peers;
 use super::link::Greeting;
 use super::node_index::SELF;
-use super::peers::Peers;
 use super::{NodeIndex, Recipient, retained};
 use crate::inbox::Inbox;
 use crate::messages::{InboundPeerBatch, ManagerWork, PeerWork, RouterWork};

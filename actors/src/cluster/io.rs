@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::NodeIndex;
-use super::peers::Peers;
+use super::coordinator::Peers;
 use crate::listener::accept_error;
 use crate::say;
 

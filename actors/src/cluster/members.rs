@@ -7,9 +7,9 @@ use std::time::Instant;
 use hydrant_protocol::cluster::MembershipView;
 use hydrant_protocol::cluster::link::{Hello, Identity, Relay};
 
+use super::coordinator::Peers;
 use super::link::PeerLink;
 use super::node_index::SELF;
-use super::peers::Peers;
 use super::{Node, NodeIndex};
 
 impl Peers {

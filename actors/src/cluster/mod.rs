@@ -6,6 +6,7 @@
 //! Bounds: a filter of any node once (in [`Cluster::remote`] and [`interest::LocalInterest`]), a
 //! link by `cluster.max_link_bytes`.
 
+mod coordinator;
 mod discovery;
 mod forget;
 mod handovers;

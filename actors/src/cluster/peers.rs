@@ -5,33 +5,18 @@
 //! no socket closes. Everything of it is on one thread.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{Actor, Context, Handler, StreamHandler};
-use ahash::AHashMap;
-use hydrant_protocol::Message;
-use hydrant_protocol::cluster::directory::{Action, Directory};
-use hydrant_protocol::cluster::handover::Handovers;
-use hydrant_protocol::cluster::message::Control;
 
-use super::link::{PeerLink, Prepared};
-use super::node_index::SELF;
-use super::requests::{self, Request};
-use super::state::claims::{Claiming, Release};
-use super::state::failover::Successors;
-use super::state::lost::Lost;
-use super::state::refresh::Refresh;
-use super::state::survey::Survey;
-use super::wants::Wants;
-use super::{Cluster, Node, NodeIndex, Recipient, io};
+use super::coordinator::Peers;
+use super::{Cluster, io};
 use crate::every::every;
 use crate::inbox::Work;
-use crate::messages::{CompletionToken, ManagerWork, PeerWork};
 use crate::shared::NodeTables;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
@@ -74,7 +59,7 @@ impl PeersActor {
             PeersActor::add_stream(work, ctx);
             every(ctx, TICK, |actor: &mut PeersActor, _| {
                 let _entered = actor.cell.enter(0);
-                Peers::step(&actor.peers, Peers::tick);
+                step(&actor.peers, Peers::tick);
             });
         })
     }
@@ -96,7 +81,7 @@ impl StreamHandler<Work> for PeersActor {
             entered.add(1);
         }
         drop(taken);
-        Peers::step(&self.peers, |_| {});
+        step(&self.peers, |_| {});
     }
 }
 
@@ -122,284 +107,15 @@ pub(crate) fn describe(cluster: &Cluster) -> String {
     if others.is_empty() { "no other node".to_owned() } else { others.join(", ") }
 }
 
-/// See the module.
-pub(super) struct Peers {
-    pub cluster: Arc<Cluster>,
-    pub shared: Arc<NodeTables>,
-    pub directory: Directory,
-    /// By [`NodeIndex`] less one: the first is this node itself.
-    pub links: Vec<PeerLink>,
-    pub claims: BTreeMap<u64, Claiming>,
-    /// Their numbers, by worker and the stamp of the claim there.
-    pub claimants: AHashMap<(u16, u32), u64>,
-    pub lost: BTreeMap<u64, Lost>,
-    /// Those of them that went while this node was no member: they may be members again soon.
-    pub undecided: BTreeSet<u64>,
-    /// What the incarnations of other nodes want.
-    pub wants: Wants,
-    /// What the store says of them.
-    pub survey: Survey,
-    /// Retained messages that are read again.
-    pub refresh: Refresh,
-    /// To be asked of the store.
-    pub requests: Vec<Request>,
-    /// Batches that were sent to a lost node and are for sessions that are here now.
-    pub own: BTreeMap<u64, Vec<CompletionToken>>,
-    /// The same of batches with prepared publishes.
-    pub own_prepared: BTreeMap<u64, Prepared>,
-    /// Whose batches lost nodes had stored, as the store remembers for the sessions that are here now.
-    pub origins: BTreeSet<u64>,
-    /// Sessions on their way.
-    pub handovers: Handovers,
-    /// Sessions that other nodes take over, once what was for a lost one has been sent again.
-    pub deferred_announcements: Vec<(NodeIndex, Control)>,
-    /// Sessions to be given up, once they are here.
-    pub deferred_releases: Vec<Release>,
-    /// Sessions that this node should give up and does not have, while it is not sure of that: who asked, the
-    /// ticket and the client id.
-    pub not_here_yet: Vec<(Arc<str>, u64, Arc<str>)>,
-    /// Incarnations that were only found in the store, and the start that has their sessions.
-    pub renamed: Vec<(u64, Recipient)>,
-    /// Lost incarnations and who has what they held.
-    pub successors: Successors,
-    /// Number of the last client that was let in.
-    pub last_admission: u64,
-    pub next_batch: u64,
-    /// Every member has told what it wants and holds: the retained messages are read, or were.
-    reads: bool,
-    /// It has missed something and ends: nobody is answered any more.
-    pub ends: bool,
-    pub settling: VecDeque<(u64, CompletionToken)>,
-    pub to_dial: Vec<NodeIndex>,
-    /// Tokens to be answered, by worker.
-    completed: AHashMap<u16, VecDeque<CompletionToken>>,
-    pub started: Instant,
-}
-
-impl Peers {
-    fn new(cluster: &Arc<Cluster>, shared: &Arc<NodeTables>) -> Self {
-        *cluster.nodes.write() = vec![Node::new(&cluster.node_id, true)];
-        let mut directory = Directory::new(Arc::clone(&cluster.node_id), cluster.incarnation);
-        cluster.continued.iter().for_each(|before| directory.taken_over(before.number));
-        Self {
-            cluster: Arc::clone(cluster),
-            shared: Arc::clone(shared),
-            directory,
-            links: Vec::new(),
-            claims: BTreeMap::new(),
-            claimants: AHashMap::new(),
-            lost: BTreeMap::new(),
-            undecided: BTreeSet::new(),
-            wants: Wants::default(),
-            survey: Survey::default(),
-            refresh: Refresh::default(),
-            requests: Vec::new(),
-            own: BTreeMap::new(),
-            own_prepared: BTreeMap::new(),
-            origins: cluster.store.stored_batches().iter().map(|batch| batch.origin).collect(),
-            handovers: Handovers::new(Arc::clone(&cluster.node_id)),
-            deferred_announcements: Vec::new(),
-            deferred_releases: Vec::new(),
-            not_here_yet: Vec::new(),
-            renamed: Vec::new(),
-            successors: Successors::new(&cluster.continued),
-            last_admission: 0,
-            next_batch: 1,
-            reads: false,
-            ends: false,
-            settling: VecDeque::new(),
-            to_dial: Vec::new(),
-            completed: AHashMap::new(),
-            started: Instant::now(),
-        }
-    }
-
-    /// Does something and then what follows from it.
-    pub fn step(handle: &Rc<RefCell<Self>>, act: impl FnOnce(&mut Self)) {
-        let to_dial = {
-            let mut peers = handle.borrow_mut();
-            act(&mut peers);
-            peers.settle();
-            std::mem::take(&mut peers.to_dial)
-        };
-        for node in to_dial {
-            tokio::task::spawn_local(io::dial(Rc::clone(handle), node));
-        }
-    }
-
-    /// What the directory and the handovers want done.
-    pub fn act(&mut self) {
-        while let Some(action) = self.directory.poll_action() {
-            match action {
-                Action::Send(node, message) => {
-                    if let Some(link) = self.link_of(&node) {
-                        link.send_control(message);
-                    }
-                }
-                Action::Grant { request, from } => self.grant(request, from),
-                Action::Forget { request } => self.forget_claim(request),
-                Action::Release { owner, ticket, client, to } => {
-                    self.release(Release { owner, ticket, client, to });
-                }
-            }
-        }
-        self.act_on_handovers();
-    }
-
-    /// What follows from anything: actions of the directory, answers, frames.
-    pub fn settle(&mut self) {
-        self.act();
-        self.check_settled();
-        for (worker, tokens) in self.completed.drain() {
-            self.shared.managers[usize::from(worker)].push(ManagerWork::Completed(tokens), 64);
-        }
-        for link in &mut self.links {
-            link.flush();
-        }
-        let unstored = self.links.iter().map(|link| link.pending.len()).sum::<usize>();
-        self.cluster.unstored.store(unstored + self.own.len(), Ordering::SeqCst);
-        self.cluster.some_are_absent.store(!self.nobody_is_absent(), Ordering::Relaxed);
-        if !self.reads {
-            let waits_for = self.waits_for();
-            self.reads = waits_for.is_none();
-            *self.cluster.waits_for.lock() = waits_for.unwrap_or_default();
-            if self.reads {
-                self.read_retained();
-            }
-        }
-        for request in self.requests.drain(..) {
-            tokio::spawn(requests::ask(Arc::clone(&self.cluster), request));
-        }
-    }
-
-    fn started(&mut self, found: Vec<(Arc<Message>, u64)>) {
-        self.retained_found(found);
-        // Now it is known who wants them; and before any client is let in.
-        self.cluster.synced.store(true, Ordering::SeqCst);
-        for manager in &self.shared.managers {
-            manager.push(ManagerWork::FinishOpen, 64);
-        }
-        self.release_all();
-        self.refresh_retained();
-    }
-
-    /// Answers tokens, soon.
-    pub fn complete(&mut self, tokens: impl IntoIterator<Item = CompletionToken>) {
-        for token in tokens.into_iter().filter(|_| !self.ends) {
-            self.completed.entry(token.worker).or_default().push_back(token);
-        }
-    }
-
-    pub fn link(&mut self, node: NodeIndex) -> Option<&mut PeerLink> {
-        self.links.get_mut(usize::from(node).checked_sub(1)?)
-    }
-
-    pub fn link_of(&mut self, node: &str) -> Option<&mut PeerLink> {
-        self.links.iter_mut().find(|link| *link.node.id == *node)
-    }
-
-    pub fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn work(&mut self, work: PeerWork) {
-        match work {
-            PeerWork::Publishes { to, body, count, tokens, queues, prepared } => {
-                self.publish(to, body, count, tokens, queues.then_some(prepared));
-            }
-            PeerWork::Interest(token) => self.announce(token),
-            PeerWork::Broadcast(message) => self.broadcast(&message),
-            PeerWork::RetainedReached { topic, version, router, routed } => {
-                self.retained_reached(&topic, version, router, routed.as_deref());
-            }
-            PeerWork::Consumed { node, incarnation, bytes } => {
-                let now = self.now();
-                if let Some(link) = self.link(node) {
-                    link.link.consumed(now, incarnation, 1, bytes);
-                    link.notify.notify_one();
-                }
-            }
-            PeerWork::Stored { node: SELF, batch, .. } => {
-                let tokens = self.own.remove(&batch).unwrap_or_default();
-                self.complete(tokens);
-            }
-            PeerWork::Stored { node, incarnation, batch } => {
-                if let Some(link) = self.link(node)
-                    && link.link.peer_incarnation() == Some(incarnation)
-                {
-                    link.send_control(Control::Done { batches: vec![batch] });
-                }
-            }
-            PeerWork::Members(view) => self.members_changed(view),
-            PeerWork::Retained(found) => self.started(found),
-            PeerWork::RetainedAgain(found) => self.retained_again(found),
-            PeerWork::Claim { worker, conn, client, clean, known } => {
-                self.claim(worker, conn, client, clean, known);
-            }
-            PeerWork::Unclaim { worker, stamp } => self.unclaim(worker, stamp),
-            PeerWork::Gone { client, seen } => self.directory.gone(&client, seen),
-            PeerWork::Holds(clients) => {
-                clients.iter().for_each(|client| self.directory.holds(client, false));
-            }
-            PeerWork::Offer { id, client, to, filters, orphan } => {
-                let orphans = self.successors.orphans(orphan);
-                self.handovers.offer(id, client, to, filters, orphans);
-            }
-            PeerWork::Abort { id } => self.handovers.abort(id),
-            PeerWork::Recover { worker, id, client, session } => {
-                self.recover(worker, id, client, session);
-            }
-            PeerWork::Expected { id } => self.handovers.expected(id),
-            PeerWork::Visited { to, client, visits } => {
-                if let Some(link) = self.link_of(&to) {
-                    link.send_control(Control::Visited { client, visits });
-                }
-            }
-            PeerWork::MarkerPassed { marker, router } => self.marker_passed(&marker, router),
-            PeerWork::NodeMarked { id, origin } => self.marked(id, origin),
-            PeerWork::ResentSeen { incarnation, worker, origin } => {
-                self.resent_seen(incarnation, worker, origin);
-            }
-            PeerWork::Released { owner, ticket, client, handed } => {
-                self.is_not_here(&client);
-                if handed.is_none() && self.cluster.sealing.load(Ordering::SeqCst) > 0 {
-                    // It may be among what this node is about to take over.
-                    self.not_here_yet.push((owner, ticket, client));
-                } else {
-                    self.directory.released(&owner, ticket, &client, handed);
-                }
-            }
-            PeerWork::Looked { request, holder, taken } => self.looked(request, holder, taken),
-            PeerWork::Sealed { incarnation, sealing } => self.sealed(incarnation, sealing),
-            PeerWork::TakenOver { incarnation, incarnations, clients } => {
-                self.taken_over(incarnation, incarnations, &clients);
-            }
-            PeerWork::PreparedForgotten { router, below } => {
-                let left = |_: &u64, it: &mut Prepared| it.router != router || it.number >= below;
-                self.links.iter_mut().for_each(|link| link.prepared.retain(left));
-                self.own_prepared.retain(left);
-            }
-            PeerWork::Finished { incarnation } => self.finished(incarnation),
-            PeerWork::Surveyed(rows) => self.surveyed(rows),
-            PeerWork::Wanted { untold, filters } => self.wanted_found(&untold, filters),
-        }
-        // In order with what the next work says.
-        self.act();
-    }
-
-    /// Sessions are given up once what was begun for them before this start goes on.
-    pub fn may_give_up(&self) -> bool {
-        self.cluster.synced.load(Ordering::SeqCst)
-    }
-
-    fn tick(&mut self) {
-        self.release_all();
-        self.ask_again();
-        self.survey_tick();
-        self.flush_parked();
-        self.refresh_retained();
-        self.seal_lost();
-        self.show_lost();
-        self.send_answered();
+/// Does something and then what follows from it.
+fn step(handle: &Rc<RefCell<Peers>>, act: impl FnOnce(&mut Peers)) {
+    let to_dial = {
+        let mut peers = handle.borrow_mut();
+        act(&mut peers);
+        peers.settle();
+        std::mem::take(&mut peers.to_dial)
+    };
+    for node in to_dial {
+        tokio::task::spawn_local(io::dial(Rc::clone(handle), node));
     }
 }

@@ -18,9 +18,9 @@ use hydrant_protocol::cluster::message::Control;
 use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams};
 use smallvec::SmallVec;
 
+use super::coordinator::Peers;
 use super::link::PeerLink;
 use super::node_index::SELF;
-use super::peers::Peers;
 use super::requests::Request;
 use super::{NodeIndex, Recipient, retained};
 use crate::messages::{MarkerReason, PeerWork, StreamMarker};

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use hydrant_protocol::cluster::message::{self, Control};
 
+use super::coordinator::Peers;
 use super::link::{Pending, Prepared};
-use super::peers::Peers;
 use super::{NodeIndex, Recipient};
 use crate::messages::CompletionToken;
 use crate::metrics::DropReason;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hydrant_protocol::cluster::message::Handed;
 
-use super::peers::Peers;
+use super::coordinator::Peers;
 use super::state::claims::{Claiming, Release};
 use crate::messages::{ManagerWork, PeerWork};
 use crate::ports::{Holder, SessionId, StoredSession};

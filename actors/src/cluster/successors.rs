@@ -17,9 +17,9 @@ use hydrant_protocol::cluster::message::{self, Control, Interest, TakenOver};
 use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams};
 use smallvec::SmallVec;
 
+use super::coordinator::Peers;
 use super::link::{Pending, Prepared};
 use super::node_index::SELF;
-use super::peers::Peers;
 use super::state::failover::{Own, REMEMBERED, Successor, others};
 use super::{NodeIndex, Recipient};
 use crate::messages::{

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::coordinator::Peers;
 use super::link::PeerLink;
-use super::peers::Peers;
 use super::requests::Request;
 use super::state::lost::Lost;
 use super::{NodeIndex, Recipient};

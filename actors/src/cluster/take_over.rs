@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use hydrant_protocol::cluster::{Key, MembershipView, Ring};
 use tokio::sync::oneshot;
 
+use super::coordinator::Peers;
 use super::node_index::SELF;
-use super::peers::Peers;
 use super::state::lost::Lost;
 use super::{NodeIndex, known_batch};
 use crate::messages::{ManagerWork, PeerWork};

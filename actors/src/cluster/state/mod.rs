@@ -1,4 +1,4 @@
-//! What PeersActor knows of the cluster: nouns, each with its fields. None of them knows [`Peers`](super::peers).
+//! What PeersActor knows of the cluster: nouns, each with its fields. None of them knows [`Peers`](super::coordinator).
 
 pub mod claims;
 pub mod failover;
