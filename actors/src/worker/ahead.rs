@@ -14,8 +14,8 @@ use hydrant_protocol::cluster::stream_marker::PublishStream;
 use super::Worker;
 use super::effects::RollbackGuard;
 use super::pending_acks::Exact;
-use super::routes::Route;
 use super::state::publication::Publication;
+use super::state::routes::Route;
 use crate::messages::PeerWork;
 
 /// Ends a change that is ahead when it is dropped before [`RetainedAhead::keep`].

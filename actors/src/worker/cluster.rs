@@ -22,10 +22,10 @@ use super::conn::AckKind;
 use super::effects::RollbackGuard;
 use super::handover::Offer;
 use super::pending_acks::MOST_PEERS;
-use super::routes::Route;
 use super::sessions::Session;
 use super::state::publication::Publication;
 use super::state::replica::Coming;
+use super::state::routes::Route;
 use super::{AckDependencies, Conn, Continuation, Worker};
 
 /// A claim that takes longer than this is held up by something.

@@ -12,9 +12,9 @@ use crate::ports::StoreOp;
 use super::ahead::RetainedAhead;
 use super::conn::AckKind;
 use super::pending_acks::{Exact, Owed};
-use super::routes::Route;
 use super::state::publication::Publication;
 use super::state::replica::Preparation;
+use super::state::routes::Route;
 use super::{AckDependencies, Conn, Continuation, Worker};
 
 impl Worker {

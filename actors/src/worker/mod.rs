@@ -76,10 +76,9 @@ use memory::Buffers;
 use order::Order;
 use orphan_dedup::OrphanDedup;
 use pending_acks::PendingAck;
-use places::AtCap;
 use prepared::PreparedPublishes;
-use routes::Routes;
 use sessions::Sessions;
+use state::routes::{AtCap, Routes};
 
 /// Bytes that one read of a socket can bring; the buffer belongs to the worker.
 pub const READ_BUFFER: usize = 64 * 1024;

@@ -7,60 +7,20 @@
 //! ([`MessageLog::admissions`](crate::ports::MessageLog::admissions)), or for a client that is not
 //! known to be at its cap.
 //!
-//! Bounds: [`MOST_AT_CAP`] clients; past them the set begins anew.
+//! Bounds: what is remembered of clients by [`AtCap`](super::state::routes::AtCap).
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ahash::AHashSet;
 use bytes::Bytes;
 use hydrant_protocol::mapping::Mapped;
 
 use super::batch::Entry;
-use super::routes::Route;
+use super::state::routes::{Route, Standing};
 use super::{Conn, Worker};
 use crate::metrics::{CloseReason, DropReason};
 use crate::ports::Admission;
 use crate::say::{self, cut};
-
-/// Clients remembered as being at their cap.
-const MOST_AT_CAP: usize = 4096;
-
-/// What is known of a route's own topic.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Standing {
-    /// The log was not asked.
-    #[default]
-    Unasked,
-    /// Records go there.
-    Own,
-    /// It was beyond a cap in this generation; `everybody`: whoever publishes.
-    Beyond { generation: u64, everybody: bool },
-}
-
-/// Clients that are at their cap in one generation.
-#[derive(Debug, Default)]
-pub struct AtCap {
-    generation: u64,
-    clients: AHashSet<Arc<str>>,
-}
-
-impl AtCap {
-    fn is_at_cap(&mut self, generation: u64, client: &str) -> bool {
-        if self.generation != generation {
-            self.generation = generation;
-            self.clients.clear();
-        }
-        self.clients.contains(client)
-    }
-
-    fn insert(&mut self, client: &Arc<str>) {
-        if self.clients.len() >= MOST_AT_CAP {
-            self.clients.clear();
-        }
-        self.clients.insert(Arc::clone(client));
-    }
-}
 
 impl Worker {
     /// Whether the route's own topic is beyond a cap for this client now.

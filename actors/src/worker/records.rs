@@ -10,8 +10,8 @@ use crate::metrics::DropReason;
 use crate::ports::{LogRecord, OutboxPosition, StoreOp};
 use crate::settings::LogKind;
 
-use super::routes::Route;
 use super::state::publication::Publication;
+use super::state::routes::Route;
 use super::{AckDependencies, Worker};
 use crate::clock::unix_ms;
 use crate::messages::LogWork;

@@ -10,82 +10,18 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ahash::AHashMap;
-use hydrant_protocol::mapping::Mapped;
+use hydrant_protocol::QoS;
 use hydrant_protocol::topic::fold_overlaps;
-use hydrant_protocol::{AckLevel, QoS};
 use smallvec::SmallVec;
 
-use crate::cluster::Recipient;
 use crate::settings::LogKind;
 use crate::subscriptions::Subscriber;
 
 use super::Worker;
-use super::places::Standing;
+use super::state::routes::{Remote, Route, Routes};
 
 /// Bytes of the longest topic that is cached.
 pub const LONGEST_CACHED: usize = 1024;
-
-#[derive(Debug)]
-pub struct Route {
-    generation: u64,
-    pub topic: Arc<str>,
-    /// Sessions of this worker: slot, granted QoS.
-    pub local: Box<[(u32, QoS)]>,
-    /// Some of `local` are persistent and take QoS 1-2.
-    pub local_queues: bool,
-    /// Other workers with subscribers.
-    pub remote: SmallVec<[Remote; 4]>,
-    /// Incarnations of other nodes with subscribers; true: persistent ones that take QoS 1-2 among them.
-    pub nodes: SmallVec<[(Recipient, bool); 2]>,
-    /// Kafka topic and key; `None` when nothing goes to the log.
-    pub mapped: Option<Mapped>,
-    pub level: AckLevel,
-    /// Whether its records go to the Kafka topic of `mapped`.
-    pub standing: Cell<Standing>,
-}
-
-impl Route {
-    /// Bytes that it takes in the cache, its place in the map included.
-    fn cost(&self) -> usize {
-        let spilled = |spilled: bool, len: usize, each: usize| usize::from(spilled) * len * each;
-        let mapped = self.mapped.as_ref().map_or(0, |mapped| {
-            mapped.topic.len() + mapped.key.as_ref().map_or(0, |key| key.len()) + MAPPED
-        });
-        ENTRY
-            + self.topic.len()
-            + size_of_val(&*self.local)
-            + spilled(self.remote.spilled(), self.remote.capacity(), size_of::<Remote>())
-            + spilled(self.nodes.spilled(), self.nodes.capacity(), size_of::<(Recipient, bool)>())
-            + mapped
-    }
-}
-
-/// Another worker with subscribers.
-#[derive(Debug, Clone, Copy)]
-pub struct Remote {
-    pub worker: u16,
-    /// Persistent ones that take QoS 1-2 among them.
-    pub queues: bool,
-    /// One of these is on its way between two nodes.
-    pub in_handover: bool,
-}
-
-/// An entry without its texts and lists: the route, what its pointers count, and a place in a map that is half empty.
-const ENTRY: usize = size_of::<Route>() + 3 * 16 + 2 * (size_of::<(Arc<str>, Rc<Route>)>() + 1);
-/// The allocations of topic and key.
-const MAPPED: usize = 64;
-
-#[derive(Debug, Default)]
-pub struct Routes {
-    by_topic: AHashMap<Arc<str>, Rc<Route>>,
-    /// The sum of [`Route::cost`] over `by_topic`.
-    bytes: usize,
-    /// The topic of the last publish: publishers send in bursts.
-    last: Option<Rc<Route>>,
-    matches: Vec<(Subscriber, QoS)>,
-    wanted: Vec<(u64, QoS)>,
-}
 
 impl Worker {
     pub(super) fn route(&self, topic: &str) -> Rc<Route> {

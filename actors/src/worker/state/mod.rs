@@ -3,3 +3,4 @@
 pub mod dependencies;
 pub mod publication;
 pub mod replica;
+pub mod routes;
