@@ -111,7 +111,7 @@ pub enum PeerWork {
         to: Arc<str>,
         /// Its filters, and the granted QoS of each.
         filters: Vec<(Arc<str>, u8)>,
-        /// The lost incarnation that it was taken over from, as in `worker::sessions::Stored::orphan`.
+        /// The lost incarnation that it was taken over from, as in `worker::state::sessions::Stored::orphan`.
         orphan: u64,
     },
     /// It stays after all.

@@ -6,28 +6,16 @@
 
 use std::sync::Arc;
 
-use hydrant_protocol::{Message, QoS};
+use hydrant_protocol::QoS;
 
 use crate::messages::{AckSource, CompletionToken, ManagerWork, SMALL};
 use crate::metrics::DropReason;
 use crate::ports::StoreOp;
 
-use super::sessions::Session;
+use super::state::handover::BufferedMessage;
 use super::state::publication::Publication;
-use super::state::replica::Coming;
+use super::state::sessions::Session;
 use super::{Continuation, Worker};
-
-/// A message that is buffered.
-#[derive(Debug)]
-pub(super) struct BufferedMessage {
-    qos: QoS,
-    message: Arc<Message>,
-    durable: bool,
-    /// It is a prepared publish.
-    pub(super) prepared: Option<Coming>,
-    /// The batch of another node that has brought it, where that is known by its number.
-    batch: Option<(u64, u64)>,
-}
 
 impl Worker {
     /// Buffers a message for a session that is on its way.

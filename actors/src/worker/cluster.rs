@@ -20,12 +20,12 @@ use crate::say;
 
 use super::conn::AckKind;
 use super::effects::RollbackGuard;
-use super::handover::Offer;
 use super::pending_acks::MOST_PEERS;
-use super::sessions::Session;
+use super::state::handover::Offer;
 use super::state::publication::Publication;
 use super::state::replica::Coming;
 use super::state::routes::Route;
+use super::state::sessions::Session;
 use super::{AckDependencies, Conn, Continuation, Worker};
 
 /// A claim that takes longer than this is held up by something.

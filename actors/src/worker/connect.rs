@@ -16,9 +16,8 @@ use crate::ports::{StoreOp, StoredSession, StoredWill};
 use crate::say::{self, cut};
 
 use super::conn::AckKind;
-use super::handover::Handover;
-use super::memory::Charge;
-use super::sessions::{Session, Stored};
+use super::state::handover::Handover;
+use super::state::sessions::{Charge, Session, Stored};
 use super::{Conn, Continuation, Worker};
 
 /// CONNACK return codes (MQTT 3.1.1 table 3.1).

@@ -15,8 +15,8 @@ use crate::metrics::DropReason;
 use crate::ports::{OutgoingStage, QueueEntry, StoreOp};
 use crate::settings::Overflow;
 
-use super::sessions::{Session, Stored};
 use super::state::publication::Publication;
+use super::state::sessions::{Session, Stored};
 use super::{Conn, Continuation, Worker};
 
 impl Worker {

@@ -11,65 +11,17 @@
 use std::sync::Arc;
 
 use hydrant_protocol::QoS;
-use hydrant_protocol::cluster::message::PublishId;
-use hydrant_protocol::cluster::stream_marker::{MarkedStreams, PublishStream, Transit, Whose};
+use hydrant_protocol::cluster::stream_marker::MarkedStreams;
 use hydrant_protocol::topic::TopicFilter;
 use hydrant_protocol::wire;
 
-use crate::messages::{CompletionToken, PeerWork, SMALL, StorageWork};
+use crate::messages::{PeerWork, SMALL, StorageWork};
 use crate::ports::StoredSession;
 
 use super::Worker;
-use super::buffered::BufferedMessage;
-use super::sessions::Session;
+use super::state::handover::{BufferedMessage, Handover};
 use super::state::replica::Coming;
-
-/// A session that is being given up.
-#[derive(Debug)]
-pub(super) struct Offer {
-    /// The node that gets it.
-    pub to: Arc<str>,
-    /// Who asked, and their tickets.
-    pub asked: Vec<(Arc<str>, u64)>,
-    /// It goes once all of it is stored: the stamp of the read that says so.
-    pub read: Option<u32>,
-    /// It is given up, and the target has not said that it has it. Who asked for it since, and for
-    /// whom: they get it when that is settled.
-    pub later: Vec<(Arc<str>, u64, Arc<str>)>,
-}
-
-/// What a session on its way has beside any other.
-#[derive(Debug, Default)]
-pub struct Handover {
-    pub(super) transit: Transit,
-    pub(super) offer: Option<Offer>,
-    pub(super) buffered: Vec<BufferedMessage>,
-    /// Bytes of what was buffered.
-    pub(super) buffered_bytes: usize,
-    pub(super) tokens: Vec<CompletionToken>,
-}
-
-impl Handover {
-    /// Of a session that is not here yet.
-    pub fn absent() -> Self {
-        let transit = Transit { absent: true, ..Transit::default() };
-        Self { transit, ..Self::default() }
-    }
-
-    /// Whose a message of this stream is.
-    pub fn whose(&self, stream: PublishStream) -> Whose {
-        self.transit.whose(stream)
-    }
-
-    /// Prepared publishes that are buffered.
-    pub(super) fn buffered_ids(&self) -> impl Iterator<Item = PublishId> {
-        self.buffered.iter().filter_map(|buffered| Some(buffered.prepared?.id))
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.transit.is_over()
-    }
-}
+use super::state::sessions::Session;
 
 impl Worker {
     pub(super) fn handover_slot(&self, client: &str) -> Option<u32> {

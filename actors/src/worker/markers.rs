@@ -11,7 +11,7 @@ use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, PublishStream};
 
 use crate::messages::{MarkerReason, PeerWork, RouterWork, SMALL, StreamMarker};
 
-use super::handover::Handover;
+use super::state::handover::Handover;
 use super::{Continuation, Worker};
 
 impl Worker {

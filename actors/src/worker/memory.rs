@@ -1,6 +1,6 @@
 //! What sessions and connections take in memory, against the bounds of the node.
 //!
-//! A session has a [`Charge`]: its client id, topic filters, incoming packet ids, and messages in flight while it is
+//! A session has a [`Charge`](super::state::sessions::Charge): its client id, topic filters, incoming packet ids, and messages in flight while it is
 //! offline. Connections have *buffers*: what comes in (packets that are not whole, Last Wills), and what goes out (messages
 //! that wait in memory, and what waits to be written). Each side has half of the bound, so that subscribers that take
 //! nothing hold no publisher up.
@@ -13,102 +13,13 @@
 //! twice the bound.
 
 use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
-use hydrant_protocol::session::Inbound;
-
-use super::sessions::{Session, Stored};
+use super::state::buffers::Buffers;
 use super::{Conn, READ_BUFFER, Worker};
 
-/// A session without its texts: its place in the tables and what a few messages in flight take.
-pub const SESSION: usize = 2 * (size_of::<Session>() + size_of::<Stored>());
 /// A socket is read in pieces of so many bytes at least.
 const LEAST_READ: usize = 1024;
-/// A message in flight of an offline session, in memory.
-const FLIGHT: usize = 64;
-/// Incoming packet ids are counted in steps of so many.
-const IDS: usize = 64;
-
-/// The buffers of one side.
-#[derive(Debug)]
-pub struct Buffers {
-    held: Cell<usize>,
-    max: usize,
-}
-
-impl Buffers {
-    pub fn new(max: usize) -> Self {
-        Self { held: Cell::new(0), max: max.max(1) }
-    }
-
-    fn is_full(&self) -> bool {
-        self.held.get() >= self.max
-    }
-}
-
-/// What one session is counted with; given back when it is dropped.
-#[derive(Debug)]
-pub struct Charge {
-    total: Arc<AtomicUsize>,
-    bytes: usize,
-    ids: usize,
-    kept: usize,
-}
-
-impl Charge {
-    /// A session of this client id.
-    pub fn new(total: &Arc<AtomicUsize>, client_id: &str) -> Self {
-        let mut charge = Self { total: Arc::clone(total), bytes: 0, ids: 0, kept: 0 };
-        charge.add(Self::of_new(client_id));
-        charge
-    }
-
-    /// What a session of this client id begins with.
-    pub fn of_new(client_id: &str) -> usize {
-        SESSION + client_id.len()
-    }
-
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    pub fn add(&mut self, bytes: usize) {
-        self.bytes += bytes;
-        self.total.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub fn sub(&mut self, bytes: usize) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        self.total.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// The packet ids that are held now. True when more are counted than before, and past the first step, which each
-    /// session may have.
-    pub fn count_ids(&mut self, inbound: &Inbound) -> bool {
-        let ids = inbound.len().next_multiple_of(IDS);
-        let before = std::mem::replace(&mut self.ids, ids);
-        match ids.checked_sub(before) {
-            Some(more) => self.add(more * Inbound::COST),
-            None => self.sub((before - ids) * Inbound::COST),
-        }
-        ids > before && ids > IDS
-    }
-
-    /// So many messages are in flight of a session that is offline; the store has their places in memory.
-    pub fn keep(&mut self, flights: usize) {
-        let before = std::mem::replace(&mut self.kept, flights * FLIGHT);
-        self.sub(before);
-        self.add(self.kept);
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.sub(self.bytes);
-    }
-}
 
 impl Worker {
     /// Whether a session that takes `has` bytes may take so many more.

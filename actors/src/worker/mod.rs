@@ -64,21 +64,21 @@ pub use conn::{Ack, AckKind, Conn, moment};
 pub(crate) use effects::cost as op_cost;
 pub use pending_acks::Continuation;
 
-pub use sessions::Session;
 pub use state::dependencies::AckDependencies;
 pub(crate) use state::publication::SYS_PREFIX;
+pub use state::sessions::Session;
 
 use crate::metrics::WorkerMetrics;
 use crate::shared::NodeTables;
 use batch::InternalPublish;
 use effects::Effects;
-use memory::Buffers;
 use order::Order;
 use orphan_dedup::OrphanDedup;
 use pending_acks::PendingAck;
 use prepared::PreparedPublishes;
-use sessions::Sessions;
+use state::buffers::Buffers;
 use state::routes::{AtCap, Routes};
+use state::sessions::{Sessions, Walk};
 
 /// Bytes that one read of a socket can bring; the buffer belongs to the worker.
 pub const READ_BUFFER: usize = 64 * 1024;
@@ -154,7 +154,7 @@ pub struct Worker {
     reconnecting: Cell<bool>,
     /// The lease ran when the clocks were looked at last.
     acted: Cell<bool>,
-    restamp: Cell<sessions::Walk>,
+    restamp: Cell<Walk>,
     /// What the connections hold ([`memory`]).
     incoming: Buffers,
     /// See `incoming`.

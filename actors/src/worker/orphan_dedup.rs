@@ -15,8 +15,8 @@ use hydrant_protocol::cluster::stream_marker::PublishStream;
 use crate::ports::StoredBatch;
 
 use super::Worker;
-use super::sessions::{Session, Stored};
 use super::state::replica::Coming;
+use super::state::sessions::{Session, Stored};
 
 /// See the module.
 #[derive(Debug)]

@@ -17,9 +17,9 @@ use hydrant_protocol::cluster::dedup::{DedupWindow, PreparedSequence, Roamed, Vi
 use hydrant_protocol::cluster::message::{Prepared, PublishId, Recipients};
 
 use super::pending_acks::{Exact, Owed};
-use super::sessions::{Session, Stored};
 use super::state::replica::{Coming, Preparation};
 use super::state::routes::Route;
+use super::state::sessions::{Session, Stored};
 use super::{AckDependencies, Continuation, Worker};
 use crate::cluster::EARLIER_STARTS;
 use crate::messages::{PeerWork, SMALL};

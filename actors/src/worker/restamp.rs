@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Worker;
-use super::sessions::Walk;
+use super::state::sessions::Walk;
 use crate::ports::StoreOp;
 
 /// Sessions looked at in a turn.

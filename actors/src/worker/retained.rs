@@ -11,16 +11,15 @@
 //! buffer to [`MAX_BUFFERED`], or half of `limits.max_output_bytes`; the rest is for live messages. A turn looks at
 //! [`TURN`]'s topics and bytes.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hydrant_protocol::topic::{RetainedCursor, TopicFilter};
+use hydrant_protocol::topic::TopicFilter;
 use hydrant_protocol::{Message, QoS, wire};
 
 use super::abandon::Abandon;
-use super::sessions::Session;
 use super::state::publication::Publication;
+use super::state::sessions::Session;
 use super::{Conn, Worker};
 
 /// So many bytes of retained messages wait for a socket; a buffer of that size is used again.
@@ -40,28 +39,6 @@ struct Slice {
 impl Slice {
     fn is_over(&self) -> bool {
         self.topics == 0 || self.bytes == 0
-    }
-}
-
-/// The cursors of a session, in the order of its SUBSCRIBEs.
-#[derive(Debug, Default)]
-pub struct Cursors(VecDeque<(RetainedCursor, QoS)>);
-
-impl Cursors {
-    /// A filter is subscribed to. What it had begun before begins anew ([MQTT-3.8.4-3]).
-    fn begin(&mut self, filter: TopicFilter, granted: QoS) {
-        self.end(&filter);
-        self.0.push_back((RetainedCursor::new(filter), granted));
-    }
-
-    /// UNSUBSCRIBE of a filter.
-    pub(super) fn end(&mut self, filter: &TopicFilter) {
-        self.0.retain(|(cursor, _)| cursor.filter() != filter);
-    }
-
-    /// The next one has to wait for the window.
-    fn needs_window(&self) -> bool {
-        self.0.front().is_some_and(|(_, granted)| *granted != QoS::AtMostOnce)
     }
 }
 

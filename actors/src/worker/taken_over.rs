@@ -20,8 +20,8 @@ use crate::cluster::EARLIER_STARTS;
 use crate::ports::{PreparedPublish, StoreOp, StoredBatch, StoredSession, StoredWill};
 use crate::subscriptions::Subscriber;
 
-use super::sessions::Session;
 use super::state::publication::Publication;
+use super::state::sessions::Session;
 use super::{Conn, Worker};
 
 impl Worker {

@@ -3,9 +3,9 @@
 use super::*;
 use crate::metrics::DropReason;
 use crate::ports::StoredWill;
-use crate::worker::memory::{Charge, SESSION};
 use crate::worker::op_cost;
 use crate::worker::routes::LONGEST_CACHED;
+use crate::worker::state::sessions::{Charge, SESSION};
 
 fn route_bytes(worker: &Rc<Worker>) -> usize {
     worker.metrics.route_bytes.get() as usize
