@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use hydrant_protocol::PacketId;
 
-use super::order::Place;
-use super::pending_acks::Continuation;
+use super::state::pending_acks::{Continuation, Place};
 use super::state::replica::Preparation;
 use super::{Conn, Worker};
 

@@ -13,7 +13,7 @@ use hydrant_protocol::cluster::stream_marker::PublishStream;
 
 use super::Worker;
 use super::effects::RollbackGuard;
-use super::pending_acks::Exact;
+use super::state::pending_acks::Exact;
 use super::state::publication::Publication;
 use super::state::routes::Route;
 use crate::messages::PeerWork;

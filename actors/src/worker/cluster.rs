@@ -20,8 +20,8 @@ use crate::say;
 
 use super::conn::AckKind;
 use super::effects::RollbackGuard;
-use super::pending_acks::MOST_PEERS;
 use super::state::handover::Offer;
+use super::state::pending_acks::MOST_PEERS;
 use super::state::publication::Publication;
 use super::state::replica::Coming;
 use super::state::routes::Route;

@@ -11,7 +11,7 @@ use crate::ports::StoreOp;
 
 use super::ahead::RetainedAhead;
 use super::conn::AckKind;
-use super::pending_acks::{Exact, Owed};
+use super::state::pending_acks::{Exact, Owed};
 use super::state::publication::Publication;
 use super::state::replica::Preparation;
 use super::state::routes::Route;

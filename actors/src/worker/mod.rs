@@ -62,9 +62,9 @@ pub use crate::clock::{unix_ms, unix_ns};
 pub use batch::{Origin, PublishBatch, RemoteBatch};
 pub use conn::{Ack, AckKind, Conn, moment};
 pub(crate) use effects::cost as op_cost;
-pub use pending_acks::Continuation;
 
 pub use state::dependencies::AckDependencies;
+pub use state::pending_acks::Continuation;
 pub(crate) use state::publication::SYS_PREFIX;
 pub use state::sessions::Session;
 
@@ -72,11 +72,11 @@ use crate::metrics::WorkerMetrics;
 use crate::shared::NodeTables;
 use batch::InternalPublish;
 use effects::Effects;
-use order::Order;
-use orphan_dedup::OrphanDedup;
-use pending_acks::PendingAck;
-use prepared::PreparedPublishes;
 use state::buffers::Buffers;
+use state::exactly_once::PreparedPublishes;
+use state::order::Order;
+use state::pending_acks::PendingAck;
+use state::replica::OrphanDedup;
 use state::routes::{AtCap, Routes};
 use state::sessions::{Sessions, Walk};
 

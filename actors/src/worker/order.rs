@@ -12,132 +12,16 @@
 //! Invariant: a line begins with a message that is not durable, or with one whose turn has come and that stands in
 //! `ready`.
 //!
-//! Bounds: a place belongs to a pending ack ([`super::pending_acks`]) or to an answer that its connection is owed
+//! Bounds: a place belongs to a pending ack ([`super::state::pending_acks`]) or to an answer that its connection is owed
 //! (`limits.max_unacknowledged`). A line ends with its last place.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ahash::AHashMap;
-use slab::Slab;
-
 use super::abandon::Abandon;
 use super::effects::RollbackGuard;
-use super::pending_acks::{Exact, Owed};
+use super::state::pending_acks::{Exact, Owed, Place};
 use super::{AckDependencies, Conn, Continuation, Worker};
-
-/// Lines are given back to the allocator above so many places.
-const KEEP: usize = 1024;
-
-/// A place in a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    at: u32,
-    /// Tells a reused one.
-    stamp: u32,
-}
-
-/// Publisher and topic.
-type Line = (Arc<str>, Arc<str>);
-/// A message and who is owed its answer.
-type Durable = (Option<Owed>, Box<Exact>);
-
-#[derive(Debug)]
-enum Stands {
-    /// It is not durable.
-    Waits,
-    /// It is, and those before it are not delivered.
-    Durable(Durable),
-    /// It comes to nothing.
-    GivenUp,
-}
-
-#[derive(Debug)]
-struct Entry {
-    stamp: u32,
-    line: Line,
-    next: Option<u32>,
-    first: bool,
-    stands: Stands,
-}
-
-/// See the module.
-#[derive(Debug, Default)]
-pub struct Order {
-    places: Slab<Entry>,
-    last: AHashMap<Line, u32>,
-    /// Their turn has come.
-    ready: VecDeque<Durable>,
-}
-
-impl Order {
-    /// Whether a message of this publisher and topic waits.
-    fn has(&self, publisher: &Arc<str>, topic: &Arc<str>) -> bool {
-        !self.last.is_empty() && self.last.contains_key(&(Arc::clone(publisher), Arc::clone(topic)))
-    }
-
-    /// The last place of its line.
-    fn enter(&mut self, line: Line, stamp: u32) -> Place {
-        let before = self.last.get(&line).copied();
-        let (first, stands) = (before.is_none(), Stands::Waits);
-        let entry = Entry { stamp, line: line.clone(), next: None, first, stands };
-        #[allow(clippy::cast_possible_truncation)]
-        let at = self.places.insert(entry) as u32;
-        self.last.insert(line, at);
-        if let Some(before) = before.and_then(|before| self.places.get_mut(before as usize)) {
-            before.next = Some(at);
-        }
-        Place { at, stamp }
-    }
-
-    fn entry(&mut self, place: Place) -> Option<&mut Entry> {
-        self.places.get_mut(place.at as usize).filter(|entry| entry.stamp == place.stamp)
-    }
-
-    /// A message is durable: it comes back when its turn has come.
-    fn durable(&mut self, place: Place, message: Durable) -> Option<Durable> {
-        match self.entry(place) {
-            Some(entry) if !entry.first => {
-                entry.stands = Stands::Durable(message);
-                None
-            }
-            _ => Some(message),
-        }
-    }
-
-    /// It is delivered, or comes to nothing: what comes next and is durable is ready.
-    fn leave(&mut self, place: Place) {
-        match self.entry(place) {
-            Some(entry) if entry.first => {}
-            Some(entry) => {
-                entry.stands = Stands::GivenUp;
-                return;
-            }
-            None => return,
-        }
-        let mut at = Some(place.at);
-        while let Some(gone) = at.and_then(|at| self.places.try_remove(at as usize)) {
-            at = gone.next;
-            let Some(next) = at.and_then(|at| self.places.get_mut(at as usize)) else {
-                self.last.remove(&gone.line);
-                break;
-            };
-            next.first = true;
-            match std::mem::replace(&mut next.stands, Stands::Waits) {
-                Stands::GivenUp => {}
-                Stands::Waits => break,
-                Stands::Durable(message) => {
-                    self.ready.push_back(message);
-                    return;
-                }
-            }
-        }
-        if self.places.is_empty() && self.places.capacity() > KEEP {
-            (self.places, self.last) = (Slab::new(), AHashMap::new());
-        }
-    }
-}
 
 impl Worker {
     /// What of its order a QoS 2 message waits for, beside its own needs; nothing when it may be delivered at once.

@@ -15,18 +15,8 @@ use hydrant_protocol::cluster::stream_marker::PublishStream;
 use crate::ports::StoredBatch;
 
 use super::Worker;
-use super::state::replica::Coming;
+use super::state::replica::{Coming, OrphanDedup};
 use super::state::sessions::{Session, Stored};
-
-/// See the module.
-#[derive(Debug)]
-pub(super) struct OrphanDedup {
-    window: DedupWindow,
-    /// Publishes that stood in a batch of which this client's session had its part buffered only.
-    except: Vec<(PublishId, Arc<str>)>,
-    /// When it was begun, as [`Worker::now_ms`] counts.
-    since_ms: u64,
-}
 
 impl Worker {
     /// The sessions of a lost incarnation are here, and it had stored these.

@@ -8,15 +8,14 @@
 //! Bounds: as for the pending acks ([`super::pending_acks`]), whose publishes these are; [`CLOSING`] for those that
 //! only live subscribers of other nodes do not have yet.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hydrant_protocol::cluster::dedup::{DedupWindow, PreparedSequence, Roamed, Visit};
+use hydrant_protocol::cluster::dedup::{Roamed, Visit};
 use hydrant_protocol::cluster::message::{Prepared, PublishId, Recipients};
 
-use super::pending_acks::{Exact, Owed};
+use super::state::exactly_once::Behind;
+use super::state::pending_acks::{Exact, Owed};
 use super::state::replica::{Coming, Preparation};
 use super::state::routes::Route;
 use super::state::sessions::{Session, Stored};
@@ -28,31 +27,6 @@ use crate::ports::{PreparedPublish, StoreOp, StoredWill};
 /// Past so many prepared ones of a worker nothing waits for live subscribers elsewhere: they are at a node that is
 /// slow, whose messages are dropped past `cluster.max_link_bytes` and counted.
 const CLOSING: usize = 4096;
-
-/// Slot and stamp of a session, and its Last Will.
-type Behind = (u32, u32, StoredWill);
-
-/// What a worker keeps of its own ones, and of those it finishes.
-#[derive(Debug, Default)]
-pub struct PreparedPublishes {
-    /// QoS 2 messages that are begun and whose turn the router has not come to.
-    pub begun: RefCell<VecDeque<(Option<Owed>, Exact)>>,
-    /// Those of lost nodes, or of earlier starts, while it is not known who wants them; among them what the same
-    /// publishers publish here to the same topics, which comes behind.
-    pub held: RefCell<Vec<(Option<Owed>, Exact)>>,
-    /// Last Wills that were found at start, for as long.
-    pub wills: RefCell<Vec<StoredWill>>,
-    /// Those that other nodes want and may not all have.
-    pub numbers: RefCell<PreparedSequence>,
-    /// Of all that come here, what this worker has done for its sessions.
-    pub handled: RefCell<DedupWindow>,
-    /// Last Wills behind publishes of the same session that are being prepared.
-    pub behind: RefCell<Vec<Behind>>,
-    /// Below this the store was last told to forget them.
-    pub forgot: Cell<u64>,
-    /// Sessions that have come from other nodes a while ago: when, slot and stamp.
-    pub roaming: RefCell<VecDeque<(Instant, u32, u32)>>,
-}
 
 impl Worker {
     /// Whether a QoS 2 message is to be kept before anything is done with it. So is what comes behind one of

@@ -19,7 +19,7 @@ use super::abandon::Abandon;
 use super::batch::{Entry, InternalPublish, Origin, RemoteBatch};
 use super::conn::AckKind;
 use super::effects::RollbackGuard;
-use super::pending_acks::Exact;
+use super::state::pending_acks::Exact;
 use super::state::publication::Publication;
 use super::state::routes::Route;
 use super::{AckDependencies, Conn, Continuation, SYS_PREFIX, Worker};

@@ -2,7 +2,10 @@
 
 pub mod buffers;
 pub mod dependencies;
+pub mod exactly_once;
 pub mod handover;
+pub mod order;
+pub mod pending_acks;
 pub mod publication;
 pub mod replica;
 pub mod retained_cursors;

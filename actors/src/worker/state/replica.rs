@@ -1,5 +1,8 @@
-//! How a prepared publish stands, and how one comes to the queues of this node.
+//! How a prepared publish stands, how one comes to the queues of this node, and which of them the sessions here have.
 
+use std::sync::Arc;
+
+use hydrant_protocol::cluster::dedup::DedupWindow;
 use hydrant_protocol::cluster::message::PublishId;
 
 /// How a prepared publish stands.
@@ -26,4 +29,14 @@ pub struct Coming {
     pub resent: bool,
     /// As in [`Prepared::low_watermark`](hydrant_protocol::cluster::message::Prepared::low_watermark).
     pub low_watermark: u64,
+}
+
+/// Which prepared publishes the sessions of a lost incarnation have.
+#[derive(Debug)]
+pub struct OrphanDedup {
+    pub window: DedupWindow,
+    /// Publishes that stood in a batch of which this client's session had its part buffered only.
+    pub except: Vec<(PublishId, Arc<str>)>,
+    /// When it was begun, in milliseconds since its worker was made.
+    pub since_ms: u64,
 }
