@@ -12,7 +12,7 @@ use hydrant_protocol::cluster::message::Recipients;
 use hydrant_protocol::cluster::stream_marker::PublishStream;
 
 use super::Worker;
-use super::effects::RollbackGuard;
+use super::state::effects::RollbackGuard;
 use super::state::pending_acks::Exact;
 use super::state::publication::Publication;
 use super::state::routes::Route;
@@ -113,7 +113,7 @@ impl Worker {
         let mut publication = Publication::new(topic, &payload, QoS::ExactlyOnce, true);
         (publication.shared_topic, publication.owned) = (Some(topic), message);
         (publication.stream, publication.shows) = (stream, version);
-        let rollback = RollbackGuard::new(self);
+        let rollback = RollbackGuard::new(&self.effects);
         self.deliver_live(&route, &mut publication);
         rollback.keep();
         self.flush();

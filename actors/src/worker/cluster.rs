@@ -19,7 +19,7 @@ use crate::ports::{StoreOp, StoredSession};
 use crate::say;
 
 use super::conn::AckKind;
-use super::effects::RollbackGuard;
+use super::state::effects::RollbackGuard;
 use super::state::handover::Offer;
 use super::state::pending_acks::MOST_PEERS;
 use super::state::publication::Publication;
@@ -147,7 +147,7 @@ impl Worker {
         let publishes = if known { Publishes::default() } else { publishes };
         for publish in publishes.skip(first) {
             before_each();
-            let rollback = RollbackGuard::new(self);
+            let rollback = RollbackGuard::new(&self.effects);
             let route = self.route(publish.topic);
             let mut publication =
                 Publication::new(publish.topic, publish.payload, publish.qos, publish.durable);

@@ -17,7 +17,6 @@ mod conn;
 mod connect;
 mod deliver;
 mod drain;
-mod effects;
 mod exact;
 mod handover;
 mod leave;
@@ -61,9 +60,9 @@ use tokio::sync::oneshot;
 pub use crate::clock::{unix_ms, unix_ns};
 pub use batch::{Origin, PublishBatch, RemoteBatch};
 pub use conn::{Ack, AckKind, Conn, moment};
-pub(crate) use effects::cost as op_cost;
 
 pub use state::dependencies::AckDependencies;
+pub(crate) use state::effects::cost as op_cost;
 pub use state::pending_acks::Continuation;
 pub(crate) use state::publication::SYS_PREFIX;
 pub use state::sessions::Session;
@@ -71,8 +70,8 @@ pub use state::sessions::Session;
 use crate::metrics::WorkerMetrics;
 use crate::shared::NodeTables;
 use batch::InternalPublish;
-use effects::Effects;
 use state::buffers::Buffers;
+use state::effects::Effects;
 use state::exactly_once::PreparedPublishes;
 use state::order::Order;
 use state::pending_acks::PendingAck;
@@ -358,6 +357,13 @@ impl Worker {
             false
         });
         self.paused.replace(paused);
+    }
+
+    /// Sends what the handlers have decided.
+    pub fn flush(&self) {
+        if self.effects.borrow_mut().hand_out(self.index, &self.shared) {
+            self.remote_is_full();
+        }
     }
 
     /// Another worker's router got more than it has room for: nothing is read here until it has

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::abandon::Abandon;
-use super::effects::RollbackGuard;
+use super::state::effects::RollbackGuard;
 use super::state::pending_acks::{Exact, Owed, Place};
 use super::{AckDependencies, Conn, Continuation, Worker};
 
@@ -84,7 +84,8 @@ impl Worker {
             let next = self.order.borrow_mut().ready.pop_front();
             let Some((answer, exact)) = next else { break };
             let kind = Continuation::Exact { answer, exact };
-            let (abandon, rollback) = (Abandon::wait(self, &kind, true), RollbackGuard::new(self));
+            let (abandon, rollback) =
+                (Abandon::wait(self, &kind, true), RollbackGuard::new(&self.effects));
             if let Continuation::Exact { answer, exact } = kind {
                 let (conn, index) = answer.unzip();
                 self.exact_done(conn.as_ref(), index, &exact);

@@ -16,7 +16,7 @@ use crate::messages::{AckSource, CompletionToken, ManagerWork, SMALL};
 
 use super::abandon::Abandon;
 use super::conn::AckKind;
-use super::effects::RollbackGuard;
+use super::state::effects::RollbackGuard;
 use super::state::pending_acks::{Continuation, Exact, LOG, MOST_PEERS, PEER, PendingAck, STORE};
 use super::{Conn, Worker};
 
@@ -77,7 +77,7 @@ impl Worker {
         // Of a publish that is only begun nothing is done yet.
         let durable = !matches!(kind, Continuation::Begun { .. });
         let abandon = Abandon::wait(self, &kind, durable);
-        let rollback = RollbackGuard::new(self);
+        let rollback = RollbackGuard::new(&self.effects);
         self.go_on(kind);
         rollback.keep();
         abandon.keep();

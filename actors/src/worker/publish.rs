@@ -2,7 +2,7 @@
 //! acknowledgement waits for.
 //!
 //! A publish's answer is queued last, after everything that could panic: a publish that was half
-//! done is taken back ([`super::effects::RollbackGuard`]) and begun again.
+//! done is taken back ([`super::state::effects::RollbackGuard`]) and begun again.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::say::{self, cut};
 use super::abandon::Abandon;
 use super::batch::{Entry, InternalPublish, Origin, RemoteBatch};
 use super::conn::AckKind;
-use super::effects::RollbackGuard;
+use super::state::effects::RollbackGuard;
 use super::state::pending_acks::Exact;
 use super::state::publication::Publication;
 use super::state::routes::Route;
@@ -73,7 +73,8 @@ impl Worker {
         let mut turn = OWN_AT_ONCE;
         while let Some((answer, exact)) = self.take_begun() {
             let kind = Continuation::Begun { answer, exact: Box::new(exact) };
-            let (abandon, rollback) = (Abandon::wait(self, &kind, false), RollbackGuard::new(self));
+            let (abandon, rollback) =
+                (Abandon::wait(self, &kind, false), RollbackGuard::new(&self.effects));
             if let Continuation::Begun { answer, exact } = kind {
                 self.go_on_with(answer, *exact);
             }
@@ -111,7 +112,7 @@ impl Worker {
             let routing = self.routing.borrow();
             while let Some((entry, topic, payload)) = routing.get(self.routed.get()) {
                 before_each();
-                let rollback = RollbackGuard::new(self);
+                let rollback = RollbackGuard::new(&self.effects);
                 self.count_in(entry.qos, payload.len());
                 self.route_client(entry, topic, payload);
                 rollback.keep();
@@ -135,7 +136,7 @@ impl Worker {
             let Some((origin, message, ops)) = next.filter(|_| *turn > 0) else { return handled };
             *turn -= 1;
             before_each();
-            let rollback = RollbackGuard::new(self);
+            let rollback = RollbackGuard::new(&self.effects);
             self.route_internal(&origin, &message, ops);
             rollback.keep();
             self.internal.borrow_mut().pop_front();
@@ -419,7 +420,7 @@ impl Worker {
         let first = batch.done;
         while let Some((entry, topic, payload)) = batch.get(batch.done) {
             before_each();
-            let rollback = RollbackGuard::new(self);
+            let rollback = RollbackGuard::new(&self.effects);
             let route = self.route(topic);
             let mut publication = Publication::new(topic, payload, entry.qos, entry.durable);
             publication.shared_topic = Some(&route.topic);

@@ -2,6 +2,7 @@
 
 pub mod buffers;
 pub mod dependencies;
+pub mod effects;
 pub mod exactly_once;
 pub mod handover;
 pub mod order;

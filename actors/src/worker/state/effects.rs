@@ -5,6 +5,7 @@
 //! that was half done is taken back and begun again. A batch for another worker or node keeps where it
 //! stood when the step first touched it, so a savepoint costs what is touched.
 
+use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 
 use hydrant_protocol::cluster::message::{self, Control};
@@ -14,7 +15,8 @@ use crate::cluster::Recipient;
 use crate::messages::{CompletionToken, LogWork, PeerWork, RouterWork, StorageWork, Transaction};
 use crate::ports::StoreOp;
 
-use super::{RemoteBatch, Worker};
+use crate::shared::NodeTables;
+use crate::worker::RemoteBatch;
 
 #[derive(Debug)]
 pub struct Effects {
@@ -161,6 +163,60 @@ impl Effects {
         self.broadcast.truncate(savepoint.broadcast);
         self.reached.truncate(savepoint.reached);
     }
+
+    /// Sends what stands here. Storage first: another worker's part of a transaction must find that of `worker`
+    /// there. True: another worker's router got more than it has room for.
+    pub fn hand_out(&mut self, worker: u16, shared: &NodeTables) -> bool {
+        let joined = self.joined.iter().filter(|joined| **joined).count();
+        let other = self.transaction.take();
+        // A part that another worker waits for does not wait for what we ask for ourselves.
+        let origin = other.is_none().then_some(worker);
+        let transaction = other.or_else(|| {
+            (joined > 0).then(|| Transaction {
+                id: shared.next_transaction.fetch_add(1, Ordering::Relaxed),
+                parts: u16::try_from(joined + 1).unwrap_or(u16::MAX),
+            })
+        });
+        if !self.ops.is_empty() || !self.tokens.is_empty() || transaction.is_some() {
+            let ops = std::mem::take(&mut self.ops);
+            let bytes = ops.iter().map(cost).sum::<usize>() + 64;
+            let tokens = std::mem::take(&mut self.tokens);
+            shared.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, bytes);
+        }
+        if !self.log.is_empty() {
+            shared.log.push_all(self.log.drain(..).map(|work| {
+                let cost = work.record.cost();
+                (work, cost)
+            }));
+        }
+        let mut is_full = false;
+        for (to, batch) in self.remote.iter_mut().enumerate() {
+            let joined = std::mem::take(&mut self.joined[to]);
+            if batch.is_empty() && !joined {
+                continue;
+            }
+            let mut batch = std::mem::take(batch);
+            batch.transaction = if joined { transaction } else { None };
+            let bytes = batch.bytes();
+            shared.routers[to].push(RouterWork::Deliver(batch), bytes);
+            is_full |= !shared.routers[to].has_room();
+        }
+        if let Some(cluster) = &shared.cluster {
+            for message in self.broadcast.drain(..) {
+                cluster.work.push(PeerWork::Broadcast(message), 1024);
+            }
+            for batch in self.peers.drain(..).filter(|batch| batch.count > 0) {
+                let OutboundPeerBatch { to, body, count, tokens, queues, prepared, .. } = batch;
+                let bytes = body.len();
+                let work = PeerWork::Publishes { to, body, count, tokens, queues, prepared };
+                cluster.work.push(work, bytes);
+            }
+            for reached in self.reached.drain(..) {
+                cluster.work.push(reached, 128);
+            }
+        }
+        is_full
+    }
 }
 
 /// What an operation counts with against `storage.max_pending_bytes`: its place in a list, and what it points to.
@@ -195,76 +251,17 @@ pub fn cost(op: &StoreOp) -> usize {
     size_of::<StoreOp>() + points_to
 }
 
-impl Worker {
-    /// Sends what stands in `Effects`. Storage first: another worker's part of a transaction
-    /// must find ours there.
-    pub fn flush(&self) {
-        let mut effects = self.effects.borrow_mut();
-        let effects = &mut *effects;
-        let shared = &self.shared;
-        let joined = effects.joined.iter().filter(|joined| **joined).count();
-        let other = effects.transaction.take();
-        // A part that another worker waits for does not wait for what we ask for ourselves.
-        let origin = other.is_none().then_some(self.index);
-        let transaction = other.or_else(|| {
-            (joined > 0).then(|| Transaction {
-                id: shared.next_transaction.fetch_add(1, Ordering::Relaxed),
-                parts: u16::try_from(joined + 1).unwrap_or(u16::MAX),
-            })
-        });
-        if !effects.ops.is_empty() || !effects.tokens.is_empty() || transaction.is_some() {
-            let ops = std::mem::take(&mut effects.ops);
-            let bytes = ops.iter().map(cost).sum::<usize>() + 64;
-            let tokens = std::mem::take(&mut effects.tokens);
-            shared.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, bytes);
-        }
-        if !effects.log.is_empty() {
-            shared.log.push_all(effects.log.drain(..).map(|work| {
-                let cost = work.record.cost();
-                (work, cost)
-            }));
-        }
-        for (worker, batch) in effects.remote.iter_mut().enumerate() {
-            let joined = std::mem::take(&mut effects.joined[worker]);
-            if batch.is_empty() && !joined {
-                continue;
-            }
-            let mut batch = std::mem::take(batch);
-            batch.transaction = if joined { transaction } else { None };
-            let bytes = batch.bytes();
-            shared.routers[worker].push(RouterWork::Deliver(batch), bytes);
-            if !shared.routers[worker].has_room() {
-                self.remote_is_full();
-            }
-        }
-        if let Some(cluster) = &shared.cluster {
-            for message in effects.broadcast.drain(..) {
-                cluster.work.push(PeerWork::Broadcast(message), 1024);
-            }
-            for batch in effects.peers.drain(..).filter(|batch| batch.count > 0) {
-                let OutboundPeerBatch { to, body, count, tokens, queues, prepared, .. } = batch;
-                let bytes = body.len();
-                let work = PeerWork::Publishes { to, body, count, tokens, queues, prepared };
-                cluster.work.push(work, bytes);
-            }
-            for reached in effects.reached.drain(..) {
-                cluster.work.push(reached, 128);
-            }
-        }
-    }
-}
-
 /// A step: takes back what it has put into [`Effects`] when it does not get to its end. Steps do not
 /// stand within each other.
 pub struct RollbackGuard<'a> {
-    worker: &'a Worker,
+    effects: &'a RefCell<Effects>,
     savepoint: Savepoint,
 }
 
 impl<'a> RollbackGuard<'a> {
     #[inline]
-    pub fn new(worker: &'a Worker) -> Self {
-        Self { worker, savepoint: worker.effects.borrow_mut().begin_step() }
+    pub fn new(effects: &'a RefCell<Effects>) -> Self {
+        Self { effects, savepoint: effects.borrow_mut().begin_step() }
     }
 
     #[inline]
@@ -276,7 +273,7 @@ impl<'a> RollbackGuard<'a> {
 impl Drop for RollbackGuard<'_> {
     #[cold]
     fn drop(&mut self) {
-        if let Ok(mut effects) = self.worker.effects.try_borrow_mut() {
+        if let Ok(mut effects) = self.effects.try_borrow_mut() {
             effects.rollback(self.savepoint);
         }
     }
