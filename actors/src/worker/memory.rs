@@ -1,9 +1,9 @@
 //! What sessions and connections take in memory, against the bounds of the node.
 //!
-//! A session has a [`Charge`](super::state::sessions::Charge): its client id, topic filters, incoming packet ids, and messages in flight while it is
-//! offline. Connections have *buffers*: what comes in (packets that are not whole, Last Wills), and what goes out (messages
-//! that wait in memory, and what waits to be written). Each side has half of the bound, so that subscribers that take
-//! nothing hold no publisher up.
+//! A session has a [`Charge`](super::state::sessions::Charge): its client id, topic filters, incoming packet ids, and
+//! messages in flight while it is offline. Connections have *buffers*: what comes in (packets that are not whole, Last
+//! Wills), and what goes out (messages that wait in memory, and what waits to be written). Each side has half of the
+//! bound, so that subscribers that take nothing hold no publisher up.
 //!
 //! Invariant: the sum over the connections is what [`Worker::check_timers`] counts at each tick. In between it is kept
 //! up by who changes a buffer.

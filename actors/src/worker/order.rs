@@ -9,11 +9,7 @@
 //! connection has ended; one that is refused, or whose handling panics, gives its place up. Other topics of its
 //! publisher are other lines.
 //!
-//! Invariant: a line begins with a message that is not durable, or with one whose turn has come and that stands in
-//! `ready`.
-//!
-//! Bounds: a place belongs to a pending ack ([`super::state::pending_acks`]) or to an answer that its connection is owed
-//! (`limits.max_unacknowledged`). A line ends with its last place.
+//! Bounds: those of [`Order`](super::state::order::Order).
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 //! Its publisher is a persistent session, or it is a Last Will. A clean session ends with its connection:
 //! whatever its client sends again is another message.
 //!
-//! Bounds: as for the pending acks ([`super::pending_acks`]), whose publishes these are; [`CLOSING`] for those that
+//! Bounds: as for the pending acks ([`super::state::pending_acks`]), whose publishes these are; [`CLOSING`] for those that
 //! only live subscribers of other nodes do not have yet.
 
 use std::sync::Arc;

@@ -1,4 +1,6 @@
 //! Clients that wait to be let in, here or elsewhere.
+//!
+//! Bounds: a claim a connection; a release a client whose session another node asks for.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,6 @@
 //! Incarnations that are lost and that nobody has taken over.
+//!
+//! Bounds: an entry a lost incarnation.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,6 @@
 //! How far the nodes are with a round in which retained messages are read again.
+//!
+//! Bounds: one round at a time; an entry a node.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,6 @@
 //! What the store has said of all incarnations.
+//!
+//! Bounds: one survey at a time; a row an incarnation that the store knows.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,6 @@
 //! The bytes that the connections of a worker hold, of what comes in or of what goes out.
+//!
+//! Bounds: half of a worker's part of `limits.max_buffer_bytes` a side; what happens past it says `worker/memory.rs`.
 
 use std::cell::Cell;
 

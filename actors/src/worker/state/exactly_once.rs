@@ -1,4 +1,6 @@
 //! The prepared publishes of a worker.
+//!
+//! Bounds: as for the pending acks, whose publishes these are.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -1,4 +1,6 @@
 //! What a session has while it is on its way from one node to another.
+//!
+//! Bounds: `session.max_queued_messages` and `session.max_queued_bytes` for what is buffered.
 
 use std::sync::Arc;
 

@@ -1,4 +1,10 @@
 //! The lines of QoS 2 messages that wait for their turn.
+//!
+//! Invariant: a line begins with a message that is not durable, or with one whose turn has come and that stands in
+//! `ready`.
+//!
+//! Bounds: a place belongs to a pending ack ([`super::pending_acks`]) or to an answer that its connection is owed
+//! (`limits.max_unacknowledged`). A line ends with its last place.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! What waits for store, log or other nodes, and what goes on once they have answered.
+//!
+//! Bounds: a pending ack belongs to an answer that a connection is owed (`limits.max_unacknowledged`), to a flight of a
+//! session's window (`session.max_inflight`), or to a Last Will.
 
 use std::rc::Rc;
 use std::sync::Arc;

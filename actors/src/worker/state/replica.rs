@@ -1,4 +1,6 @@
 //! How a prepared publish stands, how one comes to the queues of this node, and which of them the sessions here have.
+//!
+//! Bounds: an [`OrphanDedup`] an incarnation that was taken over lately.
 
 use std::sync::Arc;
 

@@ -1,4 +1,6 @@
 //! How far a session is with the retained messages of its new subscriptions.
+//!
+//! Bounds: a session has one cursor for each of its filters (`limits.max_subscriptions`).
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,7 @@
 //! The sessions of a worker, and what each is counted with.
+//!
+//! Bounds: `session.max_sessions` persistent ones of the node; clean ones by `limits.max_connections`; what they take by
+//! `session.max_bytes` and `session.max_total_bytes`.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,7 +41,8 @@ pub struct Stored {
     pub reading: Option<u32>,
     /// One past the last sequence that its request sees.
     pub read_until: u64,
-    /// The lost incarnation that it was taken over from; [`EARLIER_STARTS`](crate::cluster::EARLIER_STARTS): found at start.
+    /// The lost incarnation that it was taken over from; [`EARLIER_STARTS`](crate::cluster::EARLIER_STARTS): found at
+    /// start.
     pub orphan: u64,
     /// Its filters when it was taken over, where they have changed while others send again what they kept for it.
     pub filters_before: Option<Box<[TopicFilter]>>,
