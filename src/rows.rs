@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hydrant_actors::ports::{DeadId, DeadLetter, LogRecord, PreparedPublish, StoreError};
+use hydrant_actors::ports::{
+    DeadId, DeadLetter, LogRecord, PreparedPublish, StoreError, StoredSubscription,
+};
 use hydrant_protocol::cluster::message::PublishId;
 use hydrant_protocol::{Message, PacketId, Properties, QoS};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -177,6 +179,30 @@ pub(crate) fn encode_prepared(prepared: &PreparedPublish) -> Result<Vec<u8>, Row
         record: prepared.record,
         message: serde_bytes::Bytes::new(&message),
     })
+}
+
+/// A subscription. What it is owed stands behind it, so that one that is owed nothing is as it always was.
+pub(crate) fn encode_subscription(
+    qos: QoS,
+    filter: &str,
+    owes: Option<&str>,
+) -> Result<Vec<u8>, RowError> {
+    let bytes = encode(&(qos as u8, filter))?;
+    match owes {
+        Some(topic) => Ok(postcard::to_extend(topic, bytes)?),
+        None => Ok(bytes),
+    }
+}
+
+/// Reads what [`encode_subscription`] wrote.
+pub(crate) fn decode_subscription(bytes: &[u8]) -> Result<StoredSubscription, RowError> {
+    let ((qos, filter), rest) = postcard::take_from_bytes::<(u8, &str)>(body(bytes)?)?;
+    let qos = QoS::from_bits(qos).ok_or(postcard::Error::DeserializeBadEncoding)?;
+    let owes = match rest {
+        [] => None,
+        rest => Some(postcard::from_bytes::<&str>(rest)?.into()),
+    };
+    Ok(StoredSubscription { filter: filter.into(), qos, owes })
 }
 
 /// The ids of prepared publishes.
@@ -376,6 +402,22 @@ pub(crate) fn number_at(key: &[u8], at: usize) -> Result<u64, RowError> {
 mod tests {
     use super::*;
     use crate::embedded::suite;
+
+    #[test]
+    fn a_subscription_that_is_owed_nothing_is_as_it_always_was() {
+        let (qos, filter) = (QoS::AtLeastOnce, "a/#");
+        let plain = encode(&(qos as u8, filter)).unwrap();
+        assert_eq!(encode_subscription(qos, filter, None).unwrap(), plain);
+        for owes in [None, Some(""), Some("a/b")] {
+            let bytes = encode_subscription(qos, filter, owes).unwrap();
+            let owes = owes.map(Arc::from);
+            let expected = StoredSubscription { filter: filter.into(), qos, owes };
+            assert_eq!(decode_subscription(&bytes).unwrap(), expected);
+            // An older broker reads what stands before it.
+            assert_eq!(decode::<(u8, String)>(&bytes).unwrap(), (1, filter.to_owned()));
+        }
+        assert!(decode_subscription(&[plain, vec![5, b'x']].concat()).is_err());
+    }
 
     #[test]
     fn messages_and_records_come_back_with_every_property() {

@@ -2,9 +2,11 @@
 //! here is in keys: a change of it is another schema.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use cdrs_tokio::types::value::Value;
 use hydrant_actors::ports::SessionId;
+use hydrant_protocol::QoS;
 
 use super::db::Bound;
 use super::queue::BUCKET;
@@ -18,6 +20,8 @@ pub(super) const HELD_SHARDS: i32 = 64;
 pub(super) const WILL_SHARDS: i32 = 64;
 /// Positions of an outbox bucket: bounds a partition to 256 records.
 pub(super) const OUTBOX_BUCKET: u64 = 256;
+/// A subscription is owed all retained messages: no topic is named so ([MQTT-3.3.2-2]).
+const OWES_ALL: &str = "#";
 
 /// A big integer column. Sequences, positions and timestamps stay below 2^63.
 pub(super) fn long(value: u64) -> Value {
@@ -73,6 +77,34 @@ pub(super) fn held_delete(lineage: u64, id: SessionId, timestamp: u64) -> Bound 
     Bound { statement: S::HeldDelete, values }
 }
 
+/// A subscription. What it is owed is never null, which would be a tombstone a subscription: an empty text is nothing,
+/// `#` is all, anything else is the topic behind which it is.
+pub(super) fn keep_subscription(
+    id: SessionId,
+    filter: &str,
+    qos: QoS,
+    owes: Option<&str>,
+    timestamp: u64,
+) -> Bound {
+    let owes = match owes {
+        None => "",
+        Some("") => OWES_ALL,
+        Some(topic) => topic,
+    };
+    let key = [int(session_shard(id)), long(id), text(filter)];
+    let values = [&key[..], &[int(qos as i32), text(owes), long(timestamp)]].concat();
+    Bound { statement: S::KeepSubscription, values }
+}
+
+/// What [`keep_subscription`] wrote, and null, as an older broker left it.
+pub(super) fn owed(column: Option<String>) -> Option<Arc<str>> {
+    match column.as_deref() {
+        None | Some("") => None,
+        Some(OWES_ALL) => Some("".into()),
+        Some(topic) => Some(topic.into()),
+    }
+}
+
 /// A list of big integers.
 pub(super) fn longs(values: &[u64]) -> Value {
     let count = u32::try_from(values.len()).unwrap_or(u32::MAX);
@@ -107,8 +139,20 @@ pub(super) const fn bucket_end(bucket: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_subscription_is_owed_is_never_null() {
+        for owes in [None, Some(""), Some("a/b")] {
+            let bound = keep_subscription(7, "a/#", QoS::AtLeastOnce, owes, 9);
+            let Value::Some(column) = &bound.values[4] else { panic!("{owes:?}: a tombstone") };
+            let column = String::from_utf8(column.clone()).unwrap();
+            assert_eq!(owed(Some(column)).as_deref(), owes);
+        }
+        assert_eq!(owed(None), None);
+    }
 
     #[test]
     fn the_values_of_the_index() {

@@ -14,7 +14,8 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hydrant_actors::ports::{SessionId, StoreError, StoredSession};
 
 use super::columns::{
-    blob, encode_receipts, held_delete, held_put, int, long, session_shard, signed, text,
+    blob, encode_receipts, held_delete, held_put, int, keep_subscription, long, session_shard,
+    signed, text,
 };
 use super::db::{Applied, Bound, Db};
 use super::holder;
@@ -91,9 +92,9 @@ fn again(
         Bound { statement: S::PutBase, values: based },
     ];
     for subscription in &session.subscriptions {
-        let qos = int(subscription.qos as i32);
-        let values = vec![int(shard), long(id), text(&subscription.filter), qos, long(timestamp)];
-        bounds.push(Bound { statement: S::PutSubscription, values });
+        let owes = subscription.owes.as_deref();
+        let (filter, qos) = (&subscription.filter, subscription.qos);
+        bounds.push(keep_subscription(id, filter, qos, owes, timestamp));
     }
     for (bucket, state) in states {
         let state = blob(state);

@@ -18,8 +18,8 @@ use hydrant_protocol::PacketId;
 use hydrant_protocol::cluster::message::PublishId;
 
 use super::columns::{
-    OUTBOX_BUCKET, SHARDS, blob, encode_receipts, held_put, int, long, name_shard, session_shard,
-    signed, text,
+    OUTBOX_BUCKET, SHARDS, blob, encode_receipts, held_put, int, keep_subscription, long,
+    name_shard, session_shard, signed, text,
 };
 use super::db::Bound;
 use super::memory::{Lane, Memory};
@@ -169,11 +169,10 @@ impl Planner<'_> {
                 self.put_session(*id, client_id, *epoch, *disconnected_ms);
             }
             StoreOp::DeleteSession { id, client_id } => self.delete_session(*id, client_id),
-            StoreOp::PutSubscription { id, filter, qos } => {
-                let shard = session_shard(*id);
-                let values =
-                    vec![int(shard), long(*id), text(filter), int(*qos as i32), self.timestamp()];
-                self.group(S::PutSubscription, shard, S::PutSubscription, values);
+            StoreOp::PutSubscription { id, filter, qos, owes } => {
+                let timestamp = self.memory.timestamp();
+                let bound = keep_subscription(*id, filter, *qos, owes.as_deref(), timestamp);
+                self.group(S::PutSubscription, session_shard(*id), bound.statement, bound.values);
             }
             StoreOp::DeleteSubscription { id, filter } => {
                 let shard = session_shard(*id);
@@ -724,6 +723,7 @@ mod tests {
                 id: 1,
                 filter: "a".into(),
                 qos: hydrant_protocol::QoS::AtMostOnce,
+                owes: None,
             },
             StoreOp::PutReceipt { id: 1, packet_id: PacketId::MIN },
             StoreOp::DeleteQueued { id: 1, sequence: 3 },

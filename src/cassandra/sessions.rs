@@ -13,7 +13,7 @@ use hydrant_actors::ports::{SessionId, StoreError, StoredSession, StoredSubscrip
 use hydrant_protocol::session::RangeSet;
 use hydrant_protocol::{PacketId, QoS};
 
-use super::columns::{SHARDS, decode_receipts, int, longs, session_shard};
+use super::columns::{SHARDS, decode_receipts, int, longs, owed, session_shard};
 use super::db::{Bound, Db, Row};
 use super::memory::Memory;
 use super::queue::{Base, BucketState};
@@ -75,8 +75,8 @@ pub(super) async fn load(db: &Db, which: Which<'_>) -> Result<Loaded, StoreError
         let qos = u8::try_from(row.i32("qos")?).ok().and_then(QoS::from_bits);
         let qos = qos.ok_or_else(|| senseless("the QoS of a subscription"))?;
         if let Some(session) = loaded.sessions.get_mut(&row.u64("id")?) {
-            let filter = row.text("filter")?.into();
-            session.subscriptions.push(StoredSubscription { filter, qos });
+            let (filter, owes) = (row.text("filter")?.into(), owed(row.optional_text("owes")?));
+            session.subscriptions.push(StoredSubscription { filter, qos, owes });
         }
     }
     for row in rows(db, which, [S::QueueBuckets, S::QueueBucketsIn]).await? {

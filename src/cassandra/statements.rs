@@ -104,11 +104,13 @@ pub enum Statement {
     DeadLetterHeads,
     DeadLetter,
     DeadLetters,
+    // A subscription with what it is owed of retained messages.
+    KeepSubscription,
 }
 
 impl Statement {
     /// In the order of their numbers.
-    pub const ALL: [(Self, &'static str); 87] = {
+    pub const ALL: [(Self, &'static str); 88] = {
         use Statement as S;
         [
             (
@@ -202,7 +204,7 @@ impl Statement {
                 S::Sessions,
                 "SELECT id, client_id, epoch, disconnected_ms, receipts, base_stamp, base_sequence, WRITETIME(client_id) AS written FROM session WHERE shard = ?",
             ),
-            (S::Subscriptions, "SELECT id, filter, qos FROM subscription WHERE shard = ?"),
+            (S::Subscriptions, "SELECT id, filter, qos, owes FROM subscription WHERE shard = ?"),
             (S::QueueBuckets, "SELECT id, bucket, state FROM queue_bucket WHERE shard = ?"),
             (
                 S::QueueBucketsOf,
@@ -298,7 +300,7 @@ impl Statement {
             ),
             (
                 S::SubscriptionsIn,
-                "SELECT id, filter, qos FROM subscription WHERE shard = ? AND id IN ?",
+                "SELECT id, filter, qos, owes FROM subscription WHERE shard = ? AND id IN ?",
             ),
             (
                 S::QueueBucketsIn,
@@ -396,6 +398,10 @@ impl Statement {
                 S::DeadLetters,
                 "SELECT id, cost, letter FROM dead_letter WHERE incarnation = ? AND shard = ?",
             ),
+            (
+                S::KeepSubscription,
+                "INSERT INTO subscription (shard, id, filter, qos, owes) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?",
+            ),
         ]
     };
 
@@ -418,7 +424,7 @@ pub const TABLES: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS session_epoch (client_id text PRIMARY KEY, id bigint, epoch bigint, fence bigint, holder bigint)",
     "CREATE TABLE IF NOT EXISTS session_held (line bigint, shard int, id bigint, client_id text, moving int, PRIMARY KEY ((line, shard), id))",
     "CREATE TABLE IF NOT EXISTS session (shard int, id bigint, client_id text, epoch bigint, disconnected_ms bigint, receipts blob, base_stamp bigint, base_sequence bigint, PRIMARY KEY (shard, id))",
-    "CREATE TABLE IF NOT EXISTS subscription (shard int, id bigint, filter text, qos int, PRIMARY KEY (shard, id, filter))",
+    "CREATE TABLE IF NOT EXISTS subscription (shard int, id bigint, filter text, qos int, owes text, PRIMARY KEY (shard, id, filter))",
     "CREATE TABLE IF NOT EXISTS queue_bucket (shard int, id bigint, bucket bigint, state blob, PRIMARY KEY (shard, id, bucket))",
     "CREATE TABLE IF NOT EXISTS queue (id bigint, bucket bigint, sequence bigint, stamp bigint, messages blob, costs blob, PRIMARY KEY ((id, bucket), sequence, stamp)) WITH gc_grace_seconds = 86400",
     "CREATE TABLE IF NOT EXISTS retained (shard int, topic text, message blob, PRIMARY KEY (shard, topic))",

@@ -12,6 +12,7 @@
 )]
 
 pub mod dead;
+mod owed;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub type Case = fn(&Open<'_>);
 /// Every case with its name.
 pub const CASES: &[(&str, Case)] = &[
     ("sessions_and_subscriptions", sessions_and_subscriptions),
+    ("what_subscriptions_are_owed", owed::what_subscriptions_are_owed),
     ("queue_order_and_paging", queue_order_and_paging),
     ("qos2_state", qos2_state),
     ("deleted_session_leaves_nothing", deleted_session_leaves_nothing),
@@ -126,8 +128,12 @@ fn packet(id: u16) -> PacketId {
 fn sessions_and_subscriptions(open: &Open<'_>) {
     let store = open();
     let long: Arc<str> = "x/".repeat(20_000).into();
-    let subscription =
-        |filter: &str, qos| StoreOp::PutSubscription { id: 7, filter: filter.into(), qos };
+    let subscription = |filter: &str, qos| StoreOp::PutSubscription {
+        id: 7,
+        filter: filter.into(),
+        qos,
+        owes: None,
+    };
     write(&store, vec![put_session(7), put_session(8), put_session(300)]);
     write(
         &store,
@@ -157,7 +163,7 @@ fn sessions_and_subscriptions(open: &Open<'_>) {
     assert_eq!(found.iter().map(|s| s.id).collect::<Vec<_>>(), [7, 8, 300]);
     found[0].subscriptions.sort_by_key(|s| s.filter.len());
     let expected = [("b", QoS::ExactlyOnce), ("a/#", QoS::AtLeastOnce), (&long, QoS::AtLeastOnce)]
-        .map(|(filter, qos)| StoredSubscription { filter: filter.into(), qos });
+        .map(|(filter, qos)| StoredSubscription { filter: filter.into(), qos, owes: None });
     assert_eq!(found[0].subscriptions, expected);
     assert_eq!(
         found[1],
@@ -258,7 +264,12 @@ fn deleted_session_leaves_nothing(open: &Open<'_>) {
             stage: OutgoingStage::Publish,
         });
         ops.push(StoreOp::PutReceipt { id, packet_id: packet(9) });
-        ops.push(StoreOp::PutSubscription { id, filter: "a".into(), qos: QoS::AtLeastOnce });
+        ops.push(StoreOp::PutSubscription {
+            id,
+            filter: "a".into(),
+            qos: QoS::AtLeastOnce,
+            owes: None,
+        });
         ops
     };
     for id in [1, 2] {
@@ -266,7 +277,12 @@ fn deleted_session_leaves_nothing(open: &Open<'_>) {
     }
     // With writes of its own before it in the same batch.
     let mut ops = vec![StoreOp::PutQueued { id: 1, entry: entry(9999) }];
-    ops.push(StoreOp::PutSubscription { id: 1, filter: "late".into(), qos: QoS::AtLeastOnce });
+    ops.push(StoreOp::PutSubscription {
+        id: 1,
+        filter: "late".into(),
+        qos: QoS::AtLeastOnce,
+        owes: None,
+    });
     ops.push(StoreOp::DeleteSession { id: 1, client_id: "client1".into() });
     write(&store, ops);
     assert!(wait(store.read_queue(1, 0, 10, 9999)).is_empty());
@@ -413,8 +429,18 @@ fn every_op_twice(open: &Open<'_>) {
     let mut ops = vec![
         put_session(1),
         put_session(2),
-        StoreOp::PutSubscription { id: 1, filter: "f".into(), qos: QoS::AtLeastOnce },
-        StoreOp::PutSubscription { id: 1, filter: "g".into(), qos: QoS::AtLeastOnce },
+        StoreOp::PutSubscription {
+            id: 1,
+            filter: "f".into(),
+            qos: QoS::AtLeastOnce,
+            owes: Some("t".into()),
+        },
+        StoreOp::PutSubscription {
+            id: 1,
+            filter: "g".into(),
+            qos: QoS::AtLeastOnce,
+            owes: Some("".into()),
+        },
         StoreOp::DeleteSubscription { id: 1, filter: "g".into() },
         StoreOp::PutQueued { id: 1, entry: entry(1) },
         StoreOp::PutQueued { id: 1, entry: entry(2) },

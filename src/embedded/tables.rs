@@ -12,11 +12,10 @@ use std::sync::Arc;
 
 use fjall::{Iter, Keyspace, UserKey, UserValue};
 use hydrant_actors::ports::{
-    OutgoingStage, QueueEntry, SessionId, StoreError, StoreOp, StoredSession, StoredSubscription,
-    StoredWill,
+    OutgoingStage, QueueEntry, SessionId, StoreError, StoreOp, StoredSession, StoredWill,
 };
 use hydrant_protocol::session::RangeSet;
-use hydrant_protocol::{Message, PacketId, QoS};
+use hydrant_protocol::{Message, PacketId};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +27,7 @@ use super::keys::{
 use super::outbox::{Changes, Outbox};
 use super::row::Row;
 use super::store_options::StoreOptions;
-use crate::rows::{self, RowError, damaged, number_at};
+use crate::rows::{self, damaged, number_at};
 
 /// Rows removed at once of what one deleted session leaves.
 pub(super) const CHUNK: usize = 1000;
@@ -155,8 +154,9 @@ impl Engine {
                 rows.push(Row::put(&self.sessions, id.to_be_bytes().into(), value.into()));
             }
             StoreOp::DeleteSession { id, client_id: _ } => self.delete_session(*id, rows)?,
-            StoreOp::PutSubscription { id, filter, qos } => {
-                let value = rows::encode(&(*qos as u8, &**filter)).map_err(damaged)?;
+            StoreOp::PutSubscription { id, filter, qos, owes } => {
+                let value =
+                    rows::encode_subscription(*qos, filter, owes.as_deref()).map_err(damaged)?;
                 rows.push(Row::put(
                     &self.subscriptions,
                     subscription_key(*id, filter),
@@ -318,10 +318,9 @@ impl Engine {
                 left: RangeSet::default(),
             };
             subscriptions.up_to(id, |owner, _, value| {
-                let (qos, filter): (u8, String) = rows::decode(value).map_err(damaged)?;
-                let qos = QoS::from_bits(qos).ok_or_else(|| damaged(RowError::Short))?;
                 if owner == id {
-                    session.subscriptions.push(StoredSubscription { filter: filter.into(), qos });
+                    let subscription = rows::decode_subscription(value).map_err(damaged)?;
+                    session.subscriptions.push(subscription);
                 }
                 Ok(())
             })?;

@@ -149,7 +149,10 @@ fn put_session(
     })?;
     for subscription in &session.subscriptions {
         let (filter, qos) = (&*subscription.filter, subscription.qos as u8);
-        sink(&Item::Subscription { filter, qos })?;
+        sink(&match &subscription.owes {
+            None => Item::Subscription { filter, qos },
+            Some(behind) => Item::OwedSubscription { filter, qos, behind },
+        })?;
     }
     Ok(())
 }

@@ -70,6 +70,8 @@ pub(super) enum Item<'a> {
         #[serde(borrow)]
         letter: &'a serde_bytes::Bytes,
     },
+    /// A `Subscription` that is still owed retained messages: of topics behind this one, of all where it is empty.
+    OwedSubscription { filter: &'a str, qos: u8, behind: &'a str },
 }
 
 /// How many there are of each.
@@ -97,7 +99,7 @@ impl Counts {
         match item {
             Item::Head { .. } | Item::End { .. } => {}
             Item::Session { .. } => self.sessions += 1,
-            Item::Subscription { .. } => self.subscriptions += 1,
+            Item::Subscription { .. } | Item::OwedSubscription { .. } => self.subscriptions += 1,
             Item::Queued { .. } => self.queued += 1,
             Item::Retained { .. } => self.retained += 1,
             Item::Will { .. } => self.wills += 1,

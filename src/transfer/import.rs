@@ -139,11 +139,9 @@ impl Content {
                 }
                 ops
             }
-            Item::Subscription { filter, qos } => {
-                let id = self.session()?;
-                let qos = QoS::from_bits(*qos).ok_or_else(|| damaged("a QoS"))?;
-                let op = StoreOp::PutSubscription { id, filter: Arc::from(*filter), qos };
-                vec![(op, OP_COST + filter.len())]
+            Item::Subscription { filter, qos } => vec![self.subscription(filter, *qos, None)?],
+            Item::OwedSubscription { filter, qos, behind } => {
+                vec![self.subscription(filter, *qos, Some(behind))?]
             }
             Item::Queued { sequence, outgoing, message } => {
                 let id = self.session()?;
@@ -194,6 +192,14 @@ impl Content {
 
     fn session(&self) -> Result<SessionId, FormatError> {
         self.session.ok_or_else(|| damaged("what belongs to a session stands before it"))
+    }
+
+    fn subscription(&self, filter: &str, qos: u8, owes: Option<&str>) -> Result<Op, FormatError> {
+        let id = self.session()?;
+        let qos = QoS::from_bits(qos).ok_or_else(|| damaged("a QoS"))?;
+        let cost = OP_COST + filter.len() + owes.map_or(0, str::len);
+        let (filter, owes) = (Arc::from(filter), owes.map(Arc::from));
+        Ok((StoreOp::PutSubscription { id, filter, qos, owes }, cost))
     }
 
     fn message(&self, bytes: &[u8]) -> Result<(Arc<Message>, QoS, bool), FormatError> {

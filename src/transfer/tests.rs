@@ -42,8 +42,11 @@ fn fill(store: &Arc<dyn SessionStore>) {
         let client_id: Arc<str> = format!("client{id}").into();
         let disconnected_ms = (id != 9).then_some(id);
         ops.push(StoreOp::PutSession { id, client_id, epoch: id + 1, disconnected_ms });
-        for (filter, qos) in [("a/#", QoS::AtMostOnce), ("b/+", QoS::ExactlyOnce)] {
-            ops.push(StoreOp::PutSubscription { id, filter: filter.into(), qos });
+        for (filter, qos, (owed, behind)) in
+            [("a/#", QoS::AtMostOnce, (3, "")), ("b/+", QoS::ExactlyOnce, (9, "b/1"))]
+        {
+            let owes = (id == owed).then(|| behind.into());
+            ops.push(StoreOp::PutSubscription { id, filter: filter.into(), qos, owes });
         }
     }
     for packet_id in [1, 65_535] {

@@ -168,6 +168,7 @@ async fn a_schema_of_version_1_gets_what_it_lacks() {
         "ALTER TABLE {}.session DROP base_stamp",
         "ALTER TABLE {}.session DROP base_sequence",
         "DROP TABLE {}.peer_batch_exception",
+        "ALTER TABLE {}.subscription DROP owes",
         "ALTER TABLE {}.will DROP name",
         "ALTER TABLE {}.will DROP connection",
         "UPDATE {}.schema_version SET version = 1 WHERE name = 'schema'",

@@ -71,8 +71,10 @@ fn delivered(id: SessionId, sequence: u64) -> StoreOp {
     StoreOp::DeleteQueued { id, sequence }
 }
 
+/// It is owed retained messages behind the topic that is named as its filter.
 fn subscription(id: SessionId, filter: &str) -> StoreOp {
-    StoreOp::PutSubscription { id, filter: filter.into(), qos: QoS::AtLeastOnce }
+    let owes = Some(filter.into());
+    StoreOp::PutSubscription { id, filter: filter.into(), qos: QoS::AtLeastOnce, owes }
 }
 
 fn sequences(store: &CassandraStore, id: SessionId) -> Vec<u64> {
@@ -87,6 +89,9 @@ fn ids(sessions: &[StoredSession]) -> Vec<SessionId> {
 }
 
 fn filters(session: &StoredSession) -> Vec<&str> {
+    for known in &session.subscriptions {
+        assert_eq!(known.owes.as_ref(), Some(&known.filter));
+    }
     session.subscriptions.iter().map(|subscription| &*subscription.filter).collect()
 }
 

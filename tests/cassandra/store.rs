@@ -66,6 +66,7 @@ macro_rules! cases {
 
 cases!(
     sessions_and_subscriptions,
+    what_subscriptions_are_owed,
     queue_order_and_paging,
     qos2_state,
     deleted_session_leaves_nothing,

@@ -104,6 +104,50 @@ fn a_persistent_session_that_leaves_gets_the_rest_when_it_is_back() {
     }
 }
 
+/// A session has got a part of what it subscribed to when its node ends, in order or by kill -9.
+#[test]
+fn a_persistent_session_gets_the_rest_after_a_restart() {
+    for (qos, count) in [(1, MANY), (2, MANY / 5)] {
+        for killed in [false, true] {
+            let case = format!("QoS {qos}, killed: {killed}");
+            let mut node = Node::builder().set("log.kind", "none").start();
+            load(&node, "t", count, b"x", qos);
+            let mut client = node.persistent("c");
+            client.subscribe("t/#", qos);
+            let mut got = BTreeSet::new();
+            for _ in 0..count / 4 {
+                assert!(got.insert(client.take().topic), "{case}");
+            }
+            if killed {
+                node.kill9();
+            }
+            let node = node.restart();
+            let mut again = 0;
+            let mut client = node.persistent("c");
+            while got.len() < count {
+                let came = match client.recv() {
+                    Packet::Publish(came) => came,
+                    // Its PUBCOMP was not stored.
+                    Packet::Pubrel(id) => {
+                        client.pubcomp(id);
+                        continue;
+                    }
+                    other => panic!("{case}: {other:?}"),
+                };
+                assert!(came.retain, "{case}: {came:?}");
+                client.acknowledge(&came);
+                again += usize::from(!got.insert(came.topic));
+            }
+            // In order only what was in flight, and its acknowledgement not read, comes a second time.
+            assert!(again <= if killed { count / 2 } else { 100 }, "{case}: {again} came twice");
+            client.ping();
+            let node = node.restart();
+            node.client("p").publish("t/0", "fence", 1);
+            assert_eq!(node.persistent("c").take().text(), "fence", "{case}: it is over");
+        }
+    }
+}
+
 /// Connects, subscribes when told, and reads so many bytes.
 async fn reads(node: std::net::SocketAddr, n: usize, bytes: usize, all: &tokio::sync::Barrier) {
     let mut stream = TcpStream::connect(node).await.unwrap();

@@ -67,6 +67,8 @@ pub struct StoredSubscription {
     pub filter: Arc<str>,
     /// Granted QoS.
     pub qos: QoS,
+    /// It is still owed retained messages: of topics behind this one, of all where it is empty.
+    pub owes: Option<Arc<str>>,
 }
 
 /// A Last Will that fires unless its connection ends with DISCONNECT.
@@ -150,8 +152,8 @@ pub enum StoreOp {
     PutSession { id: SessionId, client_id: Arc<str>, epoch: u64, disconnected_ms: Option<u64> },
     /// Removes a session with its subscriptions, receipts and queue.
     DeleteSession { id: SessionId, client_id: Arc<str> },
-    /// Adds or replaces a subscription.
-    PutSubscription { id: SessionId, filter: Arc<str>, qos: QoS },
+    /// Adds or replaces a subscription. `owes`: see [`StoredSubscription`].
+    PutSubscription { id: SessionId, filter: Arc<str>, qos: QoS, owes: Option<Arc<str>> },
     /// Removes a subscription.
     DeleteSubscription { id: SessionId, filter: Arc<str> },
     /// Adds an entry to a session's queue.

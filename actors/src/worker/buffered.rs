@@ -112,6 +112,7 @@ impl Worker {
         }
         self.effects.borrow_mut().tokens.extend(tokens);
         self.flush();
+        self.retained_may_begin(slot);
     }
 
     /// What a session gets of a batch is stored, together with what was said before.

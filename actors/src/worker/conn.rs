@@ -39,8 +39,8 @@ pub enum AckKind {
     Pubrec(PacketId),
     /// PUBCOMP.
     Pubcomp(PacketId),
-    /// SUBACK with its return codes, and the filters whose retained messages follow it.
-    Suback(PacketId, Vec<u8>, Vec<(hydrant_protocol::topic::TopicFilter, hydrant_protocol::QoS)>),
+    /// SUBACK with its return codes, and the numbers of the cursors whose retained messages follow it.
+    Suback(PacketId, Vec<u8>, Vec<u32>),
     /// UNSUBACK.
     Unsuback(PacketId),
 }

@@ -296,6 +296,7 @@ impl Worker {
         self.fill_session(&mut session, found);
         session.filters = filters.iter().map(|(filter, _)| filter.clone()).collect();
         session.charge.add(session.filters.iter().map(TopicFilter::cost).sum());
+        session.retained = self.owed(&found.subscriptions);
         if let Some(stored) = &mut session.stored {
             stored.orphan = orphan;
         }

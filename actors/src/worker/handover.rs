@@ -118,6 +118,7 @@ impl Worker {
                 self.send_abort(session);
             }
             self.fill_session(session, taken);
+            session.retained = self.owed(&taken.subscriptions);
             let filters = taken.subscriptions.iter();
             self.subscribe_all(slot, session, filters.map(|known| (&known.filter, known.qos)));
             let Some(handover) = &mut session.handover else { return };
@@ -201,6 +202,7 @@ impl Worker {
         if leaves {
             self.give_up_when_stored(slot);
         }
+        self.retained_may_begin(slot);
     }
 
     /// A read that shows nothing comes back when everything that was pushed for the session before

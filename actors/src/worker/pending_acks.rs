@@ -5,7 +5,8 @@
 //! back and its connection closes: its client asks again, and is not left without an answer.
 //!
 //! Bounds: a pending ack belongs to an answer a connection is owed (`limits.max_unacknowledged`), to a
-//! flight of a session's window (`session.max_inflight`), or to a Last Will.
+//! flight of a session's window (`session.max_inflight`), to a step of a cursor that has filled such a window, or to a
+//! Last Will.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -148,6 +149,9 @@ impl Worker {
             Continuation::Peer { node, incarnation, batch } => {
                 self.peer_stored(node, incarnation, batch);
             }
+            Continuation::RetainedStored { session, number } => {
+                self.retained_stored(session, number)
+            }
             Continuation::ToPeers(work) => self.to_peers(*work, SMALL),
             Continuation::Forward(token) => {
                 let completed = ManagerWork::Completed([token].into());
@@ -220,9 +224,9 @@ impl Worker {
             AckKind::Pubrec(id) => self.write(conn, |out| wire::put_pubrec(out, id)),
             AckKind::Pubcomp(id) => self.write(conn, |out| wire::put_pubcomp(out, id)),
             AckKind::Unsuback(id) => self.write(conn, |out| wire::put_unsuback(out, id)),
-            AckKind::Suback(id, codes, filters) => {
+            AckKind::Suback(id, codes, cursors) => {
                 self.write(conn, |out| wire::put_suback(out, id, &codes));
-                self.deliver_retained(conn, filters);
+                self.deliver_retained(conn, &cursors);
             }
             AckKind::Connack { session_present } => {
                 self.write(conn, |out| wire::put_connack(out, session_present, 0));

@@ -7,6 +7,10 @@
 //! The first slice follows the SUBACK at once. The others are the TopicRouter's, one turn at a time for all connections
 //! of the worker, so that any number of new subscriptions holds nobody else up.
 //!
+//! Invariant: the row of a persistent session's subscription at QoS 1-2 says from before its SUBACK that messages are
+//! owed, until all of them are queue entries in the store. Behind which topic is written when a connection ends, as far
+//! as the store has the entries by then. From there the session's next node goes on.
+//!
 //! Bounds: a session has one cursor for each of its filters (`limits.max_subscriptions`). A cursor fills the outgoing
 //! buffer to [`MAX_BUFFERED`], or half of `limits.max_output_bytes`; the rest is for live messages. A turn looks at
 //! [`TURN`]'s topics and bytes.
@@ -14,11 +18,15 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hydrant_protocol::topic::TopicFilter;
+use hydrant_protocol::topic::{RetainedCursor, TopicFilter};
 use hydrant_protocol::{Message, QoS, wire};
 
+use crate::ports::StoredSubscription;
+
 use super::abandon::Abandon;
+use super::state::pending_acks::Continuation;
 use super::state::publication::Publication;
+use super::state::retained_cursors::{Cursors, Owed};
 use super::state::sessions::Session;
 use super::{Conn, Worker};
 
@@ -43,26 +51,88 @@ impl Slice {
 }
 
 impl Worker {
-    /// The SUBACK of these filters is sent. A topic that several of them match comes for each, as if they had come one
-    /// by one.
-    pub(super) fn deliver_retained(&self, conn: &Rc<Conn>, filters: Vec<(TopicFilter, QoS)>) {
+    /// Whether a new subscription's row says that messages are owed. A QoS 0 delivery is owed nothing. What a short
+    /// look does not get to the end of counts as owed.
+    pub(super) fn will_owe(&self, filter: &TopicFilter, granted: QoS) -> bool {
+        if granted == QoS::AtMostOnce {
+            return false;
+        }
+        let (mut cursor, mut found) = (RetainedCursor::new(filter.clone()), false);
+        self.shared.retained.read().walk(&mut cursor, None, FIRST.topics, |message| {
+            found = message.qos != QoS::AtMostOnce;
+            !found
+        });
+        found || !cursor.is_done()
+    }
+
+    /// What the store says that a session is owed.
+    pub(super) fn owed(&self, subscriptions: &[StoredSubscription]) -> Option<Box<Cursors>> {
+        let owed = subscriptions.iter().filter_map(|known| {
+            let owes = known.owes.as_ref()?;
+            let filter = TopicFilter::from_arc(Arc::clone(&known.filter), &wire::Limits::PROTOCOL);
+            Some(Owed {
+                number: self.stamp(),
+                cursor: RetainedCursor::behind(filter.ok()?, Arc::clone(owes)),
+                granted: known.qos,
+                held: false,
+                found: true,
+                row: Some(Arc::clone(owes)),
+                stored: Arc::clone(owes),
+                storing: 0,
+            })
+        });
+        let cursors = Cursors(owed.collect());
+        (!cursors.0.is_empty()).then(|| Box::new(cursors))
+    }
+
+    /// The SUBACK of these is sent. A topic that several filters match comes for each, as if they had come one by one.
+    pub(super) fn deliver_retained(&self, conn: &Rc<Conn>, numbers: &[u32]) {
         {
             let Some(slot) = conn.session.get() else { return };
             let mut sessions = self.sessions.borrow_mut();
             let Some(session) = sessions.get(slot) else { return };
-            let subscriber = self.subscriber(slot, session);
-            let table = self.shared.subscriptions.read();
-            let cursors = session.retained.get_or_insert_default();
-            for (filter, granted) in filters {
-                // An UNSUBSCRIBE may have come while the SUBACK waited for the store.
-                if table.granted(&filter, subscriber).is_some() {
-                    cursors.begin(filter, granted);
-                }
-            }
+            let Some(cursors) = &mut session.retained else { return };
+            cursors.release(numbers);
         }
         if self.advance_retained(conn, &mut { FIRST }) {
             self.stream_retained(conn);
         }
+    }
+
+    /// The store has what a step of a cursor has put into the queue.
+    pub(super) fn retained_stored(&self, (slot, stamp): (u32, u32), number: u32) {
+        let mut sessions = self.sessions.borrow_mut();
+        let session = sessions.get(slot).filter(|session| session.stamp == stamp);
+        let Some(Session { retained, stored: Some(stored), conn, .. }) = session else { return };
+        let Some(cursors) = retained else { return };
+        let Some(at) = cursors.0.iter().position(|owed| owed.number == number) else { return };
+        cursors.0[at].storing = cursors.0[at].storing.saturating_sub(1);
+        let mut effects = self.effects.borrow_mut();
+        effects.ops.extend(cursors.is_stored(at, Some(stored.id)));
+        if conn.is_none() {
+            effects.ops.extend(cursors.leave(stored.id));
+        }
+        if cursors.0.is_empty() {
+            *retained = None;
+        }
+    }
+
+    /// All that was published for a session before it came here has come here.
+    pub(super) fn retained_may_begin(&self, slot: u32) {
+        let conn = self.sessions.borrow_mut().get(slot).and_then(|session| {
+            session.retained.as_ref()?;
+            session.conn.clone()
+        });
+        if let Some(conn) = conn {
+            self.stream_retained(&conn);
+        }
+    }
+
+    /// Older messages may still come to a session than those that are retained here.
+    fn is_behind(&self, session: &Session) -> bool {
+        let orphan = session.stored.as_ref().and_then(|stored| self.orphan(stored.orphan));
+        session.handover.is_some()
+            || orphan.is_some_and(|orphan| self.orphans.borrow().contains_key(&orphan))
     }
 
     /// Cursors of this connection's session may go on.
@@ -73,7 +143,7 @@ impl Worker {
         }
     }
 
-    fn stream_retained(&self, conn: &Rc<Conn>) {
+    pub(super) fn stream_retained(&self, conn: &Rc<Conn>) {
         if !conn.streams.replace(true) {
             self.streaming.borrow_mut().push_back(Rc::clone(conn));
             self.wake_router();
@@ -118,12 +188,16 @@ impl Worker {
         let Some(session) = sessions.get(slot) else { return false };
         // Where this panics the connection closes and its cursors are gone: the next one does not end at the same.
         let Some(mut cursors) = session.retained.take() else { return false };
+        let id = session.stored.as_ref().map(|stored| stored.id);
+        let is_behind = self.is_behind(session);
         let mut has_room = true;
         while has_room
             && !slice.is_over()
-            && let Some((cursor, granted)) = cursors.0.front_mut()
+            && let Some(first) = cursors.first(is_behind)
         {
+            let Owed { cursor, granted, .. } = &mut cursors.0[first];
             let granted = *granted;
+            let before = session.stored.as_ref().map(|stored| stored.next_sequence);
             // A live subscriber gets what is ahead when the others get it. One that queues does not, and has it from
             // here.
             let queues = granted != QoS::AtMostOnce && session.stored.is_some();
@@ -141,15 +215,20 @@ impl Worker {
                 has_room
             });
             *slice = Slice { topics: slice.topics.saturating_sub(looked), bytes };
-            if cursor.is_done() {
-                cursors.0.pop_front();
+            let owed = &mut cursors.0[first];
+            if owed.row.is_some() && session.stored.as_ref().map(|s| s.next_sequence) != before {
+                owed.storing += 1;
+                let (session, number) = ((slot, session.stamp), owed.number);
+                self.wait_for_store(Continuation::RetainedStored { session, number });
             }
+            let put = cursors.is_stored(first, id);
+            self.effects.borrow_mut().ops.extend(put);
         }
-        let is_left = !cursors.0.is_empty();
-        if is_left {
+        let goes_on = has_room && cursors.first(is_behind).is_some();
+        if !cursors.0.is_empty() {
             session.retained = Some(cursors);
         }
-        is_left && has_room
+        goes_on
     }
 
     /// Sends one, at the lower of both QoS; false: there is no room.

@@ -171,7 +171,11 @@ impl Worker {
                         epoch: session.epoch,
                         disconnected_ms: Some(unix_ms()),
                     };
-                    self.effects.borrow_mut().ops.push(op);
+                    let mut effects = self.effects.borrow_mut();
+                    effects.ops.push(op);
+                    if let Some(cursors) = &mut session.retained {
+                        effects.ops.extend(cursors.leave(stored.id));
+                    }
                     true
                 }
                 None => false,

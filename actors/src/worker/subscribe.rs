@@ -21,7 +21,7 @@ impl Worker {
         let Some(slot) = conn.session.get() else { return };
         let limit = self.shared.settings.limits.max_subscriptions;
         let mut codes = Vec::with_capacity(subscribe.filters.len());
-        let mut granted = Vec::with_capacity(subscribe.filters.len());
+        let mut cursors = Vec::with_capacity(subscribe.filters.len());
         let mut must_wait = false;
         let mut refused = None;
         let mut is_full = false;
@@ -53,16 +53,20 @@ impl Worker {
                     session.charge.add(cost);
                     session.filters.push(filter.clone());
                 }
+                let owes = session.stored.is_some() && self.will_owe(&filter, qos);
                 if let Some(stored) = &session.stored {
                     self.effects.borrow_mut().ops.push(StoreOp::PutSubscription {
                         id: stored.id,
                         filter: Arc::clone(filter.arc()),
                         qos,
+                        owes: owes.then(Arc::default),
                     });
                     must_wait = true;
                 }
                 codes.push(qos as u8);
-                granted.push((filter, qos));
+                let number = self.stamp();
+                session.retained.get_or_insert_default().begin(number, filter, qos, owes);
+                cursors.push(number);
             }
             codes.resize(codes.len() + subscribe.beyond, SUBACK_FAILURE);
         }
@@ -91,7 +95,7 @@ impl Worker {
                 self.wire_limits.max_filters
             );
         }
-        self.answer_known(conn, AckKind::Suback(subscribe.packet_id, codes, granted), must_wait);
+        self.answer_known(conn, AckKind::Suback(subscribe.packet_id, codes, cursors), must_wait);
     }
 
     /// UNSUBSCRIBE: UNSUBACK in any case ([MQTT-3.10.4-2]). The filters are looked up in a set, since the packet may

@@ -137,12 +137,15 @@ impl Worker {
         if self.orphans.borrow_mut().remove(&incarnation).is_none() {
             return;
         }
+        let mut may_begin = Vec::new();
         for (_, session) in &mut self.sessions.borrow_mut().slots {
             if let Some(stored) = &mut session.stored
                 && self.orphan(stored.orphan) == Some(incarnation)
             {
                 stored.filters_before = None;
+                may_begin.extend(session.conn.clone().filter(|_| session.retained.is_some()));
             }
         }
+        may_begin.iter().for_each(|conn| self.stream_retained(conn));
     }
 }

@@ -27,6 +27,7 @@ mod bounds;
 mod expiry;
 mod order;
 mod overflow;
+mod owed;
 mod pages;
 mod panics;
 mod places;

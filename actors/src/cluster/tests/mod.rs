@@ -7,6 +7,7 @@ mod faults;
 mod gate;
 mod leave;
 mod order;
+mod owed;
 mod restarts;
 mod slow;
 mod twice;
@@ -60,8 +61,8 @@ fn settings(node_id: &str, workers: u16) -> Settings {
     settings.limits.connect_timeout = DEADLINE;
     settings.limits.write_timeout = DEADLINE;
     settings.limits.max_packet_size = 1 << 20;
-    settings.limits.max_retained_messages = 100;
-    settings.limits.max_retained_bytes = 100_000;
+    settings.limits.max_retained_messages = 1000;
+    settings.limits.max_retained_bytes = 1_000_000;
     settings.limits.max_output_bytes = 1 << 20;
     settings.limits.max_unacknowledged = 100;
     settings.limits.max_router_bytes = 1 << 20;

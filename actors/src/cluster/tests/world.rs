@@ -300,9 +300,11 @@ impl Node {
                 (kept.epoch, kept.disconnected_ms) = (epoch, disconnected_ms);
             }
             StoreOp::DeleteSession { id, .. } => drop(state.sessions.remove(&id)),
-            StoreOp::PutSubscription { id, filter, qos } => kept(state, id, &|kept| {
+            StoreOp::PutSubscription { id, filter, qos, owes } => kept(state, id, &|kept| {
                 let filter = Arc::clone(&filter);
-                kept.subscriptions.insert(Arc::clone(&filter), StoredSubscription { filter, qos });
+                let owes = owes.clone();
+                let new = StoredSubscription { filter: Arc::clone(&filter), qos, owes };
+                kept.subscriptions.insert(filter, new);
             }),
             StoreOp::DeleteSubscription { id, filter } => kept(state, id, &|kept| {
                 kept.subscriptions.remove(&filter);

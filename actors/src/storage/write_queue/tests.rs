@@ -205,7 +205,7 @@ fn a_full_outbox_holds_up_only_what_belongs_to_a_publish() {
         queued(1, 3),
         outgoing(2),
         outgoing(3),
-        StoreOp::PutSubscription { id: 1, filter: filter(), qos: QoS::AtLeastOnce },
+        StoreOp::PutSubscription { id: 1, filter: filter(), qos: QoS::AtLeastOnce, owes: None },
         queued(1, 4),
         gone(4),
         StoreOp::DeleteSubscription { id: 1, filter: filter() },

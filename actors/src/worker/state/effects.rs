@@ -232,9 +232,10 @@ pub fn cost(op: &StoreOp) -> usize {
         | StoreOp::DeleteWill { client_id, .. }
         | StoreOp::ExceptPeerBatch { client_id, .. }
         | StoreOp::CompletePeerBatch { client_id, .. } => client_id.len(),
-        StoreOp::PutSubscription { filter, .. } | StoreOp::DeleteSubscription { filter, .. } => {
-            filter.len()
+        StoreOp::PutSubscription { filter, owes, .. } => {
+            filter.len() + owes.as_ref().map_or(0, |topic| topic.len())
         }
+        StoreOp::DeleteSubscription { filter, .. } => filter.len(),
         StoreOp::DeleteRetained { topic, .. } => topic.len(),
         StoreOp::PutPeerBatch { prepared, .. } => size_of_val(prepared.as_slice()),
         StoreOp::PutDeadLetter { letter } => letter.record.cost(),

@@ -134,6 +134,13 @@ pub enum Continuation {
         /// Its id.
         packet_id: PacketId,
     },
+    /// Retained messages that a cursor of a session has handed out are in its queue.
+    RetainedStored {
+        /// The session, slot and stamp.
+        session: (u32, u32),
+        /// The cursor.
+        number: u32,
+    },
 }
 
 impl Continuation {

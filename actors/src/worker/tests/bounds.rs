@@ -78,7 +78,12 @@ fn what_waits_for_the_store_counts_its_texts() {
         [
             StoreOp::PutSession { id: 1, client_id, epoch: 1, disconnected_ms: None },
             StoreOp::DeleteSession { id: 1, client_id: client },
-            StoreOp::PutSubscription { id: 1, filter: Arc::clone(&filter), qos: QoS::AtMostOnce },
+            StoreOp::PutSubscription {
+                id: 1,
+                filter: Arc::clone(&filter),
+                qos: QoS::AtMostOnce,
+                owes: None,
+            },
             StoreOp::DeleteSubscription { id: 1, filter },
             StoreOp::DeleteRetained { topic, version: 1 },
             StoreOp::PutRetained { message: message(text), version: 1 },

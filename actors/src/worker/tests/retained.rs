@@ -7,9 +7,10 @@ use hydrant_protocol::wire::{Frame, Packet};
 use super::panics::panics;
 use super::*;
 use crate::metrics::DropReason;
+use crate::ports::StoredSubscription;
 
 /// More than buffer, window and queue have room for together.
-const MANY: usize = 300;
+pub(super) const MANY: usize = 300;
 
 fn roomy() -> Settings {
     let mut settings = settings(1);
@@ -21,7 +22,7 @@ fn roomy() -> Settings {
     settings
 }
 
-fn retain(worker: &Rc<Worker>, topic: &str, payload: &str, qos: QoS) {
+pub(super) fn retain(worker: &Rc<Worker>, topic: &str, payload: &str, qos: QoS) {
     let message = Message {
         topic: topic.into(),
         payload: Bytes::copy_from_slice(payload.as_bytes()),
@@ -32,7 +33,7 @@ fn retain(worker: &Rc<Worker>, topic: &str, payload: &str, qos: QoS) {
     worker.shared.retained.write().insert(Arc::new(message));
 }
 
-fn worker_that_retains(qos: QoS) -> Rc<Worker> {
+pub(super) fn worker_that_retains(qos: QoS) -> Rc<Worker> {
     let worker = worker_with(roomy());
     for n in 0..MANY {
         retain(&worker, &format!("t/{n:03}"), "0", qos);
@@ -43,9 +44,12 @@ fn worker_that_retains(qos: QoS) -> Rc<Worker> {
 /// What a client has got: topic, payload, RETAIN.
 pub(super) type Got = Vec<(String, String, bool)>;
 
-/// The queue of the one session there is, as its store has it.
+/// The queue of the one session there is, as its store has it, and its subscriptions.
 #[derive(Default)]
-pub(super) struct Queue(pub(super) BTreeMap<u64, QueueEntry>);
+pub(super) struct Queue(
+    pub(super) BTreeMap<u64, QueueEntry>,
+    pub(super) BTreeMap<Arc<str>, StoredSubscription>,
+);
 
 impl Queue {
     /// The store has its turn.
@@ -55,16 +59,7 @@ impl Queue {
             if ops.is_empty() && reads.is_empty() {
                 return;
             }
-            for op in ops {
-                match op {
-                    StoreOp::PutQueued { entry, .. } => drop(self.0.insert(entry.sequence, entry)),
-                    StoreOp::DeleteQueued { sequence, .. } => drop(self.0.remove(&sequence)),
-                    StoreOp::PutOutgoing { sequence, packet_id, stage, .. } => {
-                        self.0.get_mut(&sequence).unwrap().outgoing = Some((packet_id, stage));
-                    }
-                    _ => {}
-                }
-            }
+            ops.into_iter().for_each(|op| self.apply(op));
             for (slot, stamp, from) in reads {
                 let page: Vec<_> =
                     self.0.range(from..).take(50).map(|(_, entry)| entry.clone()).collect();
@@ -75,8 +70,31 @@ impl Queue {
     }
 }
 
+impl Queue {
+    pub(super) fn apply(&mut self, op: StoreOp) {
+        match op {
+            StoreOp::PutQueued { entry, .. } => drop(self.0.insert(entry.sequence, entry)),
+            StoreOp::DeleteQueued { sequence, .. } => drop(self.0.remove(&sequence)),
+            StoreOp::PutOutgoing { sequence, packet_id, stage, .. } => {
+                self.0.get_mut(&sequence).unwrap().outgoing = Some((packet_id, stage));
+            }
+            StoreOp::PutSubscription { filter, qos, owes, .. } => {
+                self.1.insert(Arc::clone(&filter), StoredSubscription { filter, qos, owes });
+            }
+            _ => {}
+        }
+    }
+}
+
 /// A client reads all that is there and acknowledges it; the actors have their turn.
-fn read(worker: &Rc<Worker>, conn: &Rc<Conn>, queue: &mut Queue) -> Got {
+pub(super) fn read(worker: &Rc<Worker>, conn: &Rc<Conn>, queue: &mut Queue) -> Got {
+    let got = read_before_store(worker, conn);
+    queue.answer(worker);
+    got
+}
+
+/// The same up to the store's turn.
+pub(super) fn read_before_store(worker: &Rc<Worker>, conn: &Rc<Conn>) -> Got {
     let mut got = Vec::new();
     let bytes = conn.out.take();
     // Those of QoS 2 that wait for the store, at most a window, come on top of limits.max_output_bytes.
@@ -110,7 +128,6 @@ fn read(worker: &Rc<Worker>, conn: &Rc<Conn>, queue: &mut Queue) -> Got {
     }
     worker.flush();
     worker.send_retained();
-    queue.answer(worker);
     got
 }
 

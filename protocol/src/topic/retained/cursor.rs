@@ -3,7 +3,8 @@
 //! The position is the last topic that was handed out, in the order of the topics. So a step goes on in logarithmic
 //! time, and whatever was set or removed in between is met as it stands then.
 //!
-//! Invariant: a topic that has a message the whole time is handed out once.
+//! Invariant: a topic that has a message the whole time is handed out once, also when the walk goes on from its
+//! [`RetainedCursor::position`] in another node.
 //!
 //! Bounds: a cursor holds its filter and one topic; a step looks at so many topics as its caller says.
 
@@ -37,6 +38,37 @@ impl RetainedCursor {
     /// Before everything that the filter matches.
     pub fn new(filter: TopicFilter) -> Self {
         Self { filter, next: Next::First }
+    }
+
+    /// Behind a [`Self::position`] of another one with this filter.
+    pub fn behind(filter: TopicFilter, position: Arc<str>) -> Self {
+        let next = if position.is_empty() { Next::First } else { Next::Behind(position) };
+        Self { filter, next }
+    }
+
+    /// The topic behind which it goes on; empty: it begins with the first. `None`: nothing is left.
+    pub fn position(&self) -> Option<Arc<str>> {
+        match &self.next {
+            Next::First => Some("".into()),
+            Next::Within => Some(self.first().unwrap_or_default().into()),
+            Next::Behind(topic) => Some(Arc::clone(topic)),
+            Next::Done => None,
+        }
+    }
+
+    /// Where the filter's first wildcard stands.
+    fn wildcard(&self) -> Option<usize> {
+        self.filter.as_str().find(['+', '#'])
+    }
+
+    /// The one topic before those that begin with the filter's literal part.
+    fn first(&self) -> Option<&str> {
+        let text = self.filter.as_str();
+        match self.wildcard() {
+            None => Some(text),
+            Some(at) if text.as_bytes()[at] == b'#' => text[..at].strip_suffix('/'),
+            Some(_) => None,
+        }
     }
 
     /// What it walks over.
@@ -79,20 +111,13 @@ impl Retained {
         most: usize,
         mut take: impl FnMut(&Arc<Message>) -> bool,
     ) -> usize {
-        let text = cursor.filter.as_str();
-        let wildcard = text.find(['+', '#']);
+        let wildcard = cursor.wildcard();
         let mut looked = 0;
         if cursor.next == Next::First {
             if most == 0 {
                 return 0;
             }
-            // Up to and with the separator before the first wildcard: `a/+/b` has `a/`.
-            let first = match wildcard {
-                None => Some(text),
-                Some(at) if text.as_bytes()[at] == b'#' => text[..at].strip_suffix('/'),
-                Some(_) => None,
-            };
-            if let Some(first) = first {
+            if let Some(first) = cursor.first() {
                 looked = 1;
                 if self.stands(first, live).is_some_and(|message| !take(message)) {
                     return looked;
@@ -100,9 +125,13 @@ impl Retained {
             }
             cursor.next = if wildcard.is_some() { Next::Within } else { Next::Done };
         }
+        // Up to and with the separator before the first wildcard: `a/+/b` has `a/`.
+        let text = cursor.filter.as_str();
         let prefix = &text[..wildcard.unwrap_or(text.len())];
         let from = match &cursor.next {
             Next::Within => Bound::Included(prefix),
+            // Behind the first alone.
+            Next::Behind(topic) if **topic < *prefix => Bound::Included(prefix),
             Next::Behind(topic) => Bound::Excluded(&**topic),
             Next::First | Next::Done => return looked,
         };
@@ -262,6 +291,7 @@ mod tests {
             filter in "([abc]|\\+)(/([abc]|\\+)){0,2}(/#)?|#",
             rounds in prop::collection::vec((changes(), 0usize..5, any::<bool>()), 0..20),
             live in any::<bool>(),
+            again in any::<bool>(),
         ) {
             let mut retained = Retained::new();
             for topic in &topics {
@@ -306,8 +336,11 @@ mod tests {
                     takes
                 });
                 prop_assert!(looked <= most);
+                if again && let Some(position) = cursor.position() {
+                    cursor = RetainedCursor::behind(cursor.filter().clone(), position);
+                }
             }
-            prop_assert!(cursor.is_done());
+            prop_assert!(cursor.is_done() && cursor.position().is_none());
             let matches = |topic: &&String| filter_matches(&filter, topic);
             let stood: BTreeSet<&str> =
                 stood.iter().filter(matches).map(String::as_str).collect();
