@@ -15,7 +15,8 @@
 //!
 //! Bounds: `kafka.queue_max_messages` records outstanding, `kafka.queue_max_bytes` in librdkafka
 //! and as much again waiting for topics. What does not fit is given back. What came back from a
-//! producer waits beyond that bound until it is sent again.
+//! producer waits beyond that bound until it is sent again, and so does what waits for a topic that
+//! is stuck: who handed it over bounds it.
 
 mod admin;
 mod admission;
@@ -26,6 +27,7 @@ mod headers;
 mod options;
 mod producer;
 mod reporter;
+mod share;
 mod shared;
 mod size;
 mod slots;
@@ -99,6 +101,7 @@ impl LogThreads {
                 if state.topics.waiting() > 0 {
                     self.give_up(state);
                     self.drain(state);
+                    state.topics.find_stuck(Instant::now());
                     self.tell_of_parked(state, &mut told);
                 }
                 state.slots.is_closing()
@@ -121,7 +124,8 @@ impl LogThreads {
         if told.is_some_and(|told| now.duration_since(told) < PARKED_LINE) {
             return;
         }
-        let Some(parking) = state.topics.parking() else { return };
+        let away = !self.reporter.up.load(Ordering::Acquire);
+        let Some(parking) = state.topics.parking(away, now) else { return };
         *told = Some(now);
         let more = match parking.topics - 1 {
             0 => String::new(),
@@ -155,12 +159,13 @@ impl KafkaLog {
         let reporter = Arc::new(Reporter::new(&options.bootstrap_servers));
         let producer = KafkaProducer::new(&options, 0, &reporter)
             .map_err(|error| KafkaStartError::Options(error.to_string()))?;
+        let topics = Topics::new(options.queues());
         let shared = Arc::new(LogThreads {
             admissions: Admissions::new(&options),
             options,
             node_id: node_id.into(),
             reporter,
-            state: Mutex::new(State { slots: Slots::new(producer), topics: Topics::default() }),
+            state: Mutex::new(State { slots: Slots::new(producer), topics }),
             stopping: AtomicBool::new(false),
             brokers: AtomicUsize::new(0),
             looked_at: Mutex::new(HashSet::new()),
@@ -197,7 +202,7 @@ impl MessageLog for KafkaLog {
         let shared = &*self.shared;
         let reporter = &*shared.reporter;
         let count = records.len();
-        let room = shared.options.queue_max_messages.saturating_sub(reporter.outstanding());
+        let outstanding = reporter.outstanding();
         let idle = reporter.take(count);
         let mut ask = false;
         let mut guard = shared.state.lock();
@@ -206,23 +211,31 @@ impl MessageLog for KafkaLog {
         let mut given_back = Vec::new();
         for taken in 0..count {
             let Some(record) = rest.next() else { break };
-            if taken >= room {
+            let room = shared.options.queue_max_messages + state.topics.stuck();
+            if outstanding + taken >= room && !state.topics.is_stuck(&record.topic) {
                 given_back.push(record);
                 break;
             }
-            let record = match state.topics.way(&record.topic, Instant::now) {
-                Way::Send => match state.slots.main().send(&record, &shared.node_id) {
-                    Sent::Taken => continue,
-                    Sent::Failed(error) => {
-                        reporter.failed(record.id, error);
-                        continue;
+            let bytes = record.payload.len();
+            let record = match state.topics.way(&record.topic, bytes, Instant::now) {
+                Way::Send => {
+                    let sent = state.slots.main().send(&record, &shared.node_id);
+                    if !matches!(sent, Sent::Taken) {
+                        state.topics.not_sent(&record.topic, bytes);
                     }
-                    Sent::Full => {
-                        given_back.push(record);
-                        break;
+                    match sent {
+                        Sent::Taken => continue,
+                        Sent::Failed(error) => {
+                            reporter.failed(record.id, error);
+                            continue;
+                        }
+                        Sent::Full => {
+                            given_back.push(record);
+                            break;
+                        }
+                        Sent::Closed => record,
                     }
-                    Sent::Closed => record,
-                },
+                }
                 Way::Wait => record,
                 Way::Refuse(why) => {
                     reporter.failed(record.id, refused(&record.topic, &why));
@@ -237,7 +250,11 @@ impl MessageLog for KafkaLog {
                 state.topics.is_full(&record.topic, record.cost(), shared.options.parked_max())
             {
                 reporter.failed(record.id, refused(&record.topic, &why));
-            } else if state.topics.has_room(record.cost(), shared.options.queue_max_bytes) {
+            } else if state.topics.has_room(
+                &record.topic,
+                record.cost(),
+                shared.options.queue_max_bytes,
+            ) {
                 ask |= state.topics.wait(record);
             } else {
                 given_back.push(record);
@@ -325,7 +342,8 @@ impl MessageLog for KafkaLog {
         } else {
             "away"
         };
-        let parked = state.topics.parking().map_or(String::new(), |parking| {
+        let parking = state.topics.parking(!self.is_up(), Instant::now());
+        let parked = parking.map_or(String::new(), |parking| {
             format!(" ({} parked: {}: {})", parking.topics, parking.topic, parking.why)
         });
         format!(

@@ -11,8 +11,8 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 
-use super::topics::Size;
-use super::trouble::{LAST, batch_bytes};
+use super::share::Size;
+use super::trouble::{CLASSES, LAST, batch_bytes};
 
 /// Settings that `kafka.properties` must not touch, each with the reason or the key to use.
 const RESERVED: &[(&str, &str)] = &[
@@ -70,7 +70,7 @@ pub struct KafkaOptions {
     /// `kafka.compression`: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
     pub compression: String,
     /// `kafka.queue_max_messages`: records handed over and not reported yet, waiting for a topic
-    /// or in librdkafka.
+    /// that is not stuck or in librdkafka.
     pub queue_max_messages: usize,
     /// `kafka.queue_max_bytes`: bytes in librdkafka's queue (an eighth of it more for each kind of
     /// smaller batches that a topic in trouble needs), and as much again for records that wait for
@@ -298,17 +298,28 @@ impl KafkaOptions {
         Size { records: self.parked_max_messages, bytes: self.queue_max_bytes / 4 }
     }
 
-    /// Configuration of a producer of a class of [`super::trouble`].
-    pub(super) fn producer_config(&self, class: usize) -> ClientConfig {
-        let mut config = self.base_config();
-        let batch_size = batch_bytes(class, self.batch_size);
-        // Topics in trouble wait rather in their backlogs.
+    /// What a producer of a class may have: those in trouble wait rather in their backlogs.
+    fn queue(&self, class: usize) -> Size {
         let part = |whole: usize, least: usize| match class {
             0 => whole,
             _ => (whole / 8).max(least).min(whole),
         };
-        let queue_bytes = part(self.queue_max_bytes, 2 * self.message_max_bytes);
-        let queue_messages = part(self.queue_max_messages, 1);
+        Size {
+            records: part(self.queue_max_messages, 1),
+            bytes: part(self.queue_max_bytes, 2 * self.message_max_bytes),
+        }
+    }
+
+    /// The same of each class.
+    pub(super) fn queues(&self) -> [Size; CLASSES] {
+        std::array::from_fn(|class| self.queue(class))
+    }
+
+    /// Configuration of a producer of a class of [`super::trouble`].
+    pub(super) fn producer_config(&self, class: usize) -> ClientConfig {
+        let mut config = self.base_config();
+        let batch_size = batch_bytes(class, self.batch_size);
+        let queue = self.queue(class);
         // Batches behind one that was too large must not be there yet: Kafka takes them where it
         // had none of the producer before.
         let max_in_flight = if (1..LAST).contains(&class) { "1" } else { "5" };
@@ -330,8 +341,8 @@ impl KafkaOptions {
             .set("batch.size", batch_size.to_string())
             .set("batch.num.messages", batch_messages.to_string())
             .set("compression.type", &self.compression)
-            .set("queue.buffering.max.messages", queue_messages.to_string())
-            .set("queue.buffering.max.kbytes", (queue_bytes / 1024).max(1).to_string());
+            .set("queue.buffering.max.messages", queue.records.to_string())
+            .set("queue.buffering.max.kbytes", (queue.bytes / 1024).max(1).to_string());
         config
     }
 }

@@ -31,6 +31,7 @@ use super::errors::{Decision, decision, refused, text, unavailable};
 use super::headers::headers;
 use super::options::KafkaOptions;
 use super::reporter::Reporter;
+use super::share::{Settled, Size};
 use super::trouble::Kind;
 use super::waiting::{Returned, Waiting};
 
@@ -74,8 +75,8 @@ pub(super) struct Context {
     /// Failures of the event that is being served, which is one batch.
     failures: Mutex<Vec<(RDKafkaErrorCode, Returned)>>,
     kept: Mutex<Kept>,
-    /// Records of topics in trouble that were reported: topic, and whether they were acknowledged.
-    settled: Mutex<Vec<(String, bool)>>,
+    /// What was reported and [`super::topics`] was not told yet.
+    settled: Mutex<Vec<Settled>>,
 }
 
 impl Context {
@@ -250,8 +251,14 @@ impl ProducerContext for Context {
                 (message, false)
             }
         };
-        if self.class > 0 {
-            self.settled.lock().push((message.topic().to_owned(), acknowledged));
+        let (topic, size) = (message.topic(), Size::one(message.payload_len()));
+        let mut settled = self.settled.lock();
+        match settled.last_mut() {
+            // The records of a batch are reported one after another.
+            Some(last) if last.acknowledged == acknowledged && last.topic == topic => {
+                last.size.add(size);
+            }
+            _ => settled.push(Settled { topic: topic.to_owned(), acknowledged, size }),
         }
     }
 }
@@ -424,8 +431,8 @@ impl KafkaProducer {
         kept
     }
 
-    /// Records of topics in trouble reported since the last call.
-    pub fn take_settled(&self) -> Vec<(String, bool)> {
+    /// Records reported since the last call.
+    pub fn take_settled(&self) -> Vec<Settled> {
         std::mem::take(&mut *self.context().settled.lock())
     }
 

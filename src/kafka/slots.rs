@@ -174,7 +174,7 @@ impl Slots {
         slot.producer.send_waiting(record, node_id)
     }
 
-    /// Tells topics in trouble what was reported, and replaces producers that were closed and have
+    /// Tells topics what was reported, and replaces producers that were closed and have
     /// nothing outstanding any more. True when Kafka has to be asked about a topic.
     pub fn serve(
         &mut self,
@@ -187,8 +187,8 @@ impl Slots {
         let slots = std::iter::once(Some(&mut self.main));
         for (class, slot) in slots.chain(self.others.iter_mut().map(Option::as_mut)).enumerate() {
             let Some(slot) = slot else { continue };
-            for (topic, acknowledged) in slot.producer.take_settled() {
-                topics.settled(&topic, acknowledged, now);
+            for settled in slot.producer.take_settled() {
+                topics.settled(class, &settled, now);
             }
             if !slot.producer.is_closed() {
                 continue;

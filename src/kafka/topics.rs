@@ -1,13 +1,17 @@
 //! What is known about each Kafka topic, and the records that wait for one.
 //!
-//! A record waits only while its own topic is not known, is in [`Trouble`], or its producer is being
-//! replaced; its records leave in order, before any later record of the topic.
+//! A record waits only while its own topic is not known, is in [`Trouble`] or has its share of the
+//! producer's queue ([`super::share`]), or its producer is being replaced; its records leave in
+//! order, before any later record of the topic.
 //!
 //! Bounds: waiting records count against `kafka.queue_max_messages` and `kafka.queue_max_bytes`,
 //! and those whose topic is parked until somebody mends it against a part of both ([`Limits`]), so
-//! that such topics never take all the room; a topic that is not known stands here only while
+//! that such topics never take all the room; those whose topic is stuck count against neither, who
+//! handed them over bounds them; a topic that is not known stands here only while
 //! records wait for it, one that exists as long as Kafka takes its records; remembered refusals are
 //! dropped when they expire, and past [`MAX_REFUSED`] they are not remembered at all.
+
+mod standing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +21,7 @@ use ahash::{AHashMap, AHashSet};
 use hydrant_actors::ports::LogRecord;
 use hydrant_actors::say;
 
+use super::share::{Queues, Settled, Share, Size};
 use super::trouble::{CLASSES, Kind, Place, Trouble, fitting};
 use super::waiting::Waiting;
 
@@ -40,12 +45,24 @@ pub(super) enum Knowledge {
 pub(super) struct Topic {
     knowledge: Knowledge,
     backlog: VecDeque<Waiting>,
+    /// The backlog's size.
+    waiting: Size,
+    share: Share,
+    /// Its backlog takes no room: see [`super::share`].
+    stuck: bool,
     trouble: Option<Box<Trouble>>,
 }
 
 impl Topic {
     fn new() -> Self {
-        Self { knowledge: Knowledge::Unknown, backlog: VecDeque::new(), trouble: None }
+        Self {
+            knowledge: Knowledge::Unknown,
+            backlog: VecDeque::new(),
+            waiting: Size::default(),
+            share: Share::default(),
+            stuck: false,
+            trouble: None,
+        }
     }
 
     /// Its records go where those of all go.
@@ -59,31 +76,19 @@ impl Topic {
         parked.is_some_and(|parked| parked.limited)
     }
 
+    /// It takes nothing until Kafka has mended it, however long that is.
+    fn waits_for_kafka(&self) -> bool {
+        let parked = self.trouble.as_ref().and_then(|trouble| trouble.parked.as_ref());
+        parked.is_some_and(|parked| !parked.limited)
+    }
+
+    fn take_backlog(&mut self) -> VecDeque<Waiting> {
+        self.waiting = Size::default();
+        std::mem::take(&mut self.backlog)
+    }
+
     fn trouble(&mut self, now: Instant) -> &mut Trouble {
         self.trouble.get_or_insert_with(|| Box::new(Trouble::new(now)))
-    }
-}
-
-/// Records and bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Size {
-    pub records: usize,
-    pub bytes: usize,
-}
-
-impl Size {
-    fn of(records: &VecDeque<Waiting>) -> Self {
-        Self { records: records.len(), bytes: records.iter().map(Waiting::cost).sum() }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.records += other.records;
-        self.bytes += other.bytes;
-    }
-
-    fn take(&mut self, other: Self) {
-        self.records = self.records.saturating_sub(other.records);
-        self.bytes = self.bytes.saturating_sub(other.bytes);
     }
 }
 
@@ -96,6 +101,9 @@ pub(super) struct Topics {
     waiting: Size,
     /// Those of them whose topic is parked until somebody mends it.
     limited: Size,
+    /// Those of them whose topic is stuck, as of the last drain.
+    stuck: Size,
+    queues: Queues,
 }
 
 /// Where a record may go.
@@ -119,23 +127,26 @@ pub(super) enum Offer {
     Closed,
 }
 
-/// Topics that are parked with records waiting.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Parking {
-    /// One of them, and why.
-    pub topic: Arc<str>,
-    pub why: Arc<str>,
-    pub topics: usize,
-    pub records: usize,
-}
-
 impl Topics {
-    /// Where a record of the topic goes now.
-    pub fn way(&mut self, topic: &str, now: impl FnOnce() -> Instant) -> Way {
-        match self.map.get(topic) {
+    /// With producers that take so much each.
+    pub fn new(max: [Size; CLASSES]) -> Self {
+        Self { queues: Queues::new(max), ..Self::default() }
+    }
+
+    /// Where a record of the topic, with a payload of so many bytes, goes now. One that is to be
+    /// sent counts as sent.
+    pub fn way(&mut self, topic: &str, bytes: usize, now: impl FnOnce() -> Instant) -> Way {
+        match self.map.get_mut(topic) {
             None => Way::Wait,
             Some(known) => match &known.knowledge {
-                Knowledge::Exists if known.backlog.is_empty() && known.is_well() => Way::Send,
+                Knowledge::Exists
+                    if known.backlog.is_empty()
+                        && known.is_well()
+                        && self.queues.takes(0, &known.share, bytes) =>
+                {
+                    self.queues.put(0, &mut known.share, bytes, now);
+                    Way::Send
+                }
                 Knowledge::Exists | Knowledge::Unknown => Way::Wait,
                 Knowledge::Refused { until, why } if *until > now() => Way::Refuse(why.clone()),
                 Knowledge::Refused { .. } => {
@@ -147,6 +158,12 @@ impl Topics {
         }
     }
 
+    /// The producer did not take what was to be sent.
+    pub fn not_sent(&mut self, topic: &str, bytes: usize) {
+        let share = self.map.get_mut(topic).map(|topic| &mut topic.share);
+        self.queues.settle(0, share, Size::one(bytes));
+    }
+
     pub fn waiting(&self) -> usize {
         self.waiting.records
     }
@@ -155,22 +172,11 @@ impl Topics {
         self.map.len()
     }
 
-    /// Whether a record of so many bytes may wait.
-    pub fn has_room(&self, bytes: usize, max_bytes: usize) -> bool {
-        self.waiting.records == 0 || self.waiting.bytes + bytes <= max_bytes
-    }
-
-    /// Why a record of the topic may not wait: the topic is parked until somebody mends it, and
-    /// such topics have as many waiting as they may.
-    pub fn is_full(&self, topic: &str, bytes: usize, max: Size) -> Option<String> {
-        if self.limited.records < max.records && self.limited.bytes + bytes <= max.bytes {
-            return None;
-        }
-        let parked = self.map.get(topic)?.trouble.as_ref()?.parked.as_ref()?;
-        let (why, records) = (&parked.why, self.limited.records);
-        parked
-            .limited
-            .then(|| format!("{why}; {records} records of such topics wait, and no more may"))
+    /// Whether a record of so many bytes may wait for the topic.
+    pub fn has_room(&self, topic: &str, bytes: usize, max_bytes: usize) -> bool {
+        let mut others = self.waiting;
+        others.take(self.stuck);
+        others.records == 0 || others.bytes + bytes <= max_bytes || self.is_stuck(topic)
     }
 
     /// Puts a record behind those that wait for its topic; true when Kafka has to be asked.
@@ -184,11 +190,15 @@ impl Topics {
     /// Counts a record that waits for its topic from now on.
     fn count_in(&mut self, record: &Waiting) -> &mut Topic {
         let name = record.topic().clone();
-        let size = Size { records: 1, bytes: record.cost() };
+        let size = Size::one(record.cost());
         self.waiting.add(size);
         let topic = self.map.entry(name.clone()).or_insert_with(Topic::new);
+        topic.waiting.add(size);
         if topic.is_limited() {
             self.limited.add(size);
+        }
+        if topic.stuck {
+            self.stuck.add(size);
         }
         self.backlogged.insert(name);
         topic
@@ -255,15 +265,6 @@ impl Topics {
         self.limit(name, was_limited);
     }
 
-    /// Kafka says that a topic it was asked about takes nothing until somebody mends it.
-    pub fn park(&mut self, name: &str, why: &str, now: Instant) {
-        if let Some(topic) = self.map.get_mut(name) {
-            let was_limited = topic.is_limited();
-            topic.trouble(now).park(&why.into(), true, now);
-            self.limit(name, was_limited);
-        }
-    }
-
     /// Counts a topic's backlog among the limited ones, or no longer.
     fn limit(&mut self, name: &str, was_limited: bool) {
         let Some(topic) = self.map.get(name) else { return };
@@ -274,69 +275,27 @@ impl Topics {
         }
     }
 
-    /// A record of a topic in trouble, sent by a producer of its own class, was reported.
-    pub fn settled(&mut self, name: &str, acknowledged: bool, now: Instant) {
-        let Some(topic) = self.map.get_mut(name) else { return };
+    /// The producer of a class has reported records of a topic.
+    pub fn settled(&mut self, class: usize, settled: &Settled, now: Instant) {
+        let Settled { topic: name, acknowledged, size } = settled;
+        let mut topic = self.map.get_mut(&**name);
+        self.queues.settle(class, topic.as_mut().map(|topic| &mut topic.share), *size);
+        let Some(topic) = topic else { return };
+        if *acknowledged {
+            if topic.stuck && topic.share.is_silent(now) {
+                say::info!("kafka: topic {name} takes records again");
+            }
+            topic.share.acknowledged(now);
+        }
         let was_limited = topic.is_limited();
-        let Some(trouble) = &mut topic.trouble else { return };
-        trouble.outstanding = trouble.outstanding.saturating_sub(1);
-        if acknowledged && trouble.parked.is_some() {
+        // In the producer of all nothing is in trouble.
+        let Some(trouble) = topic.trouble.as_mut().filter(|_| class > 0) else { return };
+        trouble.outstanding = trouble.outstanding.saturating_sub(size.records);
+        if *acknowledged && trouble.parked.is_some() {
             trouble.probed(now);
             say::info!("kafka: topic {name} takes records again");
         }
         self.limit(name, was_limited);
-    }
-
-    /// Takes the records of topics that were parked for `time` and that nobody has mended, with the
-    /// reasons.
-    pub fn give_up(&mut self, time: Duration, now: Instant) -> Vec<(Arc<str>, VecDeque<Waiting>)> {
-        let mut given_up = Vec::new();
-        if self.limited.records == 0 {
-            return given_up;
-        }
-        for name in &self.backlogged {
-            let Some(topic) = self.map.get_mut(name) else { continue };
-            let parked = topic.trouble.as_mut().and_then(|trouble| trouble.parked.as_mut());
-            let Some(parked) = parked.filter(|parked| parked.limited) else { continue };
-            if now.duration_since(parked.since) < time {
-                continue;
-            }
-            parked.since = now;
-            let why = parked.why.clone();
-            let records = std::mem::take(&mut topic.backlog);
-            self.limited.take(Size::of(&records));
-            self.waiting.take(Size::of(&records));
-            if topic.knowledge == Knowledge::Unknown {
-                self.map.remove(name);
-            }
-            given_up.push((why, records));
-        }
-        self.sweep();
-        given_up
-    }
-
-    /// Records that wait until somebody mends their topic.
-    pub fn parked(&self) -> usize {
-        self.limited.records
-    }
-
-    /// Parked topics that records wait for.
-    pub fn parking(&self) -> Option<Parking> {
-        let mut found: Option<Parking> = None;
-        for name in &self.backlogged {
-            let Some(topic) = self.map.get(name) else { continue };
-            let parked = topic.trouble.as_ref().and_then(|trouble| trouble.parked.as_ref());
-            let Some(parked) = parked else { continue };
-            let found = found.get_or_insert_with(|| Parking {
-                topic: name.clone(),
-                why: parked.why.clone(),
-                topics: 0,
-                records: 0,
-            });
-            found.topics += 1;
-            found.records += topic.backlog.len();
-        }
-        found
     }
 
     /// The topic's records are refused; returns those that waited. The refusal stands for
@@ -345,12 +304,15 @@ impl Topics {
         let Some(known) = self.map.get_mut(topic) else {
             return VecDeque::new();
         };
-        let records = std::mem::take(&mut known.backlog);
+        if known.stuck {
+            self.stuck.take(known.waiting);
+        }
+        let records = known.take_backlog();
         self.waiting.take(Size::of(&records));
         if known.is_limited() {
             self.limited.take(Size::of(&records));
         }
-        known.trouble = None;
+        (known.trouble, known.stuck) = (None, false);
         self.backlogged.remove(topic);
         if self.refused < MAX_REFUSED {
             known.knowledge = Knowledge::Refused { until: now + REFUSAL, why: why.into() };
@@ -406,21 +368,25 @@ impl Topics {
             while let Some(record) = topic.backlog.front()
                 && !closed[class]
                 && left > 0
+                && self.queues.takes(class, &topic.share, record.payload_len())
             {
                 match offer(class, record) {
                     Offer::Closed => {
                         closed[class] = true;
                         break;
                     }
-                    Offer::Sent if class > 0 => {
-                        if let Some(trouble) = &mut topic.trouble {
+                    Offer::Sent => {
+                        let bytes = record.payload_len();
+                        self.queues.put(class, &mut topic.share, bytes, || now);
+                        if let Some(trouble) = topic.trouble.as_mut().filter(|_| class > 0) {
                             trouble.outstanding += 1;
                         }
                     }
-                    Offer::Sent | Offer::Settled => {}
+                    Offer::Settled => {}
                 }
                 left -= 1;
-                let size = Size { records: 1, bytes: record.cost() };
+                let size = Size::one(record.cost());
+                topic.waiting.take(size);
                 self.waiting.take(size);
                 if limited {
                     self.limited.take(size);
@@ -434,17 +400,26 @@ impl Topics {
 
     /// Forgets which topics had a backlog and have none.
     fn sweep(&mut self) {
-        let map = &self.map;
-        self.backlogged.retain(|name| map.get(name).is_some_and(|topic| !topic.backlog.is_empty()));
+        let map = &mut self.map;
+        self.backlogged.retain(|name| {
+            let Some(topic) = map.get_mut(name) else { return false };
+            topic.stuck &= !topic.backlog.is_empty();
+            !topic.backlog.is_empty()
+        });
+        if self.backlogged.is_empty() {
+            self.stuck = Size::default();
+        }
     }
 
     /// Takes every waiting record; nothing is outstanding any more.
     pub fn take_waiting(&mut self) -> Vec<Waiting> {
-        (self.waiting, self.limited) = Default::default();
+        (self.waiting, self.limited, self.stuck) = Default::default();
+        self.queues.clear();
         self.backlogged.clear();
         let mut waiting = Vec::new();
         for topic in self.map.values_mut() {
-            waiting.extend(std::mem::take(&mut topic.backlog));
+            waiting.extend(topic.take_backlog());
+            (topic.share, topic.stuck) = (Share::default(), false);
             if let Some(trouble) = &mut topic.trouble {
                 trouble.outstanding = 0;
             }

@@ -58,6 +58,14 @@ impl Waiting {
         }
     }
 
+    /// Bytes that librdkafka counts it with.
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Self::Fresh(record) => record.payload.len(),
+            Self::Back(back) => back.payload.len(),
+        }
+    }
+
     /// Bytes it is counted with.
     pub fn cost(&self) -> usize {
         match self {

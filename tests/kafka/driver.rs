@@ -109,10 +109,12 @@ impl Driver {
             }
         }
         let wait = if self.blocked || self.queue.is_empty() { time } else { Duration::ZERO };
-        let Ok(batch) = self.reports.recv_timeout(wait) else {
+        let batch = self.reports.recv_timeout(wait);
+        // Without a report the log actor tries again every 20 ms.
+        self.blocked = false;
+        let Ok(batch) = batch else {
             return;
         };
-        self.blocked = false;
         self.largest_batch = self.largest_batch.max(batch.len());
         for report in batch {
             let record =

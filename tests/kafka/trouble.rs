@@ -274,3 +274,85 @@ fn a_topic_that_may_not_be_written_waits_until_it_may() {
     assert_eq!(assert_complete_and_in_order(&kafka.read_all("guard-bad"), 5, 200), 0);
     assert_eq!(assert_complete_and_in_order(&kafka.read_all("guard-good"), 20, next), 0);
 }
+
+/// For two replicas, one of which is there.
+const ENOUGH: &[(&str, &str)] = &[("min.insync.replicas", "1")];
+const TOO_FEW: &[(&str, &str)] = &[("min.insync.replicas", "2")];
+
+/// A Kafka with topics of two replicas, one of which is gone.
+fn crippled(topics: &[&str]) -> Kafka {
+    let kafka = Kafka::start();
+    let mut second = kafka.second();
+    for topic in topics {
+        kafka.create_topic_with(topic, 3, 2, ENOUGH);
+    }
+    second.stop();
+    kafka
+}
+
+#[test]
+fn topics_with_too_few_in_sync_replicas_wait_and_others_go_on() {
+    let names = ["few", "small"].map(|name| (format!("good-{name}"), format!("bad-{name}")));
+    let [(a, b), (c, d)] = &names;
+    let kafka = crippled(&[a, b, c, d]);
+    let few = KafkaOptions { queue_max_messages: 2_000, ..options(&kafka.address()) };
+    let small = KafkaOptions {
+        queue_max_bytes: 4 << 20,
+        compression: "none".into(),
+        ..options(&kafka.address())
+    };
+    for ((good, bad), (options, size)) in names.iter().zip([(few, 10), (small, 3_000)]) {
+        let mut driver = Driver::new(options);
+        driver.push(padded(bad, 5, 0..100, size));
+        let mut next = go_on(&mut driver, good, 0, Duration::from_millis(100));
+        driver.finish(PATIENCE);
+        kafka.alter_topic(bad, TOO_FEW);
+        // More than a producer takes, at once.
+        driver.push(padded(bad, 5, 100..5_000, size));
+        next = go_on(&mut driver, good, next, Duration::from_secs(3));
+        driver.until("the others are acknowledged", Duration::from_secs(5), |driver| {
+            driver.left() == 4_900
+        });
+        assert_eq!(driver.acknowledged, 100 + next);
+        let line = format!("1 parked: {bad}: Kafka acknowledges nothing of it");
+        assert!(driver.log.describe().contains(&line), "{}", driver.log.describe());
+        kafka.alter_topic(bad, ENOUGH);
+        driver.push(padded(bad, 5, 5_000..6_000, size));
+        next = go_on(&mut driver, good, next, Duration::from_secs(1));
+        driver.finish(PATIENCE);
+        assert_eq!(driver.acknowledged, next + 6_000);
+        assert_eq!((driver.refused.len(), driver.resets), (0, 0));
+        assert_eq!(driver.log.counters().unavailable, 0);
+        assert_eq!(assert_complete_and_in_order(&kafka.read_all(bad), 5, 6_000), 0);
+        assert_eq!(assert_complete_and_in_order(&kafka.read_all(good), 20, next), 0);
+    }
+}
+
+#[test]
+fn a_node_serves_others_while_a_topic_has_too_few_in_sync_replicas() {
+    let kafka = crippled(&["insync-good", "insync-bad"]);
+    kafka.alter_topic("insync-bad", TOO_FEW);
+    let node = Node::builder()
+        .set("log.kind", "kafka")
+        .set("kafka.bootstrap_servers", kafka.address())
+        .set("kafka.queue_max_messages", 500)
+        .start();
+    let mut bad = node.client("bad");
+    for n in 0..2_000 {
+        bad.publish(&format!("insync/{}/bad", n % 7), format!("k{}:{}", n % 7, n / 7), 1);
+    }
+    let mut good = node.client("good");
+    for n in 0..1_000 {
+        good.publish(&format!("insync/{}/good", n % 7), n.to_string(), 1);
+    }
+    eventually(Duration::from_secs(10), "all others are in Kafka", || {
+        node.metric("hydrant_log_acknowledged_total") >= 1_000.0
+    });
+    assert_eq!(node.metric("hydrant_log_pending_records"), 2_000.0);
+    assert_eq!(node.http("/ready").0, 200);
+    kafka.alter_topic("insync-bad", ENOUGH);
+    eventually(PATIENCE, "the records arrive", || node.metric("hydrant_outbox_records") == 0.0);
+    assert_eq!(node.metric("hydrant_log_resets_total"), 0.0);
+    assert_eq!(kafka.read_all("insync-good").len(), 1_000);
+    assert_eq!(assert_complete_and_in_order(&kafka.read_all("insync-bad"), 7, 2_000), 0);
+}

@@ -28,6 +28,7 @@ use super::server::{PATIENCE, Server, class_path, free_port};
 pub struct Kafka {
     server: Server,
     port: u16,
+    controller: u16,
 }
 
 /// One record as a consumer sees it.
@@ -88,14 +89,33 @@ impl Kafka {
 
     /// The same without the start, for a Kafka that is absent at first. `restart` starts it.
     pub fn prepare() -> Self {
-        let server = Server::new("kafka");
         let (port, controller) = (free_port(), free_port());
+        let listeners = format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
+        Self::format(1, "broker,controller", controller, port, &listeners)
+    }
+
+    /// A second broker of its cluster.
+    pub fn second(&self) -> Self {
+        let port = free_port();
+        let listeners = format!("PLAINTEXT://127.0.0.1:{port}");
+        let mut second = Self::format(2, "broker", self.controller, port, &listeners);
+        second.restart();
+        let metadata = || self.admin().inner().fetch_metadata(None, Duration::from_secs(2));
+        eventually(PATIENCE, "the cluster has two brokers", || {
+            metadata().is_ok_and(|data| data.brokers().len() == 2)
+        });
+        second
+    }
+
+    fn format(node: u32, roles: &str, controller: u16, port: u16, listeners: &str) -> Self {
+        let server = Server::new("kafka");
         let config = server.folder().join("server.properties");
+        // Records of the tests are years old by their own time stamps: none may expire.
         let text = format!(
-            "process.roles=broker,controller\n\
-             node.id=1\n\
+            "process.roles={roles}\n\
+             node.id={node}\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             listeners={listeners}\n\
              advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
              controller.listener.names=CONTROLLER\n\
              log.dirs={}\n\
@@ -105,7 +125,7 @@ impl Kafka {
              transaction.state.log.replication.factor=1\n\
              transaction.state.log.min.isr=1\n\
              group.initial.rebalance.delay.ms=0\n\
-             log.retention.hours=24\n",
+             log.retention.ms=-1\n",
             server.folder().join("data").display()
         );
         std::fs::write(&config, text).expect("server.properties");
@@ -121,7 +141,7 @@ impl Kafka {
             "StorageTool: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        Self { server, port }
+        Self { server, port, controller }
     }
 
     /// `host:port` for clients.
@@ -182,7 +202,18 @@ impl Kafka {
 
     /// Makes a topic with settings of its own.
     pub fn create_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        self.create_topic_with(name, partitions, 1, settings);
+    }
+
+    /// The same with more than one replica.
+    pub fn create_topic_with(
+        &self,
+        name: &str,
+        partitions: i32,
+        replicas: i32,
+        settings: &[(&str, &str)],
+    ) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
         for (key, value) in settings {
             topic = topic.set(key, value);
         }
