@@ -360,6 +360,7 @@ fn kafka(r: &mut Reader<'_>, kind: LogKind) -> Option<KafkaOptions> {
         overflow_topic: None,
         request_timeout: r.time("kafka.request_timeout"),
         park_time: r.time("kafka.park_time"),
+        pending_max: (r.number("log.max_pending_messages"), r.number("log.max_pending_bytes")),
         // The log actor keeps what waits: others must find room there.
         parked_max_messages: r
             .number::<usize>("kafka.queue_max_messages")

@@ -102,6 +102,7 @@ impl LogThreads {
                     self.give_up(state);
                     self.drain(state);
                     state.topics.find_stuck(Instant::now());
+                    self.note_crowd(state);
                     self.tell_of_parked(state, &mut told);
                 }
                 state.slots.is_closing()
@@ -171,6 +172,7 @@ impl KafkaLog {
             looked_at: Mutex::new(HashSet::new()),
             poll_wake: Default::default(),
             topics_wake: Default::default(),
+            crowded: AtomicBool::new(false),
         });
         let maker = TopicMaker::new(shared.clone())?;
         std::thread::Builder::new().name("kafka-topics".into()).spawn(move || maker.run())?;
@@ -261,6 +263,7 @@ impl MessageLog for KafkaLog {
                 break;
             }
         }
+        shared.note_crowd(state);
         drop(guard);
         given_back.extend(rest);
         reporter.give_back(given_back.len());
@@ -271,6 +274,12 @@ impl MessageLog for KafkaLog {
             shared.wake_poll_thread();
         }
         given_back
+    }
+
+    fn takes(&self, topic: &str) -> bool {
+        let shared = &*self.shared;
+        !shared.crowded.load(Ordering::Acquire)
+            || shared.state.lock().topics.takes(topic, shared.options.shared_max())
     }
 
     fn admit(&self, topic: &Arc<str>, client: &Arc<str>) -> Admission {

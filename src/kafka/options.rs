@@ -95,6 +95,9 @@ pub struct KafkaOptions {
     /// `kafka.park_time`: records of a topic that takes nothing until somebody mends it (it does not
     /// exist, or this broker may not write to it) wait for so long, then they are refused.
     pub park_time: Duration,
+    /// `log.max_pending_messages` and `log.max_pending_bytes`: what whoever hands records over keeps
+    /// of them at most, until they are reported.
+    pub pending_max: (usize, usize),
     /// Not a key: records of such topics that wait at most. A quarter of `queue_max_bytes` is the
     /// other bound. Past either they are refused at once.
     pub parked_max_messages: usize,
@@ -127,6 +130,7 @@ impl Default for KafkaOptions {
             overflow_topic: Some("mqtt.overflow".into()),
             request_timeout: Duration::from_secs(30),
             park_time: Duration::from_secs(30),
+            pending_max: (200_000, 128 << 20),
             parked_max_messages: 50_000,
             message_timeout: Duration::ZERO,
             expected_topics: Vec::new(),
@@ -310,9 +314,22 @@ impl KafkaOptions {
         }
     }
 
-    /// The same of each class.
+    /// What all topics together may have in producers and, as much again, waiting for them, where
+    /// each gets a share: so others find room with whoever hands them over, too.
+    pub(super) fn shared_max(&self) -> Size {
+        Size {
+            records: self.queue_max_messages.min(self.pending_max.0) / 2,
+            bytes: self.queue_max_bytes.min(self.pending_max.1) / 2,
+        }
+    }
+
+    /// The same in the producer of each class.
     pub(super) fn queues(&self) -> [Size; CLASSES] {
-        std::array::from_fn(|class| self.queue(class))
+        let max = self.shared_max();
+        std::array::from_fn(|class| {
+            let queue = self.queue(class);
+            Size { records: queue.records.min(max.records), bytes: queue.bytes.min(max.bytes) }
+        })
     }
 
     /// Configuration of a producer of a class of [`super::trouble`].

@@ -1,9 +1,10 @@
-//! How much of a producer's queue one topic may have.
+//! How much of what all topics share one topic may have.
 //!
 //! librdkafka sends a batch again for as long as its topic has too few in-sync replicas, and says
-//! nothing of it. So that such records do not fill the queue that all topics share, a topic has at
-//! most as many records and bytes there as are free; its later ones wait in its backlog. Where n
-//! topics want more than that, an (n+1)th part of the queue stays free for others.
+//! nothing of it. So that such records do not fill the producer that all topics share, a topic has
+//! at most as many records and bytes there as are free; its later ones wait in its backlog. Where n
+//! topics want more than that, an (n+1)th part stays free for others. Backlogs are divided in the
+//! same way, where their records have another place: they stay in the outbox.
 //!
 //! A topic with a backlog, of which Kafka has acknowledged nothing for [`SILENCE`] or which is parked
 //! without an end, is *stuck*: its backlog takes no room from others until it is gone. Who hands the records over keeps each until

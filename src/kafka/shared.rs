@@ -34,6 +34,8 @@ pub(super) struct LogThreads {
     pub(super) looked_at: Mutex<HashSet<Arc<str>>>,
     pub(super) poll_wake: (Mutex<bool>, Condvar),
     pub(super) topics_wake: (Mutex<bool>, Condvar),
+    /// So many records wait that a topic may have its share of those that may.
+    pub(super) crowded: AtomicBool,
 }
 
 pub(super) fn wake(signal: &(Mutex<bool>, Condvar)) {
@@ -82,6 +84,11 @@ impl LogThreads {
         if ask {
             wake(&self.topics_wake);
         }
+    }
+
+    pub(super) fn note_crowd(&self, state: &State) {
+        let crowded = state.topics.is_crowded(self.options.shared_max());
+        self.crowded.store(crowded, Ordering::Release);
     }
 
     /// Refuses the records of topics that nobody has mended.

@@ -22,8 +22,8 @@ use crate::supervision::{ActorCell, Ping, Running, on_ping};
 /// Records handed to the log in one call.
 const APPEND_AT_ONCE: usize = 4096;
 /// Records read from a lane in one go, and their bytes.
-const READ_RECORDS: usize = 4096;
-const READ_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const READ_RECORDS: usize = 4096;
+pub(super) const READ_BYTES: usize = 4 * 1024 * 1024;
 
 /// What the actor's streams yield.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +103,9 @@ impl LogActor {
 
     fn has_room(&self, state: &LogState) -> bool {
         let settings = &self.parts.shared.settings.log;
-        state.len() < settings.max_pending_messages && state.bytes() < settings.max_pending_bytes
+        state.len() < settings.max_pending_messages
+            && state.bytes() < settings.max_pending_bytes
+            && !state.late.is_full()
     }
 
     /// Admits records while there is room, hands them on, reads lanes that are behind.
@@ -119,7 +121,9 @@ impl LogActor {
                 self.cell.fault_point();
                 if let Some(work) = taken.pop() {
                     let lane = work.record.outbox.map(|at| at.lane);
-                    state.push_as(work.record, work.token, Kind::Publish(work.on_refused));
+                    if work.token.is_some() || !self.comes_late(&mut state, &work.record) {
+                        state.push_as(work.record, work.token, Kind::Publish(work.on_refused));
+                    }
                     if let Some(lane) = lane {
                         lanes.get_or_insert_with(|| shared.lanes.lock()).admitted(lane);
                     }
@@ -138,6 +142,16 @@ impl LogActor {
         self.read_lanes(ctx);
         let state = self.parts.state.lock();
         shared.metrics.log_pending.set(state.len() as u64);
+    }
+
+    /// Leaves a record in the outbox where the log takes no more of its topic. True: it was left.
+    fn comes_late(&self, state: &mut LogState, record: &LogRecord) -> bool {
+        let Some(at) = record.outbox else { return false };
+        let late = state.late.holds(&record.topic) || !self.parts.log.takes(&record.topic);
+        if late {
+            state.late.put(&record.topic, at);
+        }
+        late
     }
 
     fn send(&self) {
@@ -173,7 +187,7 @@ impl LogActor {
 
     /// Reads on in one lane that is behind, while half the room is free.
     fn read_lanes(&mut self, ctx: &mut Context<Self>) {
-        if self.reading || !self.is_half_empty() {
+        if self.reading || !self.is_half_empty() || self.parts.state.lock().late.is_full() {
             return;
         }
         let behind = self.parts.shared.lanes.lock().next_behind(self.next_lane);
@@ -215,7 +229,7 @@ impl LogActor {
             if !dead.is_empty() && dead.knows(DeadId::of(&record)) {
                 // An earlier start was refused it, and ended before the cursor had passed it.
                 state.owed.done.extend(record.outbox);
-            } else {
+            } else if !self.comes_late(&mut state, &record) {
                 state.push(record, None);
             }
         }
@@ -399,8 +413,11 @@ impl Actor for LogActor {
         self.advance(ctx);
         // Lanes fall behind without a message to this actor.
         every(ctx, Duration::from_millis(20), |actor, ctx| {
-            if actor.parts.shared.lanes.lock().any_behind() || actor.parts.state.lock().has_unsent()
-            {
+            let waits = {
+                let state = actor.parts.state.lock();
+                state.has_unsent() || !state.late.is_empty()
+            };
+            if waits || actor.parts.shared.lanes.lock().any_behind() {
                 actor.advance(ctx);
             }
         });
@@ -438,9 +455,9 @@ pub fn depth(parts: &LogParts) -> usize {
 
 /// One line for `broker tree`.
 pub fn describe(parts: &LogParts) -> String {
-    let (pending, held) = {
+    let (pending, held, late) = {
         let state = parts.state.lock();
-        (state.len(), state.held.len())
+        (state.len(), state.held.len(), state.late.len())
     };
     let (records, bytes) = parts.shared.lanes.lock().backlog();
     let dead = parts.shared.dead_letters.book.lock().len();
@@ -448,6 +465,9 @@ pub fn describe(parts: &LogParts) -> String {
         "{}; pending {pending}, outbox {records} records {bytes} bytes, {dead} dead letters",
         parts.log.describe()
     );
+    if late > 0 {
+        line.push_str(&format!(", {late} records wait in the outbox until their topics take more"));
+    }
     if held > 0 {
         line.push_str(&format!(", {held} refused records wait in the outbox for room among them"));
     }

@@ -5,6 +5,7 @@
 mod actor;
 mod dead;
 mod gate;
+mod late;
 mod outbox_progress;
 mod state;
 #[cfg(test)]

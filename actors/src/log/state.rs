@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use hydrant_protocol::OnRefused;
 
+use super::late::Late;
 use crate::messages::CompletionToken;
 use crate::ports::{DeadId, LogError, LogRecord, OutboxPosition, Report};
 
@@ -114,6 +115,8 @@ pub struct LogState {
     pub again: VecDeque<OutboxPosition>,
     /// One that was tried is over: another may be.
     pub tried: bool,
+    /// Records of the outbox that stay there, because the log takes no more of their topics.
+    pub late: Late,
     /// A record failed: nothing is sent until every one in the log's hands is reported.
     pub resetting: bool,
 }

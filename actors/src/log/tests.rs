@@ -13,6 +13,7 @@ use hydrant_protocol::{Message, OnRefused, QoS};
 use parking_lot::Mutex;
 
 mod dead;
+mod late;
 
 use super::*;
 use crate::messages::{AckSource, CompletionToken, LogWork, ManagerWork, StorageWork};
@@ -35,6 +36,8 @@ struct Played {
     sink: Mutex<Option<Sink>>,
     panic_next: AtomicBool,
     resets: AtomicUsize,
+    /// Of these topics it takes no more.
+    full: Mutex<Vec<&'static str>>,
 }
 
 impl Played {
@@ -68,6 +71,9 @@ impl MessageLog for Played {
             self.took.lock().push((record.id, record.sequence));
         }
         Vec::new()
+    }
+    fn takes(&self, topic: &str) -> bool {
+        !self.full.lock().contains(&topic)
     }
     fn on_report(&self, sink: Sink) {
         *self.sink.lock() = Some(sink);

@@ -115,6 +115,13 @@ pub trait MessageLog: Send + Sync + 'static {
         0
     }
 
+    /// Whether more records of this topic may be appended now. Where not, those that stand in the
+    /// outbox stay there until it says so again, and take no room in memory from other topics;
+    /// what has no other place is appended all the same. Never blocks.
+    fn takes(&self, _topic: &str) -> bool {
+        true
+    }
+
     /// Where reports go, in batches, from any thread. Set once before the first `append`.
     fn on_report(&self, sink: Box<dyn Fn(Vec<Report>) + Send + Sync>);
 

@@ -110,6 +110,23 @@ impl Topics {
         self.stuck.records > 0 && self.map.get(topic).is_some_and(|topic| topic.stuck)
     }
 
+    /// Whether so many records wait that a topic may have its share of those that may.
+    pub fn is_crowded(&self, max: Size) -> bool {
+        self.waiting.records > max.records / 2 || self.waiting.bytes > max.bytes / 2
+    }
+
+    /// Whether more records of the topic should come: fewer of it wait than others may. Those of
+    /// one that is parked until somebody mends it come and are refused.
+    pub fn takes(&self, topic: &str, max: Size) -> bool {
+        let Some(topic) = self.map.get(topic).filter(|topic| !topic.is_limited()) else {
+            return true;
+        };
+        let mut free = max;
+        free.take(self.waiting);
+        let own = topic.waiting;
+        own.records == 0 || own.records < free.records && own.bytes < free.bytes
+    }
+
     /// Finds the topics that are stuck, which they are until nothing of them waits.
     pub fn find_stuck(&mut self, now: Instant) {
         self.stuck = Size::default();

@@ -279,3 +279,24 @@ fn a_reset_and_a_refusal_leave_nothing_of_a_stuck_topic() {
         }
     }
 }
+
+#[test]
+fn of_a_topic_that_has_its_share_of_what_waits_no_more_should_come() {
+    let max = Size { records: 100, bytes: 1 << 20 };
+    let mut topics = Topics::default();
+    let mut fill = |topic: &str| {
+        let before = topics.waiting();
+        while topics.takes(topic, max) {
+            topics.wait(record(topic, 0));
+        }
+        topics.waiting() - before
+    };
+    assert_eq!([fill("a"), fill("b"), fill("c")], [50, 25, 13]);
+    assert!(topics.takes("other", max) && topics.is_crowded(max));
+    // What is refused past its own bound takes no room.
+    topics.park("a", "no", Instant::now());
+    assert!(topics.takes("a", max));
+    let few = Size { records: 176, bytes: 1 << 20 };
+    assert!(!topics.is_crowded(few) && topics.takes("b", few), "nobody is asked");
+    assert!(!topics.takes("b", Size { records: 1_000, bytes: 1_000 }), "bytes count, too");
+}

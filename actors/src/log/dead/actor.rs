@@ -1,10 +1,12 @@
-//! What the log actor does with records that the log refuses, and with dead letters that are sent
-//! again.
+//! What the log actor does with records that the log refuses, and with all that is sent again: dead
+//! letters, and records that stayed in the outbox.
+
+use std::sync::Arc;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use hydrant_protocol::OnRefused;
 
-use super::super::actor::LogActor;
+use super::super::actor::{LogActor, READ_BYTES, READ_RECORDS};
 use super::super::state::{Kind, LogState, Refused};
 use super::{Admission, DeadWork};
 use crate::clock::unix_ms;
@@ -13,9 +15,8 @@ use crate::metrics::DropReason;
 use crate::ports::{DeadId, DeadLetter, LogRecord, OutboxPosition, StoreError, StoreOp};
 use crate::say::{self, cut, one_line};
 
-/// Dead letters read in one go, and their bytes.
+/// Dead letters read in one go.
 const READ_LETTERS: usize = 256;
-const READ_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes of a reason in a line of the log; it says what to do.
 const WHY: usize = 512;
@@ -26,6 +27,12 @@ enum Again {
     Held(OutboxPosition),
     /// Dead letters from this one on.
     Letters(DeadId),
+    /// Records of a topic that the log takes again, from this one on.
+    Late(Arc<str>, OutboxPosition),
+}
+
+fn missing(at: OutboxPosition) -> StoreError {
+    StoreError::Unavailable(format!("no record is found at {at:?} in the outbox"))
 }
 
 impl LogActor {
@@ -92,7 +99,7 @@ impl LogActor {
     fn put(&self, record: LogRecord, why: &str, token: Option<CompletionToken>) {
         let shared = &self.parts.shared;
         let (outbox, bytes) = (record.outbox, record.cost());
-        let letter = std::sync::Arc::new(DeadLetter::new(record, why, unix_ms()));
+        let letter = Arc::new(DeadLetter::new(record, why, unix_ms()));
         let mut ops = vec![StoreOp::PutDeadLetter { letter }];
         if let Some(OutboxPosition { lane, position }) = outbox
             && shared.lanes.lock().is_next(lane, position)
@@ -142,7 +149,7 @@ impl LogActor {
 
     /// Works off what the store has done with dead letters.
     pub(in super::super) fn take_dead_work(&mut self, ctx: &mut Context<Self>) {
-        let shared = std::sync::Arc::clone(&self.parts.shared);
+        let shared = Arc::clone(&self.parts.shared);
         let mut taken = shared.dead_letters.work.take(4096);
         let mut handled = 0;
         let mut room = false;
@@ -201,21 +208,24 @@ impl LogActor {
         }
         let held = self.parts.state.lock().again.front().copied();
         let queued = || self.parts.shared.dead_letters.book.lock().next_queued();
-        let Some(what) = held.map(Again::Held).or_else(|| queued().map(Again::Letters)) else {
+        let late = || {
+            let mut state = self.parts.state.lock();
+            let next = state.late.next(|topic| self.parts.log.takes(topic));
+            next.map(|(topic, at)| Again::Late(topic, at))
+        };
+        let letters = || queued().map(Again::Letters);
+        let Some(what) = held.map(Again::Held).or_else(letters).or_else(late) else {
             return;
         };
         self.reading_again = true;
-        let (store, book) = (&self.parts.store, std::sync::Arc::clone(&self.parts.shared));
+        let (store, book) = (&self.parts.store, Arc::clone(&self.parts.shared));
         match what {
             Again::Held(at) => {
                 let read = store.read_outbox(at.lane, at.position, 1, 1);
                 ctx.spawn(read.into_actor(self).map(move |found, actor, ctx| {
                     let found = found.and_then(|records| {
-                        let missing = || format!("no record is found at {at:?} in the outbox");
                         let first = records.into_iter().next();
-                        first
-                            .filter(|record| record.outbox == Some(at))
-                            .ok_or_else(|| StoreError::Unavailable(missing()))
+                        first.filter(|record| record.outbox == Some(at)).ok_or_else(|| missing(at))
                     });
                     actor.after_read(
                         found.map(|record| {
@@ -225,6 +235,27 @@ impl LogActor {
                         }),
                         ctx,
                     );
+                }));
+            }
+            Again::Late(topic, at) => {
+                let read = store.read_outbox(at.lane, at.position, READ_RECORDS, READ_BYTES);
+                ctx.spawn(read.into_actor(self).map(move |found, actor, ctx| {
+                    let found = found.and_then(|records| match records.first() {
+                        Some(first) if first.outbox == Some(at) => Ok(records),
+                        _ => Err(missing(at)),
+                    });
+                    let done = found.map(|records| {
+                        let mut state = actor.parts.state.lock();
+                        for record in records {
+                            if let Some(at) = record.outbox
+                                && record.topic == topic
+                                && state.late.take(&topic, at)
+                            {
+                                state.push(record, None);
+                            }
+                        }
+                    });
+                    actor.after_read(done, ctx);
                 }));
             }
             Again::Letters(from) => {
