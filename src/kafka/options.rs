@@ -315,11 +315,12 @@ impl KafkaOptions {
     }
 
     /// What all topics together may have in producers and, as much again, waiting for them, where
-    /// each gets a share: so others find room with whoever hands them over, too.
+    /// each gets a share. A quarter, so that whoever hands them over has half its room free: then
+    /// the log actor reads the outbox.
     pub(super) fn shared_max(&self) -> Size {
         Size {
-            records: self.queue_max_messages.min(self.pending_max.0) / 2,
-            bytes: self.queue_max_bytes.min(self.pending_max.1) / 2,
+            records: self.queue_max_messages.min(self.pending_max.0) / 4,
+            bytes: self.queue_max_bytes.min(self.pending_max.1) / 4,
         }
     }
 
@@ -372,6 +373,17 @@ mod tests {
     #[test]
     fn the_defaults_are_accepted() {
         assert_eq!(KafkaOptions::default().check(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn topics_that_take_nothing_leave_half_the_room_of_the_log_actor() {
+        for queue_max_messages in [1_000, 200_000, 500_000] {
+            let options = KafkaOptions { queue_max_messages, ..KafkaOptions::default() };
+            let (shared, queues) = (options.shared_max(), options.queues());
+            assert!(queues[0].records + shared.records <= options.pending_max.0 / 2);
+            assert!(queues[0].bytes + shared.bytes <= options.pending_max.1 / 2);
+            assert!(queues[0].records <= queue_max_messages);
+        }
     }
 
     #[test]
