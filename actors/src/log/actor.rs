@@ -105,7 +105,7 @@ impl LogActor {
         let settings = &self.parts.shared.settings.log;
         state.len() < settings.max_pending_messages
             && state.bytes() < settings.max_pending_bytes
-            && !state.late.is_full()
+            && !state.late.is_full(settings.max_pending_bytes)
     }
 
     /// Admits records while there is room, hands them on, reads lanes that are behind.
@@ -187,7 +187,8 @@ impl LogActor {
 
     /// Reads on in one lane that is behind, while half the room is free.
     fn read_lanes(&mut self, ctx: &mut Context<Self>) {
-        if self.reading || !self.is_half_empty() || self.parts.state.lock().late.is_full() {
+        let max = self.parts.shared.settings.log.max_pending_bytes;
+        if self.reading || !self.is_half_empty() || self.parts.state.lock().late.is_full(max) {
             return;
         }
         let behind = self.parts.shared.lanes.lock().next_behind(self.next_lane);

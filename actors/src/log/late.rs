@@ -3,8 +3,9 @@
 //! Once one of a topic is here, all later ones of the outbox come here, until the first ones were
 //! read again: so nothing overtakes. Records of one key stand in one lane, in order of position.
 //!
-//! Bound: [`MAX`] places. Past it the log actor takes nothing more of any topic for now; where
-//! records of a topic must come here because earlier ones are, one read of a lane may go beyond.
+//! Bound: a quarter of `log.max_pending_bytes`, at [`PLACE`] bytes each. Past it the log actor takes
+//! nothing more of any topic for now, and the outbox grows on disk. Where records of a topic must
+//! come here because earlier ones are, one read of a lane may go beyond.
 //!
 //! [`MessageLog::takes`]: crate::ports::MessageLog::takes
 
@@ -14,8 +15,8 @@ use std::sync::Arc;
 
 use crate::ports::OutboxPosition;
 
-/// Places, of some 25 bytes each.
-const MAX: usize = 1_000_000;
+/// Bytes that one takes, its part of the tree included.
+const PLACE: usize = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -37,9 +38,9 @@ impl Late {
         self.records == 0
     }
 
-    /// There are as many as may be.
-    pub fn is_full(&self) -> bool {
-        self.records >= MAX
+    /// There are as many as `log.max_pending_bytes` lets there be.
+    pub fn is_full(&self, max_pending_bytes: usize) -> bool {
+        self.records * PLACE >= max_pending_bytes / 4
     }
 
     /// Whether there are any of this topic: then later ones come here too.
