@@ -314,19 +314,24 @@ impl KafkaOptions {
         }
     }
 
-    /// What all topics together may have in producers and, as much again, waiting for them, where
-    /// each gets a share. A quarter, so that whoever hands them over has half its room free: then
-    /// the log actor reads the outbox.
-    pub(super) fn shared_max(&self) -> Size {
+    /// So many eighths of what all topics together may have: with three of them in producers and
+    /// one waiting, whoever hands them over has half its room free. Then the log actor reads the
+    /// outbox.
+    fn eighths(&self, count: usize) -> Size {
         Size {
-            records: self.queue_max_messages.min(self.pending_max.0) / 4,
-            bytes: self.queue_max_bytes.min(self.pending_max.1) / 4,
+            records: self.queue_max_messages.min(self.pending_max.0) * count / 8,
+            bytes: self.queue_max_bytes.min(self.pending_max.1) * count / 8,
         }
+    }
+
+    /// What all topics together may have waiting where each gets a share.
+    pub(super) fn shared_max(&self) -> Size {
+        self.eighths(1)
     }
 
     /// The same in the producer of each class.
     pub(super) fn queues(&self) -> [Size; CLASSES] {
-        let max = self.shared_max();
+        let max = self.eighths(3);
         std::array::from_fn(|class| {
             let queue = self.queue(class);
             Size { records: queue.records.min(max.records), bytes: queue.bytes.min(max.bytes) }

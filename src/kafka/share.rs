@@ -2,13 +2,15 @@
 //!
 //! librdkafka sends a batch again for as long as its topic has too few in-sync replicas, and says
 //! nothing of it. So that such records do not fill the producer that all topics share, a topic has
-//! at most as many records and bytes there as are free; its later ones wait in its backlog. Where n
-//! topics want more than that, an (n+1)th part stays free for others. Backlogs are divided in the
-//! same way, where their records have another place: they stay in the outbox.
+//! at most [`PART`] times as many records and bytes there as are free; its later ones wait in its
+//! backlog. Where n topics want more than that, one part of 1 + n x [`PART`] stays free for others
+//! (Choudhury and Hahne, "Dynamic queue length thresholds", 1998). Of what waits in backlogs each
+//! topic has at most as much as is free, where its records have another place: they stay in the
+//! outbox.
 //!
 //! A topic with a backlog, of which Kafka has acknowledged nothing for [`SILENCE`] or which is parked
-//! without an end, is *stuck*: its backlog takes no room from others until it is gone. Who hands the records over keeps each until
-//! it is reported, so `log.max_pending_*` bounds that backlog.
+//! without an end, is *stuck*: its backlog takes no room from others until it is gone. Whoever hands
+//! the records over keeps each until it is reported, so `log.max_pending_*` bounds that backlog.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -16,6 +18,9 @@ use std::time::{Duration, Instant};
 use super::trouble::CLASSES;
 use super::waiting::Waiting;
 
+/// Of a producer a topic may have so many times what is free. One that Kafka takes is fastest without a
+/// backlog, and may be the only one.
+const PART: usize = 3;
 /// A topic that records wait for is stuck after so long without an acknowledgement.
 pub(super) const SILENCE: Duration = Duration::from_secs(1);
 
@@ -112,7 +117,8 @@ impl Queues {
         free.take(self.inside[class]);
         let own = share.inside;
         own.records == 0
-            || own.records < free.records && own.bytes.saturating_add(bytes) <= free.bytes
+            || own.records < free.records.saturating_mul(PART)
+                && own.bytes.saturating_add(bytes) <= free.bytes.saturating_mul(PART)
     }
 
     /// A producer has one more record of the topic.
@@ -159,14 +165,14 @@ mod tests {
         let now = Instant::now();
         let mut queues = Queues::new([Size { records: 1_000, bytes: 1 << 30 }; CLASSES]);
         let mut taken = 0;
-        for most in [500, 250, 125, 63] {
+        for most in [750, 188, 47, 12] {
             let got = fill(&mut queues, &mut Share::default(), 10, now);
             assert_eq!(got, most);
             taken += got;
         }
         assert!(taken < 1_000);
         let mut bytes = Queues::new([Size { records: 1_000, bytes: 10_000 }; CLASSES]);
-        assert_eq!(fill(&mut bytes, &mut Share::default(), 100, now), 50);
+        assert_eq!(fill(&mut bytes, &mut Share::default(), 100, now), 75);
         assert_eq!(
             fill(&mut bytes, &mut Share::default(), 100_000, now),
             1,
@@ -179,7 +185,7 @@ mod tests {
         let now = Instant::now();
         let mut queues = Queues::new([Size { records: 10, bytes: 1_000 }; CLASSES]);
         let mut share = Share::default();
-        assert_eq!(fill(&mut queues, &mut share, 10, now), 5);
+        assert_eq!(fill(&mut queues, &mut share, 10, now), 8);
         queues.settle(0, Some(&mut share), Size { records: 2, bytes: 20 });
         assert_eq!(fill(&mut queues, &mut share, 10, now), 2);
         // A topic that is forgotten leaves nothing behind.
