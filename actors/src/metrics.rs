@@ -26,6 +26,11 @@ impl Count {
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
+    /// The same where one thread alone changes the count: no locked instruction, which would wait
+    /// for all that was written before it, several times for each message.
+    pub fn add_unshared(&self, n: u64) {
+        self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
+    }
     /// Takes `n` away (gauges only); stops at zero.
     pub fn sub(&self, n: u64) {
         let _ = self
@@ -58,10 +63,21 @@ pub struct Latency {
 impl Latency {
     /// Counts one duration.
     pub fn record(&self, took: Duration) {
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let slot = BUCKETS_US.iter().position(|bound| us <= *bound).unwrap_or(BUCKETS_US.len());
+        let (slot, us) = Self::slot(took);
         self.buckets[slot].inc();
         self.sum_us.add(us);
+    }
+    /// The same where one thread alone counts ([`Count::add_unshared`]).
+    pub fn record_unshared(&self, took: Duration) {
+        let (slot, us) = Self::slot(took);
+        self.buckets[slot].add_unshared(1);
+        self.sum_us.add_unshared(us);
+    }
+    /// Its bucket, and how many microseconds it is.
+    fn slot(took: Duration) -> (usize, u64) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let slot = BUCKETS_US.iter().position(|bound| us <= *bound).unwrap_or(BUCKETS_US.len());
+        (slot, us)
     }
     /// Count in each bucket (not cumulative) and the sum in microseconds.
     pub fn read(&self) -> ([u64; BUCKETS_US.len() + 1], u64) {
@@ -204,7 +220,8 @@ pub struct WorkerMetrics {
     pub packets_in: Count,
     /// MQTT packets encoded for sending.
     pub packets_out: Count,
-    /// PUBLISH read, by QoS.
+    /// PUBLISH read, by QoS. These, payloads, acknowledgements and their latency are the worker's
+    /// thread's alone.
     pub publishes_in: [Count; 3],
     /// PUBLISH encoded for sending, by QoS.
     pub publishes_out: [Count; 3],

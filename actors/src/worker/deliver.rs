@@ -21,8 +21,8 @@ use super::{Conn, Continuation, Worker};
 
 impl Worker {
     pub(super) fn count_publish_out(&self, qos: QoS, payload: usize) {
-        self.metrics.publishes_out[qos as usize].inc();
-        self.metrics.payload_out.add(payload as u64);
+        self.metrics.publishes_out[qos as usize].add_unshared(1);
+        self.metrics.payload_out.add_unshared(payload as u64);
     }
 
     /// Delivers to one session of this worker. RETAIN is 0: it matches an established

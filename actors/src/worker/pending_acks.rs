@@ -190,9 +190,9 @@ impl Worker {
 
     fn count_ack(&self, level: u8, at: Instant) {
         if let Some(acks) = self.metrics.acks.get(usize::from(level)) {
-            acks.inc();
+            acks.add_unshared(1);
         }
-        self.metrics.ack_latency.record(at.elapsed());
+        self.metrics.ack_latency.record_unshared(at.elapsed());
     }
 
     /// Sends an answer now if none before it waits, else in its turn.

@@ -180,8 +180,8 @@ impl Worker {
     }
 
     fn count_in(&self, qos: QoS, payload: usize) {
-        self.metrics.publishes_in[qos as usize].inc();
-        self.metrics.payload_in.add(payload as u64);
+        self.metrics.publishes_in[qos as usize].add_unshared(1);
+        self.metrics.payload_in.add_unshared(payload as u64);
     }
 
     fn route_client(&self, entry: &Entry, topic: &str, payload: &[u8]) {
@@ -245,7 +245,7 @@ impl Worker {
         let Some(id) = entry.packet_id else { return };
         if deps.nothing() {
             self.receipt_done(entry.receipt, id, conn);
-            self.metrics.acks[route.level as usize].inc();
+            self.metrics.acks[route.level as usize].add_unshared(1);
             self.answer(conn, publish_answer(publication.qos, id));
             return;
         }
