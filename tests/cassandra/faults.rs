@@ -17,6 +17,9 @@ pub fn node(contact_points: &str) -> Builder {
         .set("cassandra.contact_points", contact_points)
         .set("cassandra.keyspace", unique("node").replace('-', "_"))
         .set("log.kind", "none")
+        // A load goes as fast as the machine lets it.
+        .set("session.max_queued_messages", 1_000_000)
+        .set("session.max_queued_bytes", "\"1TiB\"")
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -71,7 +71,9 @@ impl Cluster {
             .set("cassandra.keyspace", self.keyspace())
             .set("cassandra.lease", format!("{LEASE}s"))
             .set("log.kind", "none")
-            .set("session.max_queued_messages", 100_000)
+            // A load goes as fast as the machine lets it, for as long as a restart takes.
+            .set("session.max_queued_messages", 10_000_000)
+            .set("session.max_queued_bytes", "\"1TiB\"")
             .set("cluster.kind", "zookeeper")
             .set("cluster.id", &self.name)
             .set("cluster.listen", "127.0.0.1:0")
