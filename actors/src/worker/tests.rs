@@ -198,12 +198,15 @@ pub(crate) fn store(worker: &Rc<Worker>) -> (Vec<StoreOp>, Vec<(u32, u32, u64)>)
     (written, reads)
 }
 
-pub(crate) fn subscribe(worker: &Rc<Worker>, conn: &Rc<Conn>, filter: &str, qos: QoS) {
+/// A SUBSCRIBE comes; nothing is handed out yet.
+fn ask_for(worker: &Rc<Worker>, conn: &Rc<Conn>, filter: &str, qos: QoS) {
     let filter = TopicFilter::parse(filter, &wire::Limits::PROTOCOL).unwrap();
-    worker.subscribe(
-        conn,
-        Subscribe { packet_id: PacketId::MIN, filters: vec![Ok((filter, qos))], beyond: 0 },
-    );
+    let filters = vec![Ok((filter, qos))];
+    worker.subscribe(conn, Subscribe { packet_id: PacketId::MIN, filters, beyond: 0 });
+}
+
+pub(crate) fn subscribe(worker: &Rc<Worker>, conn: &Rc<Conn>, filter: &str, qos: QoS) {
+    ask_for(worker, conn, filter, qos);
     worker.flush();
     store(worker);
 }

@@ -108,9 +108,7 @@ fn a_message_that_the_store_has_not_got_when_the_suback_is_sent_comes_after_a_re
     retain(&worker, "one", "x", QoS::AtLeastOnce);
     let (conn, queue) = (connect(&worker, false, None), &mut Queue::default());
     queue.answer(&worker);
-    let filter = TopicFilter::parse("one", &wire::Limits::PROTOCOL).unwrap();
-    let filters = vec![Ok((filter, QoS::ExactlyOnce))];
-    worker.subscribe(&conn, Subscribe { packet_id: PacketId::MIN, filters, beyond: 0 });
+    ask_for(&worker, &conn, "one", QoS::ExactlyOnce);
     worker.flush();
     let before = conn.out.borrow().len();
     store(&worker).0.into_iter().for_each(|op| queue.apply(op));
@@ -150,9 +148,7 @@ fn a_subscription_that_matches_nothing_is_written_once() {
     store(&worker);
     // The second has one message, of QoS 0.
     for (filter, qos) in [("none/#", QoS::AtLeastOnce), ("t/299", QoS::ExactlyOnce)] {
-        let parsed = TopicFilter::parse(filter, &wire::Limits::PROTOCOL).unwrap();
-        let filters = vec![Ok((parsed, qos))];
-        worker.subscribe(&conn, Subscribe { packet_id: PacketId::MIN, filters, beyond: 0 });
+        ask_for(&worker, &conn, filter, qos);
         worker.flush();
         let mut written = Vec::new();
         while !worker.shared.storage.is_empty() {
@@ -167,9 +163,7 @@ fn a_connection_that_ends_before_its_suback_leaves_the_messages_to_the_next() {
     let worker = worker_that_retains(QoS::AtLeastOnce);
     let (conn, queue) = (connect(&worker, false, None), &mut Queue::default());
     queue.answer(&worker);
-    let filter = TopicFilter::parse("t/#", &wire::Limits::PROTOCOL).unwrap();
-    let filters = vec![Ok((filter, QoS::AtLeastOnce))];
-    worker.subscribe(&conn, Subscribe { packet_id: PacketId::MIN, filters, beyond: 0 });
+    ask_for(&worker, &conn, "t/#", QoS::AtLeastOnce);
     worker.detach(&conn, CloseReason::Eof);
     queue.answer(&worker);
     let again = connect(&worker, false, None);
@@ -182,9 +176,7 @@ fn nothing_counts_as_stored_before_it_is() {
     let worker = worker_that_retains(QoS::AtLeastOnce);
     let (conn, queue) = (connect(&worker, false, None), &mut Queue::default());
     queue.answer(&worker);
-    let filter = TopicFilter::parse("t/#", &wire::Limits::PROTOCOL).unwrap();
-    let filters = vec![Ok((filter, QoS::AtLeastOnce))];
-    worker.subscribe(&conn, Subscribe { packet_id: PacketId::MIN, filters, beyond: 0 });
+    ask_for(&worker, &conn, "t/#", QoS::AtLeastOnce);
     worker.flush();
     store(&worker);
     // The SUBACK is out, with a window of messages that the store is asked for.

@@ -148,9 +148,7 @@ pub(super) fn subscribe_to(
     qos: QoS,
     queue: &mut Queue,
 ) {
-    let filter = TopicFilter::parse(filter, &wire::Limits::PROTOCOL).unwrap();
-    let filters = vec![Ok((filter, qos))];
-    worker.subscribe(conn, Subscribe { packet_id: PacketId::MIN, filters, beyond: 0 });
+    ask_for(worker, conn, filter, qos);
     worker.flush();
     queue.answer(worker);
 }
