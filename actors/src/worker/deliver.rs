@@ -20,7 +20,16 @@ use super::state::sessions::{Session, Stored};
 use super::{Conn, Continuation, Worker};
 
 impl Worker {
-    pub(super) fn count_publish_out(&self, qos: QoS, payload: usize) {
+    /// Encodes a PUBLISH for a connection and counts it.
+    pub(super) fn write_publish(&self, conn: &Conn, publish: &wire::Publish<'_>) {
+        let &wire::Publish { dup, qos, retain, topic, packet_id, payload } = publish;
+        self.write(conn, |out| {
+            wire::put_publish(out, topic, payload, qos, dup, retain, packet_id);
+        });
+        self.count_publish_out(qos, payload.len());
+    }
+
+    fn count_publish_out(&self, qos: QoS, payload: usize) {
         self.metrics.publishes_out[qos as usize].add_unshared(1);
         self.metrics.payload_out.add_unshared(payload as u64);
     }
@@ -146,18 +155,15 @@ impl Worker {
             && !self.output_is_full(&conn, publication.cost())
         {
             let id = session.outbound.send(qos, 0, 0);
-            self.write(&conn, |out| {
-                wire::put_publish(
-                    out,
-                    publication.topic,
-                    publication.payload,
-                    qos,
-                    false,
-                    retain,
-                    Some(id),
-                );
-            });
-            self.count_publish_out(qos, publication.payload.len());
+            let publish = wire::Publish {
+                dup: false,
+                qos,
+                retain,
+                topic: publication.topic,
+                packet_id: Some(id),
+                payload: publication.payload,
+            };
+            self.write_publish(&conn, &publish);
             return;
         }
         let never_fits = publication.cost() > settings.session.max_queued_bytes;
@@ -222,18 +228,15 @@ impl Worker {
                     message,
                 });
             } else {
-                self.write(&conn, |out| {
-                    wire::put_publish(
-                        out,
-                        publication.topic,
-                        publication.payload,
-                        qos,
-                        false,
-                        retain,
-                        Some(id),
-                    );
-                });
-                self.count_publish_out(qos, publication.payload.len());
+                let publish = wire::Publish {
+                    dup: false,
+                    qos,
+                    retain,
+                    topic: publication.topic,
+                    packet_id: Some(id),
+                    payload: publication.payload,
+                };
+                self.write_publish(&conn, &publish);
             }
             return;
         }
@@ -382,18 +385,15 @@ impl Worker {
     fn send_waiting(&self, slot: u32, session: &mut Session, conn: &Rc<Conn>, next: &Waiting) {
         let message = &next.message;
         if next.qos == QoS::AtMostOnce {
-            self.write(conn, |out| {
-                wire::put_publish(
-                    out,
-                    &message.topic,
-                    &message.payload,
-                    QoS::AtMostOnce,
-                    false,
-                    next.retain,
-                    None,
-                );
-            });
-            self.count_publish_out(QoS::AtMostOnce, message.payload.len());
+            let publish = wire::Publish {
+                dup: false,
+                qos: QoS::AtMostOnce,
+                retain: next.retain,
+                topic: &message.topic,
+                packet_id: None,
+                payload: &message.payload,
+            };
+            self.write_publish(conn, &publish);
             if let Some(stored) = &mut session.stored {
                 let id = stored.id;
                 self.forget_queued(stored, next.sequence, message.cost() as u64);
@@ -426,18 +426,15 @@ impl Worker {
                 return;
             }
         }
-        self.write(conn, |out| {
-            wire::put_publish(
-                out,
-                &message.topic,
-                &message.payload,
-                next.qos,
-                false,
-                next.retain,
-                Some(packet_id),
-            );
-        });
-        self.count_publish_out(next.qos, message.payload.len());
+        let publish = wire::Publish {
+            dup: false,
+            qos: next.qos,
+            retain: next.retain,
+            topic: &message.topic,
+            packet_id: Some(packet_id),
+            payload: &message.payload,
+        };
+        self.write_publish(conn, &publish);
     }
 
     pub(super) fn forget_queued(&self, stored: &mut Stored, sequence: u64, cost: u64) {

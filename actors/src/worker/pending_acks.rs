@@ -132,18 +132,15 @@ impl Worker {
             }
             Continuation::Outgoing { slot, stamp, conn, packet_id, qos, retain, message } => {
                 if self.is_current(slot, stamp, &conn) {
-                    self.write(&conn, |out| {
-                        wire::put_publish(
-                            out,
-                            &message.topic,
-                            &message.payload,
-                            qos,
-                            false,
-                            retain,
-                            Some(packet_id),
-                        );
-                    });
-                    self.count_publish_out(qos, message.payload.len());
+                    let publish = wire::Publish {
+                        dup: false,
+                        qos,
+                        retain,
+                        topic: &message.topic,
+                        packet_id: Some(packet_id),
+                        payload: &message.payload,
+                    };
+                    self.write_publish(&conn, &publish);
                 }
             }
             Continuation::Peer { node, incarnation, batch } => {

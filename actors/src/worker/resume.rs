@@ -113,18 +113,15 @@ impl Worker {
         if released {
             self.write(conn, |out| wire::put_pubrel(out, packet_id));
         } else {
-            self.write(conn, |out| {
-                wire::put_publish(
-                    out,
-                    &message.topic,
-                    &message.payload,
-                    entry.qos,
-                    true,
-                    entry.retain,
-                    Some(packet_id),
-                );
-            });
-            self.count_publish_out(entry.qos, message.payload.len());
+            let publish = wire::Publish {
+                dup: true,
+                qos: entry.qos,
+                retain: entry.retain,
+                topic: &message.topic,
+                packet_id: Some(packet_id),
+                payload: &message.payload,
+            };
+            self.write_publish(conn, &publish);
         }
         // Last: what panics above has not happened.
         outbound.restore(packet_id, entry.qos, released, entry.sequence, cost);

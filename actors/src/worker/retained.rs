@@ -253,10 +253,15 @@ impl Worker {
         }
         let qos = message.qos.min(granted);
         if qos == QoS::AtMostOnce {
-            self.write(conn, |out| {
-                wire::put_publish(out, &message.topic, &message.payload, qos, false, true, None);
-            });
-            self.count_publish_out(qos, message.payload.len());
+            let publish = wire::Publish {
+                dup: false,
+                qos,
+                retain: true,
+                topic: &message.topic,
+                packet_id: None,
+                payload: &message.payload,
+            };
+            self.write_publish(conn, &publish);
             return true;
         }
         if !session.outbound.can_send(settings.session.max_inflight) {
