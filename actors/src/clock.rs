@@ -11,8 +11,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-use crate::monotonic::boot_ms;
 pub use crate::monotonic::coarse_ms;
+use crate::monotonic::{boot_ms, boot_us};
+use crate::now::{Boot, Now, Wall};
 use crate::say::{self, Reason};
 
 /// The wall clock has been set, rather than adjusted, when it moves against the other by this much between two looks.
@@ -112,6 +113,11 @@ impl Clock {
         shift.wall_ms += wall_ms;
         shift.boot_ms += boot_ms;
     }
+}
+
+/// Reads both clocks, once for a step of a machine.
+pub fn now() -> Now {
+    Now { boot: Boot(boot_us()), wall: Wall(unix_ns()) }
 }
 
 /// Milliseconds since the Unix epoch, for stamps that others read.

@@ -9,7 +9,8 @@
 //! - [`ports`]: what the tree needs from outside, as traits; `src/` implements them.
 //! - [`messages`]: what the actors give each other to do.
 //! - [`settings`], [`metrics`], [`shared`]: bounds, counters, what the actors share; [`subscriptions`]: who is
-//!   subscribed; [`clock`]: what has passed; [`say`]: the lines of the log, [`dropped`] those about messages.
+//!   subscribed; [`clock`]: what has passed; [`now`]: the time of one step; [`say`]: the lines of
+//!   the log, [`dropped`] those about messages.
 
 pub mod clock;
 pub mod cluster;
@@ -25,6 +26,7 @@ pub mod manager;
 pub mod messages;
 pub mod metrics;
 mod monotonic;
+pub mod now;
 pub mod ports;
 pub mod router;
 pub mod say;

@@ -1,4 +1,4 @@
-//! The machine's clocks that nobody sets, in milliseconds since some moment in the past: for differences only.
+//! The machine's clocks that nobody sets, since some moment in the past: for differences only.
 //!
 //! Owns nothing. The log's pauses go by [`coarse_ms`]; [`crate::clock`] measures by `boot_ms`, and has a line of the
 //! log for a jump of the wall clock.
@@ -10,20 +10,25 @@ pub fn coarse_ms() -> u64 {
     let clock = rustix::time::ClockId::MonotonicCoarse;
     #[cfg(not(target_os = "linux"))]
     let clock = rustix::time::ClockId::Monotonic;
-    millis(clock)
+    micros(clock) / 1000
 }
 
 /// Milliseconds since the machine was started, its sleep included.
 pub(crate) fn boot_ms() -> u64 {
+    boot_us() / 1000
+}
+
+/// Microseconds since the machine was started, its sleep included.
+pub(crate) fn boot_us() -> u64 {
     #[cfg(target_os = "linux")]
     let clock = rustix::time::ClockId::Boottime;
     // Nearest to it elsewhere: for development only.
     #[cfg(not(target_os = "linux"))]
     let clock = rustix::time::ClockId::Monotonic;
-    millis(clock)
+    micros(clock)
 }
 
-fn millis(clock: rustix::time::ClockId) -> u64 {
+fn micros(clock: rustix::time::ClockId) -> u64 {
     let now = rustix::time::clock_gettime(clock);
-    now.tv_sec.cast_unsigned() * 1000 + now.tv_nsec.cast_unsigned() / 1_000_000
+    now.tv_sec.cast_unsigned() * 1_000_000 + now.tv_nsec.cast_unsigned() / 1000
 }
