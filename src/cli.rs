@@ -289,7 +289,7 @@ mod tests {
         for wrong in [["--wait", "--cancel"], ["--cancel", "--rate=5"], ["--wait", "--rate=0"]] {
             assert!(Cli::try_parse_from([&["broker", "drain"], &wrong[..]].concat()).is_err());
         }
-        let id = "19a3f2c1b40-00001d9e02a4b8f6";
+        let id = "19a3f2c1b40-2-1f-00001d9e02a4b8f6";
         for right in
             [&["list"][..], &["replay", "--all"], &["drop", id, id], &["list", "--after", id]]
         {

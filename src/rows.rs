@@ -385,10 +385,11 @@ pub(crate) fn encode_dead_letter(letter: &DeadLetter) -> Result<Vec<u8>, RowErro
 }
 
 /// Reads what [`encode_dead_letter`] wrote.
-pub(crate) fn decode_dead_letter(id: DeadId, bytes: &[u8]) -> Result<DeadLetter, RowError> {
+pub(crate) fn decode_dead_letter(bytes: &[u8]) -> Result<DeadLetter, RowError> {
     let row: DeadLetterRow<'_> = postcard::from_bytes(body(bytes)?)?;
     let record = RowReader::new(row.record)?.next(&Arc::from(""))?;
-    Ok(DeadLetter { id, record, reason: Arc::from(row.reason), refused_ms: row.refused_ms })
+    let (id, reason) = (DeadId::of(&record), Arc::from(row.reason));
+    Ok(DeadLetter { id, record, reason, refused_ms: row.refused_ms })
 }
 
 /// The big-endian number at `at` in a key.

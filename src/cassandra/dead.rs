@@ -97,7 +97,7 @@ async fn body(db: &Db, incarnation: u64, id: DeadId) -> Result<Option<DeadLetter
     let values = key(incarnation, id).to_vec();
     let rows = db.rows(Bound { statement: S::DeadLetter, values }).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    decode_dead_letter(id, &row.blob("letter")?).map(Some).map_err(damaged)
+    decode_dead_letter(&row.blob("letter")?).map(Some).map_err(damaged)
 }
 
 /// The dead letters of dead incarnations are those of `me`. Done twice, it changes nothing more;

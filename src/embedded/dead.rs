@@ -6,7 +6,7 @@ use hydrant_actors::ports::{DeadId, DeadLetter, StoreError};
 use super::database::store_error;
 use super::row::Row;
 use super::tables::Engine;
-use crate::rows::{RowError, damaged, decode_dead_letter, encode_dead_letter};
+use crate::rows::{damaged, decode_dead_letter, encode_dead_letter};
 
 fn key(id: DeadId) -> UserKey {
     id.to_bytes().into()
@@ -39,10 +39,8 @@ impl Engine {
             if found.len() >= limit || (!found.is_empty() && bytes >= max_bytes) {
                 break;
             }
-            let (key, value) = guard.into_inner().map_err(store_error)?;
-            let id = key.first_chunk().copied().map(DeadId::from_bytes);
-            let id = id.ok_or_else(|| damaged(RowError::Short))?;
-            let letter = decode_dead_letter(id, &value).map_err(damaged)?;
+            let value = guard.value().map_err(store_error)?;
+            let letter = decode_dead_letter(&value).map_err(damaged)?;
             bytes += letter.record.cost();
             found.push(letter);
         }

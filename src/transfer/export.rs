@@ -211,10 +211,9 @@ async fn put_dead_letters(
         let Some(last) = page.last() else { return Ok(()) };
         from = last.id.next();
         for letter in page {
-            let DeadId { received_ms, hash } = letter.id;
             let letter = encode_dead_letter(&letter).map_err(damaged)?;
             let letter = serde_bytes::Bytes::new(&letter);
-            sink(&Item::DeadLetter { received_ms, hash, letter })?;
+            sink(&Item::DeadLetter { letter })?;
         }
     }
 }

@@ -64,8 +64,6 @@ pub(super) enum Item<'a> {
     End { counts: Counts, digest: u64 },
     /// A record that the log refused for good. Behind the outbox.
     DeadLetter {
-        received_ms: u64,
-        hash: u64,
         /// By [`crate::rows::encode_dead_letter`].
         #[serde(borrow)]
         letter: &'a serde_bytes::Bytes,

@@ -180,9 +180,8 @@ impl Content {
                 let cost = OP_COST + record.cost();
                 vec![(StoreOp::PutOutbox { record, position }, cost)]
             }
-            Item::DeadLetter { received_ms, hash, letter } => {
-                let id = DeadId { received_ms: *received_ms, hash: *hash };
-                let letter = decode_dead_letter(id, letter).map_err(bad_row)?;
+            Item::DeadLetter { letter } => {
+                let letter = decode_dead_letter(letter).map_err(bad_row)?;
                 self.fits(&letter.record.mqtt_topic, letter.record.payload.len())?;
                 let cost = OP_COST + letter.record.cost();
                 vec![(StoreOp::PutDeadLetter { letter: Arc::new(letter) }, cost)]

@@ -17,8 +17,9 @@ fn dead_letters_are_listed_replayed_and_dropped() {
     assert!(dead::list(dir, None, 0).unwrap_err().to_string().contains("count is 1 to 1000"));
     // All, and more than one request holds.
     assert_eq!(dead::replay(dir, &[]).unwrap().gone, 6);
-    let ids: Vec<DeadId> = (0..50).map(|n| DeadId { received_ms: n, hash: u64::MAX }).collect();
+    let ids = (0..50).map(|n| DeadId { received_ms: n, hash: u64::MAX, ..DeadId::default() });
+    let ids: Vec<DeadId> = ids.collect();
     let done = dead::remove(dir, &ids).unwrap();
     assert_eq!((done.gone, done.unknown.len()), (47, 3));
-    assert_eq!(done.unknown[1], "14-ffffffffffffffff");
+    assert_eq!(done.unknown[1], "14-0-0-ffffffffffffffff");
 }

@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     fn id(n: u64) -> DeadId {
-        DeadId { received_ms: n, hash: n }
+        DeadId { received_ms: n, ..DeadId::default() }
     }
 
     #[test]

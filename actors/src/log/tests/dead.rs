@@ -221,7 +221,7 @@ fn full_keeps_the_record_in_the_outbox_and_acknowledges_nobody() {
         assert_eq!(node.shared.metrics.dead_letters_full.get(), 4);
         // Room for one: the oldest is tried again, and refused again.
         let first = wrote.letters[0].id;
-        let unknown = DeadId { received_ms: 1, hash: 1 };
+        let unknown = DeadId { received_ms: 1, ..DeadId::default() };
         let marked = node.shared.drop_dead_letters(&Which::These(vec![first, unknown]));
         let expected = Marked { ids: vec![first], unknown: vec![unknown], busy: vec![] };
         assert_eq!(marked, expected);
