@@ -14,7 +14,7 @@ use super::rows::{DeadDone, DeadRequest, DeadRow};
 use super::wire::{MAX_PAGE_SIZE, Reply, Request};
 
 /// Ids in one request: below the smallest `admin.max_request_size`, with the rest of the line.
-const IDS_AT_ONCE: usize = 20;
+const IDS_AT_ONCE: usize = 10;
 /// What a terminal shows of one column.
 const SHOWN: usize = 200;
 
