@@ -9,19 +9,18 @@
 //! Bounds: `max_items` and `max_bytes` are kept by the senders. [`Inbox::push`] never refuses: a
 //! sender asks [`Inbox::has_room`] before it takes on more work from outside, and what it had
 //! already taken on may go past the bound.
+//! Threads: `actors/tests/inbox_model.rs` explores the orders in which few threads act on an inbox.
 
 use std::collections::VecDeque;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::Stream;
-use parking_lot::Mutex;
 
-#[cfg(test)]
-mod tests;
+// Beside this module: where shuttle explores it (`actors/tests/inbox_model.rs`), these are shuttle's.
+use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering};
 
 /// A buffer with more room than this many items is given back to the allocator once empty.
 const KEEP_CAPACITY: usize = 16 * 1024;

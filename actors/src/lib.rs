@@ -20,6 +20,9 @@ pub mod drain_budget;
 pub mod dropped;
 mod every;
 pub mod inbox;
+#[cfg(test)]
+#[path = "inbox/tests.rs"]
+mod inbox_tests;
 pub mod listener;
 pub mod log;
 pub mod manager;
@@ -38,3 +41,9 @@ pub mod supervision;
 pub mod sys;
 pub mod system;
 pub mod worker;
+
+/// What [`inbox`] is made of.
+mod sync {
+    pub use parking_lot::Mutex;
+    pub use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+}

@@ -1,7 +1,11 @@
 //! The queue alone and between threads.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use super::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Context;
+
+use crate::inbox::*;
 use futures_util::task::{ArcWake, waker};
 use futures_util::{StreamExt, future::poll_immediate};
 use std::panic::{AssertUnwindSafe, catch_unwind};
