@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::drain_budget::Budget;
 use crate::messages::ManagerWork;
-use crate::shared::NodeTables;
+use crate::node_tables::NodeTables;
 
 /// The part that is not ready meanwhile.
 const PART: &str = "drain";

@@ -8,7 +8,7 @@
 //! - [`storage`], [`log`]: in front of the session store and of the message log.
 //! - [`ports`]: what the tree needs from outside, as traits; `src/` implements them.
 //! - [`messages`]: what the actors give each other to do.
-//! - [`settings`], [`metrics`], [`shared`]: bounds, counters, what the actors share; [`subscriptions`]: who is
+//! - [`settings`], [`metrics`], [`node_tables`]: bounds, counters, what the workers share; [`subscriptions`]: who is
 //!   subscribed; [`clock`]: what has passed; [`now`]: the time of one step; [`say`]: the lines of
 //!   the log, [`dropped`] those about messages.
 
@@ -29,12 +29,13 @@ pub mod manager;
 pub mod messages;
 pub mod metrics;
 mod monotonic;
+pub mod node_tables;
 pub mod now;
 pub mod ports;
 pub mod router;
 pub mod say;
 pub mod settings;
-pub mod shared;
+
 pub mod storage;
 pub mod subscriptions;
 pub mod supervision;

@@ -19,8 +19,8 @@ use tokio::time::{Instant, Sleep};
 
 use crate::messages::{ManagerWork, NewSocket};
 use crate::metrics::CloseReason;
+use crate::node_tables::NodeTables;
 use crate::say;
-use crate::shared::NodeTables;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// Wait after an error of accept itself (no file descriptors left).

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hydrant_protocol::{Message, QoS};
 
 use crate::metrics::{Count, Metrics, WorkerMetrics};
-use crate::shared::NodeTables;
+use crate::node_tables::NodeTables;
 
 /// The three load averages mosquitto has, and their minutes.
 const LOADS: [(&str, f64); 3] = [("1min", 1.0), ("5min", 5.0), ("15min", 15.0)];

@@ -31,6 +31,7 @@ use crate::log::{self as log_actor, DeadLetters, Gate, LogActor, LogParts, Outbo
 use crate::manager::ConnectionManager;
 use crate::messages::{ConnectionInfo, ManagerWork, PeerWork, StorageWork};
 use crate::metrics::Metrics;
+use crate::node_tables::NodeTables;
 use crate::ports::{
     DeadId, Lanes, Membership, MessageLog, SessionStore, StoreError, StoredSession, StoredWill,
     UNFINISHED, UNFINISHED_WHY,
@@ -38,7 +39,6 @@ use crate::ports::{
 use crate::router::TopicRouter;
 use crate::say;
 use crate::settings::Settings;
-use crate::shared::NodeTables;
 use crate::storage::{self, StorageActor, StorageParts, WriteQueue};
 use crate::supervision::{
     ActorCell, Child, Fault, Registry, Supervisor, SupervisorHandle, Watchdog,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant_actors::log::{DeadState, Marked, Which};
+use hydrant_actors::node_tables::NodeTables;
 use hydrant_actors::ports::{DeadId, SessionStore};
-use hydrant_actors::shared::NodeTables;
 
 use crate::admin::{DeadDone, DeadRequest, DeadRow, Reply};
 

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use hydrant_actors::cluster::LostNode;
 use hydrant_actors::metrics::Metrics;
+use hydrant_actors::node_tables::NodeTables;
 use hydrant_actors::ports::{MessageLog, SessionStore};
 use hydrant_actors::settings::LogKind;
-use hydrant_actors::shared::NodeTables;
 use hydrant_actors::supervision::{ActorState, Fault, Registry};
 use hydrant_actors::system::ActorSystem;
 use hydrant_protocol::cluster;

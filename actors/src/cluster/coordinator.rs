@@ -25,7 +25,7 @@ use super::state::survey::Survey;
 use super::wants::Wants;
 use super::{Cluster, Node, NodeIndex, Recipient};
 use crate::messages::{CompletionToken, ManagerWork, PeerWork};
-use crate::shared::NodeTables;
+use crate::node_tables::NodeTables;
 
 /// See the module.
 pub(super) struct Peers {

@@ -16,9 +16,9 @@ use tokio::sync::watch;
 use super::Cluster;
 use crate::every::every;
 use crate::messages::PeerWork;
+use crate::node_tables::NodeTables;
 use crate::ports::Membership;
 use crate::say;
-use crate::shared::NodeTables;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// How often the others are shown how busy this node is, where that has changed.

@@ -1,7 +1,7 @@
 //! This node's part in a cluster: what the other nodes want of its publishes, what it wants of
 //! theirs, and the work that workers give PeersActor.
 //!
-//! Like [`NodeTables`](crate::shared::NodeTables) it outlives every actor. Locks are held for one operation.
+//! Like [`NodeTables`](crate::node_tables::NodeTables) it outlives every actor. Locks are held for one operation.
 //!
 //! Bounds: a filter of any node once (in [`Cluster::remote`] and [`interest::LocalInterest`]), a
 //! link by `cluster.max_link_bytes`.
@@ -119,7 +119,7 @@ pub struct Cluster {
     /// What this node wants.
     pub interest: Mutex<LocalInterest>,
     /// Which of two changes of a topic's retained message counts; taken under the lock of
-    /// [`NodeTables::retained`](crate::shared::NodeTables::retained).
+    /// [`NodeTables::retained`](crate::node_tables::NodeTables::retained).
     pub retained: Mutex<RetainedVersions>,
     /// Batches of other nodes that a lost incarnation had stored whose sessions are here now, by the
     /// sender's incarnation and number: when they are sent again, they are known, but for the sessions of these

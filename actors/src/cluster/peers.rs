@@ -17,7 +17,7 @@ use super::coordinator::Peers;
 use super::{Cluster, io};
 use crate::every::every;
 use crate::inbox::Work;
-use crate::shared::NodeTables;
+use crate::node_tables::NodeTables;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// How often claims that wait long and nodes that are lost are looked at.

@@ -14,9 +14,9 @@ use super::state::{Kind, LogState, Outcome, Owed};
 use crate::every::every;
 use crate::inbox::Inbox;
 use crate::messages::{CompletionToken, ManagerWork, StorageWork};
+use crate::node_tables::NodeTables;
 use crate::ports::{DeadId, LogRecord, MessageLog, Report, SessionStore, StoreError, StoreOp};
 use crate::say;
-use crate::shared::NodeTables;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// Records handed to the log in one call.

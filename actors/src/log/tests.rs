@@ -17,11 +17,11 @@ mod late;
 
 use super::*;
 use crate::messages::{AckSource, CompletionToken, LogWork, ManagerWork, StorageWork};
+use crate::node_tables::NodeTables;
 use crate::ports::{
     DeadId, DeadLetter, Lanes, LogError, LogRecord, MessageLog, OutboxPosition, QueueEntry, Report,
     SessionId, SessionStore, StoreFuture, StoreOp, StoredSession, StoredWill,
 };
-use crate::shared::NodeTables;
 use crate::supervision::{
     ActorCell, Child, Fault, Supervisor, SupervisorHandle, install_panic_hook,
 };

@@ -17,9 +17,9 @@ use crate::every::every;
 use crate::inbox::Work;
 use crate::log::DeadWork;
 use crate::messages::{CompletionToken, LogWork, ManagerWork};
+use crate::node_tables::NodeTables;
 use crate::ports::{SessionStore, StoreError, StoreOp};
 use crate::say;
-use crate::shared::NodeTables;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ pub(crate) use state::publication::SYS_PREFIX;
 pub use state::sessions::Session;
 
 use crate::metrics::WorkerMetrics;
-use crate::shared::NodeTables;
+use crate::node_tables::NodeTables;
 use batch::InternalPublish;
 use state::buffers::Buffers;
 use state::effects::Effects;

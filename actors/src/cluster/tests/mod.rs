@@ -28,9 +28,9 @@ use self::client::Client;
 use self::gate::Gate;
 use self::world::World;
 use super::{ClusterParts, ClusterSettings};
+use crate::node_tables::NodeTables;
 use crate::ports::{LogRecord, MessageLog, Report};
 use crate::settings::{LogKind, Settings};
-use crate::shared::NodeTables;
 use crate::system::{ActorSystem, Parts};
 
 /// Every test's deadline for anything it waits for.

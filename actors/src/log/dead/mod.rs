@@ -19,8 +19,8 @@ pub use book::{Admission, DeadBook, DeadState, Marked, Settled, Which};
 pub use letters::{DeadLetters, DeadWork};
 
 use crate::messages::StorageWork;
+use crate::node_tables::NodeTables;
 use crate::ports::{DeadId, StoreOp};
-use crate::shared::NodeTables;
 
 /// Removals in one write.
 const DROP_AT_ONCE: usize = 1000;

@@ -15,7 +15,7 @@ use crate::cluster::Recipient;
 use crate::messages::{CompletionToken, LogWork, PeerWork, RouterWork, StorageWork, Transaction};
 use crate::ports::StoreOp;
 
-use crate::shared::NodeTables;
+use crate::node_tables::NodeTables;
 use crate::worker::RemoteBatch;
 
 #[derive(Debug)]
