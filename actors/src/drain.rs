@@ -13,6 +13,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use crate::drain_budget::Budget;
+use crate::mailboxes::Mailboxes;
 use crate::messages::ManagerWork;
 use crate::node_tables::NodeTables;
 
@@ -46,7 +47,9 @@ impl NodeTables {
             log::info!("broker drain --cancel: the node takes clients again");
         }
     }
+}
 
+impl Mailboxes {
     /// Connections past their CONNECT. Of a node that drains it only falls.
     pub async fn connected(&self) -> u64 {
         let mut answers = Vec::with_capacity(self.managers.len());

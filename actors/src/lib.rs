@@ -8,7 +8,8 @@
 //! - [`storage`], [`log`]: in front of the session store and of the message log.
 //! - [`ports`]: what the tree needs from outside, as traits; `src/` implements them.
 //! - [`messages`]: what the actors give each other to do.
-//! - [`settings`], [`metrics`], [`node_tables`]: bounds, counters, what the workers share; [`subscriptions`]: who is
+//! - [`settings`], [`metrics`], [`node_tables`]: bounds, counters, what the workers share; [`mailboxes`]: the inboxes
+//!   of the actors; [`subscriptions`]: who is
 //!   subscribed; [`clock`]: what has passed; [`now`]: the time of one step; [`say`]: the lines of
 //!   the log, [`dropped`] those about messages.
 
@@ -25,6 +26,7 @@ pub mod inbox;
 mod inbox_tests;
 pub mod listener;
 pub mod log;
+pub mod mailboxes;
 pub mod manager;
 pub mod messages;
 pub mod metrics;

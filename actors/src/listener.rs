@@ -17,6 +17,7 @@ use futures_util::Stream;
 use hydrant_protocol::access::{canonical, within};
 use tokio::time::{Instant, Sleep};
 
+use crate::mailboxes::Mailboxes;
 use crate::messages::{ManagerWork, NewSocket};
 use crate::metrics::CloseReason;
 use crate::node_tables::NodeTables;
@@ -33,6 +34,7 @@ const BURST_PARTS: u32 = 10;
 /// See the module.
 pub struct Listener {
     shared: Arc<NodeTables>,
+    mailboxes: Arc<Mailboxes>,
     cell: Arc<ActorCell>,
     next: usize,
     nodelay: bool,
@@ -45,6 +47,7 @@ impl Listener {
     /// The socket cannot be registered with this thread's runtime.
     pub fn build(
         shared: &Arc<NodeTables>,
+        mailboxes: &Arc<Mailboxes>,
         socket: &Arc<TcpListener>,
         nodelay: bool,
         cell: &Arc<ActorCell>,
@@ -61,8 +64,8 @@ impl Listener {
             rate_reached: false,
             shared: Arc::clone(shared),
         };
-        let listener =
-            Self { shared: Arc::clone(shared), cell: Arc::clone(cell), next: 0, nodelay };
+        let (shared, mailboxes) = (Arc::clone(shared), Arc::clone(mailboxes));
+        let listener = Self { shared, mailboxes, cell: Arc::clone(cell), next: 0, nodelay };
         Ok(Running::new(listener, |ctx| {
             Listener::add_stream(accept, ctx);
         }))
@@ -127,8 +130,9 @@ impl StreamHandler<NewSocket> for Listener {
         if self.nodelay {
             let _ = socket.stream.set_nodelay(true);
         }
-        self.next = (self.next + 1) % shared.managers.len();
-        shared.managers[self.next].push(ManagerWork::Accept(socket), 256);
+        let managers = &self.mailboxes.managers;
+        self.next = (self.next + 1) % managers.len();
+        managers[self.next].push(ManagerWork::Accept(socket), 256);
     }
 
     fn finished(&mut self, ctx: &mut Self::Context) {

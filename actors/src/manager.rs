@@ -43,7 +43,7 @@ pub struct ConnectionManager {
 impl ConnectionManager {
     /// Prepares the manager of a worker; on its thread.
     pub fn build(worker: &Rc<Worker>, cell: &Arc<ActorCell>) -> Running {
-        let work = worker.shared.managers[usize::from(worker.index)].stream();
+        let work = worker.mailboxes.managers[usize::from(worker.index)].stream();
         let manager = Self { worker: Rc::clone(worker), cell: Arc::clone(cell), ticks: 0 };
         Running::new(manager, |ctx| {
             ConnectionManager::add_stream(work, ctx);
@@ -82,7 +82,7 @@ impl ConnectionManager {
     fn work(&self) {
         let mut entered = self.cell.enter(0);
         let worker = &self.worker;
-        let inbox = worker.shared.managers[usize::from(worker.index)].clone();
+        let inbox = worker.mailboxes.managers[usize::from(worker.index)].clone();
         let mut taken = inbox.take(AT_ONCE);
         loop {
             self.cell.fault_point();

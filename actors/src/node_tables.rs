@@ -1,8 +1,8 @@
-//! What the actors of one node share: the tables every worker reads, and the inboxes through
-//! which they give each other work.
+//! What the actors of one node read and write together: settings, counters and tables.
 //!
 //! Owned by nobody in particular: it outlives every actor, so that a rebuilt one finds the tables
-//! and its work as they were. Locks are held for one operation, never across an await or a handler.
+//! as they were. It knows no actor and no inbox: those are in [`Mailboxes`](crate::mailboxes::Mailboxes).
+//! Locks are held for one operation, never across an await or a handler.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,9 +18,7 @@ use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::drain_budget::Budget;
 use crate::dropped::DropLines;
-use crate::inbox::Inbox;
 use crate::log::{DeadLetters, Gate, OutboxProgress};
-use crate::messages::{LogWork, ManagerWork, RouterWork, StorageWork};
 use crate::metrics::Metrics;
 use crate::say;
 use crate::settings::Settings;
@@ -44,23 +42,12 @@ pub struct NodeTables {
     pub retained: RwLock<Retained>,
     /// The highest version of a retained message that this node has given or seen.
     pub retained_clock: AtomicU64,
-    /// Inboxes of the ConnectionManagers.
-    pub managers: Vec<Inbox<ManagerWork>>,
-    /// Inboxes of the TopicRouters.
-    pub routers: Vec<Inbox<RouterWork>>,
-    /// StorageActor's inbox.
-    pub storage: Inbox<StorageWork>,
-    /// The log actor's inbox.
-    pub log: Inbox<LogWork>,
     /// Whether a topic may have records of its own.
     pub gate: Gate,
     /// The outbox's lanes: what is written, handed to the log, acknowledged.
     pub lanes: Mutex<OutboxProgress>,
     /// Records that the log refused for good.
     pub dead_letters: DeadLetters,
-    /// Bytes that StorageActor has admitted and holds back: the outbox is full, or a transaction
-    /// waits for other workers.
-    pub parked_bytes: AtomicUsize,
     /// Number for the next persistent session, or for the next connection with a will.
     pub next_session: AtomicU64,
     /// Number for the next transaction.
@@ -99,9 +86,14 @@ impl NodeTables {
         homes
     }
 
+    /// How many workers the node has.
+    pub fn workers(&self) -> usize {
+        self.settings.workers.max(1)
+    }
+
     /// The worker that holds everything about a client id.
     pub fn home(&self, client_id: &str) -> u16 {
-        if self.managers.len() == 1 {
+        if self.workers() == 1 {
             return 0;
         }
         // FNV-1a: stable over restarts, so that recovery finds the same home.
@@ -110,7 +102,7 @@ impl NodeTables {
         });
         #[allow(clippy::cast_possible_truncation)]
         {
-            ((hash >> 16) % self.managers.len() as u64) as u16
+            ((hash >> 16) % self.workers() as u64) as u16
         }
     }
 

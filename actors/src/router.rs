@@ -31,7 +31,7 @@ impl TopicRouter {
             worker.skip_poisoned();
         }
         let work = RouterStream {
-            inbox: worker.shared.routers[usize::from(worker.index)].stream(),
+            inbox: worker.mailboxes.routers[usize::from(worker.index)].stream(),
             worker: Rc::clone(worker),
             had_turn: false,
         };
@@ -51,7 +51,7 @@ impl StreamHandler<Work> for TopicRouter {
         let mut entered = self.cell.enter(0);
         let worker = &self.worker;
         entered.add(worker.route_all(|| self.cell.fault_point()));
-        let inbox = &worker.shared.routers[usize::from(worker.index)];
+        let inbox = &worker.mailboxes.routers[usize::from(worker.index)];
         let mut taken = inbox.take(64);
         let poisoned = taken.attempts() > u32::from(POISONED_AFTER);
         if poisoned {

@@ -28,8 +28,9 @@ use crate::drain_budget::Budget;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
 use crate::log::{self as log_actor, DeadLetters, Gate, LogActor, LogParts, OutboxProgress};
+use crate::mailboxes::Mailboxes;
 use crate::manager::ConnectionManager;
-use crate::messages::{ConnectionInfo, ManagerWork, PeerWork, StorageWork};
+use crate::messages::{ConnectionInfo, ManagerWork, PeerWork};
 use crate::metrics::Metrics;
 use crate::node_tables::NodeTables;
 use crate::ports::{
@@ -146,6 +147,8 @@ pub enum StartError {
 pub struct ActorSystem {
     /// What the actors share.
     pub shared: Arc<NodeTables>,
+    /// The inboxes of the actors.
+    pub mailboxes: Arc<Mailboxes>,
     /// The tree for `broker tree`.
     pub registry: Arc<Registry>,
     supervisor: SupervisorHandle,
@@ -191,6 +194,7 @@ impl ActorSystem {
             cluster
         });
         let shared = make_shared(&settings, &found, cluster, Gate::new(Arc::clone(&parts.log)));
+        let mailboxes = Mailboxes::new(&settings);
         let registry = Registry::new(Arc::clone(&settings.node_id));
         let failure = Arc::clone(&parts.on_failure);
         let watchdog = Watchdog::start(
@@ -210,12 +214,14 @@ impl ActorSystem {
         );
         let storage = StorageParts {
             shared: Arc::clone(&shared),
+            mailboxes: Arc::clone(&mailboxes),
             store: Arc::clone(&parts.store),
             queue: Arc::new(Mutex::new(WriteQueue::default())),
         };
-        let log = LogActor::parts(&shared, parts.log, parts.store);
+        let log = LogActor::parts(&shared, &mailboxes, parts.log, parts.store);
         let mut system = Self {
             shared,
+            mailboxes,
             registry,
             supervisor,
             storage,
@@ -248,17 +254,18 @@ impl ActorSystem {
         let main = Arbiter::current();
         self.watch("main", &main);
         let services = self.arbiter("services");
-        let workers: Vec<ArbiterHandle> =
-            (0..self.shared.managers.len()).map(|n| self.arbiter(&format!("worker/{n}"))).collect();
+        let workers: Vec<ArbiterHandle> = (0..self.mailboxes.managers.len())
+            .map(|n| self.arbiter(&format!("worker/{n}")))
+            .collect();
         // In the order of the design's picture.
         let (socket, name) = listener;
-        let shared = Arc::clone(&self.shared);
+        let (shared, mailboxes) = (Arc::clone(&self.shared), Arc::clone(&self.mailboxes));
         let listening = self.cell(&format!("listener/{name}"), "Listener", |cell| cell);
         let managers: Vec<_> = (0..workers.len()).map(|n| self.manager_cell(n)).collect();
         let routers: Vec<_> = (0..workers.len()).map(|n| self.router_cell(n)).collect();
         let (depth, detail) = (self.storage.clone(), self.storage.clone());
         let storing = self.cell("storage", "StorageActor", |cell| {
-            cell.with_depth(move || depth.shared.storage.len())
+            cell.with_depth(move || depth.mailboxes.storage.len())
                 .with_detail(move || storage::describe(&detail))
         });
         let (depth, detail) = (self.log.clone(), self.log.clone());
@@ -284,7 +291,7 @@ impl ActorSystem {
             self.join(parts, cells).await?;
         }
         self.child(listening, &main, move |cell| {
-            match Listener::build(&shared, &socket, nodelay, cell) {
+            match Listener::build(&shared, &mailboxes, &socket, nodelay, cell) {
                 Ok(running) => running,
                 // The supervisor takes a factory's panic for a failed start and tries again.
                 #[allow(clippy::panic)]
@@ -317,12 +324,13 @@ impl ActorSystem {
         let Some(cluster) = self.shared.cluster.clone() else { return Ok(()) };
         let arbiter = self.arbiter("peers");
         let (shared, known) = (Arc::clone(&self.shared), Arc::clone(&cluster));
+        let mailboxes = Arc::clone(&self.mailboxes);
         let (done, prepared) = oneshot::channel();
         let listener = parts.listener.try_clone().map_err(|error| {
             StartError::Cluster(format!("the peer port cannot be watched: {error}"))
         })?;
         arbiter.spawn_fn(move || {
-            PeersActor::prepare(&known, &shared, listener);
+            PeersActor::prepare(&known, &shared, &mailboxes, listener);
             let _ = done.send(());
         });
         let _ = prepared.await;
@@ -373,7 +381,7 @@ impl ActorSystem {
 
     fn manager_cell(&self, n: usize) -> Arc<ActorCell> {
         let (inbox, metrics) =
-            (self.shared.managers[n].clone(), Arc::clone(&self.shared.metrics.workers[n]));
+            (self.mailboxes.managers[n].clone(), Arc::clone(&self.shared.metrics.workers[n]));
         self.cell(&format!("connection-manager/{n}"), "ConnectionManager", |cell| {
             cell.with_depth(move || inbox.len()).with_detail(move || {
                 let (open, offline) = (metrics.connections.get(), metrics.sessions_offline.get());
@@ -383,7 +391,7 @@ impl ActorSystem {
     }
 
     fn router_cell(&self, n: usize) -> Arc<ActorCell> {
-        let inbox = self.shared.routers[n].clone();
+        let inbox = self.mailboxes.routers[n].clone();
         self.cell(&format!("topic-router/{n}"), "TopicRouter", |cell| {
             cell.with_depth(move || inbox.len())
         })
@@ -427,14 +435,14 @@ impl ActorSystem {
             prepared = self.shared.by_home(begun, |publish| &publish.publisher);
         }
         for (index, worker) in (0_u16..).zip(workers) {
-            let shared = Arc::clone(&self.shared);
+            let (shared, mailboxes) = (Arc::clone(&self.shared), Arc::clone(&self.mailboxes));
             let sessions = sessions.remove(&index).unwrap_or_default();
             let wills = wills.remove(&index).unwrap_or_default();
             let prepared = prepared.remove(&index).unwrap_or_default();
             let (done, wait) = oneshot::channel();
             worker.spawn_fn(move || {
                 let clustered = shared.cluster.is_some();
-                let worker = Worker::new(index, shared);
+                let worker = Worker::new(index, shared, mailboxes);
                 for session in &sessions {
                     worker.restore_session(session, EARLIER_STARTS);
                 }
@@ -494,6 +502,7 @@ impl ActorSystem {
     /// No such actor.
     pub fn fault(
         shared: &NodeTables,
+        mailboxes: &Mailboxes,
         registry: &Registry,
         path: &str,
         fault: Fault,
@@ -502,19 +511,20 @@ impl ActorSystem {
             return registry.arm_fault(path, fault);
         };
         let work = ManagerWork::Fault { client_id: client_id.to_owned(), fault };
-        shared.managers[usize::from(shared.home(client_id))].push(work, 64);
+        mailboxes.managers[usize::from(shared.home(client_id))].push(work, 64);
         Ok(())
     }
 
     /// One page of the open connections, over all managers in their order.
     pub async fn connections(
         shared: &NodeTables,
+        mailboxes: &Mailboxes,
         skip: usize,
         limit: usize,
     ) -> Vec<ConnectionInfo> {
         let mut rows = Vec::new();
         let mut skip = skip;
-        for (n, manager) in shared.managers.iter().enumerate() {
+        for (n, manager) in mailboxes.managers.iter().enumerate() {
             if rows.len() >= limit {
                 break;
             }
@@ -544,7 +554,7 @@ impl ActorSystem {
         }
         self.supervisor.begin_shutdown();
         let waits: Vec<_> = self
-            .shared
+            .mailboxes
             .managers
             .iter()
             .map(|manager| {
@@ -592,13 +602,13 @@ impl ActorSystem {
         let mut idle_before = false;
         loop {
             let storage_idle =
-                self.shared.storage.is_empty() && self.storage.queue.lock().is_idle();
-            let routers_idle = self.shared.routers.iter().all(Inbox::is_empty);
+                self.mailboxes.storage.is_empty() && self.storage.queue.lock().is_idle();
+            let routers_idle = self.mailboxes.routers.iter().all(Inbox::is_empty);
             // With the log away, what the outbox holds stays there for the next start; nothing else
             // that waits for the log was acknowledged.
             let log_idle = !self.log.log.is_up()
-                || (self.shared.log.is_empty() && self.log.state.lock().is_empty());
-            let dead_idle = self.shared.dead_letters.work.is_empty();
+                || (self.mailboxes.log.is_empty() && self.log.state.lock().is_empty());
+            let dead_idle = self.mailboxes.dead_letters.is_empty();
             let peers_idle = self.shared.cluster.as_ref().is_none_or(|cluster| cluster.is_idle());
             let idle = storage_idle && routers_idle && log_idle && dead_idle && peers_idle;
             if idle && idle_before {
@@ -644,7 +654,6 @@ fn make_shared(
     gate: Gate,
 ) -> Arc<NodeTables> {
     let workers = settings.workers.max(1);
-    let limits = &settings.limits;
     // By the clock as well: the number of a session that was removed is not given again while the
     // store still clears up behind it.
     let sessions = found.sessions.iter().map(|session| session.id);
@@ -680,14 +689,9 @@ fn make_shared(
         generation: AtomicU64::new(0),
         retained: RwLock::new(retained),
         retained_clock: AtomicU64::new(found.retained_clock),
-        managers: (0..workers).map(|_| Inbox::new(limits.max_connections, usize::MAX)).collect(),
-        routers: (0..workers).map(|_| Inbox::new(usize::MAX, limits.max_router_bytes)).collect(),
-        storage: Inbox::<StorageWork>::new(usize::MAX, settings.storage.max_pending_bytes),
-        log: Inbox::new(settings.log.max_pending_messages, settings.log.max_pending_bytes),
         gate,
         lanes: Mutex::new(lanes),
         dead_letters,
-        parked_bytes: AtomicUsize::new(0),
         next_session: AtomicU64::new(next_session),
         next_transaction: AtomicU64::new(1),
         persistent_sessions: AtomicUsize::new(0),

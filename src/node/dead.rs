@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant_actors::log::{DeadState, Marked, Which};
+use hydrant_actors::mailboxes::Mailboxes;
 use hydrant_actors::node_tables::NodeTables;
 use hydrant_actors::ports::{DeadId, SessionStore};
 
@@ -20,6 +21,7 @@ const SHOWN: usize = 300;
 /// Does what is asked. The error is one sentence for the user.
 pub(super) async fn answer(
     shared: Arc<NodeTables>,
+    mailboxes: Arc<Mailboxes>,
     store: Arc<dyn SessionStore>,
     request: DeadRequest,
 ) -> Result<Vec<Reply>, String> {
@@ -30,11 +32,11 @@ pub(super) async fn answer(
             Ok(rows.into_iter().map(Reply::DeadLetter).collect())
         }
         DeadRequest::Replay { ids } => {
-            let marked = shared.replay_dead_letters(&which(ids)?);
+            let marked = mailboxes.replay_dead_letters(&shared, &which(ids)?);
             Ok(vec![done(&shared, marked).await])
         }
         DeadRequest::Drop { ids } => {
-            let marked = shared.drop_dead_letters(&which(ids)?);
+            let marked = mailboxes.drop_dead_letters(&shared, &which(ids)?);
             Ok(vec![done(&shared, marked).await])
         }
     }

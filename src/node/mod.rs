@@ -119,6 +119,7 @@ async fn run_with(
     };
     let view = Arc::new(NodeStatus {
         shared: Arc::clone(&system.shared),
+        mailboxes: Arc::clone(&system.mailboxes),
         registry: Arc::clone(&system.registry),
         tail,
         store: Arc::clone(&opened.store),

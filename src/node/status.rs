@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hydrant_actors::cluster::LostNode;
+use hydrant_actors::mailboxes::Mailboxes;
 use hydrant_actors::metrics::Metrics;
 use hydrant_actors::node_tables::NodeTables;
 use hydrant_actors::ports::{MessageLog, SessionStore};
@@ -27,6 +28,7 @@ const TAIL_BYTES: usize = 1024 * 1024;
 /// See the module.
 pub struct NodeStatus {
     pub shared: Arc<NodeTables>,
+    pub mailboxes: Arc<Mailboxes>,
     pub registry: Arc<Registry>,
     pub tail: Option<Arc<dyn TailSource>>,
     pub store: Arc<dyn SessionStore>,
@@ -78,10 +80,10 @@ impl NodeView for NodeStatus {
     }
 
     fn connections(&self, page: usize, page_size: usize) -> ViewFuture<Vec<ConnectionRow>> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, mailboxes) = (Arc::clone(&self.shared), Arc::clone(&self.mailboxes));
         Box::pin(async move {
             let skip = page.saturating_mul(page_size);
-            let rows = ActorSystem::connections(&shared, skip, page_size).await;
+            let rows = ActorSystem::connections(&shared, &mailboxes, skip, page_size).await;
             rows.into_iter()
                 .map(|row| ConnectionRow {
                     client_id: row.client_id,
@@ -123,7 +125,7 @@ impl NodeView for NodeStatus {
     }
 
     fn drain(&self, action: DrainAction) -> ViewFuture<DrainState> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, mailboxes) = (Arc::clone(&self.shared), Arc::clone(&self.mailboxes));
         Box::pin(async move {
             match action {
                 DrainAction::Start(rate) => shared.start_drain(rate),
@@ -132,7 +134,7 @@ impl NodeView for NodeStatus {
             }
             DrainState {
                 draining: shared.draining.load(Ordering::SeqCst),
-                left: shared.connected().await,
+                left: mailboxes.connected().await,
                 rate: shared.drain_rate.load(Ordering::Relaxed),
                 deadline_s: shared.settings.shutdown_deadline.as_secs(),
             }
@@ -140,7 +142,8 @@ impl NodeView for NodeStatus {
     }
 
     fn dead(&self, request: DeadRequest) -> ViewFuture<Result<Vec<Reply>, String>> {
-        Box::pin(dead::answer(Arc::clone(&self.shared), Arc::clone(&self.store), request))
+        let (shared, mailboxes) = (Arc::clone(&self.shared), Arc::clone(&self.mailboxes));
+        Box::pin(dead::answer(shared, mailboxes, Arc::clone(&self.store), request))
     }
 
     fn fault(&self, action: FaultAction, path: &str) -> Result<(), String> {
@@ -152,7 +155,7 @@ impl NodeView for NodeStatus {
             FaultAction::Stall => Fault::Stall,
             FaultAction::Fail => Fault::Fail,
         };
-        ActorSystem::fault(&self.shared, &self.registry, path, fault)
+        ActorSystem::fault(&self.shared, &self.mailboxes, &self.registry, path, fault)
     }
 
     fn nodes(&self) -> Result<Nodes, String> {

@@ -24,6 +24,7 @@ use super::state::refresh::Refresh;
 use super::state::survey::Survey;
 use super::wants::Wants;
 use super::{Cluster, Node, NodeIndex, Recipient};
+use crate::mailboxes::Mailboxes;
 use crate::messages::{CompletionToken, ManagerWork, PeerWork};
 use crate::node_tables::NodeTables;
 
@@ -31,6 +32,7 @@ use crate::node_tables::NodeTables;
 pub(super) struct Peers {
     pub cluster: Arc<Cluster>,
     pub shared: Arc<NodeTables>,
+    pub mailboxes: Arc<Mailboxes>,
     pub directory: Directory,
     /// By [`NodeIndex`] less one: the first is this node itself.
     pub links: Vec<PeerLink>,
@@ -82,13 +84,18 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    pub fn new(cluster: &Arc<Cluster>, shared: &Arc<NodeTables>) -> Self {
+    pub fn new(
+        cluster: &Arc<Cluster>,
+        shared: &Arc<NodeTables>,
+        mailboxes: &Arc<Mailboxes>,
+    ) -> Self {
         *cluster.nodes.write() = vec![Node::new(&cluster.node_id, true)];
         let mut directory = Directory::new(Arc::clone(&cluster.node_id), cluster.incarnation);
         cluster.continued.iter().for_each(|before| directory.taken_over(before.number));
         Self {
             cluster: Arc::clone(cluster),
             shared: Arc::clone(shared),
+            mailboxes: Arc::clone(mailboxes),
             directory,
             links: Vec::new(),
             claims: BTreeMap::new(),
@@ -143,7 +150,7 @@ impl Peers {
         self.act();
         self.check_settled();
         for (worker, tokens) in self.completed.drain() {
-            self.shared.managers[usize::from(worker)].push(ManagerWork::Completed(tokens), 64);
+            self.mailboxes.managers[usize::from(worker)].push(ManagerWork::Completed(tokens), 64);
         }
         for link in &mut self.links {
             link.flush();
@@ -168,7 +175,7 @@ impl Peers {
         self.retained_found(found);
         // Now it is known who wants them; and before any client is let in.
         self.cluster.synced.store(true, Ordering::SeqCst);
-        for manager in &self.shared.managers {
+        for manager in &self.mailboxes.managers {
             manager.push(ManagerWork::FinishOpen, 64);
         }
         self.release_all();

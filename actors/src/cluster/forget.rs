@@ -43,7 +43,7 @@ impl Peers {
     pub(super) fn forget_batches(&self, origin: u64, below: u64) {
         let ops = vec![StoreOp::ForgetPeerBatches { origin, below }];
         let (tokens, transaction, origin) = (Vec::new(), None, None);
-        self.shared.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, 64);
+        self.mailboxes.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, 64);
     }
 
     /// The same of all of an incarnation.

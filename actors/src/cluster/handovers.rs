@@ -26,7 +26,8 @@ impl Peers {
                 }
                 Action::Expect { id, client, filters } => {
                     let home = usize::from(self.shared.home(&client));
-                    self.shared.routers[home].push(RouterWork::Expect { id, client, filters }, 256);
+                    self.mailboxes.routers[home]
+                        .push(RouterWork::Expect { id, client, filters }, 256);
                 }
                 Action::InsertMarkers { id, client, here, to } => {
                     let to = to.iter().filter_map(|node| Some(self.link_of(node)?.index)).collect();
@@ -52,7 +53,7 @@ impl Peers {
                 Action::Forget { client, .. } => {
                     // Behind what had it expected.
                     let home = usize::from(self.shared.home(&client));
-                    self.shared.routers[home].push(RouterWork::Forget { client }, 64);
+                    self.mailboxes.routers[home].push(RouterWork::Forget { client }, 64);
                 }
             }
         }
@@ -60,7 +61,7 @@ impl Peers {
 
     fn to_home(&self, client: Arc<str>, work: impl FnOnce(Arc<str>) -> ManagerWork) {
         let home = usize::from(self.shared.home(&client));
-        self.shared.managers[home].push(work(client), 64);
+        self.mailboxes.managers[home].push(work(client), 64);
     }
 
     /// While this node is no member itself, it does not know who is lost: all of them may have left ZooKeeper for want
@@ -110,7 +111,7 @@ impl Peers {
     /// Has every router of this node pass a marker.
     pub(super) fn insert_markers(&self, marker: StreamMarker) {
         let marker = Arc::new(marker);
-        for router in &self.shared.routers {
+        for router in &self.mailboxes.routers {
             router.push(RouterWork::InsertMarker(Arc::clone(&marker)), 64);
         }
     }

@@ -221,7 +221,7 @@ impl Peers {
 
     /// The router that routes what a router of another node publishes.
     pub fn router_of(&self, router: u16) -> &Inbox<RouterWork> {
-        &self.shared.routers[usize::from(router) % self.shared.routers.len()]
+        &self.mailboxes.routers[usize::from(router) % self.mailboxes.routers.len()]
     }
 
     fn control(&mut self, node: NodeIndex, message: Control) {
@@ -317,7 +317,7 @@ impl Peers {
             }
             Control::Visited { client, visits } => {
                 let home = usize::from(self.shared.home(&client));
-                self.shared.managers[home].push(ManagerWork::Visited { client, visits }, 256);
+                self.mailboxes.managers[home].push(ManagerWork::Visited { client, visits }, 256);
             }
             other => self.on_message(node, other),
         }
@@ -417,7 +417,7 @@ impl Peers {
         });
         match (ahead, message) {
             (Some(by), message) => {
-                let places = self.shared.routers.len();
+                let places = self.mailboxes.routers.len();
                 retained.change_ahead_by(by, &topic, message, version, places);
             }
             (None, Some(message)) => drop(retained.insert(message)),

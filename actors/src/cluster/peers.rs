@@ -17,6 +17,7 @@ use super::coordinator::Peers;
 use super::{Cluster, io};
 use crate::every::every;
 use crate::inbox::Work;
+use crate::mailboxes::Mailboxes;
 use crate::node_tables::NodeTables;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
@@ -38,8 +39,13 @@ pub struct PeersActor {
 impl PeersActor {
     /// Makes the state of the links and opens the peer port, on its thread; before
     /// [`PeersActor::build`].
-    pub fn prepare(cluster: &Arc<Cluster>, shared: &Arc<NodeTables>, listener: TcpListener) {
-        let peers = Rc::new(RefCell::new(Peers::new(cluster, shared)));
+    pub fn prepare(
+        cluster: &Arc<Cluster>,
+        shared: &Arc<NodeTables>,
+        mailboxes: &Arc<Mailboxes>,
+        listener: TcpListener,
+    ) {
+        let peers = Rc::new(RefCell::new(Peers::new(cluster, shared, mailboxes)));
         tokio::task::spawn_local(io::accept(Rc::clone(&peers), listener));
         PEERS.with(|slot| *slot.borrow_mut() = Some(peers));
     }

@@ -162,7 +162,7 @@ impl Peers {
 
     /// What a router had changed before is stored, unless some of it is parked because the outbox is full.
     pub(super) fn retained_stored(&mut self, by: NodeIndex, round: u64, router: (u16, u16)) {
-        if self.shared.parked_bytes.load(Ordering::Relaxed) > 0 {
+        if self.mailboxes.parked_bytes.load(Ordering::Relaxed) > 0 {
             self.refresh.parked.insert(by, round);
         } else if by == SELF {
             self.flushed(SELF, round, router);
@@ -173,7 +173,8 @@ impl Peers {
 
     /// Asks the routers again that could not answer while something was parked.
     pub(super) fn flush_parked(&mut self) {
-        if !self.refresh.parked.is_empty() && self.shared.parked_bytes.load(Ordering::Relaxed) == 0
+        if !self.refresh.parked.is_empty()
+            && self.mailboxes.parked_bytes.load(Ordering::Relaxed) == 0
         {
             let parked = std::mem::take(&mut self.refresh.parked);
             parked.into_iter().for_each(|(by, round)| self.flush_retained(by, round));

@@ -171,7 +171,7 @@ impl Peers {
         self.directory.admitted(&client, admission);
         let work =
             ManagerWork::Granted { conn: claim.conn, client: claim.client, taken, admission };
-        self.shared.managers[usize::from(claim.worker)].push(work, 256);
+        self.mailboxes.managers[usize::from(claim.worker)].push(work, 256);
         self.handovers.granted(&client);
         self.release_deferred(&client);
     }
@@ -186,7 +186,7 @@ impl Peers {
         }
         let Release { owner, ticket, client, to } = release;
         let home = usize::from(self.shared.home(&client));
-        self.shared.managers[home].push(ManagerWork::Release { owner, ticket, client, to }, 64);
+        self.mailboxes.managers[home].push(ManagerWork::Release { owner, ticket, client, to }, 64);
     }
 
     fn release_deferred(&mut self, client: &str) {
@@ -211,7 +211,7 @@ impl Peers {
     /// Finds out whose a session is that was given up to a node that is lost, and takes it back where it
     /// is nobody's.
     pub(super) fn recover(&self, worker: u16, id: u64, client: Arc<str>, session: SessionId) {
-        let (cluster, shared) = (Arc::clone(&self.cluster), Arc::clone(&self.shared));
+        let (cluster, mailboxes) = (Arc::clone(&self.cluster), Arc::clone(&self.mailboxes));
         tokio::task::spawn_local(async move {
             let holder = Holder { id: session, incarnation: cluster.incarnation };
             let taken = loop {
@@ -233,7 +233,7 @@ impl Peers {
                 }
             };
             let work = ManagerWork::Recovered { id, client, taken };
-            shared.managers[usize::from(worker)].push(work, 256);
+            mailboxes.managers[usize::from(worker)].push(work, 256);
         });
     }
 

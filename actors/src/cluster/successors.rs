@@ -45,7 +45,7 @@ impl Peers {
         self.act();
         // The markers of the last one are the ones that count: they come behind everything else.
         incarnations.sort_by_key(|of| (of.number == orphan, of.number));
-        let workers = u16::try_from(self.shared.managers.len()).unwrap_or(u16::MAX);
+        let workers = u16::try_from(self.mailboxes.managers.len()).unwrap_or(u16::MAX);
         let there = self.links.iter().filter(|link| link.is_there()).map(|link| link.index);
         let nodes: Vec<NodeIndex> = there.chain([SELF]).collect();
         for of in incarnations {
@@ -67,7 +67,7 @@ impl Peers {
     /// published for the earlier starts; whoever comes later does not.
     pub(super) fn await_first_markers(&mut self) {
         let Some(last) = self.successors.unawaited.take() else { return };
-        let workers = u16::try_from(self.shared.managers.len()).unwrap_or(u16::MAX);
+        let workers = u16::try_from(self.mailboxes.managers.len()).unwrap_or(u16::MAX);
         let there = self.links.iter().filter(|link| link.is_there()).map(|link| link.index);
         let awaited: BTreeSet<(u16, NodeIndex)> =
             there.flat_map(|node| (0..workers).map(move |worker| (worker, node))).collect();
@@ -322,7 +322,7 @@ impl Peers {
     }
 
     fn all_resent(&self, incarnation: u64) {
-        for manager in &self.shared.managers {
+        for manager in &self.mailboxes.managers {
             manager.push(ManagerWork::Settled { incarnation }, 64);
         }
     }

@@ -121,7 +121,7 @@ impl Peers {
         self.remember_origins(&orphaned.batches);
         let batches: Arc<[StoredBatch]> = orphaned.batches.into();
         let mut waits = Vec::new();
-        for (index, manager) in (0..).zip(&self.shared.managers) {
+        for (index, manager) in (0..).zip(&self.mailboxes.managers) {
             let (done, wait) = oneshot::channel();
             let sessions = sessions.remove(&index).unwrap_or_default();
             let wills = wills.remove(&index).unwrap_or_default();

@@ -170,8 +170,8 @@ impl ConnectionIo {
                     self.worker.recount_partial(&self.conn, 0);
                     let socket =
                         NewSocket { stream, peer: self.conn.peer.get(), read, header_first: false };
-                    let shared = &self.worker.shared;
-                    shared.managers[usize::from(home)].push(ManagerWork::Accept(socket), 256);
+                    let managers = &self.worker.mailboxes.managers;
+                    managers[usize::from(home)].push(ManagerWork::Accept(socket), 256);
                 }
                 Err(_) => self.conn.handoff.set(None),
             }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::state::{Kind, LogState, Outcome, Owed};
 use crate::every::every;
 use crate::inbox::Inbox;
+use crate::mailboxes::Mailboxes;
 use crate::messages::{CompletionToken, ManagerWork, StorageWork};
 use crate::node_tables::NodeTables;
 use crate::ports::{DeadId, LogRecord, MessageLog, Report, SessionStore, StoreError, StoreOp};
@@ -41,6 +42,8 @@ pub enum LogEvent {
 pub struct LogParts {
     /// What the actors share.
     pub shared: Arc<NodeTables>,
+    /// The inboxes of the node's actors.
+    pub mailboxes: Arc<Mailboxes>,
     /// The message log.
     pub log: Arc<dyn MessageLog>,
     /// Where lanes that are behind are read from.
@@ -70,21 +73,23 @@ impl LogActor {
     /// What every incarnation of the actor works with. Call once; sets the log's report sink.
     pub fn parts(
         shared: &Arc<NodeTables>,
+        mailboxes: &Arc<Mailboxes>,
         log: Arc<dyn MessageLog>,
         store: Arc<dyn SessionStore>,
     ) -> LogParts {
         let reports: Inbox<Vec<Report>> = Inbox::new(usize::MAX, usize::MAX);
         let sink = reports.clone();
         log.on_report(Box::new(move |batch| sink.push(batch, 0)));
-        LogParts { shared: Arc::clone(shared), log, store, state: Arc::default(), reports }
+        let (shared, mailboxes) = (Arc::clone(shared), Arc::clone(mailboxes));
+        LogParts { shared, mailboxes, log, store, state: Arc::default(), reports }
     }
 
     /// Prepares the actor; on its arbiter.
     pub fn build(parts: &LogParts, cell: &Arc<ActorCell>) -> Running {
         let retry = parts.shared.settings.log.retry_min;
-        let work = parts.shared.log.stream().map(|_| LogEvent::Work);
+        let work = parts.mailboxes.log.stream().map(|_| LogEvent::Work);
         let reports = parts.reports.stream().map(|_| LogEvent::Reports);
-        let dead = parts.shared.dead_letters.work.stream().map(|_| LogEvent::Dead);
+        let dead = parts.mailboxes.dead_letters.stream().map(|_| LogEvent::Dead);
         let actor = Self {
             parts: parts.clone(),
             cell: Arc::clone(cell),
@@ -111,9 +116,10 @@ impl LogActor {
     /// Admits records while there is room, hands them on, reads lanes that are behind.
     pub(super) fn advance(&mut self, ctx: &mut Context<Self>) {
         let shared = Arc::clone(&self.parts.shared);
+        let mailboxes = Arc::clone(&self.parts.mailboxes);
         // Without room nothing is taken only to be put back.
         let room = self.has_room(&self.parts.state.lock());
-        let mut taken = shared.log.take(if room { APPEND_AT_ONCE } else { 0 });
+        let mut taken = mailboxes.log.take(if room { APPEND_AT_ONCE } else { 0 });
         {
             let mut state = self.parts.state.lock();
             let mut lanes = None;
@@ -131,10 +137,10 @@ impl LogActor {
             }
         }
         if taken.is_empty() && room {
-            shared.log.release();
+            mailboxes.log.release();
         } else {
             // Without room the stream would offer the same records again and again.
-            shared.log.hold();
+            mailboxes.log.hold();
         }
         drop(taken);
         self.send();
@@ -297,7 +303,7 @@ impl LogActor {
     }
 
     fn answer(&self, owed: &mut Owed) {
-        let managers = &self.parts.shared.managers;
+        let managers = &self.parts.mailboxes.managers;
         for token in owed.refusals.drain(..) {
             if let Some(manager) = managers.get(usize::from(token.worker)) {
                 manager.push(ManagerWork::Refused(token), 0);
@@ -348,7 +354,8 @@ impl LogActor {
             .map(|(lane, position)| StoreOp::MoveCursor { lane, position })
             .collect();
         let (tokens, transaction, origin) = (Vec::new(), None, None);
-        shared.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, 64);
+        let storage = &self.parts.mailboxes.storage;
+        storage.push(StorageWork::Write { ops, tokens, transaction, origin }, 64);
     }
 
     fn reset(&mut self, why: &str) {
@@ -451,7 +458,7 @@ impl Handler<Ping> for LogActor {
 
 /// Work waiting for the log, as the cell shows it.
 pub fn depth(parts: &LogParts) -> usize {
-    parts.shared.log.len()
+    parts.mailboxes.log.len()
 }
 
 /// One line for `broker tree`.

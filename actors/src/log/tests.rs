@@ -16,6 +16,7 @@ mod dead;
 mod late;
 
 use super::*;
+use crate::mailboxes::Mailboxes;
 use crate::messages::{AckSource, CompletionToken, LogWork, ManagerWork, StorageWork};
 use crate::node_tables::NodeTables;
 use crate::ports::{
@@ -143,6 +144,7 @@ impl SessionStore for Kept {
 
 struct Node {
     shared: Arc<NodeTables>,
+    mailboxes: Arc<Mailboxes>,
     log: Arc<Played>,
     store: Arc<Kept>,
     parts: LogParts,
@@ -167,11 +169,13 @@ impl Node {
         settings.supervision.stall_timeout = Duration::from_secs(60);
         settings.log.retry_min = Duration::from_millis(1);
         change(&mut settings);
+        let mailboxes = Mailboxes::new(&settings);
         let shared = crate::system::shared_for_tests(&Arc::new(settings));
         let log = Arc::<Played>::default();
         let store = Arc::<Kept>::default();
         let parts = LogActor::parts(
             &shared,
+            &mailboxes,
             Arc::clone(&log) as Arc<dyn MessageLog>,
             Arc::clone(&store) as Arc<dyn SessionStore>,
         );
@@ -198,7 +202,17 @@ impl Node {
                 LogActor::build(&built, cell)
             }),
         });
-        let node = Self { shared, log, store, parts, cell, supervisor, panics, _arbiter: arbiter };
+        let node = Self {
+            shared,
+            mailboxes,
+            log,
+            store,
+            parts,
+            cell,
+            supervisor,
+            panics,
+            _arbiter: arbiter,
+        };
         until("the tree is whole", || node.supervisor.is_whole()).await;
         node
     }
@@ -217,7 +231,9 @@ impl Node {
             let wait = u32::try_from(n).unwrap();
             let token =
                 Some(CompletionToken { worker, source: AckSource::Log, pending: wait, stamp: 0 });
-            self.shared.log.push(LogWork { record, token, on_refused: OnRefused::DeadLetter }, 1);
+            self.mailboxes
+                .log
+                .push(LogWork { record, token, on_refused: OnRefused::DeadLetter }, 1);
         }
         until("the log has all", || self.log.took().len() as u64 >= count).await;
     }
@@ -233,7 +249,7 @@ impl Node {
         assert_eq!((in_log, state.lock().bytes()), (0, 0));
         let mut answered = Vec::new();
         until("all are answered", || state.lock().owed.answers.is_empty()).await;
-        for (n, manager) in self.shared.managers.iter().enumerate() {
+        for (n, manager) in self.mailboxes.managers.iter().enumerate() {
             let mut taken = manager.take(1000);
             while let Some(work) = taken.pop() {
                 let ManagerWork::Completed(tokens) = work else { panic!("{work:?}") };
@@ -244,7 +260,7 @@ impl Node {
         answered.sort_unstable();
         let cursor = Mutex::new(0);
         until("the cursors are in the store's inbox", || {
-            let mut taken = self.shared.storage.take(1000);
+            let mut taken = self.mailboxes.storage.take(1000);
             while let Some(StorageWork::Write { ops, .. }) = taken.pop() {
                 for op in ops {
                     let StoreOp::MoveCursor { lane: 0, position } = op else { panic!("{op:?}") };
@@ -339,7 +355,7 @@ fn a_log_that_panics_is_given_everything_again() {
         let records = (0..4).map(|n| {
             (LogWork { record: record(n), token: None, on_refused: OnRefused::DeadLetter }, 1)
         });
-        node.shared.log.push_all(records);
+        node.mailboxes.log.push_all(records);
         // Two were taken before the panic: they come twice, in order.
         until("it is sent again", || node.log.took() == [0, 1, 0, 1, 2, 3]).await;
         assert_eq!((node.cell.restarts(), node.parts.state.lock().in_log()), (1, 4));

@@ -27,7 +27,7 @@ fn page(worker: &Rc<Worker>) -> Rc<crate::worker::Conn> {
     let second = connect(worker, false, None);
     store(worker);
     let (slot, stamp, _) = store(worker).1[0];
-    worker.shared.managers[0].push(ManagerWork::QueuePage { slot, stamp, entries }, 0);
+    worker.mailboxes.managers[0].push(ManagerWork::QueuePage { slot, stamp, entries }, 0);
     second
 }
 
@@ -44,9 +44,9 @@ fn a_page_is_taken_back_once_although_a_panic_came_in_between() {
         let _held = second.out.borrow_mut();
         assert!(panics(&manager(&worker)));
     }
-    assert_eq!(worker.shared.managers[0].len(), 1, "the page is lost");
+    assert_eq!(worker.mailboxes.managers[0].len(), 1, "the page is lost");
     assert!(!panics(&manager(&worker)));
-    assert!(worker.shared.managers[0].is_empty() && second.closing.get().is_none());
+    assert!(worker.mailboxes.managers[0].is_empty() && second.closing.get().is_none());
     assert!(contains(&second, b"one") && contains(&second, b"two"));
     assert_eq!(worker.session_load(&second).0, 2, "in flight once each");
 }
@@ -61,6 +61,6 @@ fn a_page_that_ends_every_manager_is_given_up_with_its_connection() {
     }
     assert!(second.closing.get().is_none());
     assert!(!panics(&manager(&worker)));
-    assert!(second.closing.get().is_some() && worker.shared.managers[0].is_empty());
+    assert!(second.closing.get().is_some() && worker.mailboxes.managers[0].is_empty());
     drop(held);
 }

@@ -14,8 +14,9 @@ use parking_lot::Mutex;
 
 use super::write_queue::{Batch, Read, WriteQueue};
 use crate::every::every;
-use crate::inbox::Work;
+use crate::inbox::{Inbox, Work};
 use crate::log::DeadWork;
+use crate::mailboxes::Mailboxes;
 use crate::messages::{CompletionToken, LogWork, ManagerWork};
 use crate::node_tables::NodeTables;
 use crate::ports::{SessionStore, StoreError, StoreOp};
@@ -39,6 +40,8 @@ const WORTH: usize = 8;
 pub struct StorageParts {
     /// What the actors share.
     pub shared: Arc<NodeTables>,
+    /// The inboxes of the node's actors.
+    pub mailboxes: Arc<Mailboxes>,
     /// The session store.
     pub store: Arc<dyn SessionStore>,
     /// What is under way.
@@ -64,7 +67,7 @@ impl StorageActor {
     /// Prepares the actor; on its worker.
     pub fn build(parts: &StorageParts, cell: &Arc<ActorCell>) -> Running {
         let retry = parts.shared.settings.storage.retry_min;
-        let work = parts.shared.storage.stream();
+        let work = parts.mailboxes.storage.stream();
         let actor = Self::new(parts, cell, retry);
         Running::new(actor, |ctx| {
             StorageActor::add_stream(work, ctx);
@@ -87,13 +90,14 @@ impl StorageActor {
     /// reads.
     fn drive(&mut self, ctx: &mut Context<Self>) {
         let shared = Arc::clone(&self.parts.shared);
+        let mailboxes = Arc::clone(&self.parts.mailboxes);
         let settings = &shared.settings.storage;
         loop {
             let batch = {
                 let mut queue = self.parts.queue.lock();
                 if queue.in_flight.len() >= settings.max_in_flight || queue.has_failed() {
                     // The next batch fills in the inbox, where its bytes count.
-                    shared.storage.hold();
+                    mailboxes.storage.hold();
                     break;
                 }
                 self.gather(&mut queue);
@@ -113,7 +117,7 @@ impl StorageActor {
                             actor.drive(ctx);
                         }));
                     }
-                    shared.storage.release();
+                    mailboxes.storage.release();
                     break;
                 }
                 if let Some(timer) = self.timer.take() {
@@ -125,13 +129,13 @@ impl StorageActor {
             match batch {
                 Some(batch) => self.write(batch, ctx),
                 None => {
-                    shared.storage.release();
+                    mailboxes.storage.release();
                     break;
                 }
             }
         }
         self.begin_reads(ctx);
-        let pending = shared.storage.bytes() as u64;
+        let pending = mailboxes.storage.bytes() as u64;
         shared.metrics.storage_pending_bytes.set(pending);
     }
 
@@ -151,7 +155,7 @@ impl StorageActor {
     }
 
     fn gather(&self, queue: &mut WriteQueue) {
-        let shared = &self.parts.shared;
+        let (shared, mailboxes) = (&self.parts.shared, &self.parts.mailboxes);
         let settings = &shared.settings.storage;
         while queue.gathered() < settings.batch_max_ops
             && queue.gathered_bytes() < settings.batch_max_bytes
@@ -159,8 +163,8 @@ impl StorageActor {
             && queue.resume()
         {}
         // What is gathered already counts, and what is admitted and held back.
-        let before = shared.storage.bytes() + queue.gathered_bytes();
-        let mut taken = shared.storage.take(settings.batch_max_ops);
+        let before = mailboxes.storage.bytes() + queue.gathered_bytes();
+        let mut taken = mailboxes.storage.take(settings.batch_max_ops);
         while queue.gathered() < settings.batch_max_ops
             && queue.gathered_bytes() < settings.batch_max_bytes
         {
@@ -168,7 +172,7 @@ impl StorageActor {
             let parked = queue.parked();
             // What stands in a line came before what is in the inbox.
             if !queue.advance(full) {
-                if before.saturating_sub(shared.storage.bytes()) >= settings.batch_max_bytes {
+                if before.saturating_sub(mailboxes.storage.bytes()) >= settings.batch_max_bytes {
                     break;
                 }
                 self.cell.fault_point();
@@ -179,7 +183,7 @@ impl StorageActor {
                 shared.metrics.outbox_full.inc();
             }
         }
-        shared.parked_bytes.store(queue.parked_bytes(), Ordering::Relaxed);
+        mailboxes.parked_bytes.store(queue.parked_bytes(), Ordering::Relaxed);
     }
 
     fn write(&self, batch: Batch, ctx: &mut Context<Self>) {
@@ -252,16 +256,16 @@ impl StorageActor {
 
     /// Those who waited, one message a worker; and the outbox entries to the log actor.
     fn answer(&self, batch: &Batch) {
-        let shared = &self.parts.shared;
-        hand_to_log(shared, &batch.ops);
+        let (shared, mailboxes) = (&self.parts.shared, &self.parts.mailboxes);
+        hand_to_log(shared, mailboxes, &batch.ops);
         let mut answers: Vec<VecDeque<CompletionToken>> =
-            shared.managers.iter().map(|_| VecDeque::new()).collect();
+            mailboxes.managers.iter().map(|_| VecDeque::new()).collect();
         for token in batch.tokens.iter().copied() {
             if let Some(answers) = answers.get_mut(usize::from(token.worker)) {
                 answers.push_back(token);
             }
         }
-        for (manager, tokens) in shared.managers.iter().zip(answers) {
+        for (manager, tokens) in mailboxes.managers.iter().zip(answers) {
             if !tokens.is_empty() {
                 manager.push(ManagerWork::Completed(tokens), 0);
             }
@@ -287,7 +291,7 @@ impl StorageActor {
     fn page(&self, read: &Read, entries: Vec<crate::ports::QueueEntry>) {
         self.parts.queue.lock().read_done(read.id);
         let work = ManagerWork::QueuePage { slot: read.slot, stamp: read.stamp, entries };
-        self.parts.shared.managers[usize::from(read.worker)].push(work, 0);
+        self.parts.mailboxes.managers[usize::from(read.worker)].push(work, 0);
     }
 }
 
@@ -310,17 +314,17 @@ fn assign_positions(shared: &NodeTables, ops: &mut [StoreOp]) {
 
 /// Durable outbox entries go to the log actor while it has room; else it reads them later. It hears
 /// of dead letters, too.
-fn hand_to_log(shared: &NodeTables, ops: &[StoreOp]) {
+fn hand_to_log(shared: &NodeTables, mailboxes: &Mailboxes, ops: &[StoreOp]) {
     /// Pushed also when something behind it panics: the lane says that it is handed over.
-    struct Handed<'a>(&'a NodeTables, Vec<(LogWork, usize)>);
+    struct Handed<'a>(&'a Inbox<LogWork>, Vec<(LogWork, usize)>);
     impl Drop for Handed<'_> {
         fn drop(&mut self) {
-            self.0.log.push_all(self.1.drain(..));
+            self.0.push_all(self.1.drain(..));
         }
     }
     let mut lanes = None;
     // Dropped before the lanes' lock: two batches cannot overtake each other.
-    let mut handed = Handed(shared, Vec::new());
+    let mut handed = Handed(&mailboxes.log, Vec::new());
     for op in ops {
         match op {
             StoreOp::PutOutbox { record, position } => {
@@ -329,16 +333,16 @@ fn hand_to_log(shared: &NodeTables, ops: &[StoreOp]) {
                 let work = LogWork { record: record.clone(), token: None, on_refused };
                 let work = (work, record.cost());
                 let lanes = lanes.get_or_insert_with(|| shared.lanes.lock());
-                if lanes.durable(position.lane, position.position, shared.log.has_room()) {
+                if lanes.durable(position.lane, position.position, mailboxes.log.has_room()) {
                     handed.1.push(work);
                 }
             }
             StoreOp::PutDeadLetter { letter } => {
                 let (id, outbox) = (letter.id, letter.record.outbox);
-                shared.dead_letters.work.push(DeadWork::Written { id, outbox }, 64);
+                mailboxes.dead_letters.push(DeadWork::Written { id, outbox }, 64);
             }
             StoreOp::DropDeadLetter { id } => {
-                shared.dead_letters.work.push(DeadWork::Dropped { id: *id }, 64);
+                mailboxes.dead_letters.push(DeadWork::Dropped { id: *id }, 64);
             }
             _ => {}
         }

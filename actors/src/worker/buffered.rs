@@ -74,7 +74,7 @@ impl Worker {
         for token in late {
             if slots.is_empty() {
                 let completed = ManagerWork::Completed([token].into());
-                self.shared.managers[usize::from(token.worker)].push(completed, SMALL);
+                self.mailboxes.managers[usize::from(token.worker)].push(completed, SMALL);
                 continue;
             }
             let pending = self.pend(false, false, slots.len(), Continuation::Forward(token));

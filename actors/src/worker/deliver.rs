@@ -366,7 +366,7 @@ impl Worker {
             let stamp = self.stamp();
             stored.reading = Some(stamp);
             stored.read_until = stored.next_sequence;
-            self.shared.storage.push(
+            self.mailboxes.storage.push(
                 StorageWork::ReadQueue {
                     worker: self.index,
                     slot,

@@ -227,7 +227,7 @@ impl Worker {
         }
         offer.read = Some(stamp);
         let next = stored.next_sequence;
-        self.shared.storage.push(
+        self.mailboxes.storage.push(
             StorageWork::ReadQueue {
                 worker: self.index,
                 slot,

@@ -18,7 +18,7 @@ impl Worker {
     /// This router passes a marker.
     pub fn pass_marker(&self, marker: &Arc<StreamMarker>) {
         self.flush();
-        let routers = u16::try_from(self.shared.routers.len()).unwrap_or(u16::MAX);
+        let routers = u16::try_from(self.mailboxes.routers.len()).unwrap_or(u16::MAX);
         let passed =
             PeerWork::MarkerPassed { marker: Arc::clone(marker), router: (self.index, routers) };
         match &marker.reason {
@@ -48,14 +48,14 @@ impl Worker {
         }
         // Behind what any of them has of that node: through one after the other.
         let next = usize::from(self.index) + 1;
-        let (to, work) = match self.shared.routers.get(next) {
+        let (to, work) = match self.mailboxes.routers.get(next) {
             Some(_) => (next, RouterWork::ForwardMarker { id, client, stream, routers }),
             None => {
                 let home = usize::from(self.shared.home(&client));
                 (home, RouterWork::MarkerArrived { id, client, stream, routers })
             }
         };
-        self.shared.routers[to].push(work, SMALL);
+        self.mailboxes.routers[to].push(work, SMALL);
     }
 
     /// To where the session is. Here it counts at once: behind what stands in this router's own inbox
@@ -66,7 +66,7 @@ impl Worker {
             return self.marked(id, client, stream, routers);
         }
         let marked = RouterWork::MarkerArrived { id, client: Arc::clone(client), stream, routers };
-        self.shared.routers[usize::from(home)].push(marked, SMALL);
+        self.mailboxes.routers[usize::from(home)].push(marked, SMALL);
     }
 
     /// A stream has marked the session.
@@ -91,7 +91,7 @@ impl Worker {
         self.flush();
         let next = usize::from(self.index) + 1;
         if stream.1 == ALL_STREAMS
-            && let Some(router) = self.shared.routers.get(next)
+            && let Some(router) = self.mailboxes.routers.get(next)
         {
             return router.push(RouterWork::Resent { incarnation, stream, routers }, SMALL);
         }
@@ -104,7 +104,7 @@ impl Worker {
                 self.finish_prepared();
             }
         }
-        for (index, router) in (0..).zip(&self.shared.routers) {
+        for (index, router) in (0..).zip(&self.mailboxes.routers) {
             if index == self.index && stream.1 != ALL_STREAMS {
                 self.resent(incarnation, stream, routers);
             } else {

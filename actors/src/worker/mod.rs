@@ -67,6 +67,7 @@ pub use state::pending_acks::Continuation;
 pub(crate) use state::publication::SYS_PREFIX;
 pub use state::sessions::Session;
 
+use crate::mailboxes::Mailboxes;
 use crate::metrics::WorkerMetrics;
 use crate::node_tables::NodeTables;
 use batch::InternalPublish;
@@ -92,6 +93,8 @@ pub struct Worker {
     pub index: u16,
     /// What the workers share.
     pub shared: Arc<NodeTables>,
+    /// The inboxes of the node's actors.
+    pub mailboxes: Arc<Mailboxes>,
     /// Counters of this worker.
     pub metrics: Arc<WorkerMetrics>,
     /// What wire decoding holds packets against.
@@ -162,7 +165,7 @@ pub struct Worker {
 
 impl Worker {
     /// An empty worker for worker `index`.
-    pub fn new(index: u16, shared: Arc<NodeTables>) -> Rc<Self> {
+    pub fn new(index: u16, shared: Arc<NodeTables>, mailboxes: Arc<Mailboxes>) -> Rc<Self> {
         let limits = &shared.settings.limits;
         let wire_limits = wire::Limits {
             max_packet_size: limits.max_packet_size,
@@ -172,9 +175,10 @@ impl Worker {
             control_characters: limits.control_characters,
         };
         let metrics = Arc::clone(&shared.metrics.workers[usize::from(index)]);
-        let buffers = limits.max_buffer_bytes / 2 / shared.managers.len().max(1);
+        let buffers = limits.max_buffer_bytes / 2 / shared.workers();
         Rc::new(Self {
             index,
+            mailboxes,
             metrics,
             wire_limits,
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
@@ -184,7 +188,7 @@ impl Worker {
             at_cap: RefCell::default(),
             pending_acks: RefCell::default(),
             next_stamp: Cell::new(1),
-            effects: RefCell::new(Effects::new(shared.managers.len())),
+            effects: RefCell::new(Effects::new(shared.workers())),
             batch: RefCell::default(),
             routing: RefCell::default(),
             routed: Cell::new(0),
@@ -298,13 +302,13 @@ impl Worker {
         }
         // A full store or log pauses those who wait for it; the others only far past the bound.
         let waits = conn.acks_outstanding() > 0;
-        let storage = &self.shared.storage;
-        let pending = storage.bytes() + self.shared.parked_bytes.load(Ordering::Relaxed);
+        let storage = &self.mailboxes.storage;
+        let pending = storage.bytes() + self.mailboxes.parked_bytes.load(Ordering::Relaxed);
         let max = self.shared.settings.storage.max_pending_bytes;
         if pending >= max && (waits || storage.bytes() > 2 * max || pending > 4 * max) {
             return false;
         }
-        conn.log_waits.get() == 0 || self.shared.log.has_room()
+        conn.log_waits.get() == 0 || self.mailboxes.log.has_room()
     }
 
     /// Whether a packet has to wait, with what is behind it. SUBSCRIBE and UNSUBSCRIBE wait for the
@@ -361,7 +365,7 @@ impl Worker {
 
     /// Sends what the handlers have decided.
     pub fn flush(&self) {
-        if self.effects.borrow_mut().hand_out(self.index, &self.shared) {
+        if self.effects.borrow_mut().hand_out(self.index, &self.shared, &self.mailboxes) {
             self.remote_is_full();
         }
     }
@@ -382,7 +386,7 @@ impl Worker {
             return false;
         }
         let full = self
-            .shared
+            .mailboxes
             .routers
             .iter()
             .enumerate()

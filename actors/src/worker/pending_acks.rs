@@ -152,7 +152,7 @@ impl Worker {
             Continuation::ToPeers(work) => self.to_peers(*work, SMALL),
             Continuation::Forward(token) => {
                 let completed = ManagerWork::Completed([token].into());
-                self.shared.managers[usize::from(token.worker)].push(completed, SMALL);
+                self.mailboxes.managers[usize::from(token.worker)].push(completed, SMALL);
             }
             Continuation::Release { conn, packet_id } => {
                 if conn.closing.get().is_none() {

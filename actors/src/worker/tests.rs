@@ -15,6 +15,7 @@ use hydrant_protocol::{Message, PacketId, QoS};
 
 use super::{Conn, Worker};
 use crate::log::Gate;
+use crate::mailboxes::Mailboxes;
 use crate::messages::{RouterWork, StorageWork};
 use crate::metrics::{CloseReason, DropReason};
 use crate::ports::{QueueEntry, StoreOp};
@@ -127,7 +128,8 @@ pub(crate) fn worker_with(settings: Settings) -> Rc<Worker> {
 
 /// One in front of a log.
 fn worker_before(settings: Settings, gate: Gate) -> Rc<Worker> {
-    Worker::new(0, crate::system::shared_before_for_tests(&Arc::new(settings), gate))
+    let mailboxes = Mailboxes::new(&settings);
+    Worker::new(0, crate::system::shared_before_for_tests(&Arc::new(settings), gate), mailboxes)
 }
 
 pub(crate) fn conn(worker: &Rc<Worker>) -> Rc<Conn> {
@@ -183,7 +185,7 @@ fn connect_with(
 /// Everything handed to the store so far: its operations, with all tokens answered; its reads.
 pub(crate) fn store(worker: &Rc<Worker>) -> (Vec<StoreOp>, Vec<(u32, u32, u64)>) {
     let (mut written, mut reads) = (Vec::new(), Vec::new());
-    let mut taken = worker.shared.storage.take(1000);
+    let mut taken = worker.mailboxes.storage.take(1000);
     while let Some(work) = taken.pop() {
         match work {
             StorageWork::Write { ops, tokens, .. } => {
@@ -292,7 +294,7 @@ fn a_receipt_stored_after_a_reconnect_is_told_to_who_sent_it_again() {
         worker.submit(&first, &publish, receipt);
         worker.route_all(|| ());
         let mut late = Vec::new();
-        let mut taken = worker.shared.storage.take(10);
+        let mut taken = worker.mailboxes.storage.take(10);
         while let Some(work) = taken.pop() {
             if let StorageWork::Write { tokens, .. } = work {
                 late.extend(tokens);
@@ -342,7 +344,7 @@ fn a_full_router_elsewhere_stops_reading_here_until_it_has_room() {
     assert!(worker.has_credit(&publisher) && !worker.poll_remote_room(&waker));
     publish(&worker, &publisher, "t", &[b'x'; 1500], false);
     assert!(!worker.has_credit(&publisher) && !worker.poll_remote_room(&waker));
-    let mut taken = worker.shared.routers[1].take(10);
+    let mut taken = worker.mailboxes.routers[1].take(10);
     while let Some(RouterWork::Deliver(_)) = taken.pop() {}
     drop(taken);
     assert!(worker.poll_remote_room(&waker));
@@ -420,7 +422,7 @@ fn subscribe_elsewhere(worker: &Rc<Worker>, topic: &str) {
 /// Transaction and origin of each write handed to the store; nothing is answered.
 fn origins(worker: &Rc<Worker>) -> Vec<(Option<u64>, Option<u16>)> {
     let mut origins = Vec::new();
-    let mut taken = worker.shared.storage.take(1000);
+    let mut taken = worker.mailboxes.storage.take(1000);
     while let Some(work) = taken.pop() {
         if let StorageWork::Write { transaction, origin, .. } = work {
             origins.push((transaction.map(|transaction| transaction.id), origin));
@@ -438,7 +440,7 @@ fn a_part_of_another_workers_transaction_has_no_origin() {
     publish(&worker, &publisher, "own", b"x", true);
     assert_eq!(origins(&worker), [(Some(1), Some(0)), (None, Some(0))]);
     // What went to the other worker, as if it had come from there.
-    let mut taken = worker.shared.routers[1].take(10);
+    let mut taken = worker.mailboxes.routers[1].take(10);
     let Some(RouterWork::Deliver(batch)) = taken.front_mut() else { panic!() };
     worker.route_remote(batch, || ());
     assert_eq!(origins(&worker), [(Some(1), None)]);

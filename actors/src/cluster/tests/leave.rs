@@ -22,7 +22,7 @@ fn connected(node: &TestNode) -> Vec<String> {
         manager.push(ManagerWork::List { skip: 0, limit: 10, reply }, 64);
         answer.blocking_recv().unwrap()
     };
-    node.shared.managers.iter().flat_map(list).map(|info| info.client_id).collect()
+    node.mailboxes.managers.iter().flat_map(list).map(|info| info.client_id).collect()
 }
 
 /// Its node was cut off; its client has gone elsewhere long before that node is reached again.

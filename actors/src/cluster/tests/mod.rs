@@ -28,6 +28,7 @@ use self::client::Client;
 use self::gate::Gate;
 use self::world::World;
 use super::{ClusterParts, ClusterSettings};
+use crate::mailboxes::Mailboxes;
 use crate::node_tables::NodeTables;
 use crate::ports::{LogRecord, MessageLog, Report};
 use crate::settings::{LogKind, Settings};
@@ -93,6 +94,7 @@ struct TestNode {
     address: SocketAddr,
     node: Arc<world::Node>,
     shared: Arc<NodeTables>,
+    mailboxes: Arc<Mailboxes>,
     gate: Gate,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -163,14 +165,14 @@ fn start_as(world: &World, id: &'static str, incarnation: u64, node: Arc<world::
                 }),
             };
             let system = ActorSystem::start(parts).await.unwrap();
-            ready.send(Arc::clone(&system.shared)).unwrap();
+            ready.send((Arc::clone(&system.shared), Arc::clone(&system.mailboxes))).unwrap();
             let _ = stopped.await;
             system.stop(Duration::from_millis(200)).await;
         });
     });
-    let shared = wait.recv_timeout(DEADLINE).unwrap();
+    let (shared, mailboxes) = wait.recv_timeout(DEADLINE).unwrap();
     let (stop, thread) = (Some(stop), Some(thread));
-    TestNode { id, incarnation, address, node, shared, gate, stop, thread }
+    TestNode { id, incarnation, address, node, shared, mailboxes, gate, stop, thread }
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {

@@ -107,7 +107,8 @@ impl LogActor {
             ops.push(StoreOp::MoveCursor { lane, position: position + 1 });
         }
         let (tokens, transaction, origin) = (token.into_iter().collect(), None, None);
-        shared.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, bytes + 128);
+        let storage = &self.parts.mailboxes.storage;
+        storage.push(StorageWork::Write { ops, tokens, transaction, origin }, bytes + 128);
     }
 
     fn say(&self, record: &LogRecord, why: &str, admitted: Option<Admission>) {
@@ -142,7 +143,7 @@ impl LogActor {
         };
         if !ids.is_empty() {
             shared.metrics.dead_letters_replayed.add(ids.len() as u64);
-            shared.remove_dead_letters(&ids);
+            self.parts.mailboxes.remove_dead_letters(&ids);
         }
         state.owed.replayed.clear();
     }
@@ -150,7 +151,7 @@ impl LogActor {
     /// Works off what the store has done with dead letters.
     pub(in super::super) fn take_dead_work(&mut self, ctx: &mut Context<Self>) {
         let shared = Arc::clone(&self.parts.shared);
-        let mut taken = shared.dead_letters.work.take(4096);
+        let mut taken = self.parts.mailboxes.dead_letters.take(4096);
         let mut handled = 0;
         let mut room = false;
         while let Some(work) = taken.front_mut() {

@@ -6,7 +6,6 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::book::{DeadBook, Settled};
-use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::ports::{DeadId, OutboxPosition};
 
@@ -34,8 +33,6 @@ pub enum DeadWork {
 pub struct DeadLetters {
     /// What is known of each.
     pub book: Mutex<DeadBook>,
-    /// For the log actor.
-    pub work: Inbox<DeadWork>,
     changed: watch::Sender<()>,
 }
 
@@ -44,8 +41,7 @@ impl DeadLetters {
     pub fn new(max_bytes: u64, found: &[(DeadId, u64)]) -> Self {
         let mut book = DeadBook::new(max_bytes);
         book.found(found);
-        let (work, changed) = (Inbox::new(usize::MAX, usize::MAX), watch::Sender::new(()));
-        Self { book: Mutex::new(book), work, changed }
+        Self { book: Mutex::new(book), changed: watch::Sender::new(()) }
     }
 
     /// Those of a lost node are this node's.

@@ -18,6 +18,7 @@ mod letters;
 pub use book::{Admission, DeadBook, DeadState, Marked, Settled, Which};
 pub use letters::{DeadLetters, DeadWork};
 
+use crate::mailboxes::Mailboxes;
 use crate::messages::StorageWork;
 use crate::node_tables::NodeTables;
 use crate::ports::{DeadId, StoreOp};
@@ -25,19 +26,19 @@ use crate::ports::{DeadId, StoreOp};
 /// Removals in one write.
 const DROP_AT_ONCE: usize = 1000;
 
-impl NodeTables {
+impl Mailboxes {
     /// Sends dead letters to the log again, behind what their topics have got since. Each is gone
     /// once the log has it.
-    pub fn replay_dead_letters(&self, which: &Which) -> Marked {
-        let marked = self.dead_letters.book.lock().replay(which);
-        self.dead_letters.work.push(DeadWork::Replay, 64);
+    pub fn replay_dead_letters(&self, tables: &NodeTables, which: &Which) -> Marked {
+        let marked = tables.dead_letters.book.lock().replay(which);
+        self.dead_letters.push(DeadWork::Replay, 64);
         marked
     }
 
     /// Removes dead letters.
-    pub fn drop_dead_letters(&self, which: &Which) -> Marked {
-        let marked = self.dead_letters.book.lock().drop_these(which);
-        self.metrics.dead_letters_dropped.add(marked.ids.len() as u64);
+    pub fn drop_dead_letters(&self, tables: &NodeTables, which: &Which) -> Marked {
+        let marked = tables.dead_letters.book.lock().drop_these(which);
+        tables.metrics.dead_letters_dropped.add(marked.ids.len() as u64);
         for ids in marked.ids.chunks(DROP_AT_ONCE) {
             self.remove_dead_letters(ids);
         }

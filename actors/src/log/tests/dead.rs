@@ -31,7 +31,7 @@ impl Node {
             let at = record.outbox.unwrap();
             assert!(self.shared.lanes.lock().durable(at.lane, at.position, true));
             let work = LogWork { record, token: None, on_refused: OnRefused::DeadLetter };
-            self.shared.log.push(work, 1);
+            self.mailboxes.log.push(work, 1);
         }
         let last = sequences.end - 1;
         until("the log has them", || self.log.took().contains(&last)).await;
@@ -42,13 +42,13 @@ impl Node {
         let token = CompletionToken { worker: 0, source: AckSource::Log, pending: wait, stamp: 0 };
         let token = (qos != QoS::AtMostOnce).then_some(token);
         let record = LogRecord { qos, ..record(sequence) };
-        self.shared.log.push(LogWork { record, token, on_refused }, 1);
+        self.mailboxes.log.push(LogWork { record, token, on_refused }, 1);
         until("the log has it", || self.log.took().contains(&sequence)).await;
     }
 
     /// Does what stands in the store's inbox, as StorageActor does.
     fn write(&self, wrote: &mut Wrote) {
-        let mut taken = self.shared.storage.take(1000);
+        let mut taken = self.mailboxes.storage.take(1000);
         while let Some(StorageWork::Write { ops, tokens, .. }) = taken.pop() {
             let mut letter = false;
             for op in ops {
@@ -75,7 +75,7 @@ impl Node {
                     }
                     other => panic!("{other:?}"),
                 };
-                self.shared.dead_letters.work.push(work, 1);
+                self.mailboxes.dead_letters.push(work, 1);
             }
             wrote.answered.extend(tokens.iter().map(|token| token.pending));
         }
@@ -98,7 +98,7 @@ impl Node {
 
     /// Who was refused an acknowledgement.
     fn refusals(&self) -> Vec<u32> {
-        let mut taken = self.shared.managers[0].take(1000);
+        let mut taken = self.mailboxes.managers[0].take(1000);
         let mut refused = Vec::new();
         while let Some(work) = taken.pop() {
             match work {
@@ -152,7 +152,7 @@ fn the_cursor_stands_until_the_dead_letter_is_durable() {
         let node = Node::start().await;
         node.publish(0..2).await;
         node.log.report(refuse(|sequence| sequence == 0));
-        let waits = || node.shared.storage.len();
+        let waits = || node.mailboxes.storage.len();
         until("the letter is to be written", || waits() == 1 && node.parts.reports.is_empty())
             .await;
         until("1 is acknowledged", || node.shared.metrics.log_acked.get() == 1).await;
@@ -222,7 +222,8 @@ fn full_keeps_the_record_in_the_outbox_and_acknowledges_nobody() {
         // Room for one: the oldest is tried again, and refused again.
         let first = wrote.letters[0].id;
         let unknown = DeadId { received_ms: 1, ..DeadId::default() };
-        let marked = node.shared.drop_dead_letters(&Which::These(vec![first, unknown]));
+        let marked =
+            node.mailboxes.drop_dead_letters(&node.shared, &Which::These(vec![first, unknown]));
         let expected = Marked { ids: vec![first], unknown: vec![unknown], busy: vec![] };
         assert_eq!(marked, expected);
         node.go_on("2 is sent again", &mut wrote, |_| node.log.took() == [2]).await;
@@ -230,7 +231,7 @@ fn full_keeps_the_record_in_the_outbox_and_acknowledges_nobody() {
         node.log.report(refuse(|_| true));
         node.go_on("2 is a letter", &mut wrote, |wrote| wrote.cursor == 3).await;
         // What the log takes now needs no room.
-        node.shared.drop_dead_letters(&Which::All);
+        node.mailboxes.drop_dead_letters(&node.shared, &Which::All);
         node.go_on("3 is sent again", &mut wrote, |_| node.log.took() == [3]).await;
         node.log.report(|_| Ok(()));
         node.go_on("the outbox is empty", &mut wrote, |wrote| wrote.cursor == 5).await;
@@ -263,7 +264,7 @@ fn records_that_stay_in_the_outbox_follow_each_other_when_the_log_takes_them() {
         node.publish(0..4).await;
         node.log.report(refuse(|_| true));
         let mut wrote = node.written("one fits", |wrote| wrote.cursor == 1).await;
-        node.shared.drop_dead_letters(&Which::All);
+        node.mailboxes.drop_dead_letters(&node.shared, &Which::All);
         for sequence in 1..4 {
             node.go_on("the next is sent", &mut wrote, |_| node.log.took() == [sequence]).await;
             // The last is refused again, and has the room.
@@ -283,9 +284,9 @@ fn a_replayed_dead_letter_goes_once_the_log_has_it_and_stays_when_it_is_refused_
         node.log.report(refuse(|_| true));
         let mut wrote = node.written("all are letters", |wrote| wrote.cursor == 3).await;
         until("they are known", || node.shared.metrics.dead_letters_written.get() == 3).await;
-        let marked = node.shared.replay_dead_letters(&Which::All);
+        let marked = node.mailboxes.replay_dead_letters(&node.shared, &Which::All);
         assert_eq!(marked.ids.len(), 3);
-        let again = node.shared.replay_dead_letters(&Which::All);
+        let again = node.mailboxes.replay_dead_letters(&node.shared, &Which::All);
         assert_eq!((again.ids.len(), again.busy.len()), (0, 3), "one at a time");
         until("they are sent", || node.log.took() == [0, 1, 2]).await;
         node.log.report(|sequence| match sequence {

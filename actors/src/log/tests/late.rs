@@ -13,7 +13,7 @@ impl Node {
         self.store.outbox.lock().insert(at, record.clone());
         if self.shared.lanes.lock().durable(lane, position, true) {
             let work = LogWork { record, token: None, on_refused: OnRefused::DeadLetter };
-            self.shared.log.push(work, 1);
+            self.mailboxes.log.push(work, 1);
         }
     }
 

@@ -9,6 +9,7 @@ use hydrant_protocol::{Message, QoS};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::mailboxes::Mailboxes;
 use crate::messages::{StorageWork, Transaction};
 use crate::ports::{
     DeadId, DeadLetter, Lanes, LogRecord, QueueEntry, SessionId, StoreFuture, StoredSession,
@@ -87,10 +88,12 @@ impl Node {
         settings.storage.max_in_flight = max_in_flight;
         settings.storage.retry_min = Duration::from_millis(1);
         settings.storage.retry_max = Duration::from_millis(1);
+        let mailboxes = Mailboxes::new(&settings);
         let shared = crate::system::shared_for_tests(&Arc::new(settings));
         let store = Arc::<Played>::default();
         let parts = StorageParts {
-            shared: Arc::clone(&shared),
+            shared,
+            mailboxes,
             store: Arc::clone(&store) as Arc<dyn SessionStore>,
             queue: Arc::default(),
         };
@@ -101,13 +104,13 @@ impl Node {
 
     /// An actor that takes over what there is.
     fn build(&self, company: Duration) {
-        let shared = Arc::clone(&self.parts.shared);
+        let (shared, mailboxes) = (&self.parts.shared, &self.parts.mailboxes);
         let cell = ActorCell::new("storage", "StorageActor").shared();
         let retry = shared.settings.storage.retry_min;
         let mut actor = StorageActor::new(&self.parts, &cell, retry);
         actor.company = company;
         StorageActor::create(|ctx| {
-            StorageActor::add_stream(shared.storage.stream(), ctx);
+            StorageActor::add_stream(mailboxes.storage.stream(), ctx);
             actor
         });
     }
@@ -138,14 +141,14 @@ impl Node {
         cost: usize,
     ) {
         let work = StorageWork::Write { ops, tokens: Vec::new(), transaction, origin };
-        self.parts.shared.storage.push(work, cost);
+        self.parts.mailboxes.storage.push(work, cost);
     }
 
     /// Requests one after the other, each admitted before the next comes.
     async fn push_singly(&self, count: usize) {
         for _ in 0..count {
             self.push();
-            until("it is taken up", || self.parts.shared.storage.is_empty()).await;
+            until("it is taken up", || self.parts.mailboxes.storage.is_empty()).await;
         }
     }
 
@@ -265,9 +268,9 @@ fn what_adds_to_the_same_queue_gathers_until_the_batch_before_it_is_written() {
         node.batches(&[1]).await;
         push(1, 2);
         push(1, 3);
-        until("they are taken up", || node.parts.shared.storage.is_empty()).await;
+        until("they are taken up", || node.parts.mailboxes.storage.is_empty()).await;
         push(1, 4);
-        until("it is taken up", || node.parts.shared.storage.is_empty()).await;
+        until("it is taken up", || node.parts.mailboxes.storage.is_empty()).await;
         settle().await;
         assert_eq!(node.store.batches(), [1]);
         node.answer();
@@ -316,7 +319,7 @@ fn at_the_limit_work_stays_in_the_inbox_and_leaves_it_in_full_batches() {
             node.push();
         }
         settle().await;
-        assert_eq!((node.store.batches().len(), node.parts.shared.storage.len()), (2, 100));
+        assert_eq!((node.store.batches().len(), node.parts.mailboxes.storage.len()), (2, 100));
         assert_eq!(node.parts.queue.lock().gathered(), 0);
         node.answer();
         node.batches(&[1, 1, 80]).await;
@@ -338,9 +341,9 @@ fn below_the_limit_again_the_inbox_is_worked_off_although_nothing_is_written() {
         node.batches(&[1, 10]).await;
         node.push();
         settle().await;
-        assert_eq!(node.parts.shared.storage.len(), 1, "at the limit");
+        assert_eq!(node.parts.mailboxes.storage.len(), 1, "at the limit");
         node.answer();
-        until("it is taken up", || node.parts.shared.storage.is_empty()).await;
+        until("it is taken up", || node.parts.mailboxes.storage.is_empty()).await;
         node.push_singly(2).await;
         assert_eq!(node.parts.queue.lock().gathered(), 3);
         node.answer();
@@ -358,7 +361,7 @@ fn with_one_in_flight_a_batch_fills_while_the_one_before_it_is_written() {
             node.push();
         }
         settle().await;
-        assert_eq!((node.store.batches(), node.parts.shared.storage.len()), (vec![1], 20));
+        assert_eq!((node.store.batches(), node.parts.mailboxes.storage.len()), (vec![1], 20));
         node.answer();
         node.batches(&[1, 20]).await;
     });
@@ -381,7 +384,9 @@ fn a_batch_delay_lasts_until_the_batch_is_full() {
 
 #[test]
 fn what_a_lane_says_was_handed_over_was_also_when_a_panic_came_behind_it() {
-    let shared = crate::system::shared_for_tests(&Arc::new(crate::worker::tests::settings(1)));
+    let settings = Arc::new(crate::worker::tests::settings(1));
+    let mailboxes = Mailboxes::new(&settings);
+    let shared = crate::system::shared_for_tests(&settings);
     let ops = |lanes: &[u16]| -> Vec<StoreOp> {
         let entries = lanes.iter().map(|lane| {
             let mut op = crate::storage::write_queue::tests::outbox();
@@ -397,12 +402,12 @@ fn what_a_lane_says_was_handed_over_was_also_when_a_panic_came_behind_it() {
     let mut broken = good.clone();
     // A lane that is not there.
     broken.extend(ops(&[9]));
-    let hand = std::panic::AssertUnwindSafe(|| hand_to_log(&shared, &broken));
+    let hand = std::panic::AssertUnwindSafe(|| hand_to_log(&shared, &mailboxes, &broken));
     assert!(std::panic::catch_unwind(hand).is_err());
-    assert_eq!(shared.log.len(), 2);
+    assert_eq!(mailboxes.log.len(), 2);
     // The successor answers the batch again: none is handed over twice.
-    hand_to_log(&shared, &good);
-    assert_eq!(shared.log.len(), 2);
+    hand_to_log(&shared, &mailboxes, &good);
+    assert_eq!(mailboxes.log.len(), 2);
     assert!(!shared.lanes.lock().any_behind());
 }
 
@@ -427,11 +432,11 @@ fn a_rebuilt_actor_finds_what_stands_behind_a_transaction() {
         for _ in 0..100 {
             node.push();
         }
-        node.parts.shared.storage.push(read, 64);
-        until("all is taken up", || node.parts.shared.storage.is_empty()).await;
+        node.parts.mailboxes.storage.push(read, 64);
+        until("all is taken up", || node.parts.mailboxes.storage.is_empty()).await;
         settle().await;
         assert!(node.store.batches().is_empty() && !node.parts.queue.lock().is_idle());
-        assert!(node.parts.shared.parked_bytes.load(Ordering::Relaxed) > 100 * 64);
+        assert!(node.parts.mailboxes.parked_bytes.load(Ordering::Relaxed) > 100 * 64);
         node.build(GATHER);
         settle().await;
         assert!(node.store.batches().is_empty());
@@ -440,8 +445,8 @@ fn a_rebuilt_actor_finds_what_stands_behind_a_transaction() {
         node.answer();
         node.answer();
         node.idle().await;
-        assert_eq!(node.parts.shared.parked_bytes.load(Ordering::Relaxed), 0);
-        assert_eq!(node.parts.shared.managers[0].len(), 1, "the page");
+        assert_eq!(node.parts.mailboxes.parked_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(node.parts.mailboxes.managers[0].len(), 1, "the page");
     });
 }
 

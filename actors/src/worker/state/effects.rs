@@ -12,6 +12,7 @@ use hydrant_protocol::cluster::message::{self, Control};
 use smallvec::SmallVec;
 
 use crate::cluster::Recipient;
+use crate::mailboxes::Mailboxes;
 use crate::messages::{CompletionToken, LogWork, PeerWork, RouterWork, StorageWork, Transaction};
 use crate::ports::StoreOp;
 
@@ -166,7 +167,7 @@ impl Effects {
 
     /// Sends what stands here. Storage first: another worker's part of a transaction must find that of `worker`
     /// there. True: another worker's router got more than it has room for.
-    pub fn hand_out(&mut self, worker: u16, shared: &NodeTables) -> bool {
+    pub fn hand_out(&mut self, worker: u16, shared: &NodeTables, mailboxes: &Mailboxes) -> bool {
         let joined = self.joined.iter().filter(|joined| **joined).count();
         let other = self.transaction.take();
         // A part that another worker waits for does not wait for what we ask for ourselves.
@@ -181,10 +182,10 @@ impl Effects {
             let ops = std::mem::take(&mut self.ops);
             let bytes = ops.iter().map(cost).sum::<usize>() + 64;
             let tokens = std::mem::take(&mut self.tokens);
-            shared.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, bytes);
+            mailboxes.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, bytes);
         }
         if !self.log.is_empty() {
-            shared.log.push_all(self.log.drain(..).map(|work| {
+            mailboxes.log.push_all(self.log.drain(..).map(|work| {
                 let cost = work.record.cost();
                 (work, cost)
             }));
@@ -198,8 +199,8 @@ impl Effects {
             let mut batch = std::mem::take(batch);
             batch.transaction = if joined { transaction } else { None };
             let bytes = batch.bytes();
-            shared.routers[to].push(RouterWork::Deliver(batch), bytes);
-            is_full |= !shared.routers[to].has_room();
+            mailboxes.routers[to].push(RouterWork::Deliver(batch), bytes);
+            is_full |= !mailboxes.routers[to].has_room();
         }
         if let Some(cluster) = &shared.cluster {
             for message in self.broadcast.drain(..) {
@@ -286,6 +287,7 @@ mod tests {
     use hydrant_protocol::cluster::message::Recipients;
 
     use super::*;
+
     use crate::messages::AckSource;
     use crate::worker::state::publication::Publication;
 
