@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicUsize;
 
 use crate::inbox::Inbox;
 use crate::log::DeadWork;
-use crate::messages::{LogWork, ManagerWork, RouterWork, StorageWork};
+use crate::messages::{LogWork, ManagerWork, PeerWork, RouterWork, StorageWork};
 use crate::settings::Settings;
 
 /// See the module.
@@ -28,11 +28,13 @@ pub struct Mailboxes {
     pub log: Inbox<LogWork>,
     /// What the log actor hears about dead letters.
     pub dead_letters: Inbox<DeadWork>,
+    /// PeersActor's inbox; a node that is alone puts nothing into it.
+    pub peers: Inbox<PeerWork>,
 }
 
 impl Mailboxes {
-    /// Empty ones with the bounds of `settings`.
-    pub fn new(settings: &Settings) -> Arc<Self> {
+    /// Empty ones with the bounds of `settings`, and `max_link_bytes` for PeersActor's.
+    pub fn new(settings: &Settings, max_link_bytes: usize) -> Arc<Self> {
         let limits = &settings.limits;
         let workers = 0..settings.workers.max(1);
         let manager = |_| Inbox::new(limits.max_connections, usize::MAX);
@@ -44,6 +46,7 @@ impl Mailboxes {
             parked_bytes: AtomicUsize::new(0),
             log: Inbox::new(settings.log.max_pending_messages, settings.log.max_pending_bytes),
             dead_letters: Inbox::new(usize::MAX, usize::MAX),
+            peers: Inbox::new(usize::MAX, max_link_bytes),
         })
     }
 }

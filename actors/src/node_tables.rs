@@ -24,6 +24,16 @@ use crate::say;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriber;
 
+/// What a change of the subscriptions comes to.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub struct SubscriptionChange {
+    /// The subscription is new, or it is gone.
+    pub changed: bool,
+    /// What this node wants of others has changed: PeersActor is to announce it.
+    pub announce: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct NodeTables {
@@ -106,47 +116,46 @@ impl NodeTables {
         }
     }
 
-    /// Adds or replaces a subscription; true when it is new.
+    /// Adds or replaces a subscription.
     pub fn subscribe(
         &self,
         filter: &hydrant_protocol::topic::TopicFilter,
         subscriber: Subscriber,
         qos: QoS,
-    ) -> bool {
+    ) -> SubscriptionChange {
         let mut table = self.subscriptions.write();
         let before = self.cluster.as_ref().and_then(|_| table.granted(filter, subscriber));
         let new = table.subscribe(filter, subscriber, qos);
-        if let Some(cluster) = &self.cluster {
-            // Under the table's lock: changes are announced in the order in which they were made.
-            let persistent = subscriber.persistent;
-            cluster.subscription_changed(filter.arc(), persistent, before, Some(qos));
-        }
+        // Under the table's lock: changes are announced in the order in which they were made.
+        let announce = self.cluster.as_ref().is_some_and(|cluster| {
+            cluster.subscription_changed(filter.arc(), subscriber.persistent, before, Some(qos))
+        });
         drop(table);
         self.generation.fetch_add(1, Ordering::Release);
         if new {
             self.metrics.subscriptions.inc();
         }
-        new
+        SubscriptionChange { changed: new, announce }
     }
 
-    /// Removes a subscription; true when there was one.
+    /// Removes a subscription.
     pub fn unsubscribe(
         &self,
         filter: &hydrant_protocol::topic::TopicFilter,
         subscriber: Subscriber,
-    ) -> bool {
+    ) -> SubscriptionChange {
         let mut table = self.subscriptions.write();
         let before = self.cluster.as_ref().and_then(|_| table.granted(filter, subscriber));
         let removed = table.unsubscribe(filter, subscriber);
-        if let Some(cluster) = &self.cluster {
-            cluster.subscription_changed(filter.arc(), subscriber.persistent, before, None);
-        }
+        let announce = self.cluster.as_ref().is_some_and(|cluster| {
+            cluster.subscription_changed(filter.arc(), subscriber.persistent, before, None)
+        });
         drop(table);
         if removed {
             self.generation.fetch_add(1, Ordering::Release);
             self.metrics.subscriptions.sub(1);
         }
-        removed
+        SubscriptionChange { changed: removed, announce }
     }
 
     /// False while the lease in a shared store is over: nothing is read from a client, and nothing

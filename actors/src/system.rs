@@ -194,7 +194,9 @@ impl ActorSystem {
             cluster
         });
         let shared = make_shared(&settings, &found, cluster, Gate::new(Arc::clone(&parts.log)));
-        let mailboxes = Mailboxes::new(&settings);
+        let max_link_bytes = |cluster: &ClusterParts| cluster.settings.max_link_bytes;
+        let max_link_bytes = parts.cluster.as_ref().map_or(usize::MAX, max_link_bytes);
+        let mailboxes = Mailboxes::new(&settings, max_link_bytes);
         let registry = Registry::new(Arc::clone(&settings.node_id));
         let failure = Arc::clone(&parts.on_failure);
         let watchdog = Watchdog::start(
@@ -305,11 +307,11 @@ impl ActorSystem {
     fn cluster_cells(&self) -> (Arc<ActorCell>, Arc<ActorCell>) {
         let shared = Arc::clone(&self.shared);
         let discovery = self.cell("discovery", "DiscoveryActor", |cell| cell);
-        let (depth, detail) = (Arc::clone(&shared), shared);
+        let (depth, detail) = (Arc::clone(&self.mailboxes), shared);
         let peers = self.cell("peers", "PeersActor", |cell| {
-            cell.with_depth(move || depth.cluster.as_ref().map_or(0, |c| c.work.len())).with_detail(
-                move || detail.cluster.as_ref().map_or_else(String::new, |c| describe_peers(c)),
-            )
+            cell.with_depth(move || depth.peers.len()).with_detail(move || {
+                detail.cluster.as_ref().map_or_else(String::new, |c| describe_peers(c))
+            })
         });
         (discovery, peers)
     }
@@ -350,10 +352,11 @@ impl ActorSystem {
         self.membership = Some(Arc::clone(&parts.membership));
         let views = parts.membership.join(me).await.map_err(StartError::Cluster)?;
         self.views = Some(views.clone());
-        let (shared, known) = (Arc::clone(&self.shared), Arc::clone(&cluster));
+        let (shared, mailboxes) = (Arc::clone(&self.shared), Arc::clone(&self.mailboxes));
+        let known = Arc::clone(&cluster);
         let membership = Arc::clone(&parts.membership);
         self.child(discovery, &arbiter, move |cell| {
-            DiscoveryActor::build(&shared, &known, &membership, &views, cell)
+            DiscoveryActor::build(&shared, &mailboxes, &known, &membership, &views, cell)
         });
         // Nothing but what is waited for ends it: a time-out would let clients publish past sessions.
         let mut told = Instant::now();
@@ -429,7 +432,7 @@ impl ActorSystem {
         let mut restored = Vec::new();
         let mut prepared = HashMap::new();
         if let Some(cluster) = &self.shared.cluster {
-            cluster.work.push(PeerWork::Holds(held), 1024);
+            self.mailboxes.peers.push(PeerWork::Holds(held), 1024);
             let begun = cluster.store.prepared_publishes();
             cluster.finishes(&begun);
             prepared = self.shared.by_home(begun, |publish| &publish.publisher);
@@ -549,8 +552,8 @@ impl ActorSystem {
         let until = Instant::now() + deadline;
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.shared.set_ready("shutdown", Some("the node shuts down".to_owned()));
-        if let Some(cluster) = &self.shared.cluster {
-            cluster.work.push(PeerWork::Broadcast(Control::Stopping), 64);
+        if self.shared.cluster.is_some() {
+            self.mailboxes.peers.push(PeerWork::Broadcast(Control::Stopping), 64);
         }
         self.supervisor.begin_shutdown();
         let waits: Vec<_> = self
@@ -609,7 +612,8 @@ impl ActorSystem {
             let log_idle = !self.log.log.is_up()
                 || (self.mailboxes.log.is_empty() && self.log.state.lock().is_empty());
             let dead_idle = self.mailboxes.dead_letters.is_empty();
-            let peers_idle = self.shared.cluster.as_ref().is_none_or(|cluster| cluster.is_idle());
+            let peers_idle = self.mailboxes.peers.is_empty()
+                && self.shared.cluster.as_ref().is_none_or(|cluster| cluster.is_idle());
             let idle = storage_idle && routers_idle && log_idle && dead_idle && peers_idle;
             if idle && idle_before {
                 return true;

@@ -167,7 +167,8 @@ impl Peers {
             }
         }
         for request in self.requests.drain(..) {
-            tokio::spawn(requests::ask(Arc::clone(&self.cluster), request));
+            let (cluster, mailboxes) = (Arc::clone(&self.cluster), Arc::clone(&self.mailboxes));
+            tokio::spawn(requests::ask(cluster, mailboxes, request));
         }
     }
 

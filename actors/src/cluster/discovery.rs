@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::Cluster;
 use crate::every::every;
+use crate::mailboxes::Mailboxes;
 use crate::messages::PeerWork;
 use crate::node_tables::NodeTables;
 use crate::ports::Membership;
@@ -31,6 +32,7 @@ const SMALL_CHANGE: u64 = 10;
 /// See the module.
 pub struct DiscoveryActor {
     shared: Arc<NodeTables>,
+    mailboxes: Arc<Mailboxes>,
     cluster: Arc<Cluster>,
     membership: Arc<dyn Membership>,
     shown: Cell<Option<(Load, bool)>>,
@@ -52,6 +54,7 @@ impl DiscoveryActor {
     /// Prepares the actor.
     pub fn build(
         shared: &Arc<NodeTables>,
+        mailboxes: &Arc<Mailboxes>,
         cluster: &Arc<Cluster>,
         membership: &Arc<dyn Membership>,
         views: &watch::Receiver<MembershipView>,
@@ -59,6 +62,7 @@ impl DiscoveryActor {
     ) -> Running {
         let actor = Self {
             shared: Arc::clone(shared),
+            mailboxes: Arc::clone(mailboxes),
             cluster: Arc::clone(cluster),
             membership: Arc::clone(membership),
             shown: Cell::new(None),
@@ -121,7 +125,7 @@ impl Actor for DiscoveryActor {
 impl StreamHandler<MembershipView> for DiscoveryActor {
     fn handle(&mut self, view: MembershipView, _: &mut Self::Context) {
         let _entered = self.cell.enter(1);
-        self.cluster.work.push(PeerWork::Members(view), 1024);
+        self.mailboxes.peers.push(PeerWork::Members(view), 1024);
     }
 
     // The members that were known last stay known.

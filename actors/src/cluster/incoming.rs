@@ -170,7 +170,7 @@ impl Peers {
                 let changes = interest.has_changes();
                 let whole = interest.whole();
                 if changes {
-                    self.cluster.work.push(PeerWork::Interest(None), 64);
+                    self.mailboxes.peers.push(PeerWork::Interest(None), 64);
                 }
                 (whole, self.cluster.announced.load(Ordering::SeqCst))
             };

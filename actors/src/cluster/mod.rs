@@ -1,5 +1,5 @@
-//! This node's part in a cluster: what the other nodes want of its publishes, what it wants of
-//! theirs, and the work that workers give PeersActor.
+//! This node's part in a cluster: what the other nodes want of its publishes, and what it wants of
+//! theirs.
 //!
 //! Like [`NodeTables`](crate::node_tables::NodeTables) it outlives every actor. Locks are held for one operation.
 //!
@@ -42,8 +42,6 @@ use hydrant_protocol::cluster::dedup::DedupWindow;
 use hydrant_protocol::cluster::message::{Interest, PublishId};
 use parking_lot::{Mutex, RwLock};
 
-use crate::inbox::Inbox;
-use crate::messages::{PeerWork, SMALL};
 use crate::ports::{Membership, PreparedPublish, SealedIncarnation, SharedStore, StoredBatch};
 
 pub use discovery::DiscoveryActor;
@@ -138,8 +136,6 @@ pub struct Cluster {
     pub nodes: RwLock<Vec<Arc<Node>>>,
     /// Those that were lost of late, for `broker nodes`.
     pub lost_nodes: LostNodes,
-    /// PeersActor's inbox.
-    pub work: Inbox<PeerWork>,
     /// Every member has told what it wants and holds: clients may come.
     pub synced: AtomicBool,
     /// Members as this node sees them.
@@ -179,7 +175,6 @@ impl Cluster {
         store: Arc<dyn SharedStore>,
         settings: ClusterSettings,
     ) -> Arc<Self> {
-        let max = settings.max_link_bytes;
         let store_incarnation = store.incarnation();
         let stored_batches = store.stored_batches().into_iter().map(known_batch).collect();
         let continued = store.continues();
@@ -198,7 +193,6 @@ impl Cluster {
             sealing: AtomicUsize::new(0),
             nodes: RwLock::default(),
             lost_nodes: LostNodes::default(),
-            work: Inbox::new(usize::MAX, max),
             synced: AtomicBool::new(false),
             members: AtomicUsize::new(0),
             some_are_absent: AtomicBool::new(false),
@@ -216,9 +210,9 @@ impl Cluster {
         self.store.holds_lease()
     }
 
-    /// Nothing that was published here is still on its way to another node.
+    /// Other nodes have stored what was published here and handed to PeersActor.
     pub fn is_idle(&self) -> bool {
-        self.work.is_empty() && self.unstored.load(Ordering::SeqCst) == 0
+        self.unstored.load(Ordering::SeqCst) == 0
     }
 
     /// True while a change of interest is not confirmed by every member.
@@ -272,14 +266,15 @@ impl Cluster {
         begun.remove(&id) && !begun.iter().any(|other| other.incarnation == id.incarnation)
     }
 
-    /// A subscription of this node is new, changed or gone: its QoS before and after.
+    /// A subscription of this node is new, changed or gone: its QoS before and after. True: PeersActor is to
+    /// announce it.
     pub fn subscription_changed(
         &self,
         filter: &Arc<str>,
         persistent: bool,
         before: Option<QoS>,
         after: Option<QoS>,
-    ) {
+    ) -> bool {
         let level = |qos: Option<QoS>| match qos {
             None => Interest::None,
             Some(QoS::AtMostOnce) => Interest::Live,
@@ -287,10 +282,11 @@ impl Cluster {
             Some(_) => Interest::Live,
         };
         let mut interest = self.interest.lock();
-        if interest.change(filter, level(before), level(after)) {
+        let changed = interest.change(filter, level(before), level(after));
+        if changed {
             self.announced.fetch_add(1, Ordering::SeqCst);
-            self.work.push(PeerWork::Interest(None), SMALL);
         }
+        changed
     }
 }
 

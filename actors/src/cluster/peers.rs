@@ -59,7 +59,7 @@ impl PeersActor {
                 panic!("the links are not prepared")
             }
         };
-        let work = peers.borrow().cluster.work.stream();
+        let work = peers.borrow().mailboxes.peers.stream();
         let actor = Self { peers, cell: Arc::clone(cell) };
         Running::new(actor, |ctx| {
             PeersActor::add_stream(work, ctx);
@@ -78,7 +78,7 @@ impl Actor for PeersActor {
 impl StreamHandler<Work> for PeersActor {
     fn handle(&mut self, _: Work, _: &mut Self::Context) {
         let mut entered = self.cell.enter(0);
-        let inbox = self.peers.borrow().cluster.work.clone();
+        let inbox = self.peers.borrow().mailboxes.peers.clone();
         let mut taken = inbox.take(AT_ONCE);
         while taken.front_mut().is_some() {
             self.cell.fault_point();

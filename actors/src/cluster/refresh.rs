@@ -32,7 +32,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 impl Peers {
     /// What others have retained is read when every change from now on is heard of. Behind that, clients may come.
     pub(super) fn read_retained(&self) {
-        let cluster = Arc::clone(&self.cluster);
+        let (cluster, mailboxes) = (Arc::clone(&self.cluster), Arc::clone(&self.mailboxes));
         tokio::task::spawn_local(async move {
             let found = loop {
                 match cluster.store.retained().await {
@@ -43,7 +43,7 @@ impl Peers {
                     }
                 }
             };
-            cluster.work.push(PeerWork::Retained(found), 1024);
+            mailboxes.peers.push(PeerWork::Retained(found), 1024);
         });
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Cluster;
+use crate::mailboxes::Mailboxes;
 use crate::messages::{PeerWork, Untold};
 
 /// What is asked of the store.
@@ -17,7 +18,7 @@ pub(super) enum Request {
 }
 
 /// Asks the store and hands the answer to PeersActor.
-pub(super) async fn ask(cluster: Arc<Cluster>, request: Request) {
+pub(super) async fn ask(cluster: Arc<Cluster>, mailboxes: Arc<Mailboxes>, request: Request) {
     let work = match request {
         Request::Survey => {
             let rows = cluster.store.incarnations().await;
@@ -36,7 +37,7 @@ pub(super) async fn ask(cluster: Arc<Cluster>, request: Request) {
             PeerWork::RetainedAgain(found.inspect_err(complain).ok())
         }
     };
-    cluster.work.push(work, 1024);
+    mailboxes.peers.push(work, 1024);
 }
 
 fn complain(why: &crate::ports::StoreError) {

@@ -78,7 +78,7 @@ impl Peers {
     fn look(&self, request: u64, handed: Option<(Holder, u64)>) {
         let Some(claim) = self.claims.get(&request) else { return };
         let (cluster, client) = (Arc::clone(&self.cluster), Arc::clone(&claim.client));
-        let asked = claim.asked;
+        let (mailboxes, asked) = (Arc::clone(&self.mailboxes), claim.asked);
         tokio::task::spawn_local(async move {
             let mut from = handed;
             loop {
@@ -87,7 +87,7 @@ impl Peers {
                         Ok(Some(taken)) => {
                             let taken = Some(Box::new(taken));
                             let looked = PeerWork::Looked { request, holder: None, taken };
-                            return cluster.work.push(looked, 256);
+                            return mailboxes.peers.push(looked, 256);
                         }
                         Ok(None) => {}
                         Err(error) => {
@@ -99,7 +99,7 @@ impl Peers {
                 match cluster.store.locate(Arc::clone(&client)).await {
                     Ok(None) => {
                         let looked = PeerWork::Looked { request, holder: None, taken: None };
-                        return cluster.work.push(looked, 64);
+                        return mailboxes.peers.push(looked, 64);
                     }
                     // Given up by its holder, who was asked; or by this node, and never taken.
                     // It is this node's because it takes over, and not in force yet.
@@ -118,7 +118,7 @@ impl Peers {
                     Ok(Some(holder)) => {
                         let holder = Some(holder.incarnation);
                         let looked = PeerWork::Looked { request, holder, taken: None };
-                        return cluster.work.push(looked, 64);
+                        return mailboxes.peers.push(looked, 64);
                     }
                     Err(error) => {
                         log::debug!(target: "hydrant::peers", "session of {client}: {error}");
@@ -250,11 +250,12 @@ impl Peers {
         for request in long {
             let Some(claim) = self.claims.get(&request) else { continue };
             let (cluster, client) = (Arc::clone(&self.cluster), Arc::clone(&claim.client));
+            let mailboxes = Arc::clone(&self.mailboxes);
             tokio::task::spawn_local(async move {
                 if let Ok(holder) = cluster.store.locate(client).await {
                     let holder = holder.map(|holder| holder.incarnation);
                     let looked = PeerWork::Looked { request, holder, taken: None };
-                    cluster.work.push(looked, 64);
+                    mailboxes.peers.push(looked, 64);
                 }
             });
         }

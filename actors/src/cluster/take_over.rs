@@ -54,7 +54,8 @@ impl Peers {
             }
             lost.sealing = true;
             self.cluster.sealing.fetch_add(1, Ordering::SeqCst);
-            let (cluster, incarnation) = (Arc::clone(&self.cluster), *incarnation);
+            let (cluster, mailboxes) = (Arc::clone(&self.cluster), Arc::clone(&self.mailboxes));
+            let incarnation = *incarnation;
             tokio::task::spawn_local(async move {
                 let sealing = match cluster.store.seal(incarnation).await {
                     Ok(sealing) => Some(sealing),
@@ -63,7 +64,7 @@ impl Peers {
                         None
                     }
                 };
-                cluster.work.push(PeerWork::Sealed { incarnation, sealing }, 64);
+                mailboxes.peers.push(PeerWork::Sealed { incarnation, sealing }, 64);
             });
         }
     }
@@ -138,13 +139,13 @@ impl Peers {
         // Before its outbox: what is a dead letter is not sent again.
         self.shared.dead_letters.take_over(&orphaned.dead_letters, &self.shared.metrics);
         self.shared.lanes.lock().take_over(&orphaned.lanes);
-        let cluster = Arc::clone(&self.cluster);
+        let mailboxes = Arc::clone(&self.mailboxes);
         tokio::task::spawn_local(async move {
             for wait in waits {
                 let _ = wait.await;
             }
             let taken_over = PeerWork::TakenOver { incarnation, incarnations, clients };
-            cluster.work.push(taken_over, 64);
+            mailboxes.peers.push(taken_over, 64);
         });
     }
 

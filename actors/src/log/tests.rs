@@ -169,7 +169,7 @@ impl Node {
         settings.supervision.stall_timeout = Duration::from_secs(60);
         settings.log.retry_min = Duration::from_millis(1);
         change(&mut settings);
-        let mailboxes = Mailboxes::new(&settings);
+        let mailboxes = Mailboxes::new(&settings, usize::MAX);
         let shared = crate::system::shared_for_tests(&Arc::new(settings));
         let log = Arc::<Played>::default();
         let store = Arc::<Kept>::default();

@@ -33,8 +33,8 @@ const USUAL_MS: u64 = 1000;
 
 impl Worker {
     pub(super) fn to_peers(&self, work: PeerWork, bytes: usize) {
-        if let Some(cluster) = &self.shared.cluster {
-            cluster.work.push(work, bytes);
+        if self.shared.cluster.is_some() {
+            self.mailboxes.peers.push(work, bytes);
         }
     }
 
@@ -125,16 +125,16 @@ impl Worker {
     /// SUBACK and UNSUBACK: once the store has it, and every other node knows what is wanted here.
     pub(super) fn answer_known(&self, conn: &Rc<Conn>, kind: AckKind, must_wait: bool) {
         let unsettled = self.shared.cluster.as_ref().filter(|cluster| cluster.is_unsettled());
-        let Some(cluster) = unsettled else {
+        if unsettled.is_none() {
             return self.answer_stored(conn, kind, must_wait);
-        };
+        }
         let index = conn.owe(kind);
         let pending =
             self.pend(must_wait, false, 1, Continuation::Answer { conn: Rc::clone(conn), index });
         if must_wait {
             self.effects.borrow_mut().tokens.push(self.token(AckSource::Store, pending));
         }
-        cluster.work.push(PeerWork::Interest(Some(self.token(AckSource::Peer, pending))), SMALL);
+        self.to_peers(PeerWork::Interest(Some(self.token(AckSource::Peer, pending))), SMALL);
     }
 
     /// Publishes of another node for the subscribers here. A router that died on one of them goes on

@@ -305,7 +305,7 @@ impl Worker {
         let subscriber =
             crate::subscriptions::Subscriber { worker: self.index, persistent: true, slot };
         for (filter, qos) in &filters {
-            self.shared.subscribe(filter, subscriber, *qos);
+            self.set_subscription(filter, subscriber, *qos);
         }
     }
 

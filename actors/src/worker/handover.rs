@@ -88,7 +88,7 @@ impl Worker {
         for (filter, qos) in filters {
             let parsed = TopicFilter::from_arc(Arc::clone(filter), &wire::Limits::PROTOCOL);
             let Ok(filter) = parsed else { continue };
-            if self.shared.subscribe(&filter, subscriber, qos) {
+            if self.set_subscription(&filter, subscriber, qos) {
                 session.charge.add(filter.cost());
                 session.filters.push(filter);
             }
@@ -149,7 +149,7 @@ impl Worker {
         let Some(mut session) = session else { return };
         let subscriber = self.subscriber(slot, &session);
         for filter in &session.filters {
-            self.shared.unsubscribe(filter, subscriber);
+            self.remove_subscription(filter, subscriber);
         }
         self.end_handover(&mut session);
         self.flush();

@@ -64,7 +64,7 @@ impl Worker {
             (session, subscriber)
         };
         for filter in &session.filters {
-            self.shared.unsubscribe(filter, subscriber);
+            self.remove_subscription(filter, subscriber);
         }
         self.session_ended(&session.client_id);
         let lost = session.outbound.waiting() as u64;

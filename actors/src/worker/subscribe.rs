@@ -4,18 +4,44 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ahash::AHashSet;
+use hydrant_protocol::QoS;
 use hydrant_protocol::topic::{Retained, TopicFilter};
 use hydrant_protocol::wire::{SUBACK_FAILURE, Subscribe, Unsubscribe};
 
+use crate::messages::{PeerWork, SMALL};
 use crate::metrics::DropReason;
+use crate::node_tables::SubscriptionChange;
 use crate::ports::StoreOp;
 use crate::say::{self, cut};
+use crate::subscriptions::Subscriber;
 
 use super::conn::AckKind;
 use super::state::publication::Publication;
 use super::{Conn, Continuation, Worker};
 
 impl Worker {
+    /// Adds or replaces a subscription; true when it is new. The other nodes are told.
+    pub(super) fn set_subscription(
+        &self,
+        filter: &TopicFilter,
+        subscriber: Subscriber,
+        qos: QoS,
+    ) -> bool {
+        self.announce(self.shared.subscribe(filter, subscriber, qos))
+    }
+
+    /// Removes a subscription; true when there was one. The other nodes are told.
+    pub(super) fn remove_subscription(&self, filter: &TopicFilter, subscriber: Subscriber) -> bool {
+        self.announce(self.shared.unsubscribe(filter, subscriber))
+    }
+
+    fn announce(&self, change: SubscriptionChange) -> bool {
+        if change.announce {
+            self.to_peers(PeerWork::Interest(None), SMALL);
+        }
+        change.changed
+    }
+
     /// SUBSCRIBE: as many requests of one filter ([MQTT-3.8.4-4]), one SUBACK.
     pub fn subscribe(&self, conn: &Rc<Conn>, subscribe: Subscribe) {
         let Some(slot) = conn.session.get() else { return };
@@ -49,7 +75,7 @@ impl Worker {
                     codes.push(SUBACK_FAILURE);
                     continue;
                 }
-                if self.shared.subscribe(&filter, subscriber, qos) {
+                if self.set_subscription(&filter, subscriber, qos) {
                     session.charge.add(cost);
                     session.filters.push(filter.clone());
                 }
@@ -120,7 +146,7 @@ impl Worker {
                 if let Some(cursors) = &mut session.retained {
                     cursors.end(&filter);
                 }
-                self.shared.unsubscribe(&filter, subscriber);
+                self.remove_subscription(&filter, subscriber);
                 session.charge.sub(filter.cost());
                 if let Some(stored) = &session.stored {
                     self.effects.borrow_mut().ops.push(StoreOp::DeleteSubscription {

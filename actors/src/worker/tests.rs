@@ -128,7 +128,7 @@ pub(crate) fn worker_with(settings: Settings) -> Rc<Worker> {
 
 /// One in front of a log.
 fn worker_before(settings: Settings, gate: Gate) -> Rc<Worker> {
-    let mailboxes = Mailboxes::new(&settings);
+    let mailboxes = Mailboxes::new(&settings, usize::MAX);
     Worker::new(0, crate::system::shared_before_for_tests(&Arc::new(settings), gate), mailboxes)
 }
 
@@ -338,7 +338,7 @@ fn a_full_router_elsewhere_stops_reading_here_until_it_has_room() {
     let worker = worker(2);
     let elsewhere = crate::subscriptions::Subscriber { worker: 1, persistent: false, slot: 0 };
     let filter = TopicFilter::parse("t", &wire::Limits::PROTOCOL).unwrap();
-    worker.shared.subscribe(&filter, elsewhere, QoS::AtMostOnce);
+    worker.set_subscription(&filter, elsewhere, QoS::AtMostOnce);
     let publisher = conn(&worker);
     publish(&worker, &publisher, "t", &[b'x'; 1500], false);
     assert!(worker.has_credit(&publisher) && !worker.poll_remote_room(&waker));
@@ -416,7 +416,7 @@ fn a_message_of_the_nodes_own_is_never_stored() {
 fn subscribe_elsewhere(worker: &Rc<Worker>, topic: &str) {
     let elsewhere = crate::subscriptions::Subscriber { worker: 1, persistent: true, slot: 0 };
     let filter = TopicFilter::parse(topic, &wire::Limits::PROTOCOL).unwrap();
-    worker.shared.subscribe(&filter, elsewhere, QoS::AtLeastOnce);
+    worker.set_subscription(&filter, elsewhere, QoS::AtLeastOnce);
 }
 
 /// Transaction and origin of each write handed to the store; nothing is answered.

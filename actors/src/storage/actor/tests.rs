@@ -88,7 +88,7 @@ impl Node {
         settings.storage.max_in_flight = max_in_flight;
         settings.storage.retry_min = Duration::from_millis(1);
         settings.storage.retry_max = Duration::from_millis(1);
-        let mailboxes = Mailboxes::new(&settings);
+        let mailboxes = Mailboxes::new(&settings, usize::MAX);
         let shared = crate::system::shared_for_tests(&Arc::new(settings));
         let store = Arc::<Played>::default();
         let parts = StorageParts {
@@ -385,7 +385,7 @@ fn a_batch_delay_lasts_until_the_batch_is_full() {
 #[test]
 fn what_a_lane_says_was_handed_over_was_also_when_a_panic_came_behind_it() {
     let settings = Arc::new(crate::worker::tests::settings(1));
-    let mailboxes = Mailboxes::new(&settings);
+    let mailboxes = Mailboxes::new(&settings, usize::MAX);
     let shared = crate::system::shared_for_tests(&settings);
     let ops = |lanes: &[u16]| -> Vec<StoreOp> {
         let entries = lanes.iter().map(|lane| {

@@ -202,18 +202,18 @@ impl Effects {
             mailboxes.routers[to].push(RouterWork::Deliver(batch), bytes);
             is_full |= !mailboxes.routers[to].has_room();
         }
-        if let Some(cluster) = &shared.cluster {
+        if shared.cluster.is_some() {
             for message in self.broadcast.drain(..) {
-                cluster.work.push(PeerWork::Broadcast(message), 1024);
+                mailboxes.peers.push(PeerWork::Broadcast(message), 1024);
             }
             for batch in self.peers.drain(..).filter(|batch| batch.count > 0) {
                 let OutboundPeerBatch { to, body, count, tokens, queues, prepared, .. } = batch;
                 let bytes = body.len();
                 let work = PeerWork::Publishes { to, body, count, tokens, queues, prepared };
-                cluster.work.push(work, bytes);
+                mailboxes.peers.push(work, bytes);
             }
             for reached in self.reached.drain(..) {
-                cluster.work.push(reached, 128);
+                mailboxes.peers.push(reached, 128);
             }
         }
         is_full
@@ -287,7 +287,6 @@ mod tests {
     use hydrant_protocol::cluster::message::Recipients;
 
     use super::*;
-
     use crate::messages::AckSource;
     use crate::worker::state::publication::Publication;
 

@@ -45,18 +45,18 @@ fn a_route_counts_its_subscribers_and_is_counted_once() {
     let subscriber = |slot| crate::subscriptions::Subscriber { worker: 0, persistent: false, slot };
     let filter = TopicFilter::parse("t", &wire::Limits::PROTOCOL).unwrap();
     for slot in 0..500 {
-        worker.shared.subscribe(&filter, subscriber(slot), QoS::AtMostOnce);
+        worker.set_subscription(&filter, subscriber(slot), QoS::AtMostOnce);
     }
     worker.route("t");
     assert_eq!(route_bytes(&worker), alone + 500 * size_of::<(u32, QoS)>());
     // One that takes an eighth of the cache is looked up each time.
     for slot in 500..2000 {
-        worker.shared.subscribe(&filter, subscriber(slot), QoS::AtMostOnce);
+        worker.set_subscription(&filter, subscriber(slot), QoS::AtMostOnce);
     }
     assert_eq!(worker.route("t").local.len(), 2000);
     assert_eq!(route_bytes(&worker), 0);
     for slot in 0..2000 {
-        worker.shared.unsubscribe(&filter, subscriber(slot));
+        worker.remove_subscription(&filter, subscriber(slot));
     }
     worker.route("t");
     assert_eq!(route_bytes(&worker), alone);

@@ -232,7 +232,7 @@ fn what_panics_gives_its_place_up() {
     assert!(worker.has_router_work(), "nobody goes on");
     assert!(panics(|| _ = worker.route_all(|| ())));
     let nowhere = crate::subscriptions::Subscriber { worker: 77, persistent: false, slot: 0 };
-    worker.shared.unsubscribe(&filter, nowhere);
+    worker.remove_subscription(&filter, nowhere);
     worker.route_all(|| ());
     assert!(got(&subscriber).ends_with("3 "), "{}", got(&subscriber));
     assert_eq!(publisher.closing.get(), Some(CloseReason::Limit));
@@ -336,7 +336,7 @@ fn a_retained_message_is_ahead_until_each_worker_has_it() {
     let worker = worker(2);
     let elsewhere = crate::subscriptions::Subscriber { worker: 1, persistent: false, slot: 0 };
     let filter = TopicFilter::parse("t", &wire::Limits::PROTOCOL).unwrap();
-    worker.shared.subscribe(&filter, elsewhere, QoS::ExactlyOnce);
+    worker.set_subscription(&filter, elsewhere, QoS::ExactlyOnce);
     let publisher = connect(&worker, true, None);
     store(&worker);
     send(&worker, &publisher, "t", 1, true);

@@ -11,7 +11,7 @@ use crate::worker::state::publication::Publication;
 pub(super) fn subscribe_nowhere(worker: &Rc<Worker>, topic: &str, persistent: bool) -> TopicFilter {
     let filter = TopicFilter::parse(topic, &wire::Limits::PROTOCOL).unwrap();
     let nowhere = crate::subscriptions::Subscriber { worker: 77, persistent, slot: 0 };
-    worker.shared.subscribe(&filter, nowhere, QoS::ExactlyOnce);
+    worker.set_subscription(&filter, nowhere, QoS::ExactlyOnce);
     filter
 }
 
@@ -117,7 +117,7 @@ fn a_publish_that_is_routed_again_is_owed_one_pubrec() {
     assert!(panics(|| _ = worker.route_all(|| ())));
     assert_eq!(publisher.acks_outstanding(), 0);
     let nowhere = crate::subscriptions::Subscriber { worker: 77, persistent: false, slot: 0 };
-    worker.shared.unsubscribe(&filter, nowhere);
+    worker.remove_subscription(&filter, nowhere);
     worker.route_all(|| ());
     assert_eq!(publisher.acks_outstanding(), 0);
     assert!(contains(&publisher, PUBREC));
