@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use hydrant_protocol::cluster::message::Control;
+use hydrant_protocol::cluster::stream_marker::PublishStream;
 
 use super::NodeIndex;
 use super::coordinator::Peers;
@@ -93,7 +94,7 @@ impl Peers {
         let Some(own) = self.successors.own.iter_mut().find(|own| own.incarnation == of) else {
             return;
         };
-        if own.said.mark((node, router.0), router.1) {
+        if own.said.mark(PublishStream::new(node, router.0), router.1) {
             own.unsaid.remove(&node);
             self.cluster.keeps_batches_of(node);
         }

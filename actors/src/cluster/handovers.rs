@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hydrant_protocol::cluster::MembershipView;
 use hydrant_protocol::cluster::handover::Action;
 use hydrant_protocol::cluster::message::{Control, Interest};
-use hydrant_protocol::cluster::stream_marker::ALL_STREAMS;
+use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, PublishStream};
 
 use super::NodeIndex;
 use super::coordinator::Peers;
@@ -142,8 +142,8 @@ impl Peers {
         client: Arc<str>,
         router: (u16, u16),
     ) {
-        let (stream, routers) = ((node, router.0), router.1);
-        self.first_router(stream.1)
+        let (stream, routers) = (PublishStream::new(node, router.0), router.1);
+        self.first_router(stream.router)
             .push(RouterWork::ForwardMarker { id, client, stream, routers }, 64);
     }
 

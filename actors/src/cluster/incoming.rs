@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hydrant_protocol::cluster::directory::Holder;
 use hydrant_protocol::cluster::link::{Event, Role};
 use hydrant_protocol::cluster::message::{self, Control, Interest, TakenOver};
-use hydrant_protocol::cluster::stream_marker::ALL_STREAMS;
+use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, PublishStream};
 use hydrant_protocol::{Message, QoS};
 use tokio::sync::Notify;
 
@@ -285,8 +285,8 @@ impl Peers {
                 self.retained(topic, payload, qos, version, by);
             }
             Control::RetainedReached { topic, version, router, live } => {
-                let reached =
-                    RouterWork::RetainedReached { topic, version, stream: (node, router), live };
+                let stream = PublishStream::new(node, router);
+                let reached = RouterWork::RetainedReached { topic, version, stream, live };
                 self.router_of(router).push(reached, 64);
             }
             Control::RetainedMissed => self.has_missed_retained(node),

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use hydrant_protocol::Message;
 use hydrant_protocol::cluster::message::Control;
-use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams};
+use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams, PublishStream};
 use smallvec::SmallVec;
 
 use super::coordinator::Peers;
@@ -184,7 +184,8 @@ impl Peers {
     /// A router of a node has stored what it had changed before.
     pub(super) fn flushed(&mut self, node: NodeIndex, round: u64, (router, routers): (u16, u16)) {
         let refresh = &mut self.refresh;
-        if round != refresh.round || !refresh.marked.mark((node, router), routers) {
+        if round != refresh.round || !refresh.marked.mark(PublishStream::new(node, router), routers)
+        {
             return;
         }
         if refresh.awaited.remove(&node) && refresh.awaited.is_empty() {

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use hydrant_protocol::cluster::message::{self, Control, Interest, TakenOver};
-use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams};
+use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams, PublishStream};
 use smallvec::SmallVec;
 
 use super::coordinator::Peers;
@@ -237,7 +237,7 @@ impl Peers {
         }
         let known = self.successors.known.iter_mut().find(|known| known.incarnation == incarnation);
         let Some(known) = known.filter(|known| known.node == successor) else { return };
-        known.resent |= known.marked.mark((SELF, router.0), router.1);
+        known.resent |= known.marked.mark(PublishStream::new(SELF, router.0), router.1);
         if !known.resent {
             return;
         }
@@ -250,7 +250,7 @@ impl Peers {
     pub(super) fn is_behind_marker(&self, incarnation: u64, body: &[u8]) -> bool {
         let Some(successor) = self.successors.find(incarnation) else { return false };
         let router = message::publishes(body).map_or(0, |(_, router, ..)| router);
-        successor.marked.has((SELF, router))
+        successor.marked.has(PublishStream::new(SELF, router))
     }
 
     /// Sends what is kept for a lost incarnation, of some routers, to its successor; oldest first, under the
@@ -308,7 +308,8 @@ impl Peers {
 
     /// A router of a node has sent again what it had for a lost incarnation whose sessions are here.
     pub(super) fn resent(&self, node: NodeIndex, incarnation: u64, (router, routers): (u16, u16)) {
-        let work = RouterWork::Resent { incarnation, stream: (node, router), routers };
+        let stream = PublishStream::new(node, router);
+        let work = RouterWork::Resent { incarnation, stream, routers };
         self.first_router(router).push(work, 64);
     }
 

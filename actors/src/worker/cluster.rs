@@ -10,7 +10,7 @@ use hydrant_protocol::QoS;
 use hydrant_protocol::cluster::message::{
     self, Control, Handed, Prepared, Publish, Publishes, Recipients,
 };
-use hydrant_protocol::cluster::stream_marker::MarkedStreams;
+use hydrant_protocol::cluster::stream_marker::{MarkedStreams, PublishStream};
 
 use crate::cluster::NodeIndex;
 use crate::messages::{AckSource, InboundPeerBatch, PeerWork, SMALL};
@@ -142,7 +142,7 @@ impl Worker {
     pub fn route_peer(&self, batch: &mut InboundPeerBatch, before_each: impl Fn()) -> u64 {
         let first = batch.done;
         let body = batch.body.clone();
-        let Some((number, stream, orphan, publishes)) = message::publishes(&body) else { return 0 };
+        let Some((number, router, orphan, publishes)) = message::publishes(&body) else { return 0 };
         let known = orphan != 0 && self.was_stored_by_all((batch.incarnation, number));
         let publishes = if known { Publishes::default() } else { publishes };
         for publish in publishes.skip(first) {
@@ -153,7 +153,7 @@ impl Worker {
                 Publication::new(publish.topic, publish.payload, publish.qos, publish.durable);
             publication.shared_topic = Some(&route.topic);
             (publication.stream, publication.orphan, publication.prepared) =
-                ((batch.node, stream), orphan, publish.prepared);
+                (PublishStream::new(batch.node, router), orphan, publish.prepared);
             publication.shows = publish.shows;
             publication.batch = if number == 0 { (0, 0) } else { (batch.incarnation, number) };
             // What is sent again for the sessions of a lost node they have not got, unless it is that one's own and

@@ -170,7 +170,7 @@ impl Worker {
     /// A message of this node's publishers that was kept.
     pub(super) fn publication_of<'a>(&self, message: &'a Arc<Message>) -> Publication<'a> {
         let mut publication = Publication::new(&message.topic, &message.payload, message.qos, true);
-        publication.stream.1 = self.index;
+        publication.stream.router = self.index;
         publication.owned = Some(Arc::clone(message));
         publication
     }

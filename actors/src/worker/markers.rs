@@ -23,7 +23,8 @@ impl Worker {
             PeerWork::MarkerPassed { marker: Arc::clone(marker), router: (self.index, routers) };
         match &marker.reason {
             MarkerReason::Handover { id, client, here: true } => {
-                self.send_marker(*id, client, (0, self.index), routers);
+                let stream = PublishStream::new(0, self.index);
+                self.send_marker(*id, client, stream, routers);
             }
             // What was published before comes back to this router, and its marker behind it.
             MarkerReason::Successor { successor: 0, .. } => {
@@ -43,7 +44,7 @@ impl Worker {
     pub fn pass_marker_on(&self, id: u64, client: &Arc<str>, stream: PublishStream, routers: u16) {
         self.flush();
         let client = Arc::clone(client);
-        if stream.1 != ALL_STREAMS {
+        if stream.router != ALL_STREAMS {
             return self.send_marker(id, &client, stream, routers);
         }
         // Behind what any of them has of that node: through one after the other.
@@ -82,7 +83,7 @@ impl Worker {
             counts |= marked.id == id && marked.mark(stream, routers);
         }
         if counts {
-            self.to_peers(PeerWork::NodeMarked { id, origin: stream.0 }, SMALL);
+            self.to_peers(PeerWork::NodeMarked { id, origin: stream.node }, SMALL);
         }
     }
 
@@ -90,12 +91,12 @@ impl Worker {
     pub fn pass_on_resent(&self, incarnation: u64, stream: PublishStream, routers: u16) {
         self.flush();
         let next = usize::from(self.index) + 1;
-        if stream.1 == ALL_STREAMS
+        if stream.router == ALL_STREAMS
             && let Some(router) = self.mailboxes.routers.get(next)
         {
             return router.push(RouterWork::Resent { incarnation, stream, routers }, SMALL);
         }
-        if stream == (0, self.index) {
+        if stream == PublishStream::new(0, self.index) {
             self.held_up.set(self.held_up.get().saturating_sub(1));
             self.wake_router();
             let cluster = self.shared.cluster.as_ref();
@@ -105,7 +106,7 @@ impl Worker {
             }
         }
         for (index, router) in (0..).zip(&self.mailboxes.routers) {
-            if index == self.index && stream.1 != ALL_STREAMS {
+            if index == self.index && stream.router != ALL_STREAMS {
                 self.resent(incarnation, stream, routers);
             } else {
                 router.push(RouterWork::ResentHere { incarnation, stream, routers }, SMALL);
@@ -120,7 +121,7 @@ impl Worker {
             None => true,
         };
         if complete {
-            let (worker, origin) = (self.index, stream.0);
+            let (worker, origin) = (self.index, stream.node);
             self.to_peers(PeerWork::ResentSeen { incarnation, worker, origin }, SMALL);
         }
     }

@@ -200,7 +200,7 @@ impl Worker {
         let route = self.route(topic);
         let durable = route.level != AckLevel::Accepted;
         let mut publication = Publication::new(topic, payload, entry.qos, durable);
-        publication.stream.1 = self.index;
+        publication.stream.router = self.index;
         publication.shared_topic = Some(&route.topic);
         let mut identity = route.mapped.is_some().then(|| {
             let sequence = conn.publishes.get();
@@ -302,7 +302,7 @@ impl Worker {
         let durable = !own && route.level != AckLevel::Accepted;
         let mut publication =
             Publication::new(&message.topic, &message.payload, message.qos, durable);
-        publication.stream.1 = self.index;
+        publication.stream.router = self.index;
         publication.shared_topic = Some(&message.topic);
         let identity = match origin {
             // Not its epoch's number of the message, which nobody has counted for a will that was

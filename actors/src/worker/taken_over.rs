@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hydrant_protocol::QoS;
-use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams};
+use hydrant_protocol::cluster::stream_marker::{MarkedStreams, PublishStream};
 use hydrant_protocol::topic::TopicFilter;
 use tokio::sync::oneshot;
 
@@ -71,7 +71,7 @@ impl Worker {
         let predecessor = self.shared.cluster.as_ref().and_then(|cluster| cluster.predecessor());
         if let Some(incarnation) = predecessor {
             let mut marked = MarkedStreams::new(incarnation);
-            marked.mark((0, ALL_STREAMS), 1);
+            marked.mark(PublishStream::all_of(0), 1);
             self.orphans.borrow_mut().insert(incarnation, Rc::new(RefCell::new(marked)));
         }
     }

@@ -8,10 +8,29 @@
 
 use smallvec::SmallVec;
 
-/// A stream: a node, by an index that the receiver gives it, and one of its routers.
-pub type PublishStream = (u16, u16);
-/// Stands for all streams of a node.
+/// The publishes of one router of one node, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PublishStream {
+    /// The node, by an index that the receiver gives it.
+    pub node: u16,
+    /// One of its routers, or [`ALL_STREAMS`].
+    pub router: u16,
+}
+
+/// Instead of a router: stands for all streams of its node.
 pub const ALL_STREAMS: u16 = u16::MAX;
+
+impl PublishStream {
+    /// That of a router of a node.
+    pub const fn new(node: u16, router: u16) -> Self {
+        Self { node, router }
+    }
+
+    /// All streams of a node.
+    pub const fn all_of(node: u16) -> Self {
+        Self { node, router: ALL_STREAMS }
+    }
+}
 
 /// Which streams have marked something.
 #[derive(Debug, Clone, Default)]
@@ -34,12 +53,12 @@ impl MarkedStreams {
         if !self.has(stream) {
             self.passed.push(stream);
         }
-        let (node, _) = stream;
-        let passed = self.passed.iter().filter(|known| known.0 == node).count();
-        let complete = self.has((node, ALL_STREAMS)) || passed >= usize::from(routers);
+        let all = PublishStream::all_of(stream.node);
+        let passed = self.passed.iter().filter(|known| known.node == stream.node).count();
+        let complete = self.has(all) || passed >= usize::from(routers);
         if complete {
-            self.passed.retain(|known| known.0 != node);
-            self.passed.push((node, ALL_STREAMS));
+            self.passed.retain(|known| known.node != stream.node);
+            self.passed.push(all);
         }
         complete
     }
@@ -51,8 +70,8 @@ impl MarkedStreams {
 
     /// Whether this stream has.
     pub fn has(&self, stream: PublishStream) -> bool {
-        self.all
-            || self.passed.iter().any(|known| *known == stream || *known == (stream.0, ALL_STREAMS))
+        let all = PublishStream::all_of(stream.node);
+        self.all || self.passed.iter().any(|known| *known == stream || *known == all)
     }
 }
 
@@ -104,22 +123,26 @@ impl Transit {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_node_has_marked_when_all_its_lanes_have() {
-        let mut marked = MarkedStreams::new(1);
-        assert!(!marked.mark((1, 0), 2) && !marked.mark((1, 0), 2));
-        assert!(marked.has((1, 0)) && !marked.has((1, 1)));
-        assert!(marked.mark((1, 1), 2));
-        // Restarted with more routers, it has marked with all of them.
-        assert!(marked.has((1, 7)) && !marked.has((2, 0)));
-        assert!(marked.mark((2, ALL_STREAMS), 1) && marked.has((2, 5)));
-        // Restarted with fewer.
-        assert!(!marked.mark((3, 0), 2) && marked.mark((3, 0), 1));
+    const fn of(node: u16, router: u16) -> PublishStream {
+        PublishStream::new(node, router)
     }
 
     #[test]
-    fn each_message_of_a_lane_is_one_nodes() {
-        let stream = (1, 0);
+    fn a_node_has_marked_when_all_its_streams_have() {
+        let mut marked = MarkedStreams::new(1);
+        assert!(!marked.mark(of(1, 0), 2) && !marked.mark(of(1, 0), 2));
+        assert!(marked.has(of(1, 0)) && !marked.has(of(1, 1)));
+        assert!(marked.mark(of(1, 1), 2));
+        // Restarted with more routers, it has marked with all of them.
+        assert!(marked.has(of(1, 7)) && !marked.has(of(2, 0)));
+        assert!(marked.mark(PublishStream::all_of(2), 1) && marked.has(of(2, 5)));
+        // Restarted with fewer.
+        assert!(!marked.mark(of(3, 0), 2) && marked.mark(of(3, 0), 1));
+    }
+
+    #[test]
+    fn each_message_of_a_stream_is_one_nodes() {
+        let stream = of(1, 0);
         let (mut source, mut target) = (Transit::default(), Transit::default());
         source.leave = Some(MarkedStreams::new(1));
         (target.arrive, target.absent) = (Some(MarkedStreams::new(1)), true);
@@ -132,6 +155,6 @@ mod tests {
         assert_eq!(target.whose(stream), Whose::Ours);
         // It is asked for again before the last marker of its coming.
         target.leave = Some(MarkedStreams::new(2));
-        assert_eq!((target.whose(stream), target.whose((2, 0))), (Whose::Ours, Whose::NotOurs));
+        assert_eq!((target.whose(stream), target.whose(of(2, 0))), (Whose::Ours, Whose::NotOurs));
     }
 }

@@ -46,7 +46,7 @@ impl<'a> Publication<'a> {
             durable,
             shared_topic: None,
             owned: None,
-            stream: (0, 0),
+            stream: PublishStream::default(),
             orphan: 0,
             coming: None,
             batch: (0, 0),

@@ -10,7 +10,7 @@ use super::super::store::{Entry, Message, Op};
 use super::super::{Mistake, decode, encode};
 use super::{CompletionToken, Continuation, EARLIER_STARTS, Node, PeerWork, Publish, RouterWork};
 use crate::cluster::message;
-use crate::cluster::stream_marker::Whose;
+use crate::cluster::stream_marker::{PublishStream, Whose};
 
 /// Batches to several nodes of what was published at once have one number but for these bits: by that
 /// a session knows all of them.
@@ -79,7 +79,7 @@ impl Node {
     }
 
     pub(super) fn route_client(&mut self, worker: u16, message: Message, out: &mut Effects) {
-        let stream = (self.index as u16, worker);
+        let stream = PublishStream::new(self.index as u16, worker);
         if out.group == 0 {
             out.group = self.number();
         }
@@ -242,7 +242,7 @@ impl Node {
                     self.stream_marked(worker, id, &client, stream, routers);
                 }
                 RouterWork::Resent { incarnation, stream, routers } => {
-                    if stream == (self.index as u16, worker) {
+                    if stream == PublishStream::new(self.index as u16, worker) {
                         let its = self.worker(worker);
                         its.held_up -= 1;
                         let held =
@@ -274,10 +274,11 @@ impl Node {
         body: &Bytes,
         out: &mut Effects,
     ) {
-        let Some((number, stream, orphan, publishes)) = message::publishes(body) else { return };
+        let Some((number, router, orphan, publishes)) = message::publishes(body) else { return };
         let mut all = AckDependencies::default();
         for publish in publishes {
-            let (message, stream) = (decode(&publish), (node as u16, stream));
+            let message = decode(&publish);
+            let stream = PublishStream::new(node as u16, router);
             let batch = Some((incarnation, number >> NODE_BITS));
             let deps = self.fan_out(worker, Publish { message, stream, orphan, batch }, out);
             all.store |= deps.store;

@@ -97,14 +97,14 @@ impl Node {
         client: Arc<str>,
         router: (u16, u16),
     ) {
-        let (stream, routers) = ((node as u16, router.0), router.1);
-        self.push_router(stream.1, RouterWork::ForwardMarker { id, client, stream, routers });
+        let (stream, routers) = (PublishStream::new(node as u16, router.0), router.1);
+        self.push_router(stream.router, RouterWork::ForwardMarker { id, client, stream, routers });
     }
 
     pub(super) fn pass_marker(&mut self, worker: u16, marker: StreamMarker) {
         let routers = self.workers();
         if let MarkerReason::Handover { id, client, here: true } = &marker.reason {
-            let stream = (self.index as u16, worker);
+            let stream = PublishStream::new(self.index as u16, worker);
             self.send_marker(worker, *id, Arc::clone(client), stream, routers);
         }
         if let MarkerReason::Successor { incarnation, successor } = &marker.reason {
@@ -152,7 +152,7 @@ impl Node {
             counts |= marked.id == id && marked.mark(stream, routers);
         }
         if counts {
-            self.work.push_back(PeerWork::NodeMarked { id, origin: usize::from(stream.0) });
+            self.work.push_back(PeerWork::NodeMarked { id, origin: usize::from(stream.node) });
         }
     }
 
@@ -165,7 +165,7 @@ impl Node {
     ) {
         let marked = self.worker(worker).orphans.get_mut(&incarnation);
         if marked.is_none_or(|marked| marked.mark(stream, routers)) {
-            let origin = usize::from(stream.0);
+            let origin = usize::from(stream.node);
             self.work.push_back(PeerWork::ResentSeen { incarnation, worker, origin });
         }
     }

@@ -12,7 +12,7 @@ use super::{
     CompletionToken, EARLIER_STARTS, ManagerWork, MarkerReason, Node, RouterWork, StreamMarker,
 };
 use crate::cluster::message::{self, Control};
-use crate::cluster::stream_marker::{ALL_STREAMS, MarkedStreams};
+use crate::cluster::stream_marker::{ALL_STREAMS, MarkedStreams, PublishStream};
 use crate::cluster::{Key, MembershipView};
 
 /// A lost incarnation is looked at again after this.
@@ -259,7 +259,7 @@ impl Node {
         let me = self.index as u16;
         let known = self.successors.known.iter_mut().find(|known| known.incarnation == incarnation);
         let Some(known) = known.filter(|known| known.node == successor) else { return };
-        known.resent |= known.marked.mark((me, router.0), router.1);
+        known.resent |= known.marked.mark(PublishStream::new(me, router.0), router.1);
         if known.resent {
             self.unheard.remove(&incarnation);
             // What it wanted is the successor's business in all streams now.
@@ -310,7 +310,8 @@ impl Node {
     }
 
     pub(super) fn resent(&mut self, node: usize, incarnation: u64, (router, routers): (u16, u16)) {
-        let work = RouterWork::Resent { incarnation, stream: (node as u16, router), routers };
+        let stream = PublishStream::new(node as u16, router);
+        let work = RouterWork::Resent { incarnation, stream, routers };
         self.push_router(router, work);
     }
 
