@@ -20,6 +20,7 @@ pub mod drain;
 pub mod drain_budget;
 pub mod dropped;
 mod every;
+pub mod generations;
 pub mod inbox;
 #[cfg(test)]
 #[path = "inbox/tests.rs"]

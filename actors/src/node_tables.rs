@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::drain_budget::Budget;
 use crate::dropped::DropLines;
+use crate::generations::Generations;
 use crate::log::{DeadLetters, Gate, OutboxProgress};
 use crate::metrics::Metrics;
 use crate::say;
@@ -45,9 +46,8 @@ pub struct NodeTables {
     pub subscriptions: RwLock<SubscriptionTable<Subscriber>>,
     /// Persistent sessions that are on their way between two nodes, by worker and slot.
     pub in_handover: RwLock<AHashSet<(u16, u32)>>,
-    /// Rises with every change of `subscriptions` and `in_handover`; a cached route of another generation is
-    /// stale.
-    pub generation: AtomicU64,
+    /// Which cached routes a change of `subscriptions`, `in_handover` or another node's interest makes stale.
+    pub generations: Generations,
     /// Retained messages.
     pub retained: RwLock<Retained>,
     /// The highest version of a retained message that this node has given or seen.
@@ -131,7 +131,7 @@ impl NodeTables {
             cluster.subscription_changed(filter.arc(), subscriber.persistent, before, Some(qos))
         });
         drop(table);
-        self.generation.fetch_add(1, Ordering::Release);
+        self.generations.changed(filter.as_str());
         if new {
             self.metrics.subscriptions.inc();
         }
@@ -152,7 +152,7 @@ impl NodeTables {
         });
         drop(table);
         if removed {
-            self.generation.fetch_add(1, Ordering::Release);
+            self.generations.changed(filter.as_str());
             self.metrics.subscriptions.sub(1);
         }
         SubscriptionChange { changed: removed, announce }

@@ -25,6 +25,7 @@ use crate::cluster::{
     Cluster, ClusterParts, DiscoveryActor, EARLIER_STARTS, PeersActor, describe as describe_peers,
 };
 use crate::drain_budget::Budget;
+use crate::generations::Generations;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
 use crate::log::{self as log_actor, DeadLetters, Gate, LogActor, LogParts, OutboxProgress};
@@ -690,7 +691,7 @@ fn make_shared(
         metrics,
         subscriptions: RwLock::new(SubscriptionTable::new()),
         in_handover: RwLock::default(),
-        generation: AtomicU64::new(0),
+        generations: Generations::default(),
         retained: RwLock::new(retained),
         retained_clock: AtomicU64::new(found.retained_clock),
         gate,

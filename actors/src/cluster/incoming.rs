@@ -363,7 +363,9 @@ impl Peers {
             remote.set(recipient, filter, *level);
         }
         drop(remote);
-        self.shared.generation.fetch_add(1, Ordering::Release);
+        for (filter, _) in changes {
+            self.shared.generations.changed(filter);
+        }
     }
 
     /// It has said all: what it has not said again is not wanted by this start of it.

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use hydrant_protocol::cluster::message::{self, Control, Interest, TakenOver};
@@ -145,7 +144,7 @@ impl Peers {
         }
         remote.forget(from);
         drop(remote);
-        self.shared.generation.fetch_add(1, Ordering::Release);
+        self.shared.generations.all_changed();
         let its = |_: &u64, pending: &mut Pending| pending.incarnation == from;
         let kept: Vec<(u64, Pending)> =
             self.links.iter_mut().flat_map(|link| link.pending.extract_if(.., its)).collect();

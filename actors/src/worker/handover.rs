@@ -37,7 +37,7 @@ impl Worker {
             if is { handover.insert(session) } else { handover.remove(&session) }
         };
         if changed {
-            self.shared.generation.fetch_add(1, std::sync::atomic::Ordering::Release);
+            self.shared.generations.all_changed();
         }
     }
 

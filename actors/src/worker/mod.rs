@@ -480,9 +480,4 @@ impl Worker {
             (out.in_flight(), queued, session.stored.is_none())
         })
     }
-
-    /// The generation of the subscription table.
-    fn generation(&self) -> u64 {
-        self.shared.generation.load(Ordering::Acquire)
-    }
 }

@@ -1,6 +1,6 @@
 //! What is known about a topic: its subscribers here and elsewhere, its Kafka topic and key, its
-//! acknowledgement level. Cached by topic; an entry of an older generation of the subscription
-//! table is made again.
+//! acknowledgement level. Cached by topic; an entry of an older generation
+//! ([`crate::generations`]) is made again.
 //!
 //! Bounds: `limits.route_cache_entries` and `limits.route_cache_bytes`; a full cache is emptied, which costs the next
 //! publish of each topic one look-up. A topic of more than [`LONGEST_CACHED`] bytes is looked up at each publish, and so
@@ -14,6 +14,8 @@ use hydrant_protocol::QoS;
 use hydrant_protocol::topic::fold_overlaps;
 use smallvec::SmallVec;
 
+use crate::cluster::Recipient;
+use crate::generations::Stripe;
 use crate::settings::LogKind;
 use crate::subscriptions::Subscriber;
 
@@ -25,22 +27,25 @@ pub const LONGEST_CACHED: usize = 1024;
 
 impl Worker {
     pub(super) fn route(&self, topic: &str) -> Rc<Route> {
-        let generation = self.generation();
+        let generations = &self.shared.generations;
         let mut routes = self.routes.borrow_mut();
         if let Some(last) = &routes.last
-            && last.generation == generation
             && &*last.topic == topic
+            && last.generation == generations.of(last.stripe)
         {
             return Rc::clone(last);
         }
         if let Some(route) = routes.by_topic.get(topic)
-            && route.generation == generation
+            && route.generation == generations.of(route.stripe)
         {
             let route = Rc::clone(route);
             routes.last = Some(Rc::clone(&route));
             return route;
         }
         self.metrics.route_misses.inc();
+        // Before the tables: a change in between makes the route stale.
+        let stripe = generations.stripe(topic);
+        let generation = generations.of(stripe);
         let known = routes.by_topic.remove(topic);
         if let Some(known) = &known {
             routes.bytes -= known.cost();
@@ -53,10 +58,8 @@ impl Worker {
             Some(cluster) => cluster.remote.read().matches(topic, &mut routes.wanted).collect(),
             None => SmallVec::new(),
         };
-        // Made under a generation read before the table: a change in between makes it stale.
-        let mut route = self.make_route(topic, generation, known.as_deref(), &matches);
-        route.nodes = nodes;
-        let route = Rc::new(route);
+        let of = (generation, stripe);
+        let route = Rc::new(self.make_route(topic, of, known.as_deref(), &matches, nodes));
         matches.shrink_to(1024);
         routes.matches = matches;
         self.cache_route(&mut routes, &route);
@@ -84,9 +87,10 @@ impl Worker {
     fn make_route(
         &self,
         topic: &str,
-        generation: u64,
+        (generation, stripe): (u64, Stripe),
         known: Option<&Route>,
         matches: &[(Subscriber, QoS)],
+        nodes: SmallVec<[(Recipient, bool); 2]>,
     ) -> Route {
         let mut local = Vec::new();
         let mut local_queues = false;
@@ -123,11 +127,12 @@ impl Worker {
         };
         Route {
             generation,
+            stripe,
             topic,
             local: local.into_boxed_slice(),
             local_queues,
             remote,
-            nodes: SmallVec::new(),
+            nodes,
             mapped,
             level,
             standing,

@@ -13,11 +13,14 @@ use hydrant_protocol::{AckLevel, QoS};
 use smallvec::SmallVec;
 
 use crate::cluster::Recipient;
+use crate::generations::Stripe;
 use crate::subscriptions::Subscriber;
 
 #[derive(Debug)]
 pub struct Route {
+    /// Of the tables that it was made from.
     pub generation: u64,
+    pub stripe: Stripe,
     pub topic: Arc<str>,
     /// Sessions of this worker: slot, granted QoS.
     pub local: Box<[(u32, QoS)]>,

@@ -36,6 +36,36 @@ fn routes_are_cached_within_their_bytes_and_long_topics_are_not() {
 }
 
 #[test]
+fn clients_that_subscribe_to_topics_of_their_own_leave_the_routes_of_others() {
+    let mut settings = settings(1);
+    settings.limits.route_cache_entries = 1000;
+    settings.limits.route_cache_bytes = 1024 * 1024;
+    let worker = worker_with(settings);
+    let topics: Vec<String> = (0..100).map(|n| format!("hot/{n}")).collect();
+    let route_all = || topics.iter().for_each(|topic| drop(worker.route(topic)));
+    route_all();
+    let misses = worker.metrics.route_misses.get();
+    let subscriber = |slot| crate::subscriptions::Subscriber { worker: 0, persistent: false, slot };
+    let subscribe = |filter: &str, slot| {
+        let filter = TopicFilter::parse(filter, &wire::Limits::PROTOCOL).unwrap();
+        worker.set_subscription(&filter, subscriber(slot), QoS::AtMostOnce);
+    };
+    for slot in 0..50 {
+        subscribe(&format!("device/{slot}/command"), slot);
+    }
+    route_all();
+    // 50 of 1024 stripes were touched: about five topics of a hundred stand in one of these.
+    let again = worker.metrics.route_misses.get() - misses;
+    assert!(again <= 20, "{again} of 100 were looked up again");
+    // Their own routes know them, also where a route was cached before.
+    assert_eq!(worker.route("hot/7").local.len(), 0);
+    subscribe("hot/7", 77);
+    assert_eq!(worker.route("hot/7").local.len(), 1);
+    subscribe("hot/+", 78);
+    assert!(topics.iter().all(|topic| !worker.route(topic).local.is_empty()));
+}
+
+#[test]
 fn a_route_counts_its_subscribers_and_is_counted_once() {
     let mut settings = settings(1);
     settings.limits.route_cache_bytes = 64 * 1024;

@@ -14,7 +14,7 @@ fn moves(worker: &Rc<Worker>, is: bool) {
     } else {
         handover.remove(&(1, 0))
     };
-    worker.shared.generation.fetch_add(1, Ordering::Release);
+    worker.shared.generations.all_changed();
 }
 
 fn send(worker: &Rc<Worker>, conn: &Rc<Conn>, topic: &str, id: u16, retain: bool) {
