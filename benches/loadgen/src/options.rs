@@ -127,6 +127,9 @@ pub struct Pairs {
     /// Pairs.
     #[arg(long, default_value_t = 100)]
     pub pairs: u32,
+    /// Messages a second of all of them, in an open loop; the window is not used then.
+    #[arg(long)]
+    pub rate: Option<u64>,
 }
 
 /// See [`Command::Latency`].

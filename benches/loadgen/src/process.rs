@@ -28,10 +28,18 @@ impl Process {
         text.as_deref().and_then(cpu_ticks).map_or(0.0, |ticks| ticks as f64 / TICKS_PER_SECOND)
     }
 
+    /// Voluntary context switches of all its threads so far; those of a thread that has ended are gone.
+    pub fn voluntary_switches(self) -> u64 {
+        let tasks = self.0.and_then(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok());
+        let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status")).ok();
+        let tasks = tasks.into_iter().flatten().flatten();
+        tasks.filter_map(status).filter_map(|text| number(&text, "voluntary_ctxt_switches:")).sum()
+    }
+
     /// Resident memory, KiB.
     pub fn rss_kb(self) -> u64 {
         let text = self.0.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
-        text.as_deref().and_then(vm_rss).unwrap_or(0)
+        text.as_deref().and_then(|text| number(text, "VmRSS:")).unwrap_or(0)
     }
 
     /// Waits until the process has nothing left to do (at most 20 ms of CPU in 200 ms), so that
@@ -62,8 +70,9 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-fn vm_rss(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// The number behind a name in /proc/PID/status.
+fn number(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
@@ -78,8 +87,12 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_read_from_its_own_line() {
-        assert_eq!(vm_rss("Name:\tx\nVmHWM:\t 9 kB\nVmRSS:\t   1234 kB\n"), Some(1234));
+    fn memory_and_switches_are_read_from_their_own_lines() {
+        let status = "Name:\tx\nVmHWM:\t 9 kB\nVmRSS:\t   1234 kB\nvoluntary_ctxt_switches:\t5\nnonvoluntary_ctxt_switches:\t9\n";
+        assert_eq!(number(status, "VmRSS:"), Some(1234));
+        assert_eq!(number(status, "voluntary_ctxt_switches:"), Some(5));
         assert!(Process::own().rss_kb() > 100);
+        sleep(Duration::from_millis(1));
+        assert!(Process::own().voluntary_switches() > 0);
     }
 }

@@ -26,6 +26,8 @@ pub struct Report {
     pub broker_cpu_seconds: f64,
     /// `messages / broker_cpu_seconds`; 0 without `--pid`.
     pub msgs_per_cpu_second: f64,
+    /// Voluntary context switches of the broker's threads, from the first publish to the last message.
+    pub broker_switches: u64,
     /// The generator's own time: it must be well below `seconds`, or it is what was measured.
     pub loadgen_cpu_seconds: f64,
     /// Deliveries that never came.

@@ -81,6 +81,7 @@ impl Plan {
             Command::Pairs(o) => {
                 plan.topics = own(o.pairs);
                 plan.filters = plan.topics.iter().flatten().cloned().collect();
+                plan.rate = o.rate;
             }
             Command::Latency(o) => {
                 plan.topics = own(o.publishers);
@@ -209,6 +210,7 @@ impl<'a> Run<'a> {
         let broker = Process::new(self.plan.target.pid);
         broker.settle();
         let (cpu, own_cpu) = (broker.cpu_seconds(), Process::own().cpu_seconds());
+        let switches = broker.voluntary_switches();
         let begin = self.now();
         self.last_progress_ns = begin;
         self.schedule = Schedule::new(begin + 1_000_000, self.plan.rate.unwrap_or(1));
@@ -257,13 +259,15 @@ impl<'a> Run<'a> {
             client.flush()?;
         }
         let own = Process::own().cpu_seconds() - own_cpu;
+        // Before it settles: a pause has switches of its own.
+        let broker_switches = broker.voluntary_switches().saturating_sub(switches);
         broker.settle();
         let report = self.report((end - begin) as f64 / 1e9, broker.cpu_seconds() - cpu, own);
         let rss_kb = broker.rss_kb();
         for client in self.clients {
             client.close();
         }
-        Ok(Report { rss_kb, ..report })
+        Ok(Report { broker_switches, rss_kb, ..report })
     }
 
     fn make_all_ready(&mut self) {
@@ -457,6 +461,7 @@ impl<'a> Run<'a> {
             duplicates: ledger.duplicates,
             latency: ledger.latencies.percentiles(),
             ack_latency: self.acks.percentiles(),
+            broker_switches: 0,
             rss_kb: 0,
             problems,
         }
