@@ -100,11 +100,11 @@ impl ConnectionManager {
                     }
                 }
                 Some(ManagerWork::Refused(token)) => worker.refuse(*token),
-                Some(ManagerWork::QueuePage { slot, stamp, .. }) if given_up => {
-                    worker.give_up_page(*slot, *stamp);
+                Some(ManagerWork::QueuePage { slot, request, .. }) if given_up => {
+                    worker.give_up_page(*slot, *request);
                 }
-                Some(ManagerWork::QueuePage { slot, stamp, entries }) => {
-                    worker.queue_page(*slot, *stamp, entries);
+                Some(ManagerWork::QueuePage { slot, request, entries }) => {
+                    worker.queue_page(*slot, *request, entries);
                 }
                 Some(_) => {}
             }

@@ -37,7 +37,7 @@ pub(super) struct Peers {
     /// By [`NodeIndex`] less one: the first is this node itself.
     pub links: Vec<PeerLink>,
     pub claims: BTreeMap<u64, Claiming>,
-    /// Their numbers, by worker and the stamp of the claim there.
+    /// Their numbers, by worker and the number of the claim there.
     pub claimants: AHashMap<(u16, u32), u64>,
     pub lost: BTreeMap<u64, Lost>,
     /// Those of them that went while this node was no member: they may be members again soon.
@@ -236,7 +236,7 @@ impl Peers {
             PeerWork::Claim { worker, conn, client, clean, known } => {
                 self.claim(worker, conn, client, clean, known);
             }
-            PeerWork::Unclaim { worker, stamp } => self.unclaim(worker, stamp),
+            PeerWork::Unclaim { worker, claim } => self.unclaim(worker, claim),
             PeerWork::Gone { client, seen } => self.directory.gone(&client, seen),
             PeerWork::Holds(clients) => {
                 clients.iter().for_each(|client| self.directory.holds(client, false));

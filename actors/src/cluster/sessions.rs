@@ -38,8 +38,8 @@ impl Peers {
 
     /// The client of a claim has left: what is not granted is withdrawn. A session that another gave up for it
     /// comes here all the same, without a connection.
-    pub(super) fn unclaim(&mut self, worker: u16, stamp: u32) {
-        let Some(request) = self.claimants.get(&(worker, stamp)).copied() else { return };
+    pub(super) fn unclaim(&mut self, worker: u16, claim: u32) {
+        let Some(request) = self.claimants.get(&(worker, claim)).copied() else { return };
         if let Some(claim) = self.claims.get_mut(&request) {
             claim.left = true;
             self.directory.withdraw(request);
@@ -69,8 +69,9 @@ impl Peers {
             return self.let_in(request, None);
         }
         claim.granted = true;
-        let handed = from
-            .map(|from| (Holder { id: from.session, incarnation: from.incarnation }, from.stamp));
+        let handed = from.map(|from| {
+            (Holder { id: from.session, incarnation: from.incarnation }, from.given_up)
+        });
         self.look(request, handed);
     }
 

@@ -229,8 +229,12 @@ impl Node {
             }
             let worker = u16::try_from(n % 2).unwrap();
             let wait = u32::try_from(n).unwrap();
-            let token =
-                Some(CompletionToken { worker, source: AckSource::Log, pending: wait, stamp: 0 });
+            let token = Some(CompletionToken {
+                worker,
+                source: AckSource::Log,
+                pending: wait,
+                generation: 0,
+            });
             self.mailboxes
                 .log
                 .push(LogWork { record, token, on_refused: OnRefused::DeadLetter }, 1);

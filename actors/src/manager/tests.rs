@@ -26,8 +26,8 @@ fn page(worker: &Rc<Worker>) -> Rc<crate::worker::Conn> {
     worker.detach(&first, CloseReason::Eof);
     let second = connect(worker, false, None);
     store(worker);
-    let (slot, stamp, _) = store(worker).1[0];
-    worker.mailboxes.managers[0].push(ManagerWork::QueuePage { slot, stamp, entries }, 0);
+    let (slot, request, _) = store(worker).1[0];
+    worker.mailboxes.managers[0].push(ManagerWork::QueuePage { slot, request, entries }, 0);
     second
 }
 

@@ -21,7 +21,7 @@ pub struct CompletionToken {
     /// Slot in its table of pending acks.
     pub pending: u32,
     /// Tells a reused slot from the one that was meant.
-    pub stamp: u32,
+    pub generation: u32,
 }
 
 /// Writes that belong together although several workers contribute to them.

@@ -59,8 +59,8 @@ pub enum ManagerWork {
     QueuePage {
         /// The session's slot.
         slot: u32,
-        /// That of the request: an answer to an earlier connection's is not taken for this one's.
-        stamp: u32,
+        /// Number of the request: an answer to an earlier connection's is not taken for this one's.
+        request: u32,
         /// Entries in order; fewer than asked for: there are no more.
         entries: Vec<QueueEntry>,
     },
@@ -87,7 +87,7 @@ pub enum ManagerWork {
     },
     /// A client may be let in: no other node has its session any more.
     Granted {
-        /// Its connection and the stamp of the claim.
+        /// Its connection and the number of the claim.
         conn: (usize, u32),
         /// Client id.
         client: Arc<str>,

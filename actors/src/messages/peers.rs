@@ -70,7 +70,7 @@ pub enum PeerWork {
     Claim {
         /// Index of the worker.
         worker: u16,
-        /// The connection there, and the stamp of the claim.
+        /// The connection there, and the number of the claim.
         conn: (usize, u32),
         /// Client id.
         client: Arc<str>,
@@ -83,8 +83,8 @@ pub enum PeerWork {
     Unclaim {
         /// Index of the worker.
         worker: u16,
-        /// The stamp of the claim.
-        stamp: u32,
+        /// The number of the claim.
+        claim: u32,
     },
     /// A session of this node has ended.
     Gone {

@@ -24,8 +24,8 @@ pub enum StorageWork {
         worker: u16,
         /// The session's slot there.
         slot: u32,
-        /// Of this request; the answer repeats it.
-        stamp: u32,
+        /// Number of this request; the answer repeats it.
+        request: u32,
         /// The session.
         session: SessionId,
         /// First sequence wanted.

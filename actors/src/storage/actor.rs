@@ -290,7 +290,7 @@ impl StorageActor {
 
     fn page(&self, read: &Read, entries: Vec<crate::ports::QueueEntry>) {
         self.parts.queue.lock().read_done(read.id);
-        let work = ManagerWork::QueuePage { slot: read.slot, stamp: read.stamp, entries };
+        let work = ManagerWork::QueuePage { slot: read.slot, request: read.request, entries };
         self.parts.mailboxes.managers[usize::from(read.worker)].push(work, 0);
     }
 }

@@ -71,7 +71,7 @@ pub struct Read {
     /// See [`StorageWork::ReadQueue`].
     pub slot: u32,
     /// See [`StorageWork::ReadQueue`].
-    pub stamp: u32,
+    pub request: u32,
     /// The session.
     pub session: SessionId,
     /// First sequence.
@@ -190,7 +190,7 @@ impl WriteQueue {
             StorageWork::ReadQueue {
                 worker,
                 slot,
-                stamp,
+                request,
                 session,
                 from,
                 until,
@@ -200,8 +200,18 @@ impl WriteQueue {
                 self.next_read += 1;
                 let id = self.next_read;
                 let after = 0;
-                let read =
-                    Read { worker, slot, stamp, session, from, until, limit, max_bytes, after, id };
+                let read = Read {
+                    worker,
+                    slot,
+                    request,
+                    session,
+                    from,
+                    until,
+                    limit,
+                    max_bytes,
+                    after,
+                    id,
+                };
                 match self.lines.get_mut(&worker) {
                     Some(line) => line.push_back(InLine::Read(read)),
                     None => self.want(read),

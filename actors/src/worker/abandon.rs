@@ -7,6 +7,7 @@ use hydrant_protocol::PacketId;
 
 use super::state::pending_acks::{Continuation, Place};
 use super::state::replica::Preparation;
+use super::state::sessions::SessionKey;
 use super::{Conn, Worker};
 
 /// Closes a connection when it is dropped before [`Abandon::keep`]: what was begun for it came to
@@ -14,7 +15,7 @@ use super::{Conn, Worker};
 pub(super) struct Abandon<'a> {
     worker: &'a Worker,
     conn: Option<Rc<Conn>>,
-    receipt: Option<(u32, u32, PacketId)>,
+    receipt: Option<(SessionKey, PacketId)>,
     /// All that a publish causes is durable: sent again it is known, not repeated.
     durable: bool,
     /// It is prepared.
@@ -67,14 +68,14 @@ impl<'a> Abandon<'a> {
 impl Drop for Abandon<'_> {
     fn drop(&mut self) {
         match self.receipt {
-            Some((slot, stamp, id)) if self.durable => self.worker.keep_receipt(slot, stamp, id),
+            Some((session, id)) if self.durable => self.worker.keep_receipt(session, id),
             // The id is free again: a resent PUBLISH is tried anew, not waited for.
-            Some((slot, stamp, id)) => self.worker.forget_receipt(slot, stamp, id),
+            Some((session, id)) => self.worker.forget_receipt(session, id),
             None => {}
         }
         if let Some(preparation) = self.prepared {
             let receipt = self.receipt.filter(|_| !self.durable);
-            self.worker.count_opening(receipt.map(|(slot, stamp, _)| (slot, stamp)), false);
+            self.worker.count_opening(receipt.map(|(session, _)| session), false);
             self.worker.close_prepared(preparation);
         }
         if let Some((topic, version)) = &self.ahead {

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use super::Conn;
 use super::state::publication::Publication;
 use super::state::replica::Coming;
+use super::state::sessions::SessionKey;
 
 /// Where a publish comes from.
 #[derive(Debug, Clone)]
@@ -41,8 +42,8 @@ pub struct Entry {
     pub qos: QoS,
     pub retain: bool,
     pub packet_id: Option<PacketId>,
-    /// QoS 2: the session that holds the receipt, slot and stamp.
-    pub receipt: Option<(u32, u32)>,
+    /// QoS 2: the session that holds the receipt.
+    pub receipt: Option<SessionKey>,
 }
 
 /// See the module.
@@ -77,7 +78,7 @@ impl PublishBatch {
         &mut self,
         origin: &Rc<Conn>,
         publish: &hydrant_protocol::wire::Publish<'_>,
-        receipt: Option<(u32, u32)>,
+        receipt: Option<SessionKey>,
     ) {
         let topic = append(&mut self.arena, publish.topic.as_bytes());
         let payload = append(&mut self.arena, publish.payload);

@@ -245,13 +245,13 @@ impl Worker {
 
     /// Asks whether a client may be let in; its CONNECT is looked at again then.
     pub(super) fn claim(&self, conn: &Rc<Conn>, client: &Arc<str>, clean: bool) {
-        let stamp = NonZeroU32::new(self.stamp()).unwrap_or(NonZeroU32::MIN);
-        conn.claiming.set(Some(stamp));
+        let claim = NonZeroU32::new(self.next_number()).unwrap_or(NonZeroU32::MIN);
+        conn.claiming.set(Some(claim));
         conn.claiming_ms.set(self.now_ms());
         *conn.client_id.borrow_mut() = Some(Arc::clone(client));
         let work = PeerWork::Claim {
             worker: self.index,
-            conn: (conn.key(), stamp.get()),
+            conn: (conn.key(), claim.get()),
             client: Arc::clone(client),
             clean,
             known: self.sessions.borrow().by_client.contains_key(client),
@@ -269,7 +269,7 @@ impl Worker {
     /// The answer: no other node has the client's session. One that was taken over comes with it.
     pub fn granted(
         &self,
-        (conn, stamp): (usize, u32),
+        (conn, claim): (usize, u32),
         client: &Arc<str>,
         taken: Option<&StoredSession>,
         admission: u64,
@@ -283,7 +283,7 @@ impl Worker {
             _ => self.forget_expected(client),
         }
         let conn = self.conns.borrow().get(conn).map(Rc::clone);
-        match conn.filter(|conn| conn.claiming.get().map(NonZeroU32::get) == Some(stamp)) {
+        match conn.filter(|conn| conn.claiming.get().map(NonZeroU32::get) == Some(claim)) {
             Some(conn) => {
                 conn.claiming.set(None);
                 conn.claimed.set(true);
@@ -324,8 +324,8 @@ impl Worker {
 
     /// A connection has ended before it was let in, or before its session was made.
     pub(super) fn never_arrived(&self, conn: &Rc<Conn>) {
-        if let Some(stamp) = conn.claiming.take() {
-            self.to_peers(PeerWork::Unclaim { worker: self.index, stamp: stamp.get() }, SMALL);
+        if let Some(claim) = conn.claiming.take() {
+            self.to_peers(PeerWork::Unclaim { worker: self.index, claim: claim.get() }, SMALL);
         }
         if !conn.claimed.replace(false) {
             return;
@@ -449,8 +449,8 @@ impl Worker {
 
     fn handed(&self, session: &Session) -> Option<Handed> {
         let (stored, cluster) = (session.stored.as_ref()?, self.shared.cluster.as_ref()?);
-        let (session, stamp) = (stored.id, stored.given_up);
-        Some(Handed { session, incarnation: cluster.incarnation, stamp })
+        let (session, given_up) = (stored.id, stored.given_up);
+        Some(Handed { session, incarnation: cluster.incarnation, given_up })
     }
 
     /// Everything of a session that is given up is stored: the other node may take it. What is

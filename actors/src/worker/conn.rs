@@ -99,7 +99,7 @@ pub struct Conn {
     pub closing: Cell<Option<CloseReason>>,
     /// The socket moves to this worker.
     pub handoff: Cell<Option<u16>>,
-    /// Whether its client may be let in is being asked in the cluster, by the stamp of the claim.
+    /// Whether its client may be let in is being asked in the cluster, by the number of the claim.
     pub claiming: Cell<Option<NonZeroU32>>,
     /// Since when, by the worker's clock.
     pub claiming_ms: Cell<u64>,

@@ -210,7 +210,7 @@ impl Worker {
             });
             sessions.insert(Session {
                 client_id: Arc::clone(client_id),
-                stamp: self.stamp(),
+                generation: self.next_number(),
                 epoch: 0,
                 inbound: Inbound::default(),
                 outbound: Outbound::default(),
@@ -312,7 +312,7 @@ impl Worker {
     fn offline_session(&self, client_id: &Arc<str>) -> Session {
         Session {
             client_id: Arc::clone(client_id),
-            stamp: self.stamp(),
+            generation: self.next_number(),
             epoch: 0,
             inbound: Inbound::default(),
             outbound: Outbound::default(),
@@ -364,7 +364,7 @@ impl Worker {
             stored.queued_bytes = found.queued_bytes;
             // The node died with the connection: its absence begins now.
             let clock = &self.shared.clock;
-            let since = found.disconnected_ms.map(|stamp| clock.of_wall(stamp));
+            let since = found.disconnected_ms.map(|wall_ms| clock.of_wall(wall_ms));
             stored.offline_since = Some(since.unwrap_or_else(|| clock.now_ms()));
         }
         self.shared.persistent_sessions.fetch_add(1, Ordering::Relaxed);

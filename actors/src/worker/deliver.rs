@@ -216,11 +216,10 @@ impl Worker {
             let id = session.outbound.send(qos, stored.next_sequence, cost);
             self.put_queued(stored, qos, retain, Some((id, OutgoingStage::Publish)), publication);
             if qos == QoS::ExactlyOnce || publication.held() {
-                let stamp = session.stamp;
+                let session = session.key(slot);
                 let message = publication.message();
                 self.wait_for_store(Continuation::Outgoing {
-                    slot,
-                    stamp,
+                    session,
                     conn,
                     packet_id: id,
                     qos,
@@ -363,14 +362,14 @@ impl Worker {
             // While the buffers are full, what is read back is no more than the connection's share.
             let max_bytes = settings.session.max_queued_in_memory_bytes;
             let max_bytes = if self.is_past_share(max_bytes) { self.share() } else { max_bytes };
-            let stamp = self.stamp();
-            stored.reading = Some(stamp);
+            let request = self.next_number();
+            stored.reading = Some(request);
             stored.read_until = stored.next_sequence;
             self.mailboxes.storage.push(
                 StorageWork::ReadQueue {
                     worker: self.index,
                     slot,
-                    stamp,
+                    request,
                     session: stored.id,
                     from: stored.read_from,
                     until: stored.read_until,
@@ -415,8 +414,7 @@ impl Worker {
             });
             if next.qos == QoS::ExactlyOnce || message.qos == QoS::ExactlyOnce {
                 self.wait_for_store(Continuation::Outgoing {
-                    slot,
-                    stamp: session.stamp,
+                    session: session.key(slot),
                     conn: Rc::clone(conn),
                     packet_id,
                     qos: next.qos,

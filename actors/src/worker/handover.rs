@@ -209,7 +209,7 @@ impl Worker {
     /// is stored, also what is a part of another worker's transaction.
     pub(super) fn give_up_when_stored(&self, slot: u32) {
         self.flush();
-        let stamp = self.stamp();
+        let request = self.next_number();
         let mut sessions = self.sessions.borrow_mut();
         let Some(session) = sessions.get(slot) else { return };
         let (Some(handover), Some(stored)) = (&mut session.handover, &mut session.stored) else {
@@ -225,13 +225,13 @@ impl Worker {
             // Whoever comes now has not been waited for.
             marked.mark_all();
         }
-        offer.read = Some(stamp);
+        offer.read = Some(request);
         let next = stored.next_sequence;
         self.mailboxes.storage.push(
             StorageWork::ReadQueue {
                 worker: self.index,
                 slot,
-                stamp,
+                request,
                 session: stored.id,
                 from: next,
                 until: next,
@@ -243,12 +243,12 @@ impl Worker {
     }
 
     /// The page that a session to be given up waited for has come. False: it is another.
-    pub(super) fn gives_up(&self, slot: u32, stamp: u32) -> bool {
+    pub(super) fn gives_up(&self, slot: u32, request: u32) -> bool {
         let is = {
             let mut sessions = self.sessions.borrow_mut();
             let handover = sessions.get(slot).and_then(|session| session.handover.as_mut());
             let offer = handover.and_then(|handover| handover.offer.as_mut());
-            offer.and_then(|offer| offer.read.take_if(|read| *read == stamp)).is_some()
+            offer.and_then(|offer| offer.read.take_if(|read| *read == request)).is_some()
         };
         if is && !self.must_wait_to_go(slot) {
             self.hand_over(slot);

@@ -107,7 +107,7 @@ pub struct Worker {
     routes: RefCell<Routes>,
     at_cap: RefCell<AtCap>,
     pending_acks: RefCell<Slab<PendingAck>>,
-    next_stamp: Cell<u32>,
+    next_number: Cell<u32>,
     effects: RefCell<Effects>,
     /// Publishes decoded and not routed yet.
     batch: RefCell<PublishBatch>,
@@ -187,7 +187,7 @@ impl Worker {
             routes: RefCell::default(),
             at_cap: RefCell::default(),
             pending_acks: RefCell::default(),
-            next_stamp: Cell::new(1),
+            next_number: Cell::new(1),
             effects: RefCell::new(Effects::new(shared.workers())),
             batch: RefCell::default(),
             routing: RefCell::default(),
@@ -229,11 +229,11 @@ impl Worker {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// A number that tells a reused slot from the one that was meant.
-    fn stamp(&self) -> u32 {
-        let stamp = self.next_stamp.get();
-        self.next_stamp.set(stamp.wrapping_add(1));
-        stamp
+    /// A number that was not given lately: the generation of a slot, or it names a claim or a read.
+    fn next_number(&self) -> u32 {
+        let number = self.next_number.get();
+        self.next_number.set(number.wrapping_add(1));
+        number
     }
 
     /// True while publishes wait for the router.

@@ -46,7 +46,7 @@ impl Worker {
         deps.store |= more;
         if behind || more {
             let line = (Arc::clone(&exact.publisher), Arc::clone(&exact.message.topic));
-            exact.place = Some(order.enter(line, self.stamp()));
+            exact.place = Some(order.enter(line, self.next_number()));
         }
     }
 

@@ -31,18 +31,26 @@ impl Worker {
         peers: usize,
         kind: Continuation,
     ) -> (u32, u32) {
-        let stamp = self.stamp();
+        let generation = self.next_number();
         #[allow(clippy::cast_possible_truncation)]
         let peers = peers.min(MOST_PEERS) as u16 * PEER;
         let outstanding = if store { STORE } else { 0 } | if log { LOG } else { 0 } | peers;
-        let ack =
-            self.pending_acks.borrow_mut().insert(PendingAck { stamp, outstanding, log, kind });
+        let ack = self.pending_acks.borrow_mut().insert(PendingAck {
+            generation,
+            outstanding,
+            log,
+            kind,
+        });
         #[allow(clippy::cast_possible_truncation)]
-        (ack as u32, stamp)
+        (ack as u32, generation)
     }
 
-    pub(super) fn token(&self, source: AckSource, (pending, stamp): (u32, u32)) -> CompletionToken {
-        CompletionToken { worker: self.index, source, pending, stamp }
+    pub(super) fn token(
+        &self,
+        source: AckSource,
+        (pending, generation): (u32, u32),
+    ) -> CompletionToken {
+        CompletionToken { worker: self.index, source, pending, generation }
     }
 
     /// A wait for the store, whose token goes with the operations of this handler.
@@ -62,7 +70,7 @@ impl Worker {
         let kind = {
             let mut acks = self.pending_acks.borrow_mut();
             let Some(ack) = acks.get_mut(token.pending as usize) else { return };
-            if ack.stamp != token.stamp {
+            if ack.generation != token.generation {
                 return;
             }
             match token.source {
@@ -92,13 +100,13 @@ impl Worker {
             let mut acks = self.pending_acks.borrow_mut();
             match acks.get(token.pending as usize) {
                 // The row of a will ends all the same: its record would be refused again after every start.
-                Some(PendingAck { stamp, kind: Continuation::Then(_), .. })
-                    if *stamp == token.stamp =>
+                Some(PendingAck { generation, kind: Continuation::Then(_), .. })
+                    if *generation == token.generation =>
                 {
                     drop(acks);
                     return self.complete(token);
                 }
-                Some(ack) if ack.stamp == token.stamp => {
+                Some(ack) if ack.generation == token.generation => {
                     acks.remove(token.pending as usize).finish()
                 }
                 _ => return,
@@ -116,8 +124,8 @@ impl Worker {
         match kind {
             Continuation::Publish { conn, index, receipt, at, level } => {
                 self.count_ack(level, at);
-                if let Some((slot, stamp, id)) = receipt {
-                    self.receipt_done(Some((slot, stamp)), id, &conn);
+                if let Some((session, id)) = receipt {
+                    self.receipt_done(Some(session), id, &conn);
                 }
                 conn.ack_done(index);
                 self.send_acks(&conn);
@@ -130,8 +138,8 @@ impl Worker {
                 conn.ack_done(index);
                 self.send_acks(&conn);
             }
-            Continuation::Outgoing { slot, stamp, conn, packet_id, qos, retain, message } => {
-                if self.is_current(slot, stamp, &conn) {
+            Continuation::Outgoing { session, conn, packet_id, qos, retain, message } => {
+                if self.is_current(session, &conn) {
                     let publish = wire::Publish {
                         dup: false,
                         qos,
@@ -172,8 +180,8 @@ impl Worker {
         }
         self.leave_place(exact.place);
         let Some(conn) = conn else {
-            if let Some((slot, stamp)) = exact.receipt {
-                self.receipt_stored(slot, stamp, exact.packet_id, None);
+            if let Some(session) = exact.receipt {
+                self.receipt_stored(session, exact.packet_id, None);
             }
             return;
         };

@@ -99,8 +99,8 @@ impl Worker {
     /// A publish of QoS 1-2 without a place: no acknowledgement, and its connection ends. Nobody gets
     /// it, since it is sent again.
     pub(super) fn refuse_publish(&self, entry: &Entry, conn: &Rc<Conn>) {
-        if let Some(((slot, stamp), id)) = entry.receipt.zip(entry.packet_id) {
-            self.forget_receipt(slot, stamp, id);
+        if let Some((session, id)) = entry.receipt.zip(entry.packet_id) {
+            self.forget_receipt(session, id);
         }
         self.close(conn, CloseReason::Limit);
     }

@@ -18,7 +18,7 @@ use super::state::exactly_once::Behind;
 use super::state::pending_acks::{Exact, Owed};
 use super::state::replica::{Coming, Preparation};
 use super::state::routes::Route;
-use super::state::sessions::{Session, Stored};
+use super::state::sessions::{Session, SessionKey, Stored};
 use super::{AckDependencies, Continuation, Worker};
 use crate::cluster::EARLIER_STARTS;
 use crate::messages::{PeerWork, SMALL};
@@ -43,20 +43,16 @@ impl Worker {
                     && (!route.nodes.is_empty() || self.is_preparing(exact.receipt)))
     }
 
-    fn is_preparing(&self, receipt: Option<(u32, u32)>) -> bool {
+    fn is_preparing(&self, receipt: Option<SessionKey>) -> bool {
         receipt.is_some_and(|receipt| {
             self.with_stored(receipt, |stored| stored.preparing > 0).unwrap_or(false)
         })
     }
 
-    /// What a session has in the store, by slot and stamp, while it is there and persistent.
-    fn with_stored<T>(
-        &self,
-        (slot, stamp): (u32, u32),
-        look: impl FnOnce(&mut Stored) -> T,
-    ) -> Option<T> {
+    /// What a session has in the store, while it is there and persistent.
+    fn with_stored<T>(&self, key: SessionKey, look: impl FnOnce(&mut Stored) -> T) -> Option<T> {
         let mut sessions = self.sessions.borrow_mut();
-        let session = sessions.get(slot).filter(|session| session.stamp == stamp)?;
+        let session = sessions.find(key)?;
         session.stored.as_deref_mut().map(look)
     }
 
@@ -105,11 +101,11 @@ impl Worker {
     /// there, and only that one counts.
     pub(super) fn is_elsewhere(&self, exact: &Exact) -> bool {
         let persistent = exact.persistent && self.shared.cluster.is_some();
-        let Some((slot, stamp)) = exact.receipt.filter(|_| persistent) else { return false };
+        let Some(key) = exact.receipt.filter(|_| persistent) else { return false };
         let mut sessions = self.sessions.borrow_mut();
-        let session = sessions.get(slot).filter(|session| session.stamp == stamp);
-        session.is_none_or(|session| {
-            self.given_up.borrow().get(&session.client_id).is_some_and(|given_up| *given_up == slot)
+        sessions.find(key).is_none_or(|session| {
+            let given_up = self.given_up.borrow();
+            given_up.get(&session.client_id).is_some_and(|given_up| *given_up == key.slot)
         })
     }
 
@@ -223,9 +219,9 @@ impl Worker {
     }
 
     fn remember_for_a_while(&self, slot: u32) {
-        let stamp = self.sessions.borrow_mut().get(slot).map(|session| session.stamp);
-        if let Some(stamp) = stamp {
-            self.prepared.roaming.borrow_mut().push_back((Instant::now(), slot, stamp));
+        let key = self.sessions.borrow_mut().get(slot).map(|session| session.key(slot));
+        if let Some(key) = key {
+            self.prepared.roaming.borrow_mut().push_back((Instant::now(), key));
         }
     }
 
@@ -236,49 +232,51 @@ impl Worker {
         self.forget_dedup(repair.saturating_mul(2));
         let mut roaming = self.prepared.roaming.borrow_mut();
         let is_over = |at: &Instant| at.elapsed() > 2 * cluster.settings.repair;
-        while let Some((_, slot, stamp)) = roaming.pop_front_if(|(at, ..)| is_over(at)) {
+        while let Some((_, key)) = roaming.pop_front_if(|(at, _)| is_over(at)) {
             // It may have moved again since.
-            if roaming.iter().any(|(_, other, of)| (*other, *of) == (slot, stamp)) {
+            if roaming.iter().any(|(_, other)| *other == key) {
                 continue;
             }
-            self.with_stored((slot, stamp), |stored| stored.roamed = None);
+            self.with_stored(key, |stored| stored.roamed = None);
         }
     }
 
     /// Its session is not given up before what it causes is on its way to the store.
-    pub(super) fn count_opening(&self, receipt: Option<(u32, u32)>, begins: bool) {
-        let Some((slot, stamp)) = receipt else { return };
+    pub(super) fn count_opening(&self, receipt: Option<SessionKey>, begins: bool) {
+        let Some(key) = receipt else { return };
         if !begins {
-            self.count_opened(slot, stamp);
-            return self.publish_behind(slot, stamp);
+            self.count_opened(key);
+            return self.publish_behind(key);
         }
-        self.with_stored((slot, stamp), |stored| stored.preparing += 1);
+        self.with_stored(key, |stored| stored.preparing += 1);
     }
 
-    fn count_opened(&self, slot: u32, stamp: u32) {
-        let goes = self.with_stored((slot, stamp), |stored| {
+    fn count_opened(&self, key: SessionKey) {
+        let goes = self.with_stored(key, |stored| {
             stored.preparing = stored.preparing.saturating_sub(1);
             stored.preparing == 0 && std::mem::take(&mut stored.waits_to_go)
         });
         if goes == Some(true) {
-            self.give_up_when_stored(slot);
+            self.give_up_when_stored(key.slot);
         }
     }
 
     /// A Last Will comes behind what its session has published: here, when that is being prepared.
     pub(super) fn publish_will_behind(&self, slot: u32, will: StoredWill) {
-        let stamp = self.sessions.borrow_mut().get(slot).map_or(0, |session| session.stamp);
-        self.prepared.behind.borrow_mut().push((slot, stamp, will));
-        self.publish_behind(slot, stamp);
+        let generation =
+            self.sessions.borrow_mut().get(slot).map_or(0, |session| session.generation);
+        let key = SessionKey { slot, generation };
+        self.prepared.behind.borrow_mut().push((key, will));
+        self.publish_behind(key);
     }
 
-    fn publish_behind(&self, slot: u32, stamp: u32) {
-        if self.prepared.behind.borrow().is_empty() || self.is_preparing(Some((slot, stamp))) {
+    fn publish_behind(&self, key: SessionKey) {
+        if self.prepared.behind.borrow().is_empty() || self.is_preparing(Some(key)) {
             return;
         }
-        let its = |of: &mut Behind| (of.0, of.1) == (slot, stamp);
+        let its = |of: &mut Behind| of.0 == key;
         let wills: Vec<_> = self.prepared.behind.borrow_mut().extract_if(.., its).collect();
-        wills.iter().for_each(|(.., will)| self.publish_will(will));
+        wills.iter().for_each(|(_, will)| self.publish_will(will));
     }
 
     /// All have it, or nobody has and nobody will.
@@ -365,7 +363,7 @@ impl Worker {
 
     /// The receipt that is still to be stored, held from now on, so that a client which sends its message again
     /// waits for this one.
-    fn receipt_of(&self, publish: &PreparedPublish) -> Option<(u32, u32)> {
+    fn receipt_of(&self, publish: &PreparedPublish) -> Option<SessionKey> {
         if publish.queued {
             return None;
         }
@@ -377,7 +375,7 @@ impl Worker {
             return None;
         }
         session.inbound.hold(publish.packet_id);
-        Some((slot, session.stamp))
+        Some(session.key(slot))
     }
 
     /// Its live subscribers have it soon, here and elsewhere; then it is everywhere.

@@ -22,6 +22,7 @@ use super::state::effects::RollbackGuard;
 use super::state::pending_acks::Exact;
 use super::state::publication::Publication;
 use super::state::routes::Route;
+use super::state::sessions::SessionKey;
 use super::{AckDependencies, Conn, Continuation, SYS_PREFIX, Worker};
 use crate::clock::unix_ms;
 use crate::messages::AckSource;
@@ -38,7 +39,7 @@ impl Worker {
         &self,
         conn: &Rc<Conn>,
         publish: &wire::Publish<'_>,
-        receipt: Option<(u32, u32)>,
+        receipt: Option<SessionKey>,
     ) {
         self.batch.borrow_mut().push(conn, publish, receipt);
         conn.unrouted.set(true);
@@ -157,8 +158,8 @@ impl Worker {
         };
         match poisoned {
             Some((conn, receipt)) => {
-                if let Some(((slot, stamp), id)) = receipt {
-                    self.forget_receipt(slot, stamp, id);
+                if let Some((session, id)) = receipt {
+                    self.forget_receipt(session, id);
                 }
                 self.routed.set(self.routed.get() + 1);
                 self.routed_total.set(self.routed_total.get() + 1);
@@ -253,7 +254,7 @@ impl Worker {
         let kind = Continuation::Publish {
             conn: Rc::clone(conn),
             index,
-            receipt: entry.receipt.map(|(slot, stamp)| (slot, stamp, id)),
+            receipt: entry.receipt.map(|session| (session, id)),
             at: Instant::now(),
             level: route.level as u8,
         };

@@ -16,15 +16,16 @@ use crate::ports::{SessionId, StoreOp};
 use crate::say;
 
 use super::conn::AckKind;
+use super::state::sessions::SessionKey;
 use super::{Conn, Worker};
 
 impl Worker {
-    /// A QoS 2 PUBLISH arrives: where its receipt is held (slot and stamp of the session) when it
+    /// A QoS 2 PUBLISH arrives: the session that holds its receipt when it
     /// is new and goes to the router. A repeated one is answered, or its answer is on its way
     /// ([MQTT-4.3.3-2]).
-    pub fn handle_qos2_publish(&self, conn: &Rc<Conn>, packet_id: PacketId) -> Option<(u32, u32)> {
+    pub fn handle_qos2_publish(&self, conn: &Rc<Conn>, packet_id: PacketId) -> Option<SessionKey> {
         let slot = conn.session.get()?;
-        let (receipt, stamp) = {
+        let (receipt, key) = {
             let mut sessions = self.sessions.borrow_mut();
             let session = sessions.get(slot)?;
             let receipt = session.inbound.publish(packet_id);
@@ -36,30 +37,21 @@ impl Worker {
                 self.close(conn, CloseReason::Limit);
                 return None;
             }
-            (receipt, session.stamp)
+            (receipt, session.key(slot))
         };
         if receipt == Receipt::Known {
             self.answer(conn, AckKind::Pubrec(packet_id));
         }
-        (receipt == Receipt::New).then_some((slot, stamp))
+        (receipt == Receipt::New).then_some(key)
     }
 
     /// An incoming QoS 2 message is durable. Its PUBREC goes to the connection it came on; when
     /// the client has reconnected meanwhile and sent it again, to the new one too.
-    pub(super) fn receipt_stored(
-        &self,
-        slot: u32,
-        stamp: u32,
-        id: PacketId,
-        conn: Option<&Rc<Conn>>,
-    ) {
+    pub(super) fn receipt_stored(&self, key: SessionKey, id: PacketId, conn: Option<&Rc<Conn>>) {
         let current = {
             let mut sessions = self.sessions.borrow_mut();
-            let Some(session) = sessions.get(slot) else { return };
-            if session.stamp != stamp
-                || !session.inbound.stored(id)
-                || !session.inbound.came_again(id)
-            {
+            let Some(session) = sessions.find(key) else { return };
+            if !session.inbound.stored(id) || !session.inbound.came_again(id) {
                 return;
             }
             session.conn.clone()
@@ -73,17 +65,15 @@ impl Worker {
     }
 
     /// PUBREC may be sent for a receipt, if there is one.
-    pub(super) fn receipt_done(&self, receipt: Option<(u32, u32)>, id: PacketId, conn: &Rc<Conn>) {
-        if let Some((slot, stamp)) = receipt {
-            self.receipt_stored(slot, stamp, id, Some(conn));
+    pub(super) fn receipt_done(&self, receipt: Option<SessionKey>, id: PacketId, conn: &Rc<Conn>) {
+        if let Some(session) = receipt {
+            self.receipt_stored(session, id, Some(conn));
         }
     }
 
     /// A publish was refused for good: its packet id is free again.
-    pub(super) fn forget_receipt(&self, slot: u32, stamp: u32, id: PacketId) {
-        if let Some(session) =
-            self.sessions.borrow_mut().get(slot).filter(|session| session.stamp == stamp)
-        {
+    pub(super) fn forget_receipt(&self, key: SessionKey, id: PacketId) {
+        if let Some(session) = self.sessions.borrow_mut().find(key) {
             session.inbound.release(id);
             session.charge.count_ids(&session.inbound);
         }
@@ -91,12 +81,10 @@ impl Worker {
 
     /// A publish is durable and nobody was told: its packet id is known, and who has sent it again
     /// meanwhile and waits sends it once more.
-    pub(super) fn keep_receipt(&self, slot: u32, stamp: u32, id: PacketId) {
+    pub(super) fn keep_receipt(&self, key: SessionKey, id: PacketId) {
         let current = {
             let mut sessions = self.sessions.borrow_mut();
-            let Some(session) = sessions.get(slot).filter(|session| session.stamp == stamp) else {
-                return;
-            };
+            let Some(session) = sessions.find(key) else { return };
             session.inbound.stored(id);
             session.conn.clone().filter(|_| session.inbound.came_again(id))
         };
@@ -117,10 +105,9 @@ impl Worker {
 
     /// The number in the store of the session that holds a receipt; `None` when it ended or is not
     /// persistent.
-    pub(super) fn stored_session(&self, receipt: Option<(u32, u32)>) -> Option<SessionId> {
-        let (slot, stamp) = receipt?;
+    pub(super) fn stored_session(&self, receipt: Option<SessionKey>) -> Option<SessionId> {
         let mut sessions = self.sessions.borrow_mut();
-        let session = sessions.get(slot).filter(|session| session.stamp == stamp)?;
+        let session = sessions.find(receipt?)?;
         session.stored.as_ref().map(|stored| stored.id)
     }
 

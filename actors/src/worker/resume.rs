@@ -26,8 +26,8 @@ impl Worker {
 
     /// A page of a session's queue has been read. When this panics, a second call goes on behind
     /// the last entry that was taken back.
-    pub fn queue_page(&self, slot: u32, stamp: u32, entries: &[QueueEntry]) {
-        if self.gives_up(slot, stamp) {
+    pub fn queue_page(&self, slot: u32, request: u32, entries: &[QueueEntry]) {
+        if self.gives_up(slot, request) {
             return;
         }
         let conn = {
@@ -35,7 +35,7 @@ impl Worker {
             let Some(session) = sessions.get(slot) else { return };
             let Some(conn) = session.conn.clone() else { return };
             let Some(stored) = &mut session.stored else { return };
-            if stored.reading != Some(stamp) || !conn.established.get() {
+            if stored.reading != Some(request) || !conn.established.get() {
                 // An answer to a connection that is gone; the one after it has asked for its own.
                 return;
             }
@@ -80,15 +80,15 @@ impl Worker {
     }
 
     /// A page cannot be taken back: its connection ends, and the next one reads it anew.
-    pub fn give_up_page(&self, slot: u32, stamp: u32) {
-        if self.gives_up(slot, stamp) {
+    pub fn give_up_page(&self, slot: u32, request: u32) {
+        if self.gives_up(slot, request) {
             return;
         }
         let conn = {
             let mut sessions = self.sessions.borrow_mut();
             sessions.get(slot).and_then(|session| {
                 let reading = session.stored.as_ref()?.reading;
-                session.conn.clone().filter(|_| reading == Some(stamp))
+                session.conn.clone().filter(|_| reading == Some(request))
             })
         };
         if let Some(conn) = conn {

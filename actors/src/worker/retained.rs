@@ -27,7 +27,7 @@ use super::abandon::Abandon;
 use super::state::pending_acks::Continuation;
 use super::state::publication::Publication;
 use super::state::retained_cursors::{Cursors, Owed};
-use super::state::sessions::Session;
+use super::state::sessions::{Session, SessionKey};
 use super::{Conn, Worker};
 
 /// So many bytes of retained messages wait for a socket; a buffer of that size is used again.
@@ -71,7 +71,7 @@ impl Worker {
             let owes = known.owes.as_ref()?;
             let filter = TopicFilter::from_arc(Arc::clone(&known.filter), &wire::Limits::PROTOCOL);
             Some(Owed {
-                number: self.stamp(),
+                number: self.next_number(),
                 cursor: RetainedCursor::behind(filter.ok()?, Arc::clone(owes)),
                 granted: known.qos,
                 held: false,
@@ -100,10 +100,11 @@ impl Worker {
     }
 
     /// The store has what a step of a cursor has put into the queue.
-    pub(super) fn retained_stored(&self, (slot, stamp): (u32, u32), number: u32) {
+    pub(super) fn retained_stored(&self, key: SessionKey, number: u32) {
         let mut sessions = self.sessions.borrow_mut();
-        let session = sessions.get(slot).filter(|session| session.stamp == stamp);
-        let Some(Session { retained, stored: Some(stored), conn, .. }) = session else { return };
+        let Some(Session { retained, stored: Some(stored), conn, .. }) = sessions.find(key) else {
+            return;
+        };
         let Some(cursors) = retained else { return };
         let Some(at) = cursors.0.iter().position(|owed| owed.number == number) else { return };
         cursors.0[at].storing = cursors.0[at].storing.saturating_sub(1);
@@ -218,7 +219,7 @@ impl Worker {
             let owed = &mut cursors.0[first];
             if owed.row.is_some() && session.stored.as_ref().map(|s| s.next_sequence) != before {
                 owed.storing += 1;
-                let (session, number) = ((slot, session.stamp), owed.number);
+                let (session, number) = (session.key(slot), owed.number);
                 self.wait_for_store(Continuation::RetainedStored { session, number });
             }
             let put = cursors.is_stored(first, id);

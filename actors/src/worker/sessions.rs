@@ -13,7 +13,7 @@ use crate::ports::{StoreOp, StoredWill};
 use crate::say::cut;
 use crate::subscriptions::Subscriber;
 
-use super::state::sessions::Session;
+use super::state::sessions::{Session, SessionKey};
 use super::{Conn, Worker};
 
 impl Worker {
@@ -45,11 +45,10 @@ impl Worker {
     }
 
     /// True while `conn` is the session's connection.
-    pub(super) fn is_current(&self, slot: u32, stamp: u32, conn: &Rc<Conn>) -> bool {
+    pub(super) fn is_current(&self, key: SessionKey, conn: &Rc<Conn>) -> bool {
         conn.closing.get().is_none()
-            && self.sessions.borrow_mut().get(slot).is_some_and(|session| {
-                session.stamp == stamp
-                    && session.conn.as_ref().is_some_and(|now| Rc::ptr_eq(now, conn))
+            && self.sessions.borrow_mut().find(key).is_some_and(|session| {
+                session.conn.as_ref().is_some_and(|now| Rc::ptr_eq(now, conn))
             })
     }
 

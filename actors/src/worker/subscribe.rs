@@ -90,7 +90,7 @@ impl Worker {
                     must_wait = true;
                 }
                 codes.push(qos as u8);
-                let number = self.stamp();
+                let number = self.next_number();
                 session.retained.get_or_insert_default().begin(number, filter, qos, owes);
                 cursors.push(number);
             }

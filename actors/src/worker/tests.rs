@@ -192,7 +192,7 @@ pub(crate) fn store(worker: &Rc<Worker>) -> (Vec<StoreOp>, Vec<(u32, u32, u64)>)
                 written.extend(ops);
                 tokens.into_iter().for_each(|token| worker.complete(token));
             }
-            StorageWork::ReadQueue { slot, stamp, from, .. } => reads.push((slot, stamp, from)),
+            StorageWork::ReadQueue { slot, request, from, .. } => reads.push((slot, request, from)),
         }
     }
     drop(taken);
@@ -261,7 +261,7 @@ fn pubrec_waits_until_what_was_in_flight_is_read_back() {
     worker.detach(&first, CloseReason::Eof);
     let second = connect(&worker, false, None);
     store(&worker);
-    let (slot, stamp, _) = store(&worker).1[0];
+    let (slot, request, _) = store(&worker).1[0];
     assert!(!worker.must_wait(&second, &wire::Packet::Puback(PacketId::MIN)));
     assert!(worker.has_credit(&second));
     assert!(worker.must_wait(&second, &wire::Packet::Pubrec(PacketId::MIN)));
@@ -269,7 +269,7 @@ fn pubrec_waits_until_what_was_in_flight_is_read_back() {
     worker.pause(&second);
     worker.resume_paused();
     assert_eq!(worker.paused_count(), 1);
-    worker.queue_page(slot, stamp, &entries);
+    worker.queue_page(slot, request, &entries);
     worker.resume_paused();
     assert_eq!(worker.paused_count(), 0);
     assert!(worker.has_credit(&second));

@@ -38,7 +38,7 @@ pub struct Handed {
     /// The incarnation that held it.
     pub incarnation: u64,
     /// When it was given up, as the store counts. If its holder has taken it back since, nobody gets it.
-    pub stamp: u64,
+    pub given_up: u64,
 }
 
 /// A lost incarnation whose sessions a node has; as in [`Control::TakenOver`].
@@ -355,7 +355,7 @@ mod tests {
             Control::Interest { request: 4, changes: vec![("a/+".into(), Interest::Queues)] },
             Control::Granted {
                 request: 1,
-                from: Some(Handed { session: 2, incarnation: 3, stamp: 4 }),
+                from: Some(Handed { session: 2, incarnation: 3, given_up: 4 }),
             },
         ];
         assert_eq!(decode(&encode(&all)).unwrap(), all);

@@ -39,7 +39,8 @@ impl Node {
 
     async fn publish_for(&self, sequence: u64, qos: QoS, on_refused: OnRefused) {
         let wait = u32::try_from(sequence).unwrap();
-        let token = CompletionToken { worker: 0, source: AckSource::Log, pending: wait, stamp: 0 };
+        let token =
+            CompletionToken { worker: 0, source: AckSource::Log, pending: wait, generation: 0 };
         let token = (qos != QoS::AtMostOnce).then_some(token);
         let record = LogRecord { qos, ..record(sequence) };
         self.mailboxes.log.push(LogWork { record, token, on_refused }, 1);

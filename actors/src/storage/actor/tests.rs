@@ -419,7 +419,7 @@ fn a_rebuilt_actor_finds_what_stands_behind_a_transaction() {
         let read = StorageWork::ReadQueue {
             worker: 0,
             slot: 0,
-            stamp: 0,
+            request: 0,
             session: 1,
             from: 0,
             until: 10,

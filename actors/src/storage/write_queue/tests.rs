@@ -68,7 +68,16 @@ fn written(queue: &mut WriteQueue) -> Vec<u64> {
 
 fn read(session: SessionId) -> StorageWork {
     let (from, until, limit, max_bytes) = (0, 100, 10, 1000);
-    StorageWork::ReadQueue { worker: 0, slot: 0, stamp: 0, session, from, until, limit, max_bytes }
+    StorageWork::ReadQueue {
+        worker: 0,
+        slot: 0,
+        request: 0,
+        session,
+        from,
+        until,
+        limit,
+        max_bytes,
+    }
 }
 
 fn done(queue: &mut WriteQueue, id: u64) {
@@ -218,7 +227,7 @@ fn a_full_outbox_holds_up_only_what_belongs_to_a_publish() {
         worker: 0,
         source: crate::messages::AckSource::Store,
         pending: 0,
-        stamp: 0,
+        generation: 0,
     };
     let mut queue = WriteQueue::default();
     let (tokens, transaction, origin) = (vec![token], None, Some(0));

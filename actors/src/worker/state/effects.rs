@@ -293,7 +293,7 @@ mod tests {
     const TO: Recipient = Recipient { node: 3, incarnation: 9 };
 
     fn token() -> CompletionToken {
-        CompletionToken { worker: 0, source: AckSource::Peer, pending: 0, stamp: 0 }
+        CompletionToken { worker: 0, source: AckSource::Peer, pending: 0, generation: 0 }
     }
 
     /// Puts something everywhere.

@@ -9,10 +9,11 @@ use std::time::Instant;
 use hydrant_protocol::cluster::dedup::{DedupWindow, PreparedSequence};
 
 use super::pending_acks::{Exact, Owed};
+use super::sessions::SessionKey;
 use crate::ports::StoredWill;
 
-/// Slot and stamp of a session, and its Last Will.
-pub type Behind = (u32, u32, StoredWill);
+/// A session, and its Last Will.
+pub type Behind = (SessionKey, StoredWill);
 
 /// What a worker keeps of its own ones, and of those it finishes.
 #[derive(Debug, Default)]
@@ -32,6 +33,6 @@ pub struct PreparedPublishes {
     pub behind: RefCell<Vec<Behind>>,
     /// Below this the store was last told to forget them.
     pub forgot: Cell<u64>,
-    /// Sessions that have come from other nodes a while ago: when, slot and stamp.
-    pub roaming: RefCell<VecDeque<(Instant, u32, u32)>>,
+    /// Sessions that have come from other nodes a while ago, and when.
+    pub roaming: RefCell<VecDeque<(Instant, SessionKey)>>,
 }

@@ -18,7 +18,7 @@ pub struct Offer {
     pub to: Arc<str>,
     /// Who asked, and their tickets.
     pub asked: Vec<(Arc<str>, u64)>,
-    /// It goes once all of it is stored: the stamp of the read that says so.
+    /// It goes once all of it is stored: the number of the read that says so.
     pub read: Option<u32>,
     /// It is given up, and the target has not said that it has it. Who asked for it since, and for
     /// whom: they get it when that is settled.

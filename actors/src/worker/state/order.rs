@@ -35,7 +35,7 @@ enum Stands {
 
 #[derive(Debug)]
 struct Entry {
-    stamp: u32,
+    generation: u32,
     line: Line,
     next: Option<u32>,
     first: bool,
@@ -58,21 +58,21 @@ impl Order {
     }
 
     /// The last place of its line.
-    pub fn enter(&mut self, line: Line, stamp: u32) -> Place {
+    pub fn enter(&mut self, line: Line, generation: u32) -> Place {
         let before = self.last.get(&line).copied();
         let (first, stands) = (before.is_none(), Stands::Waits);
-        let entry = Entry { stamp, line: line.clone(), next: None, first, stands };
+        let entry = Entry { generation, line: line.clone(), next: None, first, stands };
         #[allow(clippy::cast_possible_truncation)]
         let at = self.places.insert(entry) as u32;
         self.last.insert(line, at);
         if let Some(before) = before.and_then(|before| self.places.get_mut(before as usize)) {
             before.next = Some(at);
         }
-        Place { at, stamp }
+        Place { at, generation }
     }
 
     fn entry(&mut self, place: Place) -> Option<&mut Entry> {
-        self.places.get_mut(place.at as usize).filter(|entry| entry.stamp == place.stamp)
+        self.places.get_mut(place.at as usize).filter(|entry| entry.generation == place.generation)
     }
 
     /// A message is durable: it comes back when its turn has come.

@@ -10,6 +10,7 @@ use std::time::Instant;
 use hydrant_protocol::{Message, PacketId, QoS};
 
 use super::replica::Preparation;
+use super::sessions::SessionKey;
 use crate::cluster::NodeIndex;
 use crate::messages::{CompletionToken, PeerWork};
 use crate::ports::StoreOp;
@@ -26,8 +27,8 @@ pub struct Exact {
     pub publisher: Arc<str>,
     /// The id whose PUBREC is owed.
     pub packet_id: PacketId,
-    /// The publisher's session, slot and stamp; `None` for a will.
-    pub receipt: Option<(u32, u32)>,
+    /// The publisher's session; `None` for a will.
+    pub receipt: Option<SessionKey>,
     /// That session is persistent.
     pub persistent: bool,
     /// Acknowledgement level, for the counters.
@@ -47,8 +48,8 @@ pub struct Exact {
 }
 
 impl Exact {
-    pub fn receipt_id(&self) -> Option<(u32, u32, PacketId)> {
-        self.receipt.map(|(slot, stamp)| (slot, stamp, self.packet_id))
+    pub fn receipt_id(&self) -> Option<(SessionKey, PacketId)> {
+        self.receipt.map(|session| (session, self.packet_id))
     }
 }
 
@@ -64,8 +65,8 @@ pub enum Continuation {
         conn: Rc<Conn>,
         /// Its index.
         index: u32,
-        /// QoS 2: slot and stamp of the session that holds the receipt, and its id.
-        receipt: Option<(u32, u32, PacketId)>,
+        /// QoS 2: the session that holds the receipt, and its id.
+        receipt: Option<(SessionKey, PacketId)>,
         /// When it was routed.
         at: Instant,
         /// Acknowledgement level, for the counters.
@@ -100,9 +101,7 @@ pub enum Continuation {
     /// An outgoing PUBLISH whose packet id had to be durable first.
     Outgoing {
         /// The session.
-        slot: u32,
-        /// Tells a reused slot.
-        stamp: u32,
+        session: SessionKey,
         /// The connection it is for; a later one reads it from the store.
         conn: Rc<Conn>,
         /// Its id.
@@ -136,8 +135,8 @@ pub enum Continuation {
     },
     /// Retained messages that a cursor of a session has handed out are in its queue.
     RetainedStored {
-        /// The session, slot and stamp.
-        session: (u32, u32),
+        /// The session.
+        session: SessionKey,
         /// The cursor.
         number: u32,
     },
@@ -183,7 +182,7 @@ impl Continuation {
     }
 
     /// The receipt of a publish.
-    pub fn receipt(&self) -> Option<(u32, u32, PacketId)> {
+    pub fn receipt(&self) -> Option<(SessionKey, PacketId)> {
         match self {
             Self::Publish { receipt, .. } => *receipt,
             Self::Begun { exact, .. } | Self::Exact { exact, .. } => exact.receipt_id(),
@@ -197,7 +196,7 @@ impl Continuation {
 pub struct Place {
     pub at: u32,
     /// Tells a reused one.
-    pub stamp: u32,
+    pub generation: u32,
 }
 
 pub const STORE: u16 = 1;
@@ -212,7 +211,7 @@ pub const MOST_PEERS: usize = 16_000;
 
 #[derive(Debug)]
 pub struct PendingAck {
-    pub stamp: u32,
+    pub generation: u32,
     /// What is not over.
     pub outstanding: u16,
     /// The log is one of them, or was.

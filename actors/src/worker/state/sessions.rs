@@ -37,7 +37,7 @@ pub struct Stored {
     pub spilled: bool,
     /// First sequence that has not been read back.
     pub read_from: u64,
-    /// The page that is being read, by the stamp of its request.
+    /// The page that is being read, by the number of its request.
     pub reading: Option<u32>,
     /// One past the last sequence that its request sees.
     pub read_until: u64,
@@ -58,13 +58,22 @@ pub struct Stored {
     pub offline_since: Option<u64>,
 }
 
+/// A session of a worker, by its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionKey {
+    /// Its slot in the worker's table.
+    pub slot: u32,
+    /// Tells a reused slot from the one that was meant.
+    pub generation: u32,
+}
+
 /// One MQTT session.
 #[derive(Debug)]
 pub struct Session {
     /// Whose it is.
     pub client_id: Arc<str>,
     /// Tells a reused slot from the one that was meant.
-    pub stamp: u32,
+    pub generation: u32,
     /// Rises at every CONNECT.
     pub epoch: u64,
     /// Incoming QoS 2.
@@ -85,6 +94,13 @@ pub struct Session {
     pub charge: Charge,
 }
 
+impl Session {
+    /// Which one it is, in this slot.
+    pub fn key(&self, slot: u32) -> SessionKey {
+        SessionKey { slot, generation: self.generation }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Sessions {
     pub slots: Slab<Box<Session>>,
@@ -94,6 +110,11 @@ pub struct Sessions {
 impl Sessions {
     pub fn get(&mut self, slot: u32) -> Option<&mut Session> {
         self.slots.get_mut(slot as usize).map(|session| &mut **session)
+    }
+
+    /// The session that is meant, while it is there.
+    pub fn find(&mut self, key: SessionKey) -> Option<&mut Session> {
+        self.get(key.slot).filter(|session| session.generation == key.generation)
     }
 
     pub fn insert(&mut self, session: Session) -> u32 {

@@ -383,8 +383,8 @@ fn a_message_larger_than_the_share_goes_on_once_there_is_room() {
     worker.check_timers();
     assert!(client.is_woken(), "its actor pumps");
     worker.pump(&client);
-    let (slot, stamp, _) = store(&worker).1[0];
-    worker.queue_page(slot, stamp, &entries);
+    let (slot, request, _) = store(&worker).1[0];
+    worker.queue_page(slot, request, &entries);
     assert!(client.out.borrow().ends_with(&[7; 1000]));
 }
 
@@ -402,11 +402,11 @@ fn of_a_page_no_more_is_taken_than_the_share() {
     assert_eq!(entries.len(), 60);
     let second = connect(&worker, false, None);
     store(&worker);
-    let (slot, stamp, _) = store(&worker).1[0];
+    let (slot, request, _) = store(&worker).1[0];
     let hog = hog(&worker, 100_000);
     let share = worker.share();
     // Four are sent, one waits in any case.
-    worker.queue_page(slot, stamp, &entries);
+    worker.queue_page(slot, request, &entries);
     assert!(
         second.waiting_bytes.get() as usize <= share.max(2000),
         "{} of {share}",
@@ -422,13 +422,13 @@ fn of_a_page_no_more_is_taken_than_the_share() {
         }
         worker.pump(&second);
         let (_, reads) = store(&worker);
-        let Some((slot, stamp, from)) = reads.first().copied() else {
+        let Some((slot, request, from)) = reads.first().copied() else {
             next += 1;
             continue;
         };
         let page: Vec<QueueEntry> =
             entries.iter().filter(|entry| entry.sequence >= from).cloned().collect();
-        worker.queue_page(slot, stamp, &page);
+        worker.queue_page(slot, request, &page);
     }
     worker.count_sessions();
     assert_eq!(worker.metrics.queued.get(), 0, "all of it is delivered");

@@ -13,15 +13,15 @@ fn what_is_queued_while_an_empty_page_is_on_its_way_is_read_next() {
     let second = connect(&worker, false, None);
     store(&worker);
     let (_, reads) = store(&worker);
-    let [(slot, stamp, _)] = reads[..] else { panic!("{reads:?}") };
+    let [(slot, request, _)] = reads[..] else { panic!("{reads:?}") };
     publish(&worker, &conn(&worker), "t", b"meanwhile", false);
     let entries = queued(&store(&worker).0);
     assert_eq!(entries.len(), 1);
-    worker.queue_page(slot, stamp, &[]);
+    worker.queue_page(slot, request, &[]);
     let (_, reads) = store(&worker);
-    let [(slot, stamp, from)] = reads[..] else { panic!("the entry is forgotten: {reads:?}") };
+    let [(slot, request, from)] = reads[..] else { panic!("the entry is forgotten: {reads:?}") };
     assert!(from <= entries[0].sequence);
-    worker.queue_page(slot, stamp, &entries);
+    worker.queue_page(slot, request, &entries);
     assert!(contains(&second, b"meanwhile"));
     assert!(store(&worker).1.is_empty(), "nothing is left to be read");
 }
@@ -59,24 +59,24 @@ fn a_page_that_shows_more_than_was_asked_for_hides_nothing() {
     let mut entries = queued(&store(&worker).0);
     let second = connect(&worker, false, None);
     store(&worker);
-    let (slot, stamp, _) = store(&worker).1[0];
+    let (slot, request, _) = store(&worker).1[0];
     publish(&worker, &conn(&worker), "t", b"two", false);
     publish(&worker, &conn(&worker), "t", b"three", false);
     let later = queued(&store(&worker).0);
     // Two batches are under way and the store shows the second first.
     entries.push(later[1].clone());
-    worker.queue_page(slot, stamp, &entries);
+    worker.queue_page(slot, request, &entries);
     assert!(contains(&second, b"one") && !contains(&second, b"three"));
-    let (slot, stamp, from) = store(&worker).1[0];
+    let (slot, request, from) = store(&worker).1[0];
     assert_eq!(from, later[0].sequence);
     // Nothing of what was asked for, and something that came since.
     publish(&worker, &conn(&worker), "t", b"four", false);
     let since = queued(&store(&worker).0);
-    worker.queue_page(slot, stamp, &since);
+    worker.queue_page(slot, request, &since);
     assert!(!contains(&second, b"four"));
-    let (slot, stamp, from) = store(&worker).1[0];
+    let (slot, request, from) = store(&worker).1[0];
     assert_eq!(from, since[0].sequence, "its own page was empty below what it saw");
-    worker.queue_page(slot, stamp, &since);
+    worker.queue_page(slot, request, &since);
     assert!(contains(&second, b"four"));
 }
 
@@ -105,10 +105,10 @@ fn a_qos_2_message_that_finds_no_window_comes_back_from_the_store() {
     let (ops, reads) = store(&worker);
     assert!(!ops.iter().any(|op| matches!(op, StoreOp::PutOutgoing { .. })), "{ops:?}");
     assert!(!contains(&subscriber, b"two"));
-    let [(slot, stamp, from)] = reads[..] else { panic!("{reads:?}") };
+    let [(slot, request, from)] = reads[..] else { panic!("{reads:?}") };
     assert_eq!(from, entries[0].sequence);
     tokens.into_iter().for_each(|token| worker.complete(token));
-    worker.queue_page(slot, stamp, &entries);
+    worker.queue_page(slot, request, &entries);
     worker.flush();
     store(&worker);
     assert!(contains(&subscriber, b"two"));

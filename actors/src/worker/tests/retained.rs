@@ -60,10 +60,10 @@ impl Queue {
                 return;
             }
             ops.into_iter().for_each(|op| self.apply(op));
-            for (slot, stamp, from) in reads {
+            for (slot, request, from) in reads {
                 let page: Vec<_> =
                     self.0.range(from..).take(50).map(|(_, entry)| entry.clone()).collect();
-                worker.queue_page(slot, stamp, &page);
+                worker.queue_page(slot, request, &page);
                 worker.flush();
             }
         }

@@ -347,7 +347,7 @@ fn what_was_given_up_for_a_node_that_is_lost_is_given_up_again_for_the_next() {
     let (node, ticket, to) = released(&mut a);
     assert_eq!((&*node, &*to), ("b", "c"));
     see(&mut a, &[("a", 1), ("b", 2), ("d", 4)]);
-    let handed = Some(Handed { session: 7, incarnation: 2, stamp: 9 });
+    let handed = Some(Handed { session: 7, incarnation: 2, given_up: 9 });
     a.receive(&b, Control::Released { ticket, client, handed });
     let (node, again, to) = released(&mut a);
     assert_eq!((&*node, &*to), ("b", "d"));

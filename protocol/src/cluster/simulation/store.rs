@@ -33,8 +33,8 @@ pub struct Entry {
 #[derive(Debug, Clone)]
 pub struct Stored {
     pub id: u64,
-    /// Rises when its own holder takes it back; stands for the stamp of
-    /// [`Handed`](crate::cluster::message::Handed).
+    /// Rises when its own holder takes it back; stands for
+    /// [`Handed::given_up`](crate::cluster::message::Handed::given_up).
     pub epoch: u64,
     pub client: Arc<str>,
     pub holder: u64,

@@ -87,7 +87,7 @@ fn what_is_granted_to_who_has_left_is_given_back_or_kept_for_him() {
     let gone = Action::Send("n2".into(), Control::Gone { client: Arc::clone(&client) });
     assert_eq!(said, [Action::Forget { request }, gone]);
     // It has been given up for this node: nobody else looks for it before it is taken.
-    let from = Some(Handed { session: 7, incarnation: 3, stamp: 9 });
+    let from = Some(Handed { session: 7, incarnation: 3, given_up: 9 });
     let (request, said) = left(from);
     assert_eq!(said, [Action::Grant { request, from }]);
     assert!(node.0.is_held(&client));

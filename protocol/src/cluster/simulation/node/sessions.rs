@@ -396,7 +396,7 @@ impl Node {
         let Some(slot) = self.worker(worker).given_up.get(client).copied() else { return };
         let incarnation = self.incarnation;
         let Some(session) = self.session(worker, slot) else { return };
-        let handed = Some(Handed { session: session.handle(), incarnation, stamp: 0 });
+        let handed = Some(Handed { session: session.handle(), incarnation, given_up: 0 });
         let Some(handover) = &mut session.handover else { return };
         let Some(offer) = &mut handover.offer else { return };
         if offer.to == to {
@@ -414,7 +414,7 @@ impl Node {
         let drops = self.mistake == super::super::Mistake::SourceForgets;
         let Some(session) = self.session(worker, slot) else { return };
         let client = Arc::clone(&session.client);
-        let handed = Some(Handed { session: session.handle(), incarnation, stamp: 0 });
+        let handed = Some(Handed { session: session.handle(), incarnation, given_up: 0 });
         let mut asked = Vec::new();
         let mut tokens = Vec::new();
         if let Some(handover) = &mut session.handover {
