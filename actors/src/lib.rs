@@ -39,6 +39,7 @@ pub mod router;
 pub mod say;
 pub mod settings;
 
+mod step_guard;
 pub mod storage;
 pub mod subscriptions;
 pub mod supervision;

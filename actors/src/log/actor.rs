@@ -18,6 +18,7 @@ use crate::messages::{CompletionToken, ManagerWork, StorageWork};
 use crate::node_tables::NodeTables;
 use crate::ports::{DeadId, LogRecord, MessageLog, Report, SessionStore, StoreError, StoreOp};
 use crate::say;
+use crate::step_guard::StepGuard;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// Records handed to the log in one call.
@@ -171,9 +172,11 @@ impl LogActor {
             };
             let Some(first) = batch.first().map(|record| record.id) else { return };
             let offered = batch.len();
-            let unknown = Unknown { state: &self.parts.state, first };
+            // Where the log panics, nobody knows which records it took, so all count as given back and are sent again
+            // (a record may come twice).
+            let handing = StepGuard::new(|| self.parts.state.lock().give_back(first));
             let left = self.parts.log.append(batch);
-            std::mem::forget(unknown);
+            handing.keep();
             self.parts.shared.metrics.log_appended.add((offered - left.len()) as u64);
             if let Some(first) = left.first() {
                 // Room is announced by the next report.
@@ -389,19 +392,6 @@ impl LogActor {
             actor.parts.state.lock().rewind();
             actor.advance(ctx);
         });
-    }
-}
-
-/// While the log is handed records from `first` on: where it panics, nobody knows which of them it
-/// took, so all count as given back and are sent again (a record may come twice).
-struct Unknown<'a> {
-    state: &'a Mutex<LogState>,
-    first: u64,
-}
-
-impl Drop for Unknown<'_> {
-    fn drop(&mut self) {
-        self.state.lock().give_back(self.first);
     }
 }
 

@@ -9,11 +9,11 @@ use super::state::pending_acks::{Continuation, Place};
 use super::state::replica::Preparation;
 use super::state::sessions::SessionKey;
 use super::{Conn, Worker};
+use crate::step_guard::StepGuard;
 
-/// Closes a connection when it is dropped before [`Abandon::keep`]: what was begun for it came to
-/// no end.
-pub(super) struct Abandon<'a> {
-    worker: &'a Worker,
+/// What was begun for a connection, and comes to no end when its step panics.
+#[derive(Default)]
+pub(super) struct Begun {
     conn: Option<Rc<Conn>>,
     receipt: Option<(SessionKey, PacketId)>,
     /// All that a publish causes is durable: sent again it is known, not repeated.
@@ -26,21 +26,12 @@ pub(super) struct Abandon<'a> {
     ahead: Option<(Arc<str>, u64)>,
 }
 
-impl<'a> Abandon<'a> {
-    pub(super) fn conn(worker: &'a Worker, conn: &Rc<Conn>) -> Self {
-        let conn = Some(Rc::clone(conn));
-        Self {
-            worker,
-            conn,
-            receipt: None,
-            durable: false,
-            prepared: None,
-            place: None,
-            ahead: None,
-        }
+impl Begun {
+    pub(super) fn for_conn(conn: &Rc<Conn>) -> Self {
+        Self { conn: Some(Rc::clone(conn)), ..Self::default() }
     }
 
-    pub(super) fn wait(worker: &'a Worker, kind: &Continuation, durable: bool) -> Self {
+    pub(super) fn of(kind: &Continuation, durable: bool) -> Self {
         let conn = match kind {
             Continuation::Answer { conn, .. }
             | Continuation::Outgoing { conn, .. }
@@ -48,45 +39,38 @@ impl<'a> Abandon<'a> {
             _ => kind.publisher(),
         };
         let (prepared, place, ahead) = (kind.preparation(), kind.place(), kind.ahead());
-        Self {
-            worker,
-            conn: conn.cloned(),
-            receipt: kind.receipt(),
-            durable,
-            prepared,
-            place,
-            ahead,
-        }
-    }
-
-    pub(super) fn keep(mut self) {
-        (self.conn, self.receipt, self.prepared) = (None, None, None);
-        (self.place, self.ahead) = (None, None);
+        Self { conn: conn.cloned(), receipt: kind.receipt(), durable, prepared, place, ahead }
     }
 }
 
-impl Drop for Abandon<'_> {
-    fn drop(&mut self) {
-        match self.receipt {
-            Some((session, id)) if self.durable => self.worker.keep_receipt(session, id),
+impl Worker {
+    /// Abandons what was begun unless the step gets to its end.
+    pub(super) fn guard_begun(&self, begun: Begun) -> StepGuard<impl FnOnce()> {
+        StepGuard::new(move || self.abandon(&begun))
+    }
+
+    /// What was begun came to no end: its connection closes.
+    pub(super) fn abandon(&self, begun: &Begun) {
+        match begun.receipt {
+            Some((session, id)) if begun.durable => self.keep_receipt(session, id),
             // The id is free again: a resent PUBLISH is tried anew, not waited for.
-            Some((session, id)) => self.worker.forget_receipt(session, id),
+            Some((session, id)) => self.forget_receipt(session, id),
             None => {}
         }
-        if let Some(preparation) = self.prepared {
-            let receipt = self.receipt.filter(|_| !self.durable);
-            self.worker.count_opening(receipt.map(|(session, _)| session), false);
-            self.worker.close_prepared(preparation);
+        if let Some(preparation) = begun.prepared {
+            let receipt = begun.receipt.filter(|_| !begun.durable);
+            self.count_opening(receipt.map(|(session, _)| session), false);
+            self.close_prepared(preparation);
         }
-        if let Some((topic, version)) = &self.ahead {
-            self.worker.retained_given_up(topic, *version);
+        if let Some((topic, version)) = &begun.ahead {
+            self.retained_given_up(topic, *version);
         }
-        self.worker.leave_place(self.place);
-        if self.worker.has_ready() {
-            self.worker.wake_router();
+        self.leave_place(begun.place);
+        if self.has_ready() {
+            self.wake_router();
         }
-        if let Some(conn) = &self.conn {
-            self.worker.close_unanswered(conn);
+        if let Some(conn) = &begun.conn {
+            self.close_unanswered(conn);
         }
     }
 }

@@ -12,37 +12,20 @@ use hydrant_protocol::cluster::message::Recipients;
 use hydrant_protocol::cluster::stream_marker::PublishStream;
 
 use super::Worker;
-use super::state::effects::RollbackGuard;
+use super::state::effects::begin_step;
 use super::state::pending_acks::Exact;
 use super::state::publication::Publication;
 use super::state::routes::Route;
 use crate::messages::PeerWork;
-
-/// Ends a change that is ahead when it is dropped before [`RetainedAhead::keep`].
-pub(super) struct RetainedAhead<'a> {
-    worker: &'a Worker,
-    change: Option<(Arc<str>, u64)>,
-}
-
-impl<'a> RetainedAhead<'a> {
-    pub(super) fn new(worker: &'a Worker, exact: &Exact) -> Self {
-        Self { worker, change: Some((Arc::clone(&exact.message.topic), exact.shows)) }
-    }
-
-    pub(super) fn keep(mut self) {
-        self.change = None;
-    }
-}
-
-impl Drop for RetainedAhead<'_> {
-    fn drop(&mut self) {
-        if let Some((topic, version)) = &self.change {
-            self.worker.retained_given_up(topic, *version);
-        }
-    }
-}
+use crate::step_guard::StepGuard;
 
 impl Worker {
+    /// Ends a change that is ahead when the step that made it does not get to its end.
+    pub(super) fn guard_ahead<'a>(&'a self, exact: &Exact) -> StepGuard<impl FnOnce() + use<'a>> {
+        let (topic, version) = (Arc::clone(&exact.message.topic), exact.shows);
+        StepGuard::new(move || self.retained_given_up(&topic, version))
+    }
+
     /// The live subscribers of the node get a message, on this worker now, on others with what was sent to them.
     pub(super) fn shows_retained(&self, route: &Route, publication: &Publication<'_>) {
         if publication.shows == 0 {
@@ -113,9 +96,9 @@ impl Worker {
         let mut publication = Publication::new(topic, &payload, QoS::ExactlyOnce, true);
         (publication.shared_topic, publication.owned) = (Some(topic), message);
         (publication.stream, publication.shows) = (stream, version);
-        let rollback = RollbackGuard::new(&self.effects);
+        let step = begin_step(&self.effects);
         self.deliver_live(&route, &mut publication);
-        rollback.keep();
+        step.keep();
         self.flush();
     }
 

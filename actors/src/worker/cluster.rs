@@ -19,7 +19,7 @@ use crate::ports::{StoreOp, StoredSession};
 use crate::say;
 
 use super::conn::AckKind;
-use super::state::effects::RollbackGuard;
+use super::state::effects::begin_step;
 use super::state::handover::Offer;
 use super::state::pending_acks::MOST_PEERS;
 use super::state::publication::Publication;
@@ -147,7 +147,7 @@ impl Worker {
         let publishes = if known { Publishes::default() } else { publishes };
         for publish in publishes.skip(first) {
             before_each();
-            let rollback = RollbackGuard::new(&self.effects);
+            let step = begin_step(&self.effects);
             let route = self.route(publish.topic);
             let mut publication =
                 Publication::new(publish.topic, publish.payload, publish.qos, publish.durable);
@@ -178,7 +178,7 @@ impl Worker {
                     self.note_prepared(coming, publication.stream, orphan);
                 }
             }
-            rollback.keep();
+            step.keep();
             if let Some(prepared) = publish.prepared.filter(|_| orphan == 0) {
                 self.note_routed(&prepared, publish.recipients);
             }

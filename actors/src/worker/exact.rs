@@ -8,8 +8,8 @@ use hydrant_protocol::cluster::message::Recipients;
 use hydrant_protocol::{Message, PacketId};
 
 use crate::ports::StoreOp;
+use crate::step_guard::StepGuard;
 
-use super::ahead::RetainedAhead;
 use super::conn::AckKind;
 use super::state::pending_acks::{Exact, Owed};
 use super::state::publication::Publication;
@@ -114,7 +114,7 @@ impl Worker {
         {
             deps.store = true;
             exact.shows = version;
-            ahead = Some(RetainedAhead::new(self, &exact));
+            ahead = Some(self.guard_ahead(&exact));
         }
         if let (Some(mapped), Some(identity)) = (&route.mapped, exact.record.take()) {
             self.log_record(mapped, route, identity, publication, exact.retain, &mut deps);
@@ -122,7 +122,7 @@ impl Worker {
         self.effects.borrow_mut().ops.append(&mut exact.ops);
         let receipt = exact.receipt.filter(|_| prepared.is_some());
         self.finish_exact(exact, conn, index, deps);
-        ahead.into_iter().for_each(RetainedAhead::keep);
+        ahead.into_iter().for_each(StepGuard::keep);
         if let Some(prepared) = &prepared {
             self.note_routed(prepared, Recipients::Queues);
         }

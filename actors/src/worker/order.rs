@@ -14,8 +14,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::abandon::Abandon;
-use super::state::effects::RollbackGuard;
+use super::abandon::Begun;
+use super::state::effects::begin_step;
 use super::state::pending_acks::{Exact, Owed, Place};
 use super::{AckDependencies, Conn, Continuation, Worker};
 
@@ -80,14 +80,14 @@ impl Worker {
             let next = self.order.borrow_mut().ready.pop_front();
             let Some((answer, exact)) = next else { break };
             let kind = Continuation::Exact { answer, exact };
-            let (abandon, rollback) =
-                (Abandon::wait(self, &kind, true), RollbackGuard::new(&self.effects));
+            let begun = self.guard_begun(Begun::of(&kind, true));
+            let step = begin_step(&self.effects);
             if let Continuation::Exact { answer, exact } = kind {
                 let (conn, index) = answer.unzip();
                 self.exact_done(conn.as_ref(), index, &exact);
             }
-            rollback.keep();
-            abandon.keep();
+            step.keep();
+            begun.keep();
         }
     }
 }

@@ -15,9 +15,9 @@ use hydrant_protocol::wire;
 
 use crate::messages::{AckSource, CompletionToken, ManagerWork, SMALL};
 
-use super::abandon::Abandon;
+use super::abandon::Begun;
 use super::conn::AckKind;
-use super::state::effects::RollbackGuard;
+use super::state::effects::begin_step;
 use super::state::pending_acks::{Continuation, Exact, LOG, MOST_PEERS, PEER, PendingAck, STORE};
 use super::{Conn, Worker};
 
@@ -85,11 +85,11 @@ impl Worker {
         };
         // Of a publish that is only begun nothing is done yet.
         let durable = !matches!(kind, Continuation::Begun { .. });
-        let abandon = Abandon::wait(self, &kind, durable);
-        let rollback = RollbackGuard::new(&self.effects);
+        let begun = self.guard_begun(Begun::of(&kind, durable));
+        let step = begin_step(&self.effects);
         self.go_on(kind);
-        rollback.keep();
-        abandon.keep();
+        step.keep();
+        begun.keep();
         self.deliver_ready();
     }
 
@@ -115,7 +115,7 @@ impl Worker {
         match kind {
             // A will has nobody who could send it again: its subscribers get it all the same.
             Continuation::Begun { answer: None, exact } => self.begun(None, *exact),
-            kind => drop(Abandon::wait(self, &kind, false)),
+            kind => self.abandon(&Begun::of(&kind, false)),
         }
         self.deliver_ready();
     }

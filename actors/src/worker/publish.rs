@@ -2,7 +2,7 @@
 //! acknowledgement waits for.
 //!
 //! A publish's answer is queued last, after everything that could panic: a publish that was half
-//! done is taken back ([`super::state::effects::RollbackGuard`]) and begun again.
+//! done is taken back ([`super::state::effects::begin_step`]) and begun again.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::metrics::{CloseReason, DropReason};
 use crate::ports::{StoreOp, StoredWill};
 use crate::say::{self, cut};
 
-use super::abandon::Abandon;
+use super::abandon::Begun;
 use super::batch::{Entry, InternalPublish, Origin, RemoteBatch};
 use super::conn::AckKind;
-use super::state::effects::RollbackGuard;
+use super::state::effects::begin_step;
 use super::state::pending_acks::Exact;
 use super::state::publication::Publication;
 use super::state::routes::Route;
@@ -74,13 +74,13 @@ impl Worker {
         let mut turn = OWN_AT_ONCE;
         while let Some((answer, exact)) = self.take_begun() {
             let kind = Continuation::Begun { answer, exact: Box::new(exact) };
-            let (abandon, rollback) =
-                (Abandon::wait(self, &kind, false), RollbackGuard::new(&self.effects));
+            let begun = self.guard_begun(Begun::of(&kind, false));
+            let step = begin_step(&self.effects);
             if let Continuation::Begun { answer, exact } = kind {
                 self.go_on_with(answer, *exact);
             }
-            rollback.keep();
-            abandon.keep();
+            step.keep();
+            begun.keep();
             turn -= 1;
             if turn == 0 {
                 self.flush();
@@ -113,10 +113,10 @@ impl Worker {
             let routing = self.routing.borrow();
             while let Some((entry, topic, payload)) = routing.get(self.routed.get()) {
                 before_each();
-                let rollback = RollbackGuard::new(&self.effects);
+                let step = begin_step(&self.effects);
                 self.count_in(entry.qos, payload.len());
                 self.route_client(entry, topic, payload);
-                rollback.keep();
+                step.keep();
                 self.routed.set(self.routed.get() + 1);
                 self.routed_total.set(self.routed_total.get() + 1);
                 handled += 1;
@@ -137,9 +137,9 @@ impl Worker {
             let Some((origin, message, ops)) = next.filter(|_| *turn > 0) else { return handled };
             *turn -= 1;
             before_each();
-            let rollback = RollbackGuard::new(&self.effects);
+            let step = begin_step(&self.effects);
             self.route_internal(&origin, &message, ops);
-            rollback.keep();
+            step.keep();
             self.internal.borrow_mut().pop_front();
             self.routed_total.set(self.routed_total.get() + 1);
             handled += 1;
@@ -421,7 +421,7 @@ impl Worker {
         let first = batch.done;
         while let Some((entry, topic, payload)) = batch.get(batch.done) {
             before_each();
-            let rollback = RollbackGuard::new(&self.effects);
+            let step = begin_step(&self.effects);
             let route = self.route(topic);
             let mut publication = Publication::new(topic, payload, entry.qos, entry.durable);
             publication.shared_topic = Some(&route.topic);
@@ -431,7 +431,7 @@ impl Worker {
             for (slot, granted) in &route.local {
                 self.deliver(*slot, *granted, entry.recipients, &mut publication);
             }
-            rollback.keep();
+            step.keep();
             self.reaches_retained(topic, entry.shows);
             if let Some(coming) = entry.coming {
                 self.note_prepared(coming, entry.stream, entry.orphan);

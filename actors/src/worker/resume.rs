@@ -11,7 +11,7 @@ use crate::metrics::CloseReason;
 use crate::ports::{OutgoingStage, QueueEntry, StoreOp};
 use crate::say;
 
-use super::abandon::Abandon;
+use super::abandon::Begun;
 use super::{Conn, Continuation, Worker};
 
 impl Worker {
@@ -74,9 +74,9 @@ impl Worker {
             }
             conn
         };
-        let abandon = Abandon::conn(self, &conn);
+        let begun = self.guard_begun(Begun::for_conn(&conn));
         self.pump(&conn);
-        abandon.keep();
+        begun.keep();
     }
 
     /// A page cannot be taken back: its connection ends, and the next one reads it anew.

@@ -23,7 +23,7 @@ use hydrant_protocol::{Message, QoS, wire};
 
 use crate::ports::StoredSubscription;
 
-use super::abandon::Abandon;
+use super::abandon::Begun;
 use super::state::pending_acks::Continuation;
 use super::state::publication::Publication;
 use super::state::retained_cursors::{Cursors, Owed};
@@ -163,9 +163,9 @@ impl Worker {
         for _ in 0..connections {
             let Some(conn) = self.streaming.borrow_mut().pop_front() else { break };
             conn.streams.set(false);
-            let abandon = Abandon::conn(self, &conn);
+            let begun = self.guard_begun(Begun::for_conn(&conn));
             let goes_on = self.advance_retained(&conn, &mut slice);
-            abandon.keep();
+            begun.keep();
             if goes_on {
                 self.stream_retained(&conn);
             }

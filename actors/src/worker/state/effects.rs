@@ -17,6 +17,7 @@ use crate::messages::{CompletionToken, LogWork, PeerWork, RouterWork, StorageWor
 use crate::ports::StoreOp;
 
 use crate::node_tables::NodeTables;
+use crate::step_guard::StepGuard;
 use crate::worker::RemoteBatch;
 
 #[derive(Debug)]
@@ -253,32 +254,16 @@ pub fn cost(op: &StoreOp) -> usize {
     size_of::<StoreOp>() + points_to
 }
 
-/// A step: takes back what it has put into [`Effects`] when it does not get to its end. Steps do not
+/// Begins a step: what it puts into [`Effects`] is taken back when it does not get to its end. Steps do not
 /// stand within each other.
-pub struct RollbackGuard<'a> {
-    effects: &'a RefCell<Effects>,
-    savepoint: Savepoint,
-}
-
-impl<'a> RollbackGuard<'a> {
-    #[inline]
-    pub fn new(effects: &'a RefCell<Effects>) -> Self {
-        Self { effects, savepoint: effects.borrow_mut().begin_step() }
-    }
-
-    #[inline]
-    pub fn keep(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for RollbackGuard<'_> {
-    #[cold]
-    fn drop(&mut self) {
-        if let Ok(mut effects) = self.effects.try_borrow_mut() {
-            effects.rollback(self.savepoint);
+#[inline]
+pub fn begin_step(effects: &RefCell<Effects>) -> StepGuard<impl FnOnce()> {
+    let savepoint = effects.borrow_mut().begin_step();
+    StepGuard::new(move || {
+        if let Ok(mut effects) = effects.try_borrow_mut() {
+            effects.rollback(savepoint);
         }
-    }
+    })
 }
 
 #[cfg(test)]
