@@ -2,11 +2,13 @@
 //!
 //! Each message stands in a leaf: it knows the ports' data and the messages that it is made of, and no actor.
 
+pub(crate) mod arena;
 mod completion;
 mod log;
 mod manager;
 mod peer_batch;
 mod peers;
+mod remote_batch;
 mod router;
 mod storage;
 mod stream_marker;
@@ -16,6 +18,7 @@ pub use completion::{AckSource, CompletionToken, Transaction};
 pub use manager::{ConnectionFault, ConnectionInfo, ManagerWork, NewSocket};
 pub use peer_batch::InboundPeerBatch;
 pub use peers::{PeerWork, Untold};
+pub use remote_batch::RemoteBatch;
 pub use router::RouterWork;
 pub use storage::StorageWork;
 pub use stream_marker::{MarkerReason, StreamMarker};

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use hydrant_protocol::cluster::stream_marker::PublishStream;
 
-use super::{InboundPeerBatch, StreamMarker};
-use crate::worker::RemoteBatch;
+use super::{InboundPeerBatch, RemoteBatch, StreamMarker};
 
 /// Work for a TopicRouter from other workers.
 #[derive(Debug)]

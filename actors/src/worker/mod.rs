@@ -10,7 +10,6 @@
 
 mod abandon;
 mod ahead;
-mod batch;
 mod buffered;
 mod cluster;
 mod conn;
@@ -35,7 +34,7 @@ mod resume;
 mod retained;
 mod routes;
 mod sessions;
-mod state;
+pub(crate) mod state;
 mod subscribe;
 mod taken_over;
 #[cfg(test)]
@@ -58,8 +57,8 @@ use slab::Slab;
 use tokio::sync::oneshot;
 
 pub use crate::clock::{unix_ms, unix_ns};
-pub use batch::{Origin, PublishBatch, RemoteBatch};
 pub use conn::{Ack, AckKind, Conn, moment};
+pub use state::ingress::{Origin, PublishBatch};
 
 pub use state::dependencies::AckDependencies;
 pub(crate) use state::effects::cost as op_cost;
@@ -70,10 +69,10 @@ pub use state::sessions::Session;
 use crate::mailboxes::Mailboxes;
 use crate::metrics::WorkerMetrics;
 use crate::node_tables::NodeTables;
-use batch::InternalPublish;
 use state::buffers::Buffers;
 use state::effects::Effects;
 use state::exactly_once::PreparedPublishes;
+use state::ingress::InternalPublish;
 use state::order::Order;
 use state::pending_acks::PendingAck;
 use state::replica::OrphanDedup;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hydrant_protocol::mapping::Mapped;
 
-use super::batch::Entry;
+use super::state::ingress::Entry;
 use super::state::routes::{Route, Standing};
 use super::{Conn, Worker};
 use crate::metrics::{CloseReason, DropReason};

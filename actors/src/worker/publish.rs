@@ -16,16 +16,16 @@ use crate::ports::{StoreOp, StoredWill};
 use crate::say::{self, cut};
 
 use super::abandon::Begun;
-use super::batch::{Entry, InternalPublish, Origin, RemoteBatch};
 use super::conn::AckKind;
 use super::state::effects::begin_step;
+use super::state::ingress::{Entry, InternalPublish, Origin};
 use super::state::pending_acks::Exact;
 use super::state::publication::Publication;
 use super::state::routes::Route;
 use super::state::sessions::SessionKey;
 use super::{AckDependencies, Conn, Continuation, SYS_PREFIX, Worker};
 use crate::clock::unix_ms;
-use crate::messages::AckSource;
+use crate::messages::{AckSource, RemoteBatch};
 
 /// Publishes of the node's own that the router begins in one turn: Last Wills, `$SYS`, what lost nodes had begun. A
 /// start or a cut network makes very many at once, and connections have their turn in between.

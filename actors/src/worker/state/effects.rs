@@ -13,12 +13,13 @@ use smallvec::SmallVec;
 
 use crate::cluster::Recipient;
 use crate::mailboxes::Mailboxes;
-use crate::messages::{CompletionToken, LogWork, PeerWork, RouterWork, StorageWork, Transaction};
+use crate::messages::{
+    CompletionToken, LogWork, PeerWork, RemoteBatch, RouterWork, StorageWork, Transaction,
+};
 use crate::ports::StoreOp;
 
 use crate::node_tables::NodeTables;
 use crate::step_guard::StepGuard;
-use crate::worker::RemoteBatch;
 
 #[derive(Debug)]
 pub struct Effects {

@@ -5,6 +5,7 @@ pub mod dependencies;
 pub mod effects;
 pub mod exactly_once;
 pub mod handover;
+pub mod ingress;
 pub mod order;
 pub mod pending_acks;
 pub mod publication;

@@ -3,8 +3,8 @@
 use super::*;
 use hydrant_protocol::cluster::message::Recipients;
 
+use crate::messages::RemoteBatch;
 use crate::messages::Transaction;
-use crate::worker::RemoteBatch;
 use crate::worker::state::publication::Publication;
 
 /// A subscriber that makes every route to it panic.
