@@ -14,15 +14,15 @@ use hydrant_protocol::cluster::directory::{Action, Directory};
 use hydrant_protocol::cluster::handover::Handovers;
 use hydrant_protocol::cluster::message::Control;
 
-use super::link::{PeerLink, Prepared};
 use super::node_index::SELF;
 use super::requests::{self, Request};
 use super::state::claims::{Claiming, Release};
 use super::state::failover::Successors;
+use super::state::link::{PeerLink, Prepared};
 use super::state::lost::Lost;
 use super::state::refresh::Refresh;
 use super::state::survey::Survey;
-use super::wants::Wants;
+use super::state::wants::Wants;
 use super::{Cluster, Node, NodeIndex, Recipient};
 use crate::mailboxes::Mailboxes;
 use crate::messages::{CompletionToken, ManagerWork, PeerWork};

@@ -10,8 +10,8 @@ use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, PublishStream};
 
 use super::NodeIndex;
 use super::coordinator::Peers;
-use super::link::PeerLink;
 use super::node_index::SELF;
+use super::state::link::PeerLink;
 use crate::messages::{ManagerWork, MarkerReason, RouterWork, StreamMarker};
 
 impl Peers {

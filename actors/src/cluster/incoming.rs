@@ -14,9 +14,10 @@ use hydrant_protocol::{Message, QoS};
 use tokio::sync::Notify;
 
 use super::coordinator::Peers;
-use super::link::Greeting;
 use super::node_index::SELF;
-use super::{NodeIndex, Recipient, retained};
+use super::state::link::Greeting;
+use super::state::retained;
+use super::{NodeIndex, Recipient};
 use crate::inbox::Inbox;
 use crate::messages::{InboundPeerBatch, ManagerWork, PeerWork, RouterWork};
 use crate::say;

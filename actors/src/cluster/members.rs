@@ -8,8 +8,8 @@ use hydrant_protocol::cluster::MembershipView;
 use hydrant_protocol::cluster::link::{Hello, Identity, Relay};
 
 use super::coordinator::Peers;
-use super::link::PeerLink;
 use super::node_index::SELF;
+use super::state::link::PeerLink;
 use super::{Node, NodeIndex};
 
 impl Peers {

@@ -3,7 +3,7 @@
 //!
 //! Like [`NodeTables`](crate::node_tables::NodeTables) it outlives every actor. Locks are held for one operation.
 //!
-//! Bounds: a filter of any node once (in [`Cluster::remote`] and [`interest::LocalInterest`]), a
+//! Bounds: a filter of any node once (in [`Cluster::remote`] and [`LocalInterest`]), a
 //! link by `cluster.max_link_bytes`.
 
 mod coordinator;
@@ -11,24 +11,19 @@ mod discovery;
 mod forget;
 mod handovers;
 mod incoming;
-mod interest;
 mod io;
-mod link;
 mod lost_nodes;
 mod members;
 mod node_index;
 mod peers;
 mod refresh;
-mod remote;
 mod requests;
-mod retained;
 mod sending;
 mod sessions;
 mod state;
 mod successors;
 mod survey;
 mod take_over;
-mod wants;
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -45,13 +40,13 @@ use parking_lot::{Mutex, RwLock};
 use crate::ports::{Membership, PreparedPublish, SealedIncarnation, SharedStore, StoredBatch};
 
 pub use discovery::DiscoveryActor;
-pub use interest::LocalInterest;
 pub use lost_nodes::{LostNode, LostNodes};
 pub use node_index::{EARLIER_STARTS, Node, NodeIndex, Recipient};
 pub use peers::PeersActor;
 pub(crate) use peers::describe;
-pub use remote::RemoteInterest;
-pub use retained::RetainedVersions;
+pub use state::interest::LocalInterest;
+pub use state::remote::RemoteInterest;
+pub use state::retained::RetainedVersions;
 
 /// What a cluster needs from outside.
 pub struct ClusterParts {

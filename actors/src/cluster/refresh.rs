@@ -19,10 +19,11 @@ use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams, Publi
 use smallvec::SmallVec;
 
 use super::coordinator::Peers;
-use super::link::PeerLink;
 use super::node_index::SELF;
 use super::requests::Request;
-use super::{NodeIndex, Recipient, retained};
+use super::state::link::PeerLink;
+use super::state::retained;
+use super::{NodeIndex, Recipient};
 use crate::messages::{MarkerReason, PeerWork, StreamMarker};
 use crate::say;
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hydrant_protocol::cluster::message::{self, Control};
 
 use super::coordinator::Peers;
-use super::link::{Pending, Prepared};
+use super::state::link::{Pending, Prepared};
 use super::{NodeIndex, Recipient};
 use crate::messages::CompletionToken;
 use crate::metrics::DropReason;

@@ -17,9 +17,9 @@ use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams, Publi
 use smallvec::SmallVec;
 
 use super::coordinator::Peers;
-use super::link::{Pending, Prepared};
 use super::node_index::SELF;
 use super::state::failover::{Own, REMEMBERED, Successor, others};
+use super::state::link::{Pending, Prepared};
 use super::{NodeIndex, Recipient};
 use crate::messages::{
     CompletionToken, InboundPeerBatch, ManagerWork, MarkerReason, RouterWork, StreamMarker,

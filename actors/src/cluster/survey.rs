@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::coordinator::Peers;
-use super::link::PeerLink;
 use super::requests::Request;
+use super::state::link::PeerLink;
 use super::state::lost::Lost;
 use super::{NodeIndex, Recipient};
 use crate::messages::Untold;

@@ -2,6 +2,11 @@
 
 pub mod claims;
 pub mod failover;
+pub mod interest;
+pub mod link;
 pub mod lost;
 pub mod refresh;
+pub mod remote;
+pub mod retained;
 pub mod survey;
+pub mod wants;

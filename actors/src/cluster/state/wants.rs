@@ -12,10 +12,10 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use hydrant_protocol::cluster::message::Interest;
 
-use super::Recipient;
+use crate::cluster::Recipient;
 
 /// Changes of what an incarnation wants.
-pub(super) type Changes = Vec<(Arc<str>, Interest)>;
+pub type Changes = Vec<(Arc<str>, Interest)>;
 
 #[derive(Debug)]
 struct Wanted {
@@ -31,7 +31,7 @@ struct Wanted {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Wants(BTreeMap<u64, Wanted>);
+pub struct Wants(BTreeMap<u64, Wanted>);
 
 impl Wants {
     fn entry(&mut self, recipient: Recipient) -> &mut Wanted {

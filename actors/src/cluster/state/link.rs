@@ -14,7 +14,7 @@ use hydrant_protocol::cluster::link::{Class, Config, Identity, Link};
 use hydrant_protocol::cluster::message::{self, Control, Interest, TakenOver};
 use tokio::sync::Notify;
 
-use super::{Node, NodeIndex};
+use crate::cluster::{Node, NodeIndex};
 use crate::messages::CompletionToken;
 use crate::say;
 
@@ -27,7 +27,7 @@ const AT_ONCE: usize = 256;
 
 /// A batch whose end somebody waits for.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub struct Pending {
     /// Kept when it is for queues: they outlive the node.
     pub body: Option<Bytes>,
     /// Answered when it is stored there.
@@ -40,7 +40,7 @@ pub(super) struct Pending {
 
 /// What of a batch's prepared publishes has to be forgotten first.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Prepared {
+pub struct Prepared {
     /// The router.
     pub router: u16,
     /// The highest number of it; [`u64::MAX`]: a lost node's.
@@ -50,7 +50,7 @@ pub(super) struct Prepared {
 }
 
 /// What an incarnation is told that knows nothing of this node.
-pub(super) struct Greeting {
+pub struct Greeting {
     /// This node's lineage.
     pub lineage: u64,
     /// What this node has taken over.
@@ -64,7 +64,7 @@ pub(super) struct Greeting {
 }
 
 /// See the module.
-pub(super) struct PeerLink {
+pub struct PeerLink {
     pub index: NodeIndex,
     pub node: Arc<Node>,
     /// Where it listens, and its incarnation, while it is a member.

@@ -11,7 +11,7 @@ use hydrant_protocol::cluster::message::Interest;
 use hydrant_protocol::topic::{SubscriptionTable, TopicFilter, fold_overlaps};
 use hydrant_protocol::{QoS, wire};
 
-use super::{NodeIndex, Recipient};
+use crate::cluster::{NodeIndex, Recipient};
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -72,7 +72,7 @@ impl RetainedVersions {
 }
 
 /// What the store has retained. What was heard of later counts.
-pub(super) fn insert_found(
+pub fn insert_found(
     retained: &RwLock<Retained>,
     versions: &Mutex<RetainedVersions>,
     found: Vec<(Arc<Message>, u64)>,
@@ -93,7 +93,7 @@ pub(super) fn insert_found(
 
 /// Removes what the store has not and nobody has changed since [`RetainedVersions::watch`]. False: too much was
 /// changed meanwhile to tell.
-pub(super) fn remove_gone(
+pub fn remove_gone(
     retained: &RwLock<Retained>,
     versions: &Mutex<RetainedVersions>,
     found: &[(Arc<Message>, u64)],
