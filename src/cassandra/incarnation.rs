@@ -265,7 +265,10 @@ impl Incarnation {
                 match me.renew(&db).await {
                     Ok(true) => {
                         if let Err(error) = me.raise(&db, 0).await {
-                            say::warn!("no stamps are reserved in Cassandra: {}", reason(error));
+                            say::warn!(
+                                "no write timestamps are reserved in Cassandra: {}",
+                                reason(error)
+                            );
                         }
                         if std::mem::take(&mut failing) {
                             say::info!("the lease in Cassandra is renewed again");

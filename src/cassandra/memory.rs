@@ -19,7 +19,7 @@ use super::timestamps::Timestamps;
 use super::wills::Wills;
 
 /// A plan is not begun with fewer write timestamps left: more than it can need.
-const PLAN_STAMPS: u64 = 1 << 24;
+const PLAN_TIMESTAMPS: u64 = 1 << 24;
 /// After so many plans nothing of a plan is written again: more than `storage.max_in_flight` can be,
 /// twice.
 const SETTLED: u64 = 4096;
@@ -271,8 +271,8 @@ impl Memory {
     /// # Errors
     /// There are no write timestamps left for now.
     pub(super) fn begins(&mut self) -> Result<(), StoreError> {
-        if self.timestamps.left() < PLAN_STAMPS {
-            let why = "no stamps are left until the lease in Cassandra is renewed";
+        if self.timestamps.left() < PLAN_TIMESTAMPS {
+            let why = "no write timestamps are left until the lease in Cassandra is renewed";
             return Err(StoreError::Unavailable(why.to_owned()));
         }
         self.plans += 1;

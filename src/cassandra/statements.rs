@@ -74,7 +74,7 @@ pub enum Statement {
     SubscriptionsIn,
     QueueBucketsIn,
     PutBase,
-    IncarnationStamps,
+    IncarnationTimestamps,
     IncarnationLine,
     FenceHeld,
     DropHeld,
@@ -311,7 +311,7 @@ impl Statement {
                 "UPDATE session USING TIMESTAMP ? SET receipts = ?, base_stamp = ?, base_sequence = ? WHERE shard = ? AND id = ?",
             ),
             (
-                S::IncarnationStamps,
+                S::IncarnationTimestamps,
                 "UPDATE incarnation SET stamps = ? WHERE number = ? IF owner = ? AND stamps = ?",
             ),
             (S::IncarnationLine, "UPDATE incarnation SET line = ? WHERE number = ? IF owner = ?"),

@@ -262,28 +262,28 @@ impl Incarnation {
         }
         let until = base + RESERVE;
         if i64::try_from(until).is_err() {
-            let why = "the keyspace has no stamps left: use a new keyspace";
+            let why = "the keyspace has no write timestamps left: use a new keyspace";
             return Err(StoreError::Unusable(why.to_owned()));
         }
         // What an earlier attempt wrote that was not answered is learnt from a refusal.
         for _ in 0..3 {
             let values = vec![long(until), long(self.number), long(self.number), long(*reserved)];
-            let now = match db.conditional(Bound { statement: S::IncarnationStamps, values }).await
-            {
-                Ok(Applied::Yes) => until,
-                Ok(Applied::No(row)) => {
-                    if owner(row.as_ref())? != Some(self.number) {
-                        return Err(self.not_ours());
+            let now =
+                match db.conditional(Bound { statement: S::IncarnationTimestamps, values }).await {
+                    Ok(Applied::Yes) => until,
+                    Ok(Applied::No(row)) => {
+                        if owner(row.as_ref())? != Some(self.number) {
+                            return Err(self.not_ours());
+                        }
+                        let timestamps = row.map(|row| row.u64("stamps")).transpose()?;
+                        timestamps.unwrap_or_default()
                     }
-                    let timestamps = row.map(|row| row.u64("stamps")).transpose()?;
-                    timestamps.unwrap_or_default()
-                }
-                Err(error) => match read(db, self.number).await? {
-                    Some(now) if now.is_sealed() => return Err(self.not_ours()),
-                    Some(now) if now.timestamps == until => until,
-                    _ => return Err(error),
-                },
-            };
+                    Err(error) => match read(db, self.number).await? {
+                        Some(now) if now.is_sealed() => return Err(self.not_ours()),
+                        Some(now) if now.timestamps == until => until,
+                        _ => return Err(error),
+                    },
+                };
             *reserved = now;
             if now >= until {
                 self.timestamps.reserved(now);
@@ -291,7 +291,7 @@ impl Incarnation {
                 return Ok(());
             }
         }
-        Err(StoreError::Unavailable("no stamps could be reserved".to_owned()))
+        Err(StoreError::Unavailable("no write timestamps could be reserved".to_owned()))
     }
 
     fn not_ours(&self) -> StoreError {
