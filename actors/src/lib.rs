@@ -6,6 +6,7 @@
 //! - [`worker`]: the state of one worker, on which connections, [`manager`] and [`router`] act;
 //!   [`listener`] gives them sockets, [`drain`] empties the node; [`sys`] makes the `$SYS` messages.
 //! - [`storage`], [`log`]: in front of the session store and of the message log.
+//! - [`cluster`]: what a node knows of the others; [`peers`]: the actors and sockets that drive it.
 //! - [`ports`]: what the tree needs from outside, as traits; `src/` implements them.
 //! - [`messages`]: what the actors give each other to do.
 //! - [`settings`], [`metrics`], [`node_tables`]: bounds, counters, what the workers share; [`mailboxes`]: the inboxes
@@ -34,6 +35,7 @@ pub mod metrics;
 mod monotonic;
 pub mod node_tables;
 pub mod now;
+pub mod peers;
 pub mod ports;
 pub mod router;
 pub mod say;

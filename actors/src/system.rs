@@ -21,9 +21,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
-use crate::cluster::{
-    Cluster, ClusterParts, DiscoveryActor, EARLIER_STARTS, PeersActor, describe as describe_peers,
-};
+use crate::cluster::{Cluster, ClusterParts, EARLIER_STARTS};
 use crate::drain_budget::Budget;
 use crate::generations::Generations;
 use crate::inbox::Inbox;
@@ -34,6 +32,7 @@ use crate::manager::ConnectionManager;
 use crate::messages::{ConnectionInfo, ManagerWork, PeerWork};
 use crate::metrics::Metrics;
 use crate::node_tables::NodeTables;
+use crate::peers::{DiscoveryActor, PeersActor, describe as describe_peers};
 use crate::ports::{
     DeadId, Lanes, Membership, MessageLog, SessionStore, StoreError, StoredSession, StoredWill,
     UNFINISHED, UNFINISHED_WHY,

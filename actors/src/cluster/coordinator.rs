@@ -1,7 +1,7 @@
 //! What a node thinks about its cluster: the links to the other nodes, what each of them wants and holds, and what
 //! follows from what is heard.
 //!
-//! Everything of it is on one thread; [`PeersActor`](super::PeersActor) and the sockets act on it, one at a time.
+//! Everything of it is on one thread; [`PeersActor`](crate::peers::PeersActor) and the sockets act on it, one at a time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::messages::{CompletionToken, ManagerWork, PeerWork};
 use crate::node_tables::NodeTables;
 
 /// See the module.
-pub(super) struct Peers {
+pub(crate) struct Peers {
     pub cluster: Arc<Cluster>,
     pub shared: Arc<NodeTables>,
     pub mailboxes: Arc<Mailboxes>,

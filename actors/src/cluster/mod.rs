@@ -6,16 +6,13 @@
 //! Bounds: a filter of any node once (in [`Cluster::remote`] and [`LocalInterest`]), a
 //! link by `cluster.max_link_bytes`.
 
-mod coordinator;
-mod discovery;
+pub(crate) mod coordinator;
 mod forget;
 mod handovers;
 mod incoming;
-mod io;
 mod lost_nodes;
 mod members;
 mod node_index;
-mod peers;
 mod refresh;
 mod requests;
 mod sending;
@@ -39,11 +36,8 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::ports::{Membership, PreparedPublish, SealedIncarnation, SharedStore, StoredBatch};
 
-pub use discovery::DiscoveryActor;
 pub use lost_nodes::{LostNode, LostNodes};
 pub use node_index::{EARLIER_STARTS, Node, NodeIndex, Recipient};
-pub use peers::PeersActor;
-pub(crate) use peers::describe;
 pub use state::interest::LocalInterest;
 pub use state::remote::RemoteInterest;
 pub use state::retained::RetainedVersions;

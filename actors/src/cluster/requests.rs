@@ -8,7 +8,7 @@ use crate::messages::{PeerWork, Untold};
 
 /// What is asked of the store.
 #[derive(Debug)]
-pub(super) enum Request {
+pub(crate) enum Request {
     /// [`PeerWork::Surveyed`] is the answer.
     Survey,
     /// [`PeerWork::Wanted`] is the answer.

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler, StreamHandler};
 
-use super::coordinator::Peers;
-use super::{Cluster, io};
+use super::io;
+use crate::cluster::Cluster;
+use crate::cluster::coordinator::Peers;
 use crate::every::every;
 use crate::inbox::Work;
 use crate::mailboxes::Mailboxes;

@@ -13,7 +13,7 @@ use futures_util::stream;
 use hydrant_protocol::cluster::{Load, MembershipView};
 use tokio::sync::watch;
 
-use super::Cluster;
+use crate::cluster::Cluster;
 use crate::every::every;
 use crate::mailboxes::Mailboxes;
 use crate::messages::PeerWork;

@@ -18,8 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::NodeIndex;
-use super::coordinator::Peers;
+use crate::cluster::NodeIndex;
+use crate::cluster::coordinator::Peers;
 use crate::listener::accept_error;
 use crate::say;
 

@@ -1,0 +1,11 @@
+//! The drivers of a node's part in its cluster: PeersActor with the sockets to the other nodes, and DiscoveryActor.
+//!
+//! What they drive stands in [`cluster`](crate::cluster).
+
+mod actor;
+mod discovery;
+mod io;
+
+pub use actor::PeersActor;
+pub(crate) use actor::describe;
+pub use discovery::DiscoveryActor;
