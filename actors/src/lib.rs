@@ -3,8 +3,8 @@
 //! - [`system`]: starts the tree, stops it.
 //! - [`supervision`]: how an actor's end is learned, and what is rebuilt.
 //! - [`inbox`]: work queues that outlive the actors that work them off.
-//! - [`worker`]: the state of one worker, on which connections, [`manager`] and [`router`] act;
-//!   [`listener`] gives them sockets, [`drain`] empties the node; [`sys`] makes the `$SYS` messages.
+//! - [`worker`]: the state of one worker, on which connections, [`manager`](connection::manager) and [`router`](routing::router) act;
+//!   [`listener`](connection::listener) gives them sockets, [`drain`] empties the node; [`sys`] makes the `$SYS` messages.
 //! - [`storage`], [`log`]: in front of the session store and of the message log.
 //! - [`cluster`]: what a node knows of the others; [`peers`]: the actors and sockets that drive it.
 //! - [`ports`]: what the tree needs from outside, as traits; `src/` implements them.
@@ -16,7 +16,7 @@
 
 pub mod clock;
 pub mod cluster;
-mod connection;
+pub mod connection;
 pub mod drain;
 pub mod drain_budget;
 pub mod dropped;
@@ -26,10 +26,8 @@ pub mod inbox;
 #[cfg(test)]
 #[path = "inbox/tests.rs"]
 mod inbox_tests;
-pub mod listener;
 pub mod log;
 pub mod mailboxes;
-pub mod manager;
 pub mod messages;
 pub mod metrics;
 mod monotonic;
@@ -37,7 +35,7 @@ pub mod node_tables;
 pub mod now;
 pub mod peers;
 pub mod ports;
-pub mod router;
+pub mod routing;
 pub mod say;
 pub mod settings;
 

@@ -22,13 +22,13 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterParts, EARLIER_STARTS};
+use crate::connection::listener::Listener;
+use crate::connection::manager::ConnectionManager;
 use crate::drain_budget::Budget;
 use crate::generations::Generations;
 use crate::inbox::Inbox;
-use crate::listener::Listener;
 use crate::log::{self as log_actor, DeadLetters, Gate, LogActor, LogParts, OutboxProgress};
 use crate::mailboxes::Mailboxes;
-use crate::manager::ConnectionManager;
 use crate::messages::{ConnectionInfo, ManagerWork, PeerWork};
 use crate::metrics::Metrics;
 use crate::node_tables::NodeTables;
@@ -37,7 +37,7 @@ use crate::ports::{
     DeadId, Lanes, Membership, MessageLog, SessionStore, StoreError, StoredSession, StoredWill,
     UNFINISHED, UNFINISHED_WHY,
 };
-use crate::router::TopicRouter;
+use crate::routing::router::TopicRouter;
 use crate::say;
 use crate::settings::Settings;
 use crate::storage::{self, StorageActor, StorageParts, WriteQueue};

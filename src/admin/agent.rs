@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::limits::AdminLimits;
 use super::view::NodeView;
-use hydrant_actors::listener::accept_error;
+use hydrant_actors::connection::listener::accept_error;
 use hydrant_actors::say;
 
 /// Longest `agent-send` that is read: a socket closed with bytes unread resets the connection, and

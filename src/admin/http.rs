@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use super::exposition;
 use super::limits::AdminLimits;
 use super::view::NodeView;
-use hydrant_actors::listener::accept_error;
+use hydrant_actors::connection::listener::accept_error;
 use hydrant_actors::say;
 
 type Node = Arc<dyn NodeView>;

@@ -27,7 +27,7 @@ use super::rows::DeadRequest;
 use super::tail;
 use super::view::NodeView;
 use super::wire::{MAX_PAGE_SIZE, Reply, Request, Status, TreeRequest, read_line};
-use hydrant_actors::listener::accept_error;
+use hydrant_actors::connection::listener::accept_error;
 use hydrant_actors::metrics::DropReason;
 use hydrant_actors::say;
 

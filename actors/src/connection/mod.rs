@@ -2,9 +2,12 @@
 //! and its session is intact.
 //!
 //! Its stream (`io::ConnectionIo`) reads into the worker's buffer and writes the outgoing one;
-//! the handlers (`packets`) decode every whole packet that came.
+//! the handlers (`packets`) decode every whole packet that came. [`listener`] accepts the sockets, [`manager`]
+//! starts the connections and looks at their clocks.
 
 mod io;
+pub mod listener;
+pub mod manager;
 mod packets;
 mod refused;
 

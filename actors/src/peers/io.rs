@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::cluster::NodeIndex;
 use crate::cluster::coordinator::Peers;
-use crate::listener::accept_error;
+use crate::connection::listener::accept_error;
 use crate::say;
 
 /// Connections that have not said whose they are.
