@@ -26,6 +26,16 @@ impl Boot {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
+
+    /// Whole milliseconds, in which links count.
+    pub fn ms(self) -> u64 {
+        self.0 / 1_000
+    }
+
+    /// The beginning of such a millisecond.
+    pub fn from_ms(ms: u64) -> Self {
+        Self(ms.saturating_mul(1_000))
+    }
 }
 
 impl Add<Duration> for Boot {
@@ -57,5 +67,9 @@ mod tests {
         assert_eq!(early + Duration::from_micros(2_500), late);
         assert_eq!(late + Duration::MAX, Boot(u64::MAX));
         assert_eq!(Wall(1_234_567_890).ms(), 1_234);
+        assert_eq!(
+            (late.ms(), Boot::from_ms(3), Boot::from_ms(u64::MAX)),
+            (3, Boot(3_000), Boot(u64::MAX))
+        );
     }
 }

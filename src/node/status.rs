@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
+use hydrant_actors::clock;
 use hydrant_actors::cluster::LostNode;
 use hydrant_actors::mailboxes::Mailboxes;
 use hydrant_actors::metrics::Metrics;
@@ -178,7 +178,7 @@ impl NodeStatus {
     fn lost(&self) -> Vec<LostNode> {
         let cluster = self.shared.cluster.as_ref();
         let rows = cluster
-            .map(|cluster| cluster.lost_nodes.rows(Instant::now(), cluster.settings.take_over));
+            .map(|cluster| cluster.lost_nodes.rows(clock::now().boot, cluster.settings.take_over));
         rows.unwrap_or_default()
     }
 

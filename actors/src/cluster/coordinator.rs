@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use ahash::AHashMap;
 use hydrant_protocol::Message;
@@ -27,6 +26,7 @@ use super::{Cluster, Node, NodeIndex, Recipient};
 use crate::mailboxes::Mailboxes;
 use crate::messages::{CompletionToken, ManagerWork, PeerWork};
 use crate::node_tables::NodeTables;
+use crate::now::Now;
 
 /// See the module.
 pub(crate) struct Peers {
@@ -80,7 +80,8 @@ pub(crate) struct Peers {
     pub to_dial: Vec<NodeIndex>,
     /// Tokens to be answered, by worker.
     completed: AHashMap<u16, VecDeque<CompletionToken>>,
-    pub started: Instant,
+    /// The time of the step under way, as its driver has read it.
+    pub now: Now,
 }
 
 impl Peers {
@@ -88,6 +89,7 @@ impl Peers {
         cluster: &Arc<Cluster>,
         shared: &Arc<NodeTables>,
         mailboxes: &Arc<Mailboxes>,
+        now: Now,
     ) -> Self {
         *cluster.nodes.write() = vec![Node::new(&cluster.node_id, true)];
         let mut directory = Directory::new(Arc::clone(&cluster.node_id), cluster.incarnation);
@@ -122,8 +124,13 @@ impl Peers {
             settling: VecDeque::new(),
             to_dial: Vec::new(),
             completed: AHashMap::new(),
-            started: Instant::now(),
+            now,
         }
+    }
+
+    /// A step begins at this time. No clock is read in it.
+    pub fn begin(&mut self, now: Now) {
+        self.now = now;
     }
 
     /// What the directory and the handovers want done.
@@ -198,10 +205,6 @@ impl Peers {
         self.links.iter_mut().find(|link| *link.node.id == *node)
     }
 
-    pub fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
     pub fn work(&mut self, work: PeerWork) {
         match work {
             PeerWork::Publishes { to, body, count, tokens, queues, prepared } => {
@@ -213,7 +216,7 @@ impl Peers {
                 self.retained_reached(&topic, version, router, routed.as_deref());
             }
             PeerWork::Consumed { node, incarnation, bytes } => {
-                let now = self.now();
+                let now = self.now.boot.ms();
                 if let Some(link) = self.link(node) {
                     link.link.consumed(now, incarnation, 1, bytes);
                     link.notify.notify_one();

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hydrant_protocol::cluster::directory::Holder;
@@ -20,16 +19,17 @@ use super::state::retained;
 use super::{NodeIndex, Recipient};
 use crate::inbox::Inbox;
 use crate::messages::{InboundPeerBatch, ManagerWork, PeerWork, RouterWork};
+use crate::now::{Boot, Now};
 use crate::say;
 
 impl Peers {
     /// A TCP connection to a node is open; its number.
-    pub fn connected(&mut self, node: NodeIndex, role: Role) -> Option<u64> {
-        let now = self.now();
+    pub fn connected(&mut self, now: Now, node: NodeIndex, role: Role) -> Option<u64> {
+        self.begin(now);
         let link = self.link(node)?;
         link.connection += 1;
         let connection = link.connection;
-        link.link.connected(now, role);
+        link.link.connected(now.boot.ms(), role);
         // The one before ends.
         link.notify.notify_waiters();
         link.notify.notify_one();
@@ -38,14 +38,14 @@ impl Peers {
     }
 
     /// It has ended. True when the link was up over it.
-    pub fn disconnected(&mut self, node: NodeIndex, connection: u64, why: &str) -> bool {
-        let now = self.now();
+    pub fn disconnected(&mut self, now: Now, node: NodeIndex, connection: u64, why: &str) -> bool {
+        self.begin(now);
         let Some(link) = self.link(node) else { return false };
         if link.connection != connection {
             return false;
         }
         let was_up = link.link.is_up();
-        link.link.disconnected(now);
+        link.link.disconnected(now.boot.ms());
         let id = Arc::clone(&link.node.id);
         if was_up && self.leaves(node) {
             say::info!(each: &id, target: "hydrant::peers", "the link to node {id} is down: it leaves, or has left");
@@ -58,12 +58,12 @@ impl Peers {
     }
 
     /// Bytes of it. False: it has to be closed.
-    pub fn received(&mut self, node: NodeIndex, connection: u64, bytes: &[u8]) -> bool {
-        let now = self.now();
+    pub fn received(&mut self, now: Now, node: NodeIndex, connection: u64, bytes: &[u8]) -> bool {
+        self.begin(now);
         let Some(link) = self.link(node).filter(|link| link.connection == connection) else {
             return false;
         };
-        let result = link.link.receive(now, bytes);
+        let result = link.link.receive(now.boot.ms(), bytes);
         let id = Arc::clone(&link.node.id);
         let fine = self.events(node);
         self.settle();
@@ -79,25 +79,25 @@ impl Peers {
     /// What may be sent now, and when to look again. `None`: another connection replaced it.
     pub fn transmit(
         &mut self,
+        now: Now,
         node: NodeIndex,
         connection: u64,
         out: &mut Vec<u8>,
         max: usize,
-    ) -> Option<(Rc<Notify>, Option<tokio::time::Instant>)> {
-        let (now, started) = (self.now(), self.started);
+    ) -> Option<(Rc<Notify>, Option<Boot>)> {
+        self.begin(now);
         let link = self.link(node).filter(|link| link.connection == connection)?;
-        link.link.transmit(now, out, max);
-        let next = link.link.next_timeout().map(|at| (started + Duration::from_millis(at)).into());
-        Some((Rc::clone(&link.notify), next))
+        link.link.transmit(now.boot.ms(), out, max);
+        Some((Rc::clone(&link.notify), link.link.next_timeout().map(Boot::from_ms)))
     }
 
     /// A time-out of the link has come. False: the connection has to be closed.
-    pub fn timed_out(&mut self, node: NodeIndex, connection: u64) -> bool {
-        let now = self.now();
+    pub fn timed_out(&mut self, now: Now, node: NodeIndex, connection: u64) -> bool {
+        self.begin(now);
         let Some(link) = self.link(node).filter(|link| link.connection == connection) else {
             return false;
         };
-        if link.link.handle_timeout(now).is_err() {
+        if link.link.handle_timeout(now.boot.ms()).is_err() {
             return false;
         }
         self.events(node)
@@ -124,7 +124,7 @@ impl Peers {
                 Event::RoomAgain => {}
                 Event::Frame { kind: message::PUBLISHES, body, .. } => self.publishes(node, body),
                 Event::Frame { kind: message::CONTROL, body, .. } => {
-                    let (now, bytes) = (self.now(), body.len() as u64);
+                    let (now, bytes) = (self.now.boot.ms(), body.len() as u64);
                     let Some(messages) = message::decode(&body) else {
                         let id = self.name(node);
                         say::error!(each: &id, target: "hydrant::peers", "node {id} sent control messages that cannot be read");
@@ -197,9 +197,10 @@ impl Peers {
     }
 
     fn down(&mut self, node: NodeIndex) {
+        let now = self.now.boot;
         let Some(link) = self.link(node) else { return };
         link.node.up.store(false, Ordering::SeqCst);
-        link.down_since = Some(Instant::now());
+        link.down_since = Some(now);
         let tokens = link.give_up_live();
         self.complete(tokens);
         self.look_who_is_there();

@@ -4,9 +4,11 @@
 //! Bounds: the last [`KEPT`] incarnations; who has a successor is shown for [`SHOWN`].
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+
+use crate::now::Boot;
 
 const KEPT: usize = 64;
 const SHOWN: Duration = Duration::from_secs(5 * 60);
@@ -15,11 +17,11 @@ const SHOWN: Duration = Duration::from_secs(5 * 60);
 struct Entry {
     node: Arc<str>,
     incarnation: u64,
-    since: Instant,
+    since: Boot,
     /// Who is to have what it held.
     successor: Arc<str>,
     /// It has it, since then.
-    taken: Option<Instant>,
+    taken: Option<Boot>,
 }
 
 /// A row of it.
@@ -40,10 +42,10 @@ pub struct LostNodes(Mutex<Vec<Entry>>);
 impl LostNodes {
     /// These have no successor yet: node id, incarnation, and who it will be. Those that are neither among them nor
     /// taken over are back, or had nothing.
-    pub(super) fn waiting(&self, now: Instant, lost: &[(Arc<str>, u64, Arc<str>)]) {
+    pub(super) fn waiting(&self, now: Boot, lost: &[(Arc<str>, u64, Arc<str>)]) {
         let mut entries = self.0.lock();
         entries.retain(|entry| match entry.taken {
-            Some(at) => now.saturating_duration_since(at) < SHOWN,
+            Some(at) => now.since(at) < SHOWN,
             None => lost.iter().any(|(_, incarnation, _)| *incarnation == entry.incarnation),
         });
         for (node, incarnation, successor) in lost {
@@ -63,7 +65,7 @@ impl LostNodes {
     }
 
     /// A node has what this one held.
-    pub(super) fn taken(&self, now: Instant, incarnation: u64, by: &Arc<str>) {
+    pub(super) fn taken(&self, now: Boot, incarnation: u64, by: &Arc<str>) {
         let mut entries = self.0.lock();
         let entry = entries.iter_mut().find(|entry| entry.incarnation == incarnation);
         if let Some(entry) = entry.filter(|entry| entry.taken.is_none()) {
@@ -72,15 +74,15 @@ impl LostNodes {
     }
 
     /// What is shown; a successor may take so long.
-    pub fn rows(&self, now: Instant, take_over: Duration) -> Vec<LostNode> {
+    pub fn rows(&self, now: Boot, take_over: Duration) -> Vec<LostNode> {
         let seconds = |time: Duration| (time + Duration::from_millis(500)).as_secs();
         let row = |entry: &Entry| {
             let successor = &entry.successor;
-            let waits = now.saturating_duration_since(entry.since);
+            let waits = now.since(entry.since);
             let left = take_over.saturating_sub(waits);
             let state = match entry.taken {
                 Some(at) => {
-                    let took = seconds(at.saturating_duration_since(entry.since));
+                    let took = seconds(at.since(entry.since));
                     format!("taken over by {successor} within {took} s")
                 }
                 None if left.is_zero() => {
@@ -98,7 +100,7 @@ impl LostNodes {
 mod tests {
     use super::*;
 
-    fn states(lost: &LostNodes, now: Instant) -> Vec<String> {
+    fn states(lost: &LostNodes, now: Boot) -> Vec<String> {
         let rows = lost.rows(now, Duration::from_secs(15));
         rows.into_iter()
             .map(|row| format!("{} {} {}", row.node, row.incarnation, row.state))
@@ -107,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_lost_node_is_shown_until_some_minutes_after_it_has_a_successor() {
-        let (start, lost) = (Instant::now(), LostNodes::default());
+        let (start, lost) = (Boot(7), LostNodes::default());
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let n3 = |successor: &str| [("n3".into(), 7, successor.into())];
         lost.waiting(at(0), &n3("n1"));
@@ -129,7 +131,7 @@ mod tests {
 
     #[test]
     fn who_is_back_is_not_lost_and_the_oldest_are_forgotten() {
-        let (now, lost) = (Instant::now(), LostNodes::default());
+        let (now, lost) = (Boot(7), LostNodes::default());
         lost.waiting(now, &[("n3".into(), 7, "n1".into())]);
         lost.waiting(now, &[]);
         assert_eq!(states(&lost, now), [""; 0]);

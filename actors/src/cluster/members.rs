@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use hydrant_protocol::cluster::MembershipView;
 use hydrant_protocol::cluster::link::{Hello, Identity, Relay};
@@ -65,7 +64,7 @@ impl Peers {
             incarnation: self.cluster.incarnation,
         };
         let mut link = PeerLink::new(index, node, me);
-        (link.down_since, link.untold) = (Some(Instant::now()), self.may_be_untold());
+        (link.down_since, link.untold) = (Some(self.now.boot), self.may_be_untold());
         self.links.push(link);
     }
 

@@ -113,10 +113,11 @@ impl Peers {
     pub(super) fn check_settled(&mut self) {
         let announced = self.cluster.announced.load(Ordering::SeqCst);
         let pending = self.cluster.interest.lock().has_changes();
+        let now = self.now.boot;
         let confirmed = self
             .links
             .iter()
-            .filter(|link| link.is_member() && !link.is_out_of_reach())
+            .filter(|link| link.is_member() && !link.is_out_of_reach(now))
             .map(|link| link.confirmed)
             .min()
             .unwrap_or(if pending { 0 } else { announced });

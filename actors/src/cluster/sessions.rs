@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hydrant_protocol::cluster::message::Handed;
 
@@ -29,7 +29,7 @@ impl Peers {
         known: bool,
     ) {
         let request = self.directory.claim(&client, clean, None);
-        let since = Instant::now();
+        let since = self.now.boot;
         let (asked, granted, left) = (None, false, false);
         let claim = Claiming { worker, conn, client, clean, known, asked, since, granted, left };
         self.claimants.insert((worker, conn.1), request);
@@ -240,10 +240,10 @@ impl Peers {
 
     /// Claims that have waited long ask the store who holds the session.
     pub(super) fn ask_again(&mut self) {
-        let now = Instant::now();
+        let now = self.now.boot;
         let mut long = Vec::new();
         for (request, claim) in &mut self.claims {
-            if !claim.granted && !claim.left && now.duration_since(claim.since) > LONG {
+            if !claim.granted && !claim.left && now.since(claim.since) > LONG {
                 claim.since = now;
                 long.push(*request);
             }

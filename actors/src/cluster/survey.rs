@@ -16,6 +16,7 @@ use super::state::link::PeerLink;
 use super::state::lost::Lost;
 use super::{NodeIndex, Recipient};
 use crate::messages::Untold;
+use crate::now::Boot;
 use crate::ports::KnownIncarnation;
 
 /// Ticks of PeersActor between two surveys: five seconds.
@@ -109,7 +110,7 @@ impl Peers {
             }
         }
         for (incarnation, node, wait) in lost {
-            self.lost.entry(incarnation).or_insert_with(|| Lost::after(node, wait));
+            self.lost.entry(incarnation).or_insert_with(|| Lost::after(node, self.now.boot, wait));
         }
     }
 
@@ -160,7 +161,7 @@ impl Peers {
         }
         // A member tells what it began with in its greeting, and later what it has taken over since.
         let link = self.links.iter().find(|link| link.is_incarnation(row.owner));
-        self.wants.is_whole(row.owner) || link.is_none_or(is_unreached)
+        self.wants.is_whole(row.owner) || link.is_none_or(|link| is_unreached(link, self.now.boot))
     }
 
     fn read_wanted(&mut self) {
@@ -212,7 +213,7 @@ impl Peers {
         let silent = |link: &&PeerLink| {
             let told = link.member.as_ref().is_none_or(|member| self.wants.is_whole(member.1));
             let missing = self.directory.is_missing(&link.node.id);
-            link.is_member() && (!told || missing) && !is_unreached(link)
+            link.is_member() && (!told || missing) && !is_unreached(link, self.now.boot)
         };
         if let Some(link) = self.links.iter().find(silent) {
             return Some(format!("member {} to say what it wants and holds", link.node.id));
@@ -230,6 +231,6 @@ impl Peers {
     }
 }
 
-fn is_unreached(link: &PeerLink) -> bool {
-    link.is_down_for(UNREACHED)
+fn is_unreached(link: &PeerLink, now: Boot) -> bool {
+    link.is_down_for(now, UNREACHED)
 }

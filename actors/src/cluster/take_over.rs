@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hydrant_protocol::cluster::{Key, MembershipView, Ring};
 use tokio::sync::oneshot;
@@ -29,7 +29,7 @@ impl Peers {
             let over = self.is_over(member.incarnation);
             if !back && !over && *member.node_id != *self.cluster.node_id {
                 let node = Arc::clone(&member.node_id);
-                let lost = || Lost::after(node, Duration::ZERO);
+                let lost = || Lost::after(node, self.now.boot, Duration::ZERO);
                 self.lost.entry(member.incarnation).or_insert_with(lost);
             }
         }
@@ -46,7 +46,7 @@ impl Peers {
             return;
         }
         let ring = Ring::new(view.members.iter().map(|member| Arc::clone(&member.node_id)));
-        let now = Instant::now();
+        let now = self.now.boot;
         for (incarnation, lost) in &mut self.lost {
             let ours = ring.owns(&self.cluster.node_id, Key::Client(&lost.node));
             if !ours || lost.sealing || now < lost.next {
@@ -91,7 +91,7 @@ impl Peers {
             }
             return;
         };
-        (lost.sealing, lost.next) = (false, Instant::now() + AGAIN);
+        (lost.sealing, lost.next) = (false, self.now.boot + AGAIN);
         match sealing {
             Some(Sealing::Ours(orphaned)) => {
                 // Nobody else can: no second attempt.
@@ -152,7 +152,7 @@ impl Peers {
     /// Once in a while: for `broker nodes`.
     pub(super) fn show_lost(&self) {
         let lost = self.lost.iter().map(|(incarnation, lost)| (*incarnation, &lost.node));
-        self.cluster.lost_nodes.waiting(Instant::now(), &self.with_successors(lost));
+        self.cluster.lost_nodes.waiting(self.now.boot, &self.with_successors(lost));
     }
 
     fn with_successors<'a>(
@@ -179,7 +179,7 @@ impl Peers {
             self.show_lost();
         }
         let by = self.name_of(node);
-        self.cluster.lost_nodes.taken(Instant::now(), incarnation, &by);
+        self.cluster.lost_nodes.taken(self.now.boot, incarnation, &by);
     }
 
     fn name_of(&self, node: NodeIndex) -> Arc<str> {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler, StreamHandler};
 
 use super::io;
+use crate::clock;
 use crate::cluster::Cluster;
 use crate::cluster::coordinator::Peers;
 use crate::every::every;
@@ -46,7 +47,7 @@ impl PeersActor {
         mailboxes: &Arc<Mailboxes>,
         listener: TcpListener,
     ) {
-        let peers = Rc::new(RefCell::new(Peers::new(cluster, shared, mailboxes)));
+        let peers = Rc::new(RefCell::new(Peers::new(cluster, shared, mailboxes, clock::now())));
         tokio::task::spawn_local(io::accept(Rc::clone(&peers), listener));
         PEERS.with(|slot| *slot.borrow_mut() = Some(peers));
     }
@@ -81,6 +82,7 @@ impl StreamHandler<Work> for PeersActor {
         let mut entered = self.cell.enter(0);
         let inbox = self.peers.borrow().mailboxes.peers.clone();
         let mut taken = inbox.take(AT_ONCE);
+        self.peers.borrow_mut().begin(clock::now());
         while taken.front_mut().is_some() {
             self.cell.fault_point();
             let Some(work) = taken.pop() else { break };
@@ -118,6 +120,7 @@ pub(crate) fn describe(cluster: &Cluster) -> String {
 fn step(handle: &Rc<RefCell<Peers>>, act: impl FnOnce(&mut Peers)) {
     let to_dial = {
         let mut peers = handle.borrow_mut();
+        peers.begin(clock::now());
         act(&mut peers);
         peers.settle();
         std::mem::take(&mut peers.to_dial)

@@ -16,8 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
+use crate::clock;
 use crate::cluster::NodeIndex;
 use crate::cluster::coordinator::Peers;
 use crate::connection::listener::accept_error;
@@ -262,20 +263,23 @@ async fn first(mut stream: TcpStream) -> Result<(TcpStream, First, Vec<u8>), Str
 /// Carries the link over a connection until that ends. True when it was up.
 async fn run(peers: &Handle, node: NodeIndex, stream: TcpStream, role: Role, first: &[u8]) -> bool {
     let _ = stream.set_nodelay(true);
-    let Some(connection) = peers.borrow_mut().connected(node, role) else { return false };
+    let Some(connection) = peers.borrow_mut().connected(clock::now(), node, role) else {
+        return false;
+    };
     let (reader, writer) = stream.into_split();
     let heard = Notify::new();
-    let ended = if first.is_empty() || peers.borrow_mut().received(node, connection, first) {
-        tokio::select! {
-            why = read(peers, node, connection, reader, &heard) => why,
-            why = write(peers, node, connection, writer, &heard) => why,
-        }
-    } else {
-        // What the other end is told of a refusal has still to go out.
-        let _ = timeout(DIAL, write(peers, node, connection, writer, &heard)).await;
-        "refused"
-    };
-    peers.borrow_mut().disconnected(node, connection, ended)
+    let ended =
+        if first.is_empty() || peers.borrow_mut().received(clock::now(), node, connection, first) {
+            tokio::select! {
+                why = read(peers, node, connection, reader, &heard) => why,
+                why = write(peers, node, connection, writer, &heard) => why,
+            }
+        } else {
+            // What the other end is told of a refusal has still to go out.
+            let _ = timeout(DIAL, write(peers, node, connection, writer, &heard)).await;
+            "refused"
+        };
+    peers.borrow_mut().disconnected(clock::now(), node, connection, ended)
 }
 
 async fn read(
@@ -290,7 +294,7 @@ async fn read(
         match reader.read(&mut buffer).await {
             Ok(0) => return "it was closed by the other end",
             Ok(n) => {
-                if !peers.borrow_mut().received(node, connection, &buffer[..n]) {
+                if !peers.borrow_mut().received(clock::now(), node, connection, &buffer[..n]) {
                     return "it broke the peer protocol";
                 }
                 // With the other end's hello the link has other times: its pings begin.
@@ -310,8 +314,8 @@ async fn write(
 ) -> &'static str {
     let mut out = Vec::with_capacity(CHUNK);
     loop {
-        let Some((notify, next)) = peers.borrow_mut().transmit(node, connection, &mut out, CHUNK)
-        else {
+        let sent = peers.borrow_mut().transmit(clock::now(), node, connection, &mut out, CHUNK);
+        let Some((notify, next)) = sent else {
             return "another connection replaced it";
         };
         if !out.is_empty() {
@@ -323,11 +327,12 @@ async fn write(
             out.shrink_to(4 * CHUNK);
             continue;
         }
+        let wait = next.map_or(WRITE, |at| at.since(clock::now().boot));
         tokio::select! {
             () = notify.notified() => {}
             () = heard.notified() => {}
-            () = sleep_until(next.unwrap_or_else(|| Instant::now() + WRITE)) => {
-                if !peers.borrow_mut().timed_out(node, connection) {
+            () = sleep(wait) => {
+                if !peers.borrow_mut().timed_out(clock::now(), node, connection) {
                     return "nothing came of it for too long";
                 }
             }

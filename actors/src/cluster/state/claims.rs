@@ -3,7 +3,8 @@
 //! Bounds: a claim a connection; a release a client whose session another node asks for.
 
 use std::sync::Arc;
-use std::time::Instant;
+
+use crate::now::Boot;
 
 /// Another node lets a client in whose session this node may have.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub struct Claiming {
     pub known: bool,
     /// What the store said last: the holder's incarnation.
     pub asked: Option<u64>,
-    pub since: Instant,
+    pub since: Boot,
     /// It was granted; the store is being asked.
     pub granted: bool,
     /// Its client has left.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hydrant_protocol::cluster::link::{Class, Config, Identity, Link};
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::cluster::{Node, NodeIndex};
 use crate::messages::CompletionToken;
+use crate::now::Boot;
 use crate::say;
 
 /// A link that is down for so long is not about to be up again: its node is dead, frozen or cut off.
@@ -77,7 +78,7 @@ pub struct PeerLink {
     /// There is something to send.
     pub notify: Rc<Notify>,
     /// Since when it is not up.
-    pub down_since: Option<Instant>,
+    pub down_since: Option<Boot>,
     /// A task dials it.
     pub dialled: bool,
     /// The incarnation that knows what this node wants.
@@ -212,13 +213,13 @@ impl PeerLink {
     }
 
     /// Nobody waits for what it has to confirm.
-    pub fn is_out_of_reach(&self) -> bool {
-        self.is_down_for(OUT_OF_REACH)
+    pub fn is_out_of_reach(&self, now: Boot) -> bool {
+        self.is_down_for(now, OUT_OF_REACH)
     }
 
     /// It has been down for longer than this.
-    pub fn is_down_for(&self, time: Duration) -> bool {
-        self.down_since.is_some_and(|since| since.elapsed() > time)
+    pub fn is_down_for(&self, now: Boot, time: Duration) -> bool {
+        self.down_since.is_some_and(|since| now.since(since) > time)
     }
 
     /// Its node is a member by this incarnation.

@@ -3,7 +3,9 @@
 //! Bounds: an entry a lost incarnation.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::now::Boot;
 
 /// An incarnation that is no member any more and whose sessions nobody has yet.
 #[derive(Debug)]
@@ -13,13 +15,12 @@ pub struct Lost {
     /// An attempt to seal it is under way.
     pub sealing: bool,
     /// No attempt before this.
-    pub next: Instant,
+    pub next: Boot,
 }
 
 impl Lost {
     /// Not looked at before some time has passed.
-    pub fn after(node: Arc<str>, wait: Duration) -> Self {
-        let since = Instant::now();
-        Self { node, sealing: false, next: since + wait }
+    pub fn after(node: Arc<str>, now: Boot, wait: Duration) -> Self {
+        Self { node, sealing: false, next: now + wait }
     }
 }

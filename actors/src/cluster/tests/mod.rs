@@ -400,7 +400,7 @@ fn a_lost_node_has_a_successor() {
     assert!(watcher.is_quiet());
     for node in &cluster.nodes {
         let lost = &node.shared.cluster.as_ref().unwrap().lost_nodes;
-        let rows = lost.rows(Instant::now(), Duration::from_secs(4));
+        let rows = lost.rows(crate::clock::now().boot, Duration::from_secs(4));
         let [row] = &rows[..] else { panic!("{rows:?}") };
         assert!(&*row.node == "n2" && row.state.starts_with("taken over by n"), "{row:?}");
     }
