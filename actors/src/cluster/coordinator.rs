@@ -14,19 +14,20 @@ use hydrant_protocol::cluster::handover::Handovers;
 use hydrant_protocol::cluster::message::Control;
 
 use super::node_index::SELF;
-use super::requests::{self, Request};
 use super::state::claims::{Claiming, Release};
 use super::state::failover::Successors;
 use super::state::link::{PeerLink, Prepared};
 use super::state::lost::Lost;
 use super::state::refresh::Refresh;
+use super::state::requests::{Purpose, Recover, Request, RequestId, Requests};
 use super::state::survey::Survey;
 use super::state::wants::Wants;
 use super::{Cluster, Node, NodeIndex, Recipient};
 use crate::mailboxes::Mailboxes;
-use crate::messages::{CompletionToken, ManagerWork, PeerWork};
+use crate::messages::{Answer, CompletionToken, ManagerWork, PeerWork};
 use crate::node_tables::NodeTables;
-use crate::now::Now;
+use crate::now::{Boot, Now};
+use crate::ports::StoreError;
 
 /// See the module.
 pub(crate) struct Peers {
@@ -48,8 +49,8 @@ pub(crate) struct Peers {
     pub survey: Survey,
     /// Retained messages that are read again.
     pub refresh: Refresh,
-    /// To be asked of the store.
-    pub requests: Vec<Request>,
+    /// What is asked of the store.
+    pub requests: Requests,
     /// Batches that were sent to a lost node and are for sessions that are here now.
     pub own: BTreeMap<u64, Vec<CompletionToken>>,
     /// The same of batches with prepared publishes.
@@ -107,7 +108,7 @@ impl Peers {
             wants: Wants::default(),
             survey: Survey::default(),
             refresh: Refresh::default(),
-            requests: Vec::new(),
+            requests: Requests::default(),
             own: BTreeMap::new(),
             own_prepared: BTreeMap::new(),
             origins: cluster.store.stored_batches().iter().map(|batch| batch.origin).collect(),
@@ -173,13 +174,56 @@ impl Peers {
                 self.read_retained();
             }
         }
-        for request in self.requests.drain(..) {
-            let (cluster, mailboxes) = (Arc::clone(&self.cluster), Arc::clone(&self.mailboxes));
-            tokio::spawn(requests::ask(cluster, mailboxes, request));
+    }
+
+    /// What the driver is to carry out next; the answer is [`PeerWork::Answered`].
+    pub fn poll_request(&mut self) -> Option<(RequestId, Request)> {
+        self.requests.poll_request()
+    }
+
+    /// When [`Peers::handle_deadline`] has to be called.
+    pub fn poll_deadline(&self) -> Option<Boot> {
+        self.requests.poll_deadline()
+    }
+
+    /// That time has come.
+    pub fn handle_deadline(&mut self, now: Now) {
+        self.begin(now);
+        self.requests.handle_deadline(now.boot);
+    }
+
+    /// An answer. One that comes late, a second time or for nothing changes nothing.
+    fn handle_answer(&mut self, id: RequestId, answer: Answer) {
+        let Some(purpose) = self.requests.answered(id) else { return };
+        match (purpose, answer) {
+            (Purpose::Survey, Answer::Incarnations(rows)) => {
+                self.surveyed(rows.inspect_err(complain).ok());
+            }
+            (Purpose::Untold(untold), Answer::Wanted(filters)) => {
+                self.wanted_found(&untold, filters.inspect_err(complain).ok());
+            }
+            (Purpose::FirstRetained, Answer::Retained(found)) => self.retained_read(found),
+            (Purpose::RetainedAgain, Answer::Retained(found)) => {
+                self.retained_again(found.inspect_err(complain).ok());
+            }
+            (Purpose::Lookup(lookup), Answer::Located(holder)) => self.located(lookup, holder),
+            (Purpose::Lookup(lookup), Answer::Taken(taken)) => self.taken(lookup, taken),
+            (Purpose::LongClaim { claim }, Answer::Located(holder)) => {
+                self.long_claim_located(claim, holder);
+            }
+            (Purpose::Recover(of), Answer::Located(holder)) => self.recover_located(of, holder),
+            (Purpose::Recover(of), Answer::Taken(taken)) => self.recover_taken(of, taken),
+            (Purpose::Seal { incarnation }, Answer::Sealed(sealing)) => {
+                self.sealed(incarnation, sealing);
+            }
+            (Purpose::TakeOver { incarnation, incarnations, clients }, Answer::TakenOver) => {
+                self.taken_over(incarnation, incarnations, &clients);
+            }
+            (purpose, _) => self.requests.put_back(id, purpose),
         }
     }
 
-    fn started(&mut self, found: Vec<(Arc<Message>, u64)>) {
+    pub(super) fn started(&mut self, found: Vec<(Arc<Message>, u64)>) {
         self.retained_found(found);
         // Now it is known who wants them; and before any client is let in.
         self.cluster.synced.store(true, Ordering::SeqCst);
@@ -234,8 +278,6 @@ impl Peers {
                 }
             }
             PeerWork::Members(view) => self.members_changed(view),
-            PeerWork::Retained(found) => self.started(found),
-            PeerWork::RetainedAgain(found) => self.retained_again(found),
             PeerWork::Claim { worker, conn, client, clean, known } => {
                 self.claim(worker, conn, client, clean, known);
             }
@@ -250,7 +292,7 @@ impl Peers {
             }
             PeerWork::Abort { id } => self.handovers.abort(id),
             PeerWork::Recover { worker, id, client, session } => {
-                self.recover(worker, id, client, session);
+                self.recover(Recover { worker, id, client, session });
             }
             PeerWork::Expected { id } => self.handovers.expected(id),
             PeerWork::Visited { to, client, visits } => {
@@ -272,19 +314,13 @@ impl Peers {
                     self.directory.released(&owner, ticket, &client, handed);
                 }
             }
-            PeerWork::Looked { request, holder, taken } => self.looked(request, holder, taken),
-            PeerWork::Sealed { incarnation, sealing } => self.sealed(incarnation, sealing),
-            PeerWork::TakenOver { incarnation, incarnations, clients } => {
-                self.taken_over(incarnation, incarnations, &clients);
-            }
             PeerWork::PreparedForgotten { router, below } => {
                 let left = |_: &u64, it: &mut Prepared| it.router != router || it.number >= below;
                 self.links.iter_mut().for_each(|link| link.prepared.retain(left));
                 self.own_prepared.retain(left);
             }
             PeerWork::Finished { incarnation } => self.finished(incarnation),
-            PeerWork::Surveyed(rows) => self.surveyed(rows),
-            PeerWork::Wanted { untold, filters } => self.wanted_found(&untold, filters),
+            PeerWork::Answered { request, answer } => self.handle_answer(request, answer),
         }
         // In order with what the next work says.
         self.act();
@@ -295,7 +331,9 @@ impl Peers {
         self.cluster.synced.load(Ordering::SeqCst)
     }
 
-    pub fn tick(&mut self) {
+    /// Half a second has passed.
+    pub fn tick(&mut self, now: Now) {
+        self.begin(now);
         self.release_all();
         self.ask_again();
         self.survey_tick();
@@ -304,5 +342,10 @@ impl Peers {
         self.seal_lost();
         self.show_lost();
         self.send_answered();
+        self.settle();
     }
+}
+
+fn complain(why: &StoreError) {
+    log::debug!(target: "hydrant::peers", "the store does not say what other nodes left there, it is asked again: {why}");
 }

@@ -7,6 +7,7 @@
 //! link by `cluster.max_link_bytes`.
 
 pub(crate) mod coordinator;
+pub(crate) mod driver;
 mod forget;
 mod handovers;
 mod incoming;

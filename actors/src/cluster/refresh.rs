@@ -20,11 +20,12 @@ use smallvec::SmallVec;
 
 use super::coordinator::Peers;
 use super::node_index::SELF;
-use super::requests::Request;
 use super::state::link::PeerLink;
+use super::state::requests::{Purpose, Request};
 use super::state::retained;
 use super::{NodeIndex, Recipient};
-use crate::messages::{MarkerReason, PeerWork, StreamMarker};
+use crate::messages::{MarkerReason, StreamMarker};
+use crate::ports::StoreError;
 use crate::say;
 
 /// The first read is tried again after this.
@@ -32,20 +33,20 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 impl Peers {
     /// What others have retained is read when every change from now on is heard of. Behind that, clients may come.
-    pub(super) fn read_retained(&self) {
-        let (cluster, mailboxes) = (Arc::clone(&self.cluster), Arc::clone(&self.mailboxes));
-        tokio::task::spawn_local(async move {
-            let found = loop {
-                match cluster.store.retained().await {
-                    Ok(found) => break found,
-                    Err(error) => {
-                        say::warn!(target: "hydrant::peers", "reading the retained messages again: {error}");
-                        tokio::time::sleep(AGAIN).await;
-                    }
-                }
-            };
-            mailboxes.peers.push(PeerWork::Retained(found), 1024);
-        });
+    pub(super) fn read_retained(&mut self) {
+        self.requests.ask(Purpose::FirstRetained, Request::Retained);
+    }
+
+    /// The store has answered.
+    pub(super) fn retained_read(&mut self, found: Result<Vec<(Arc<Message>, u64)>, StoreError>) {
+        match found {
+            Ok(found) => self.started(found),
+            Err(error) => {
+                say::warn!(target: "hydrant::peers", "reading the retained messages again: {error}");
+                let at = self.now.boot + AGAIN;
+                self.requests.ask_at(at, Purpose::FirstRetained, Request::Retained);
+            }
+        }
     }
 
     /// A retained message was changed here: for every other node.
@@ -190,7 +191,7 @@ impl Peers {
             return;
         }
         if refresh.awaited.remove(&node) && refresh.awaited.is_empty() {
-            self.requests.push(Request::Retained);
+            self.requests.ask(Purpose::RetainedAgain, Request::Retained);
         }
     }
 

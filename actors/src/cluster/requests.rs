@@ -1,45 +1,50 @@
-//! What PeersActor asks of the store; the answers are work for it.
+//! Carries out what the coordinator asks of the store and of this node's workers; the answers are work for it.
 
 use std::sync::Arc;
 
 use super::Cluster;
+use super::state::requests::{Request, RequestId};
 use crate::mailboxes::Mailboxes;
-use crate::messages::{PeerWork, Untold};
+use crate::messages::{Answer, PeerWork};
+use crate::ports::StoreError;
 
-/// What is asked of the store.
-#[derive(Debug)]
-pub(crate) enum Request {
-    /// [`PeerWork::Surveyed`] is the answer.
-    Survey,
-    /// [`PeerWork::Wanted`] is the answer.
-    Wanted(Untold),
-    /// [`PeerWork::RetainedAgain`] is the answer.
-    Retained,
-}
+/// Bytes that an answer counts in the inbox, about.
+const LIST: usize = 1024;
+const SESSION: usize = 256;
+const SHORT: usize = 64;
 
-/// Asks the store and hands the answer to PeersActor.
-pub(super) async fn ask(cluster: Arc<Cluster>, mailboxes: Arc<Mailboxes>, request: Request) {
-    let work = match request {
-        Request::Survey => {
-            let rows = cluster.store.incarnations().await;
-            PeerWork::Surveyed(rows.inspect_err(complain).ok())
+/// Asks, and hands the answer to PeersActor.
+pub(super) async fn ask(
+    cluster: Arc<Cluster>,
+    mailboxes: Arc<Mailboxes>,
+    id: RequestId,
+    request: Request,
+) {
+    let store = &cluster.store;
+    let (answer, cost) = match request {
+        Request::Incarnations => (Answer::Incarnations(store.incarnations().await), LIST),
+        Request::Wanted { lineages } => (Answer::Wanted(wanted(&cluster, &lineages).await), LIST),
+        Request::Retained => (Answer::Retained(store.retained().await), LIST),
+        Request::Locate { client } => (Answer::Located(store.locate(client).await), SHORT),
+        Request::Take { client, from, until } => {
+            let taken = store.take(client, from, until).await;
+            (Answer::Taken(taken.map(|taken| taken.map(Box::new))), SESSION)
         }
-        Request::Wanted(untold) => {
-            let mut all = Some(Vec::new());
-            for lineage in &untold.lineages {
-                let filters = cluster.store.wanted(*lineage).await.inspect_err(complain).ok();
-                all = all.zip(filters).map(|(all, filters)| [all, filters].concat());
+        Request::Seal { incarnation } => (Answer::Sealed(store.seal(incarnation).await), SHORT),
+        Request::TakenOver { workers } => {
+            for worker in workers {
+                let _ = worker.await;
             }
-            PeerWork::Wanted { untold, filters: all }
-        }
-        Request::Retained => {
-            let found = cluster.store.retained().await;
-            PeerWork::RetainedAgain(found.inspect_err(complain).ok())
+            (Answer::TakenOver, SHORT)
         }
     };
-    mailboxes.peers.push(work, 1024);
+    mailboxes.peers.push(PeerWork::Answered { request: id, answer }, cost);
 }
 
-fn complain(why: &crate::ports::StoreError) {
-    log::debug!(target: "hydrant::peers", "the store does not say what other nodes left there, it is asked again: {why}");
+async fn wanted(cluster: &Cluster, lineages: &[u64]) -> Result<Vec<Arc<str>>, StoreError> {
+    let mut all = Vec::new();
+    for lineage in lineages {
+        all.append(&mut cluster.store.wanted(*lineage).await?);
+    }
+    Ok(all)
 }

@@ -9,8 +9,9 @@ use hydrant_protocol::cluster::message::Handed;
 
 use super::coordinator::Peers;
 use super::state::claims::{Claiming, Release};
-use crate::messages::{ManagerWork, PeerWork};
-use crate::ports::{Holder, SessionId, StoredSession};
+use super::state::requests::{Lookup, Purpose, Recover, Request};
+use crate::messages::ManagerWork;
+use crate::ports::{Holder, StoreError, StoredSession};
 
 /// A claim that waits for so long asks the store.
 const LONG: Duration = Duration::from_secs(1);
@@ -18,6 +19,8 @@ const LONG: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(10);
 /// The store is asked again so long after it did not answer.
 const AGAIN: Duration = Duration::from_millis(200);
+
+type StoreResult<T> = Result<Option<T>, StoreError>;
 
 impl Peers {
     pub(super) fn claim(
@@ -75,59 +78,79 @@ impl Peers {
         self.look(request, handed);
     }
 
-    /// Takes a session, or asks who holds it.
-    fn look(&self, request: u64, handed: Option<(Holder, u64)>) {
-        let Some(claim) = self.claims.get(&request) else { return };
-        let (cluster, client) = (Arc::clone(&self.cluster), Arc::clone(&claim.client));
-        let (mailboxes, asked) = (Arc::clone(&self.mailboxes), claim.asked);
-        tokio::task::spawn_local(async move {
-            let mut from = handed;
-            loop {
-                if let Some((holder, until)) = from.take() {
-                    match cluster.store.take(Arc::clone(&client), holder, until).await {
-                        Ok(Some(taken)) => {
-                            let taken = Some(Box::new(taken));
-                            let looked = PeerWork::Looked { request, holder: None, taken };
-                            return mailboxes.peers.push(looked, 256);
-                        }
-                        Ok(None) => {}
-                        Err(error) => {
-                            log::debug!(target: "hydrant::peers", "session of {client}: {error}");
-                            tokio::time::sleep(AGAIN).await;
-                        }
-                    }
-                }
-                match cluster.store.locate(Arc::clone(&client)).await {
-                    Ok(None) => {
-                        let looked = PeerWork::Looked { request, holder: None, taken: None };
-                        return mailboxes.peers.push(looked, 64);
-                    }
-                    // Given up by its holder, who was asked; or by this node, and never taken.
-                    // It is this node's because it takes over, and not in force yet.
-                    Ok(Some(holder))
-                        if holder.incarnation == cluster.incarnation
-                            && cluster.sealing.load(Ordering::SeqCst) > 0 =>
-                    {
-                        tokio::time::sleep(SOON).await;
-                    }
-                    Ok(Some(holder))
-                        if asked == Some(holder.incarnation)
-                            || holder.incarnation == cluster.incarnation =>
-                    {
-                        from = Some((holder, u64::MAX));
-                    }
-                    Ok(Some(holder)) => {
-                        let holder = Some(holder.incarnation);
-                        let looked = PeerWork::Looked { request, holder, taken: None };
-                        return mailboxes.peers.push(looked, 64);
-                    }
-                    Err(error) => {
-                        log::debug!(target: "hydrant::peers", "session of {client}: {error}");
-                        tokio::time::sleep(AGAIN).await;
-                    }
-                }
+    /// Takes a session that was handed over, or asks who holds it.
+    fn look(&mut self, claim: u64, handed: Option<(Holder, u64)>) {
+        let Some(claiming) = self.claims.get(&claim) else { return };
+        let (client, asked) = (Arc::clone(&claiming.client), claiming.asked);
+        let lookup = Lookup { claim, client, asked };
+        match handed {
+            Some((from, until)) => self.take(lookup, from, until),
+            None => self.locate(lookup),
+        }
+    }
+
+    fn take(&mut self, lookup: Lookup, from: Holder, until: u64) {
+        let client = Arc::clone(&lookup.client);
+        self.requests.ask(Purpose::Lookup(lookup), Request::Take { client, from, until });
+    }
+
+    fn locate(&mut self, lookup: Lookup) {
+        let client = Arc::clone(&lookup.client);
+        self.requests.ask(Purpose::Lookup(lookup), Request::Locate { client });
+    }
+
+    fn locate_in(&mut self, wait: Duration, lookup: Lookup) {
+        let (at, client) = (self.now.boot + wait, Arc::clone(&lookup.client));
+        self.requests.ask_at(at, Purpose::Lookup(lookup), Request::Locate { client });
+    }
+
+    /// The store has taken the session of a claim, or it was not as it was said to be.
+    pub(super) fn taken(&mut self, lookup: Lookup, taken: StoreResult<Box<StoredSession>>) {
+        match taken {
+            Ok(Some(taken)) => self.looked(lookup.claim, None, Some(taken)),
+            Ok(None) => self.locate(lookup),
+            Err(error) => {
+                complain(&lookup.client, &error);
+                self.locate_in(AGAIN, lookup);
             }
-        });
+        }
+    }
+
+    /// The store has said who holds the session of a claim.
+    pub(super) fn located(&mut self, lookup: Lookup, holder: StoreResult<Holder>) {
+        let me = self.cluster.incarnation;
+        match holder {
+            Ok(None) => self.looked(lookup.claim, None, None),
+            // It is this node's because it takes over, and not in force yet.
+            Ok(Some(holder))
+                if holder.incarnation == me && self.cluster.sealing.load(Ordering::SeqCst) > 0 =>
+            {
+                self.locate_in(SOON, lookup);
+            }
+            // Given up by its holder, who was asked; or by this node, and never taken.
+            Ok(Some(holder))
+                if lookup.asked == Some(holder.incarnation) || holder.incarnation == me =>
+            {
+                self.take(lookup, holder, u64::MAX);
+            }
+            Ok(Some(holder)) => self.looked(lookup.claim, Some(holder.incarnation), None),
+            Err(error) => {
+                complain(&lookup.client, &error);
+                self.locate_in(AGAIN, lookup);
+            }
+        }
+    }
+
+    /// The store has said who holds the session of a claim that has waited long. One that does not answer is asked
+    /// again when the claim has waited as long again.
+    pub(super) fn long_claim_located(&mut self, claim: u64, holder: StoreResult<Holder>) {
+        // Once it is granted the answer to its lookup counts.
+        let waits = self.claims.get(&claim).is_some_and(|claim| !claim.granted);
+        if let Ok(holder) = holder
+            && waits
+        {
+            self.looked(claim, holder.map(|holder| holder.incarnation), None);
+        }
     }
 
     /// The store has answered.
@@ -211,31 +234,43 @@ impl Peers {
 
     /// Finds out whose a session is that was given up to a node that is lost, and takes it back where it
     /// is nobody's.
-    pub(super) fn recover(&self, worker: u16, id: u64, client: Arc<str>, session: SessionId) {
-        let (cluster, mailboxes) = (Arc::clone(&self.cluster), Arc::clone(&self.mailboxes));
-        tokio::task::spawn_local(async move {
-            let holder = Holder { id: session, incarnation: cluster.incarnation };
-            let taken = loop {
-                let answer = match cluster.store.locate(Arc::clone(&client)).await {
-                    Ok(Some(found)) if found == holder => {
-                        cluster.store.take(Arc::clone(&client), holder, u64::MAX).await
-                    }
-                    Ok(_) => break None,
-                    Err(error) => Err(error),
-                };
-                match answer {
-                    Ok(Some(taken)) => break Some(Box::new(taken)),
-                    // It changes hands just now.
-                    Ok(None) => {}
-                    Err(error) => {
-                        log::debug!(target: "hydrant::peers", "session of {client}: {error}");
-                        tokio::time::sleep(AGAIN).await;
-                    }
-                }
-            };
-            let work = ManagerWork::Recovered { id, client, taken };
-            mailboxes.managers[usize::from(worker)].push(work, 256);
-        });
+    pub(super) fn recover(&mut self, of: Recover) {
+        let client = Arc::clone(&of.client);
+        self.requests.ask(Purpose::Recover(of), Request::Locate { client });
+    }
+
+    /// The store has said whose it is.
+    pub(super) fn recover_located(&mut self, of: Recover, holder: StoreResult<Holder>) {
+        let own = Holder { id: of.session, incarnation: self.cluster.incarnation };
+        match holder {
+            Ok(Some(found)) if found == own => {
+                let (client, from, until) = (Arc::clone(&of.client), own, u64::MAX);
+                self.requests.ask(Purpose::Recover(of), Request::Take { client, from, until });
+            }
+            Ok(_) => self.recovered(of, None),
+            Err(error) => self.recover_again(of, &error),
+        }
+    }
+
+    /// The store has taken it back, or it has changed hands just then.
+    pub(super) fn recover_taken(&mut self, of: Recover, taken: StoreResult<Box<StoredSession>>) {
+        match taken {
+            Ok(Some(taken)) => self.recovered(of, Some(taken)),
+            Ok(None) => self.recover(of),
+            Err(error) => self.recover_again(of, &error),
+        }
+    }
+
+    fn recover_again(&mut self, of: Recover, error: &StoreError) {
+        complain(&of.client, error);
+        let (at, client) = (self.now.boot + AGAIN, Arc::clone(&of.client));
+        self.requests.ask_at(at, Purpose::Recover(of), Request::Locate { client });
+    }
+
+    fn recovered(&self, of: Recover, taken: Option<Box<StoredSession>>) {
+        let Recover { worker, id, client, .. } = of;
+        let work = ManagerWork::Recovered { id, client, taken };
+        self.mailboxes.managers[usize::from(worker)].push(work, 256);
     }
 
     /// Claims that have waited long ask the store who holds the session.
@@ -250,15 +285,12 @@ impl Peers {
         }
         for request in long {
             let Some(claim) = self.claims.get(&request) else { continue };
-            let (cluster, client) = (Arc::clone(&self.cluster), Arc::clone(&claim.client));
-            let mailboxes = Arc::clone(&self.mailboxes);
-            tokio::task::spawn_local(async move {
-                if let Ok(holder) = cluster.store.locate(client).await {
-                    let holder = holder.map(|holder| holder.incarnation);
-                    let looked = PeerWork::Looked { request, holder, taken: None };
-                    mailboxes.peers.push(looked, 64);
-                }
-            });
+            let (client, claim) = (Arc::clone(&claim.client), request);
+            self.requests.ask(Purpose::LongClaim { claim }, Request::Locate { client });
         }
     }
+}
+
+fn complain(client: &str, error: &StoreError) {
+    log::debug!(target: "hydrant::peers", "session of {client}: {error}");
 }

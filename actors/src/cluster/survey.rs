@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::coordinator::Peers;
-use super::requests::Request;
 use super::state::link::PeerLink;
 use super::state::lost::Lost;
+use super::state::requests::{Purpose, Request};
+use super::state::survey::Untold;
 use super::{NodeIndex, Recipient};
-use crate::messages::Untold;
 use crate::now::Boot;
 use crate::ports::KnownIncarnation;
 
@@ -32,7 +32,7 @@ impl Peers {
             return;
         }
         (self.survey.again, self.survey.ticks) = (false, 0);
-        self.requests.push(Request::Survey);
+        self.requests.ask(Purpose::Survey, Request::Incarnations);
     }
 
     pub(super) fn survey_tick(&mut self) {
@@ -174,7 +174,8 @@ impl Peers {
 
     fn read(&mut self, untold: Untold) {
         self.survey.reading.insert(untold.of.number);
-        self.requests.push(Request::Wanted(untold));
+        let lineages = untold.lineages.clone();
+        self.requests.ask(Purpose::Untold(untold), Request::Wanted { lineages });
     }
 
     /// The store has said what the sessions of an incarnation want: this node keeps for it from here on.

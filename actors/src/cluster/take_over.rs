@@ -10,9 +10,10 @@ use tokio::sync::oneshot;
 use super::coordinator::Peers;
 use super::node_index::SELF;
 use super::state::lost::Lost;
+use super::state::requests::{Purpose, Request};
 use super::{NodeIndex, known_batch};
-use crate::messages::{ManagerWork, PeerWork};
-use crate::ports::{OrphanedState, Sealing, StoredBatch};
+use crate::messages::ManagerWork;
+use crate::ports::{OrphanedState, Sealing, StoreError, StoredBatch};
 use crate::say;
 
 /// An incarnation that was sealed or found alive is looked at again after this.
@@ -54,18 +55,8 @@ impl Peers {
             }
             lost.sealing = true;
             self.cluster.sealing.fetch_add(1, Ordering::SeqCst);
-            let (cluster, mailboxes) = (Arc::clone(&self.cluster), Arc::clone(&self.mailboxes));
             let incarnation = *incarnation;
-            tokio::task::spawn_local(async move {
-                let sealing = match cluster.store.seal(incarnation).await {
-                    Ok(sealing) => Some(sealing),
-                    Err(error) => {
-                        say::warn!(target: "hydrant::peers", "incarnation {incarnation} cannot be sealed yet: {error}");
-                        None
-                    }
-                };
-                mailboxes.peers.push(PeerWork::Sealed { incarnation, sealing }, 64);
-            });
+            self.requests.ask(Purpose::Seal { incarnation }, Request::Seal { incarnation });
         }
     }
 
@@ -80,7 +71,12 @@ impl Peers {
         }
     }
 
-    pub(super) fn sealed(&mut self, incarnation: u64, sealing: Option<Sealing>) {
+    /// An attempt to seal a lost incarnation has ended.
+    pub(super) fn sealed(&mut self, incarnation: u64, sealing: Result<Sealing, StoreError>) {
+        let complain = |error: &StoreError| {
+            say::warn!(target: "hydrant::peers", "incarnation {incarnation} cannot be sealed yet: {error}");
+        };
+        let sealing = sealing.inspect_err(complain).ok();
         if !matches!(sealing, Some(Sealing::Ours(_))) {
             self.is_sure_again(&[]);
         }
@@ -121,7 +117,7 @@ impl Peers {
         let mut prepared = self.shared.by_home(orphaned.prepared, |publish| &publish.publisher);
         self.remember_origins(&orphaned.batches);
         let batches: Arc<[StoredBatch]> = orphaned.batches.into();
-        let mut waits = Vec::new();
+        let mut workers = Vec::new();
         for (index, manager) in (0..).zip(&self.mailboxes.managers) {
             let (done, wait) = oneshot::channel();
             let sessions = sessions.remove(&index).unwrap_or_default();
@@ -131,7 +127,7 @@ impl Peers {
             let take_over =
                 ManagerWork::TakeOver { sessions, wills, prepared, incarnation, batches, done };
             manager.push(take_over, 256);
-            waits.push(wait);
+            workers.push(wait);
         }
         let known = batches.iter().cloned().map(known_batch);
         self.cluster.stored_batches.lock().extend(known);
@@ -139,14 +135,10 @@ impl Peers {
         // Before its outbox: what is a dead letter is not sent again.
         self.shared.dead_letters.take_over(&orphaned.dead_letters, &self.shared.metrics);
         self.shared.lanes.lock().take_over(&orphaned.lanes);
-        let mailboxes = Arc::clone(&self.mailboxes);
-        tokio::task::spawn_local(async move {
-            for wait in waits {
-                let _ = wait.await;
-            }
-            let taken_over = PeerWork::TakenOver { incarnation, incarnations, clients };
-            mailboxes.peers.push(taken_over, 64);
-        });
+        self.requests.ask(
+            Purpose::TakeOver { incarnation, incarnations, clients },
+            Request::TakenOver { workers },
+        );
     }
 
     /// Once in a while: for `broker nodes`.

@@ -17,7 +17,7 @@ pub use self::log::LogWork;
 pub use completion::{AckSource, CompletionToken, Transaction};
 pub use manager::{ConnectionFault, ConnectionInfo, ManagerWork, NewSocket};
 pub use peer_batch::InboundPeerBatch;
-pub use peers::{PeerWork, Untold};
+pub use peers::{Answer, PeerWork};
 pub use remote_batch::RemoteBatch;
 pub use router::RouterWork;
 pub use storage::StorageWork;

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::{CompletionToken, StreamMarker};
 use crate::cluster::{NodeIndex, Recipient};
-use crate::ports::{KnownIncarnation, SealedIncarnation, Sealing, SessionId, StoredSession};
+use crate::ports::{Holder, KnownIncarnation, Sealing, SessionId, StoreError, StoredSession};
 
 /// Work for PeersActor.
 #[derive(Debug)]
@@ -97,10 +97,6 @@ pub enum PeerWork {
     Holds(Vec<Arc<str>>),
     /// The members have changed.
     Members(MembershipView),
-    /// What the store has retained, and the versions.
-    Retained(Vec<(Arc<Message>, u64)>),
-    /// The same, read again because another node could not tell a change; `None`: it does not answer.
-    RetainedAgain(Option<Vec<(Arc<Message>, u64)>>),
     /// A session is to be given up; it waits for the markers of all nodes.
     Offer {
         /// Number of the handover.
@@ -181,22 +177,6 @@ pub enum PeerWork {
         /// The persistent session.
         handed: Option<Handed>,
     },
-    /// The store has answered who holds a client's session, or has taken it.
-    Looked {
-        /// Number of the claim.
-        request: u64,
-        /// The holder's incarnation, where it is another.
-        holder: Option<u64>,
-        /// The session, now this node's.
-        taken: Option<Box<StoredSession>>,
-    },
-    /// An attempt to seal a lost incarnation has ended.
-    Sealed {
-        /// The incarnation.
-        incarnation: u64,
-        /// How; `None`: the store does not answer, it is tried again.
-        sealing: Option<Sealing>,
-    },
     /// The store has forgotten the prepared publishes of a router below a number.
     PreparedForgotten {
         /// The router.
@@ -209,31 +189,30 @@ pub enum PeerWork {
         /// See above.
         incarnation: u64,
     },
-    /// What the store says of all incarnations; `None`: it does not answer.
-    Surveyed(Option<Vec<KnownIncarnation>>),
-    /// What the persistent sessions of an incarnation want, as the store says; `None`: it does not answer.
-    Wanted {
-        /// Which.
-        untold: Untold,
-        /// Filters with QoS 1-2.
-        filters: Option<Vec<Arc<str>>>,
-    },
-    /// Every worker has taken over its part of what a lost incarnation held.
-    TakenOver {
-        /// The incarnation.
-        incarnation: u64,
-        /// It, and those that it had sealed itself.
-        incarnations: Vec<SealedIncarnation>,
-        /// Client ids of the sessions.
-        clients: Vec<Arc<str>>,
+    /// What the coordinator has asked for has come to an end.
+    Answered {
+        /// The number of its request.
+        request: u64,
+        /// How.
+        answer: Answer,
     },
 }
 
-/// Lineages that an incarnation has, whose interest nobody has told.
+/// The answers to what the coordinator asks of the store and of this node's workers.
 #[derive(Debug)]
-pub struct Untold {
-    /// The incarnation, as it stands in the store.
-    pub of: KnownIncarnation,
-    /// See above.
-    pub lineages: Vec<u64>,
+pub enum Answer {
+    /// All incarnations that share the store.
+    Incarnations(Result<Vec<KnownIncarnation>, StoreError>),
+    /// The filters of some lineages with QoS 1-2.
+    Wanted(Result<Vec<Arc<str>>, StoreError>),
+    /// All retained messages, and the versions.
+    Retained(Result<Vec<(Arc<Message>, u64)>, StoreError>),
+    /// Who holds a client's session.
+    Located(Result<Option<Holder>, StoreError>),
+    /// A session, now this node's; `None`: it was not as it was said to be.
+    Taken(Result<Option<Box<StoredSession>>, StoreError>),
+    /// How an attempt to seal a lost incarnation has ended.
+    Sealed(Result<Sealing, StoreError>),
+    /// Every worker has taken over its part of what a lost incarnation held.
+    TakenOver,
 }

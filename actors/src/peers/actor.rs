@@ -17,10 +17,12 @@ use super::io;
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::cluster::coordinator::Peers;
+use crate::cluster::driver::{self, Driver, Handle};
 use crate::every::every;
 use crate::inbox::Work;
 use crate::mailboxes::Mailboxes;
 use crate::node_tables::NodeTables;
+use crate::now::Now;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// How often claims that wait long and nodes that are lost are looked at.
@@ -29,12 +31,12 @@ const TICK: Duration = Duration::from_millis(500);
 const AT_ONCE: usize = 512;
 
 thread_local! {
-    static PEERS: RefCell<Option<Rc<RefCell<Peers>>>> = const { RefCell::new(None) };
+    static PEERS: RefCell<Option<Handle>> = const { RefCell::new(None) };
 }
 
 /// See the module.
 pub struct PeersActor {
-    peers: Rc<RefCell<Peers>>,
+    peers: Handle,
     cell: Arc<ActorCell>,
 }
 
@@ -47,7 +49,8 @@ impl PeersActor {
         mailboxes: &Arc<Mailboxes>,
         listener: TcpListener,
     ) {
-        let peers = Rc::new(RefCell::new(Peers::new(cluster, shared, mailboxes, clock::now())));
+        let peers = Driver::new(Peers::new(cluster, shared, mailboxes, clock::now()));
+        tokio::task::spawn_local(driver::deadlines(Rc::clone(&peers)));
         tokio::task::spawn_local(io::accept(Rc::clone(&peers), listener));
         PEERS.with(|slot| *slot.borrow_mut() = Some(peers));
     }
@@ -61,7 +64,7 @@ impl PeersActor {
                 panic!("the links are not prepared")
             }
         };
-        let work = peers.borrow().mailboxes.peers.stream();
+        let work = peers.mailboxes.peers.stream();
         let actor = Self { peers, cell: Arc::clone(cell) };
         Running::new(actor, |ctx| {
             PeersActor::add_stream(work, ctx);
@@ -80,17 +83,18 @@ impl Actor for PeersActor {
 impl StreamHandler<Work> for PeersActor {
     fn handle(&mut self, _: Work, _: &mut Self::Context) {
         let mut entered = self.cell.enter(0);
-        let inbox = self.peers.borrow().mailboxes.peers.clone();
-        let mut taken = inbox.take(AT_ONCE);
-        self.peers.borrow_mut().begin(clock::now());
-        while taken.front_mut().is_some() {
-            self.cell.fault_point();
-            let Some(work) = taken.pop() else { break };
-            self.peers.borrow_mut().work(work);
-            entered.add(1);
-        }
-        drop(taken);
-        step(&self.peers, |_| {});
+        let mut taken = self.peers.mailboxes.peers.take(AT_ONCE);
+        step(&self.peers, |peers, now| {
+            peers.begin(now);
+            while taken.front_mut().is_some() {
+                self.cell.fault_point();
+                let Some(work) = taken.pop() else { break };
+                peers.work(work);
+                entered.add(1);
+            }
+            drop(taken);
+            peers.settle();
+        });
     }
 }
 
@@ -116,15 +120,12 @@ pub(crate) fn describe(cluster: &Cluster) -> String {
     if others.is_empty() { "no other node".to_owned() } else { others.join(", ") }
 }
 
-/// Does something and then what follows from it.
-fn step(handle: &Rc<RefCell<Peers>>, act: impl FnOnce(&mut Peers)) {
-    let to_dial = {
-        let mut peers = handle.borrow_mut();
-        peers.begin(clock::now());
-        act(&mut peers);
-        peers.settle();
+/// One step, behind which nodes may have to be dialled.
+fn step(handle: &Handle, act: impl FnOnce(&mut Peers, Now)) {
+    let to_dial = handle.step(|peers, now| {
+        act(peers, now);
         std::mem::take(&mut peers.to_dial)
-    };
+    });
     for node in to_dial {
         tokio::task::spawn_local(io::dial(Rc::clone(handle), node));
     }

@@ -4,7 +4,7 @@
 //! Bounds: [`HANDSHAKES`] connections that have not said whose they are, each for
 //! [`FIRST_HELLO`] and [`MAX_HELLO`] bytes; [`RELAYED`] connections that are carried on for others.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock;
 use crate::cluster::NodeIndex;
-use crate::cluster::coordinator::Peers;
+use crate::cluster::driver::Handle;
 use crate::connection::listener::accept_error;
 use crate::say;
 
@@ -44,15 +44,13 @@ const OPEN: Duration = Duration::from_millis(200);
 /// How often it is looked whether a node that is reached through another can be reached itself again.
 const DIRECT_AGAIN: Duration = Duration::from_secs(5);
 
-type Handle = Rc<RefCell<Peers>>;
-
 /// Dials a node for as long as the process lives, whenever it is a member and not connected.
 pub(super) async fn dial(peers: Handle, node: NodeIndex) {
     let mut backoff = BACKOFF_MIN;
     let mut failing = false;
     let mut tries = 0_usize;
     loop {
-        let address = peers.borrow().address(node);
+        let address = peers.look(|peers| peers.address(node));
         if let Some(address) = address {
             let up = match connect(&address).await {
                 Ok(stream) => run(&peers, node, stream, Role::Dialer, &[]).await,
@@ -94,7 +92,7 @@ async fn connect(address: &str) -> io::Result<TcpStream> {
 
 /// A connection to a node by way of one that can be reached; another one at each try.
 async fn through_another(peers: &Handle, node: NodeIndex, tries: usize) -> Option<TcpStream> {
-    let (address, relay) = peers.borrow().way_round(node, tries)?;
+    let (address, relay) = peers.look(|peers| peers.way_round(node, tries))?;
     let mut stream = connect(&address).await.ok()?;
     let mut request = Vec::new();
     relay.put(&mut request);
@@ -111,7 +109,7 @@ async fn through_another(peers: &Handle, node: NodeIndex, tries: usize) -> Optio
 async fn reachable_again(peers: &Handle, node: NodeIndex) {
     loop {
         sleep(DIRECT_AGAIN).await;
-        let address = peers.borrow().address(node);
+        let address = peers.look(|peers| peers.address(node));
         let Some(address) = address else { continue };
         if let Ok(mut stream) = connect(&address).await
             && timeout(OPEN, stream.read_u8()).await.is_err()
@@ -128,7 +126,7 @@ async fn carry_on(
     relay: &Relay,
     bytes: &[u8],
 ) -> Result<(), String> {
-    let address = peers.borrow().address_for(relay)?;
+    let address = peers.look(|peers| peers.address_for(relay))?;
     let failed =
         |error: io::Error| format!("node {:?} is not reached for it: {error}", relay.node_id);
     let mut other = connect(&address).await.map_err(failed)?;
@@ -142,7 +140,8 @@ async fn carry_on(
 fn failed(peers: &Handle, node: NodeIndex, address: &str, failing: &mut bool, error: &io::Error) {
     // Once, not at every attempt.
     if !std::mem::replace(failing, true) {
-        let (id, leaves) = (peers.borrow().name(node), peers.borrow().leaves(node));
+        let (id, leaves) =
+            (peers.look(|peers| peers.name(node)), peers.look(|peers| peers.leaves(node)));
         if leaves {
             say::info!(each: &id, target: "hydrant::peers", "node {id} cannot be reached at {address} ({error}); it is offer");
         } else {
@@ -183,13 +182,15 @@ pub(super) async fn accept(peers: Handle, listener: StdListener) {
                             }
                         }
                         Ok(Ok((stream, First::Hello(hello), bytes))) => {
-                            let node = peers.borrow().node_of(&hello);
+                            let node = peers.look(|peers| peers.node_of(&hello));
                             match node {
                                 Ok(node) => {
                                     run(&peers, node, stream, Role::Acceptor, &bytes).await;
                                 }
                                 // One that has just started, or has just left.
-                                Err(why) if peers.borrow().is_of_this_cluster(&hello) => {
+                                Err(why)
+                                    if peers.look(|peers| peers.is_of_this_cluster(&hello)) =>
+                                {
                                     put_off(&from.to_string(), &why);
                                 }
                                 Err(why) => refused(&from.to_string(), &why),
@@ -263,23 +264,24 @@ async fn first(mut stream: TcpStream) -> Result<(TcpStream, First, Vec<u8>), Str
 /// Carries the link over a connection until that ends. True when it was up.
 async fn run(peers: &Handle, node: NodeIndex, stream: TcpStream, role: Role, first: &[u8]) -> bool {
     let _ = stream.set_nodelay(true);
-    let Some(connection) = peers.borrow_mut().connected(clock::now(), node, role) else {
+    let Some(connection) = peers.step(|peers, now| peers.connected(now, node, role)) else {
         return false;
     };
     let (reader, writer) = stream.into_split();
     let heard = Notify::new();
-    let ended =
-        if first.is_empty() || peers.borrow_mut().received(clock::now(), node, connection, first) {
-            tokio::select! {
-                why = read(peers, node, connection, reader, &heard) => why,
-                why = write(peers, node, connection, writer, &heard) => why,
-            }
-        } else {
-            // What the other end is told of a refusal has still to go out.
-            let _ = timeout(DIAL, write(peers, node, connection, writer, &heard)).await;
-            "refused"
-        };
-    peers.borrow_mut().disconnected(clock::now(), node, connection, ended)
+    let ended = if first.is_empty()
+        || peers.step(|peers, now| peers.received(now, node, connection, first))
+    {
+        tokio::select! {
+            why = read(peers, node, connection, reader, &heard) => why,
+            why = write(peers, node, connection, writer, &heard) => why,
+        }
+    } else {
+        // What the other end is told of a refusal has still to go out.
+        let _ = timeout(DIAL, write(peers, node, connection, writer, &heard)).await;
+        "refused"
+    };
+    peers.step(|peers, now| peers.disconnected(now, node, connection, ended))
 }
 
 async fn read(
@@ -294,7 +296,7 @@ async fn read(
         match reader.read(&mut buffer).await {
             Ok(0) => return "it was closed by the other end",
             Ok(n) => {
-                if !peers.borrow_mut().received(clock::now(), node, connection, &buffer[..n]) {
+                if !peers.step(|peers, now| peers.received(now, node, connection, &buffer[..n])) {
                     return "it broke the peer protocol";
                 }
                 // With the other end's hello the link has other times: its pings begin.
@@ -314,7 +316,7 @@ async fn write(
 ) -> &'static str {
     let mut out = Vec::with_capacity(CHUNK);
     loop {
-        let sent = peers.borrow_mut().transmit(clock::now(), node, connection, &mut out, CHUNK);
+        let sent = peers.step(|peers, now| peers.transmit(now, node, connection, &mut out, CHUNK));
         let Some((notify, next)) = sent else {
             return "another connection replaced it";
         };
@@ -332,7 +334,7 @@ async fn write(
             () = notify.notified() => {}
             () = heard.notified() => {}
             () = sleep(wait) => {
-                if !peers.borrow_mut().timed_out(clock::now(), node, connection) {
+                if !peers.step(|peers, now| peers.timed_out(now, node, connection)) {
                     return "nothing came of it for too long";
                 }
             }

@@ -7,6 +7,7 @@ pub mod link;
 pub mod lost;
 pub mod refresh;
 pub mod remote;
+pub mod requests;
 pub mod retained;
 pub mod survey;
 pub mod wants;

@@ -19,3 +19,12 @@ pub struct Survey {
     /// Incarnations whose lineages are being read.
     pub reading: BTreeSet<u64>,
 }
+
+/// Lineages that an incarnation has, whose interest nobody has told.
+#[derive(Debug)]
+pub struct Untold {
+    /// The incarnation, as it stands in the store.
+    pub of: KnownIncarnation,
+    /// See above.
+    pub lineages: Vec<u64>,
+}

@@ -8,6 +8,7 @@ mod gate;
 mod leave;
 mod order;
 mod owed;
+mod requests;
 mod restarts;
 mod slow;
 mod twice;
