@@ -5,7 +5,6 @@
 //! Bounds: each inbox has its own, kept by who pushes ([`crate::inbox`]).
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use crate::inbox::Inbox;
 use crate::log::DeadWork;
@@ -21,9 +20,6 @@ pub struct Mailboxes {
     pub routers: Vec<Inbox<RouterWork>>,
     /// StorageActor's inbox.
     pub storage: Inbox<StorageWork>,
-    /// Bytes that StorageActor has admitted and holds back: the outbox is full, or a transaction
-    /// waits for other workers.
-    pub parked_bytes: AtomicUsize,
     /// The log actor's inbox.
     pub log: Inbox<LogWork>,
     /// What the log actor hears about dead letters.
@@ -43,7 +39,6 @@ impl Mailboxes {
             managers: workers.clone().map(manager).collect(),
             routers: workers.map(router).collect(),
             storage: Inbox::new(usize::MAX, settings.storage.max_pending_bytes),
-            parked_bytes: AtomicUsize::new(0),
             log: Inbox::new(settings.log.max_pending_messages, settings.log.max_pending_bytes),
             dead_letters: Inbox::new(usize::MAX, usize::MAX),
             peers: Inbox::new(usize::MAX, max_link_bytes),

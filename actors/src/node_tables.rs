@@ -58,6 +58,9 @@ pub struct NodeTables {
     pub lanes: Mutex<OutboxProgress>,
     /// Records that the log refused for good.
     pub dead_letters: DeadLetters,
+    /// Bytes that StorageActor has admitted and holds back: the outbox is full, or a transaction
+    /// waits for other workers.
+    pub parked_bytes: AtomicUsize,
     /// Number for the next persistent session, or for the next connection with a will.
     pub next_session: AtomicU64,
     /// Number for the next transaction.

@@ -696,6 +696,7 @@ fn make_shared(
         gate,
         lanes: Mutex::new(lanes),
         dead_letters,
+        parked_bytes: AtomicUsize::new(0),
         next_session: AtomicU64::new(next_session),
         next_transaction: AtomicU64::new(1),
         persistent_sessions: AtomicUsize::new(0),

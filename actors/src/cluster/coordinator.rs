@@ -15,6 +15,7 @@ use hydrant_protocol::cluster::message::Control;
 
 use super::node_index::SELF;
 use super::state::claims::{Claiming, Release};
+use super::state::effects::{Effects, Push};
 use super::state::failover::Successors;
 use super::state::link::{PeerLink, Prepared};
 use super::state::lost::Lost;
@@ -23,7 +24,6 @@ use super::state::requests::{Purpose, Recover, Request, RequestId, Requests};
 use super::state::survey::Survey;
 use super::state::wants::Wants;
 use super::{Cluster, Node, NodeIndex, Recipient};
-use crate::mailboxes::Mailboxes;
 use crate::messages::{Answer, CompletionToken, ManagerWork, PeerWork};
 use crate::node_tables::NodeTables;
 use crate::now::{Boot, Now};
@@ -33,7 +33,8 @@ use crate::ports::StoreError;
 pub(crate) struct Peers {
     pub cluster: Arc<Cluster>,
     pub shared: Arc<NodeTables>,
-    pub mailboxes: Arc<Mailboxes>,
+    /// Workers of this node.
+    pub workers: u16,
     pub directory: Directory,
     /// By [`NodeIndex`] less one: the first is this node itself.
     pub links: Vec<PeerLink>,
@@ -51,6 +52,8 @@ pub(crate) struct Peers {
     pub refresh: Refresh,
     /// What is asked of the store.
     pub requests: Requests,
+    /// What was decided and is not handed out.
+    pub effects: Effects,
     /// Batches that were sent to a lost node and are for sessions that are here now.
     pub own: BTreeMap<u64, Vec<CompletionToken>>,
     /// The same of batches with prepared publishes.
@@ -80,25 +83,20 @@ pub(crate) struct Peers {
     pub settling: VecDeque<(u64, CompletionToken)>,
     pub to_dial: Vec<NodeIndex>,
     /// Tokens to be answered, by worker.
-    completed: AHashMap<u16, VecDeque<CompletionToken>>,
+    completed: BTreeMap<u16, VecDeque<CompletionToken>>,
     /// The time of the step under way, as its driver has read it.
     pub now: Now,
 }
 
 impl Peers {
-    pub fn new(
-        cluster: &Arc<Cluster>,
-        shared: &Arc<NodeTables>,
-        mailboxes: &Arc<Mailboxes>,
-        now: Now,
-    ) -> Self {
+    pub fn new(cluster: &Arc<Cluster>, shared: &Arc<NodeTables>, now: Now) -> Self {
         *cluster.nodes.write() = vec![Node::new(&cluster.node_id, true)];
         let mut directory = Directory::new(Arc::clone(&cluster.node_id), cluster.incarnation);
         cluster.continued.iter().for_each(|before| directory.taken_over(before.number));
         Self {
             cluster: Arc::clone(cluster),
             shared: Arc::clone(shared),
-            mailboxes: Arc::clone(mailboxes),
+            workers: u16::try_from(shared.workers()).unwrap_or(u16::MAX),
             directory,
             links: Vec::new(),
             claims: BTreeMap::new(),
@@ -109,6 +107,7 @@ impl Peers {
             survey: Survey::default(),
             refresh: Refresh::default(),
             requests: Requests::default(),
+            effects: Effects::default(),
             own: BTreeMap::new(),
             own_prepared: BTreeMap::new(),
             origins: cluster.store.stored_batches().iter().map(|batch| batch.origin).collect(),
@@ -124,7 +123,7 @@ impl Peers {
             ends: false,
             settling: VecDeque::new(),
             to_dial: Vec::new(),
-            completed: AHashMap::new(),
+            completed: BTreeMap::new(),
             now,
         }
     }
@@ -157,8 +156,8 @@ impl Peers {
     pub fn settle(&mut self) {
         self.act();
         self.check_settled();
-        for (worker, tokens) in self.completed.drain() {
-            self.mailboxes.managers[usize::from(worker)].push(ManagerWork::Completed(tokens), 64);
+        for (worker, tokens) in std::mem::take(&mut self.completed) {
+            self.effects.manager(worker, ManagerWork::Completed(tokens), 64);
         }
         for link in &mut self.links {
             link.flush();
@@ -176,9 +175,15 @@ impl Peers {
         }
     }
 
-    /// What the driver is to carry out next; the answer is [`PeerWork::Answered`].
-    pub fn poll_request(&mut self) -> Option<(RequestId, Request)> {
-        self.requests.poll_request()
+    /// Asks the store, or this node's workers; the answer is [`PeerWork::Answered`].
+    pub(super) fn ask(&mut self, purpose: Purpose, request: Request) {
+        let id = self.requests.open(purpose);
+        self.effects.request(id, request);
+    }
+
+    /// Hands out what was decided: the end of every step.
+    pub fn hand_out(&mut self, to: &mut impl Push) {
+        self.effects.hand_out(to);
     }
 
     /// When [`Peers::handle_deadline`] has to be called.
@@ -189,7 +194,9 @@ impl Peers {
     /// That time has come.
     pub fn handle_deadline(&mut self, now: Now) {
         self.begin(now);
-        self.requests.handle_deadline(now.boot);
+        while let Some((id, request)) = self.requests.poll_due(now.boot) {
+            self.effects.request(id, request);
+        }
     }
 
     /// An answer. One that comes late, a second time or for nothing changes nothing.
@@ -227,8 +234,8 @@ impl Peers {
         self.retained_found(found);
         // Now it is known who wants them; and before any client is let in.
         self.cluster.synced.store(true, Ordering::SeqCst);
-        for manager in &self.mailboxes.managers {
-            manager.push(ManagerWork::FinishOpen, 64);
+        for worker in 0..self.workers {
+            self.effects.manager(worker, ManagerWork::FinishOpen, 64);
         }
         self.release_all();
         self.refresh_retained();

@@ -11,9 +11,12 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::coordinator::Peers;
+use super::state::effects::Push;
+use super::state::requests::{Request, RequestId};
 use super::{Cluster, requests};
 use crate::clock;
 use crate::mailboxes::Mailboxes;
+use crate::messages::{ManagerWork, PeerWork, RouterWork, StorageWork};
 use crate::now::{Boot, Now};
 
 /// See the module.
@@ -32,8 +35,8 @@ pub(crate) type Handle = Rc<Driver>;
 
 impl Driver {
     /// Drives this one.
-    pub fn new(peers: Peers) -> Handle {
-        let (cluster, mailboxes) = (Arc::clone(&peers.cluster), Arc::clone(&peers.mailboxes));
+    pub fn new(peers: Peers, mailboxes: &Arc<Mailboxes>) -> Handle {
+        let (cluster, mailboxes) = (Arc::clone(&peers.cluster), Arc::clone(mailboxes));
         let (peers, deadline) = (RefCell::new(peers), Cell::new(None));
         Rc::new(Self { peers, cluster, mailboxes, deadline, another: Notify::new() })
     }
@@ -42,10 +45,7 @@ impl Driver {
     pub fn step<R>(&self, act: impl FnOnce(&mut Peers, Now) -> R) -> R {
         let mut peers = self.peers.borrow_mut();
         let done = act(&mut peers, clock::now());
-        while let Some((id, request)) = peers.poll_request() {
-            let (cluster, mailboxes) = (Arc::clone(&self.cluster), Arc::clone(&self.mailboxes));
-            tokio::task::spawn_local(requests::ask(cluster, mailboxes, id, request));
-        }
+        peers.hand_out(&mut Inboxes { cluster: &self.cluster, mailboxes: &self.mailboxes });
         let deadline = peers.poll_deadline();
         if self.deadline.replace(deadline) != deadline {
             self.another.notify_one();
@@ -56,6 +56,40 @@ impl Driver {
     /// Looks at something.
     pub fn look<R>(&self, look: impl FnOnce(&Peers) -> R) -> R {
         look(&self.peers.borrow())
+    }
+}
+
+/// Where the effects of a step go.
+struct Inboxes<'a> {
+    cluster: &'a Arc<Cluster>,
+    mailboxes: &'a Arc<Mailboxes>,
+}
+
+impl Push for Inboxes<'_> {
+    fn manager(&mut self, worker: u16, work: ManagerWork, cost: usize) {
+        self.mailboxes.managers[usize::from(worker)].push(work, cost);
+    }
+
+    fn router(&mut self, worker: u16, work: RouterWork, cost: usize) {
+        self.mailboxes.routers[usize::from(worker)].push(work, cost);
+    }
+
+    fn storage(&mut self, work: StorageWork, cost: usize) {
+        self.mailboxes.storage.push(work, cost);
+    }
+
+    fn coordinator(&mut self, work: PeerWork, cost: usize) {
+        self.mailboxes.peers.push(work, cost);
+    }
+
+    fn request(&mut self, id: RequestId, request: Request) {
+        requests::begin(self.cluster, self.mailboxes, id, request);
+    }
+
+    fn end(&mut self, why: String) {
+        if let Some(on_failure) = self.cluster.on_failure.get() {
+            on_failure(why);
+        }
     }
 }
 

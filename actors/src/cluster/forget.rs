@@ -41,10 +41,10 @@ impl Peers {
     }
 
     /// Nobody sends these again: the store need not know them.
-    pub(super) fn forget_batches(&self, origin: u64, below: u64) {
+    pub(super) fn forget_batches(&mut self, origin: u64, below: u64) {
         let ops = vec![StoreOp::ForgetPeerBatches { origin, below }];
         let (tokens, transaction, origin) = (Vec::new(), None, None);
-        self.mailboxes.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, 64);
+        self.effects.storage(StorageWork::Write { ops, tokens, transaction, origin }, 64);
     }
 
     /// The same of all of an incarnation.

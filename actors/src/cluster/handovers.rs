@@ -25,9 +25,8 @@ impl Peers {
                     }
                 }
                 Action::Expect { id, client, filters } => {
-                    let home = usize::from(self.shared.home(&client));
-                    self.mailboxes.routers[home]
-                        .push(RouterWork::Expect { id, client, filters }, 256);
+                    let home = self.shared.home(&client);
+                    self.effects.router(home, RouterWork::Expect { id, client, filters }, 256);
                 }
                 Action::InsertMarkers { id, client, here, to } => {
                     let to = to.iter().filter_map(|node| Some(self.link_of(node)?.index)).collect();
@@ -52,16 +51,16 @@ impl Peers {
                 }
                 Action::Forget { client, .. } => {
                     // Behind what had it expected.
-                    let home = usize::from(self.shared.home(&client));
-                    self.mailboxes.routers[home].push(RouterWork::Forget { client }, 64);
+                    let home = self.shared.home(&client);
+                    self.effects.router(home, RouterWork::Forget { client }, 64);
                 }
             }
         }
     }
 
-    fn to_home(&self, client: Arc<str>, work: impl FnOnce(Arc<str>) -> ManagerWork) {
-        let home = usize::from(self.shared.home(&client));
-        self.mailboxes.managers[home].push(work(client), 64);
+    fn to_home(&mut self, client: Arc<str>, work: impl FnOnce(Arc<str>) -> ManagerWork) {
+        let home = self.shared.home(&client);
+        self.effects.manager(home, work(client), 64);
     }
 
     /// While this node is no member itself, it does not know who is lost: all of them may have left ZooKeeper for want
@@ -86,8 +85,7 @@ impl Peers {
     /// Sessions have moved without the markers of this node, which that one did not see: this one ends.
     pub(super) fn has_missed_handovers(&mut self, by: NodeIndex) {
         self.ends = true;
-        let Some(on_failure) = self.cluster.on_failure.get() else { return };
-        on_failure(format!(
+        self.effects.end(format!(
             "node {} did not see this one while sessions moved between nodes, so what this one had published for them \
              may not be with them: start it again, its publishers send again what they have no acknowledgement for",
             self.name(by)
@@ -109,10 +107,10 @@ impl Peers {
     }
 
     /// Has every router of this node pass a marker.
-    pub(super) fn insert_markers(&self, marker: StreamMarker) {
+    pub(super) fn insert_markers(&mut self, marker: StreamMarker) {
         let marker = Arc::new(marker);
-        for router in &self.mailboxes.routers {
-            router.push(RouterWork::InsertMarker(Arc::clone(&marker)), 64);
+        for router in 0..self.workers {
+            self.effects.router(router, RouterWork::InsertMarker(Arc::clone(&marker)), 64);
         }
     }
 
@@ -136,15 +134,15 @@ impl Peers {
 
     /// The marker of another node's router goes the way of what that router publishes.
     pub(super) fn forward_marker(
-        &self,
+        &mut self,
         node: NodeIndex,
         id: u64,
         client: Arc<str>,
         router: (u16, u16),
     ) {
         let (stream, routers) = (PublishStream::new(node, router.0), router.1);
-        self.first_router(stream.router)
-            .push(RouterWork::ForwardMarker { id, client, stream, routers }, 64);
+        let router = self.first_router(stream.router);
+        self.effects.router(router, RouterWork::ForwardMarker { id, client, stream, routers }, 64);
     }
 
     /// A marker has come to the session that is here.

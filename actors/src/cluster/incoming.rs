@@ -17,7 +17,6 @@ use super::node_index::SELF;
 use super::state::link::Greeting;
 use super::state::retained;
 use super::{NodeIndex, Recipient};
-use crate::inbox::Inbox;
 use crate::messages::{InboundPeerBatch, ManagerWork, PeerWork, RouterWork};
 use crate::now::{Boot, Now};
 use crate::say;
@@ -171,7 +170,7 @@ impl Peers {
                 let changes = interest.has_changes();
                 let whole = interest.whole();
                 if changes {
-                    self.mailboxes.peers.push(PeerWork::Interest(None), 64);
+                    self.effects.coordinator(PeerWork::Interest(None), 64);
                 }
                 (whole, self.cluster.announced.load(Ordering::SeqCst))
             };
@@ -213,17 +212,17 @@ impl Peers {
         let Some(incarnation) = incarnation else { return };
         let bytes = body.len();
         let work = RouterWork::PeerBatch(InboundPeerBatch::new(node, incarnation, body));
-        self.router_of(router).push(work, bytes);
+        self.effects.router(self.router_of(router), work, bytes);
     }
 
     /// The router that a marker goes through, or the first of all where it stands for all routers.
-    pub fn first_router(&self, router: u16) -> &Inbox<RouterWork> {
+    pub fn first_router(&self, router: u16) -> u16 {
         self.router_of(if router == ALL_STREAMS { 0 } else { router })
     }
 
     /// The router that routes what a router of another node publishes.
-    pub fn router_of(&self, router: u16) -> &Inbox<RouterWork> {
-        &self.mailboxes.routers[usize::from(router) % self.mailboxes.routers.len()]
+    pub fn router_of(&self, router: u16) -> u16 {
+        router.checked_rem(self.workers).unwrap_or_default()
     }
 
     fn control(&mut self, node: NodeIndex, message: Control) {
@@ -289,7 +288,7 @@ impl Peers {
             Control::RetainedReached { topic, version, router, live } => {
                 let stream = PublishStream::new(node, router);
                 let reached = RouterWork::RetainedReached { topic, version, stream, live };
-                self.router_of(router).push(reached, 64);
+                self.effects.router(self.router_of(router), reached, 64);
             }
             Control::RetainedMissed => self.has_missed_retained(node),
             Control::RetainedFlush { round } => self.flush_retained(node, round),
@@ -318,8 +317,8 @@ impl Peers {
                 self.resent(node, incarnation, router);
             }
             Control::Visited { client, visits } => {
-                let home = usize::from(self.shared.home(&client));
-                self.mailboxes.managers[home].push(ManagerWork::Visited { client, visits }, 256);
+                let home = self.shared.home(&client);
+                self.effects.manager(home, ManagerWork::Visited { client, visits }, 256);
             }
             other => self.on_message(node, other),
         }
@@ -421,7 +420,7 @@ impl Peers {
         });
         match (ahead, message) {
             (Some(by), message) => {
-                let places = self.mailboxes.routers.len();
+                let places = usize::from(self.workers);
                 retained.change_ahead_by(by, &topic, message, version, places);
             }
             (None, Some(message)) => drop(retained.insert(message)),

@@ -34,7 +34,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 impl Peers {
     /// What others have retained is read when every change from now on is heard of. Behind that, clients may come.
     pub(super) fn read_retained(&mut self) {
-        self.requests.ask(Purpose::FirstRetained, Request::Retained);
+        self.ask(Purpose::FirstRetained, Request::Retained);
     }
 
     /// The store has answered.
@@ -44,7 +44,7 @@ impl Peers {
             Err(error) => {
                 say::warn!(target: "hydrant::peers", "reading the retained messages again: {error}");
                 let at = self.now.boot + AGAIN;
-                self.requests.ask_at(at, Purpose::FirstRetained, Request::Retained);
+                self.requests.open_at(at, Purpose::FirstRetained, Request::Retained);
             }
         }
     }
@@ -155,7 +155,7 @@ impl Peers {
     }
 
     /// A node, or this one, wants to read what was changed here.
-    pub(super) fn flush_retained(&self, by: NodeIndex, round: u64) {
+    pub(super) fn flush_retained(&mut self, by: NodeIndex, round: u64) {
         self.insert_markers(StreamMarker {
             reason: MarkerReason::Retained { round, by },
             to: SmallVec::new(),
@@ -164,7 +164,7 @@ impl Peers {
 
     /// What a router had changed before is stored, unless some of it is parked because the outbox is full.
     pub(super) fn retained_stored(&mut self, by: NodeIndex, round: u64, router: (u16, u16)) {
-        if self.mailboxes.parked_bytes.load(Ordering::Relaxed) > 0 {
+        if self.shared.parked_bytes.load(Ordering::Relaxed) > 0 {
             self.refresh.parked.insert(by, round);
         } else if by == SELF {
             self.flushed(SELF, round, router);
@@ -175,8 +175,7 @@ impl Peers {
 
     /// Asks the routers again that could not answer while something was parked.
     pub(super) fn flush_parked(&mut self) {
-        if !self.refresh.parked.is_empty()
-            && self.mailboxes.parked_bytes.load(Ordering::Relaxed) == 0
+        if !self.refresh.parked.is_empty() && self.shared.parked_bytes.load(Ordering::Relaxed) == 0
         {
             let parked = std::mem::take(&mut self.refresh.parked);
             parked.into_iter().for_each(|(by, round)| self.flush_retained(by, round));
@@ -191,7 +190,7 @@ impl Peers {
             return;
         }
         if refresh.awaited.remove(&node) && refresh.awaited.is_empty() {
-            self.requests.ask(Purpose::RetainedAgain, Request::Retained);
+            self.ask(Purpose::RetainedAgain, Request::Retained);
         }
     }
 

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::Cluster;
-use super::state::requests::{Request, RequestId};
+use super::state::requests::{Request, RequestId, TakeOverPart};
+use crate::inbox::Inbox;
 use crate::mailboxes::Mailboxes;
-use crate::messages::{Answer, PeerWork};
+use crate::messages::{Answer, ManagerWork, PeerWork};
 use crate::ports::StoreError;
 
 /// Bytes that an answer counts in the inbox, about.
@@ -13,13 +16,41 @@ const LIST: usize = 1024;
 const SESSION: usize = 256;
 const SHORT: usize = 64;
 
-/// Asks, and hands the answer to PeersActor.
-pub(super) async fn ask(
-    cluster: Arc<Cluster>,
-    mailboxes: Arc<Mailboxes>,
+/// Begins it. The answer goes to PeersActor.
+pub(super) fn begin(
+    cluster: &Arc<Cluster>,
+    mailboxes: &Arc<Mailboxes>,
     id: RequestId,
     request: Request,
 ) {
+    let (cluster, mailboxes) = (Arc::clone(cluster), Arc::clone(mailboxes));
+    if let Request::TakeOver { incarnation, batches, parts } = request {
+        let give = |(manager, part): (&Inbox<ManagerWork>, TakeOverPart)| {
+            let TakeOverPart { sessions, wills, prepared } = part;
+            let (done, told) = oneshot::channel();
+            let batches = Arc::clone(&batches);
+            let work =
+                ManagerWork::TakeOver { sessions, wills, prepared, incarnation, batches, done };
+            manager.push(work, SESSION);
+            told
+        };
+        let told: Vec<_> = mailboxes.managers.iter().zip(parts).map(give).collect();
+        tokio::task::spawn_local(async move {
+            for told in told {
+                let _ = told.await;
+            }
+            answer(&mailboxes, id, Answer::TakenOver, SHORT);
+        });
+    } else {
+        tokio::task::spawn_local(ask(cluster, mailboxes, id, request));
+    }
+}
+
+fn answer(mailboxes: &Mailboxes, request: RequestId, answer: Answer, cost: usize) {
+    mailboxes.peers.push(PeerWork::Answered { request, answer }, cost);
+}
+
+async fn ask(cluster: Arc<Cluster>, mailboxes: Arc<Mailboxes>, id: RequestId, request: Request) {
     let store = &cluster.store;
     let (answer, cost) = match request {
         Request::Incarnations => (Answer::Incarnations(store.incarnations().await), LIST),
@@ -31,14 +62,10 @@ pub(super) async fn ask(
             (Answer::Taken(taken.map(|taken| taken.map(Box::new))), SESSION)
         }
         Request::Seal { incarnation } => (Answer::Sealed(store.seal(incarnation).await), SHORT),
-        Request::TakenOver { workers } => {
-            for worker in workers {
-                let _ = worker.await;
-            }
-            (Answer::TakenOver, SHORT)
-        }
+        // Begun above.
+        Request::TakeOver { .. } => return,
     };
-    mailboxes.peers.push(PeerWork::Answered { request: id, answer }, cost);
+    self::answer(&mailboxes, id, answer, cost);
 }
 
 async fn wanted(cluster: &Cluster, lineages: &[u64]) -> Result<Vec<Arc<str>>, StoreError> {

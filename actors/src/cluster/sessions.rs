@@ -91,17 +91,17 @@ impl Peers {
 
     fn take(&mut self, lookup: Lookup, from: Holder, until: u64) {
         let client = Arc::clone(&lookup.client);
-        self.requests.ask(Purpose::Lookup(lookup), Request::Take { client, from, until });
+        self.ask(Purpose::Lookup(lookup), Request::Take { client, from, until });
     }
 
     fn locate(&mut self, lookup: Lookup) {
         let client = Arc::clone(&lookup.client);
-        self.requests.ask(Purpose::Lookup(lookup), Request::Locate { client });
+        self.ask(Purpose::Lookup(lookup), Request::Locate { client });
     }
 
     fn locate_in(&mut self, wait: Duration, lookup: Lookup) {
         let (at, client) = (self.now.boot + wait, Arc::clone(&lookup.client));
-        self.requests.ask_at(at, Purpose::Lookup(lookup), Request::Locate { client });
+        self.requests.open_at(at, Purpose::Lookup(lookup), Request::Locate { client });
     }
 
     /// The store has taken the session of a claim, or it was not as it was said to be.
@@ -195,7 +195,7 @@ impl Peers {
         self.directory.admitted(&client, admission);
         let work =
             ManagerWork::Granted { conn: claim.conn, client: claim.client, taken, admission };
-        self.mailboxes.managers[usize::from(claim.worker)].push(work, 256);
+        self.effects.manager(claim.worker, work, 256);
         self.handovers.granted(&client);
         self.release_deferred(&client);
     }
@@ -209,8 +209,8 @@ impl Peers {
             return self.deferred_releases.push(release);
         }
         let Release { owner, ticket, client, to } = release;
-        let home = usize::from(self.shared.home(&client));
-        self.mailboxes.managers[home].push(ManagerWork::Release { owner, ticket, client, to }, 64);
+        let home = self.shared.home(&client);
+        self.effects.manager(home, ManagerWork::Release { owner, ticket, client, to }, 64);
     }
 
     fn release_deferred(&mut self, client: &str) {
@@ -236,7 +236,7 @@ impl Peers {
     /// is nobody's.
     pub(super) fn recover(&mut self, of: Recover) {
         let client = Arc::clone(&of.client);
-        self.requests.ask(Purpose::Recover(of), Request::Locate { client });
+        self.ask(Purpose::Recover(of), Request::Locate { client });
     }
 
     /// The store has said whose it is.
@@ -245,7 +245,7 @@ impl Peers {
         match holder {
             Ok(Some(found)) if found == own => {
                 let (client, from, until) = (Arc::clone(&of.client), own, u64::MAX);
-                self.requests.ask(Purpose::Recover(of), Request::Take { client, from, until });
+                self.ask(Purpose::Recover(of), Request::Take { client, from, until });
             }
             Ok(_) => self.recovered(of, None),
             Err(error) => self.recover_again(of, &error),
@@ -264,13 +264,13 @@ impl Peers {
     fn recover_again(&mut self, of: Recover, error: &StoreError) {
         complain(&of.client, error);
         let (at, client) = (self.now.boot + AGAIN, Arc::clone(&of.client));
-        self.requests.ask_at(at, Purpose::Recover(of), Request::Locate { client });
+        self.requests.open_at(at, Purpose::Recover(of), Request::Locate { client });
     }
 
-    fn recovered(&self, of: Recover, taken: Option<Box<StoredSession>>) {
+    fn recovered(&mut self, of: Recover, taken: Option<Box<StoredSession>>) {
         let Recover { worker, id, client, .. } = of;
         let work = ManagerWork::Recovered { id, client, taken };
-        self.mailboxes.managers[usize::from(worker)].push(work, 256);
+        self.effects.manager(worker, work, 256);
     }
 
     /// Claims that have waited long ask the store who holds the session.
@@ -286,7 +286,7 @@ impl Peers {
         for request in long {
             let Some(claim) = self.claims.get(&request) else { continue };
             let (client, claim) = (Arc::clone(&claim.client), request);
-            self.requests.ask(Purpose::LongClaim { claim }, Request::Locate { client });
+            self.ask(Purpose::LongClaim { claim }, Request::Locate { client });
         }
     }
 }

@@ -44,7 +44,7 @@ impl Peers {
         self.act();
         // The markers of the last one are the ones that count: they come behind everything else.
         incarnations.sort_by_key(|of| (of.number == orphan, of.number));
-        let workers = u16::try_from(self.mailboxes.managers.len()).unwrap_or(u16::MAX);
+        let workers = self.workers;
         let there = self.links.iter().filter(|link| link.is_there()).map(|link| link.index);
         let nodes: Vec<NodeIndex> = there.chain([SELF]).collect();
         for of in incarnations {
@@ -66,7 +66,7 @@ impl Peers {
     /// published for the earlier starts; whoever comes later does not.
     pub(super) fn await_first_markers(&mut self) {
         let Some(last) = self.successors.unawaited.take() else { return };
-        let workers = u16::try_from(self.mailboxes.managers.len()).unwrap_or(u16::MAX);
+        let workers = self.workers;
         let there = self.links.iter().filter(|link| link.is_there()).map(|link| link.index);
         let awaited: BTreeSet<(u16, NodeIndex)> =
             there.flat_map(|node| (0..workers).map(move |worker| (worker, node))).collect();
@@ -293,7 +293,7 @@ impl Peers {
                 self.own.insert(number, tokens);
                 let bytes = body.len();
                 let work = InboundPeerBatch::new(SELF, self.cluster.incarnation, body);
-                self.router_of(router).push(RouterWork::PeerBatch(work), bytes);
+                self.effects.router(self.router_of(router), RouterWork::PeerBatch(work), bytes);
             } else if let Some(link) = self.link(successor) {
                 let (kept, incarnation) = (Some(body.clone()), by);
                 let sent = link.link.peer_incarnation() == Some(by);
@@ -306,10 +306,15 @@ impl Peers {
     }
 
     /// A router of a node has sent again what it had for a lost incarnation whose sessions are here.
-    pub(super) fn resent(&self, node: NodeIndex, incarnation: u64, (router, routers): (u16, u16)) {
-        let stream = PublishStream::new(node, router);
-        let work = RouterWork::Resent { incarnation, stream, routers };
-        self.first_router(router).push(work, 64);
+    pub(super) fn resent(
+        &mut self,
+        node: NodeIndex,
+        incarnation: u64,
+        (router, routers): (u16, u16),
+    ) {
+        let work =
+            RouterWork::Resent { incarnation, stream: PublishStream::new(node, router), routers };
+        self.effects.router(self.first_router(router), work, 64);
     }
 
     /// A worker has seen all markers of a node.
@@ -321,9 +326,9 @@ impl Peers {
         }
     }
 
-    fn all_resent(&self, incarnation: u64) {
-        for manager in &self.mailboxes.managers {
-            manager.push(ManagerWork::Settled { incarnation }, 64);
+    fn all_resent(&mut self, incarnation: u64) {
+        for worker in 0..self.workers {
+            self.effects.manager(worker, ManagerWork::Settled { incarnation }, 64);
         }
     }
 

@@ -32,7 +32,7 @@ impl Peers {
             return;
         }
         (self.survey.again, self.survey.ticks) = (false, 0);
-        self.requests.ask(Purpose::Survey, Request::Incarnations);
+        self.ask(Purpose::Survey, Request::Incarnations);
     }
 
     pub(super) fn survey_tick(&mut self) {
@@ -175,7 +175,7 @@ impl Peers {
     fn read(&mut self, untold: Untold) {
         self.survey.reading.insert(untold.of.number);
         let lineages = untold.lineages.clone();
-        self.requests.ask(Purpose::Untold(untold), Request::Wanted { lineages });
+        self.ask(Purpose::Untold(untold), Request::Wanted { lineages });
     }
 
     /// The store has said what the sessions of an incarnation want: this node keeps for it from here on.

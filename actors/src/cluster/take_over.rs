@@ -5,14 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hydrant_protocol::cluster::{Key, MembershipView, Ring};
-use tokio::sync::oneshot;
 
 use super::coordinator::Peers;
 use super::node_index::SELF;
 use super::state::lost::Lost;
-use super::state::requests::{Purpose, Request};
+use super::state::requests::{Purpose, Request, TakeOverPart};
 use super::{NodeIndex, known_batch};
-use crate::messages::ManagerWork;
 use crate::ports::{OrphanedState, Sealing, StoreError, StoredBatch};
 use crate::say;
 
@@ -56,7 +54,8 @@ impl Peers {
             lost.sealing = true;
             self.cluster.sealing.fetch_add(1, Ordering::SeqCst);
             let incarnation = *incarnation;
-            self.requests.ask(Purpose::Seal { incarnation }, Request::Seal { incarnation });
+            let id = self.requests.open(Purpose::Seal { incarnation });
+            self.effects.request(id, Request::Seal { incarnation });
         }
     }
 
@@ -117,28 +116,20 @@ impl Peers {
         let mut prepared = self.shared.by_home(orphaned.prepared, |publish| &publish.publisher);
         self.remember_origins(&orphaned.batches);
         let batches: Arc<[StoredBatch]> = orphaned.batches.into();
-        let mut workers = Vec::new();
-        for (index, manager) in (0..).zip(&self.mailboxes.managers) {
-            let (done, wait) = oneshot::channel();
-            let sessions = sessions.remove(&index).unwrap_or_default();
-            let wills = wills.remove(&index).unwrap_or_default();
-            let prepared = prepared.remove(&index).unwrap_or_default();
-            let batches = Arc::clone(&batches);
-            let take_over =
-                ManagerWork::TakeOver { sessions, wills, prepared, incarnation, batches, done };
-            manager.push(take_over, 256);
-            workers.push(wait);
-        }
+        let parts = (0..self.workers).map(|worker| TakeOverPart {
+            sessions: sessions.remove(&worker).unwrap_or_default(),
+            wills: wills.remove(&worker).unwrap_or_default(),
+            prepared: prepared.remove(&worker).unwrap_or_default(),
+        });
+        let (parts, incarnations) = (parts.collect(), orphaned.incarnations);
+        let purpose = Purpose::TakeOver { incarnation, incarnations, clients };
+        let request = Request::TakeOver { incarnation, batches: Arc::clone(&batches), parts };
+        self.ask(purpose, request);
         let known = batches.iter().cloned().map(known_batch);
         self.cluster.stored_batches.lock().extend(known);
-        let incarnations = orphaned.incarnations;
         // Before its outbox: what is a dead letter is not sent again.
         self.shared.dead_letters.take_over(&orphaned.dead_letters, &self.shared.metrics);
         self.shared.lanes.lock().take_over(&orphaned.lanes);
-        self.requests.ask(
-            Purpose::TakeOver { incarnation, incarnations, clients },
-            Request::TakenOver { workers },
-        );
     }
 
     /// Once in a while: for `broker nodes`.

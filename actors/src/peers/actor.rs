@@ -49,7 +49,7 @@ impl PeersActor {
         mailboxes: &Arc<Mailboxes>,
         listener: TcpListener,
     ) {
-        let peers = Driver::new(Peers::new(cluster, shared, mailboxes, clock::now()));
+        let peers = Driver::new(Peers::new(cluster, shared, clock::now()), mailboxes);
         tokio::task::spawn_local(driver::deadlines(Rc::clone(&peers)));
         tokio::task::spawn_local(io::accept(Rc::clone(&peers), listener));
         PEERS.with(|slot| *slot.borrow_mut() = Some(peers));
@@ -92,9 +92,10 @@ impl StreamHandler<Work> for PeersActor {
                 peers.work(work);
                 entered.add(1);
             }
-            drop(taken);
             peers.settle();
         });
+        // What follows from the last of them is with others before they are not counted here any more.
+        drop(taken);
     }
 }
 

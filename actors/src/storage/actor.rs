@@ -183,7 +183,7 @@ impl StorageActor {
                 shared.metrics.outbox_full.inc();
             }
         }
-        mailboxes.parked_bytes.store(queue.parked_bytes(), Ordering::Relaxed);
+        shared.parked_bytes.store(queue.parked_bytes(), Ordering::Relaxed);
     }
 
     fn write(&self, batch: Batch, ctx: &mut Context<Self>) {

@@ -302,7 +302,7 @@ impl Worker {
         // A full store or log pauses those who wait for it; the others only far past the bound.
         let waits = conn.acks_outstanding() > 0;
         let storage = &self.mailboxes.storage;
-        let pending = storage.bytes() + self.mailboxes.parked_bytes.load(Ordering::Relaxed);
+        let pending = storage.bytes() + self.shared.parked_bytes.load(Ordering::Relaxed);
         let max = self.shared.settings.storage.max_pending_bytes;
         if pending >= max && (waits || storage.bytes() > 2 * max || pending > 4 * max) {
             return false;

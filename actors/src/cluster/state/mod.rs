@@ -1,6 +1,7 @@
 //! What PeersActor knows of the cluster: nouns, each with its fields. None of them knows [`Peers`](super::coordinator).
 
 pub mod claims;
+pub mod effects;
 pub mod failover;
 pub mod interest;
 pub mod link;

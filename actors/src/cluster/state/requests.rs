@@ -1,6 +1,5 @@
 //! What is asked of the store and of this node's workers, and what each answer is for. The thinking holds no future and
-//! never waits: it leaves a request here, its driver carries that out, and the answer is a message with the request's
-//! number.
+//! never waits: its driver carries a request out, and the answer is a message with the request's number.
 //!
 //! Invariant: an answer counts once, and only for the request whose number it bears. What is asked again has another
 //! number, so an answer that comes late, a second time or for nothing changes nothing.
@@ -8,14 +7,13 @@
 //! recovered, a lost incarnation and a lineage; one survey and two reads of the retained messages.
 
 use std::collections::BTreeMap;
-use std::collections::VecDeque;
 use std::sync::Arc;
-
-use tokio::sync::oneshot;
 
 use super::survey::Untold;
 use crate::now::Boot;
-use crate::ports::{Holder, SealedIncarnation, SessionId};
+use crate::ports::{
+    Holder, PreparedPublish, SealedIncarnation, SessionId, StoredBatch, StoredSession, StoredWill,
+};
 
 /// The number of a request.
 pub type RequestId = u64;
@@ -51,11 +49,26 @@ pub enum Request {
         /// See above.
         incarnation: u64,
     },
-    /// To wait for the workers that have been given what a lost incarnation held.
-    TakenOver {
-        /// One for each worker; it is told, or gone.
-        workers: Vec<oneshot::Receiver<()>>,
+    /// To give the workers what a lost incarnation held; answered when each has it in force, or is gone.
+    TakeOver {
+        /// The incarnation.
+        incarnation: u64,
+        /// Batches of other nodes that it had stored.
+        batches: Arc<[StoredBatch]>,
+        /// One for each worker, by index.
+        parts: Vec<TakeOverPart>,
     },
+}
+
+/// What a lost incarnation held of one worker's clients.
+#[derive(Debug)]
+pub struct TakeOverPart {
+    /// Sessions.
+    pub sessions: Vec<StoredSession>,
+    /// Wills whose connections the lost node did not see end.
+    pub wills: Vec<StoredWill>,
+    /// QoS 2 publishes of theirs that it had begun.
+    pub prepared: Vec<PreparedPublish>,
 }
 
 /// What an answer is for.
@@ -122,8 +135,6 @@ pub struct Recover {
 #[derive(Debug, Default)]
 pub struct Requests {
     last: RequestId,
-    /// To be carried out.
-    ready: VecDeque<(RequestId, Request)>,
     /// To be carried out at a time.
     later: BTreeMap<(Boot, RequestId), (Purpose, Request)>,
     /// Not answered yet.
@@ -131,38 +142,30 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Asks now.
-    pub fn ask(&mut self, purpose: Purpose, request: Request) {
+    /// The number of a request that is carried out now.
+    pub fn open(&mut self, purpose: Purpose) -> RequestId {
         self.last += 1;
         self.open.insert(self.last, purpose);
-        self.ready.push_back((self.last, request));
+        self.last
     }
 
-    /// Asks when this time has come.
-    pub fn ask_at(&mut self, at: Boot, purpose: Purpose, request: Request) {
+    /// It is carried out when this time has come.
+    pub fn open_at(&mut self, at: Boot, purpose: Purpose, request: Request) {
         self.last += 1;
         self.later.insert((at, self.last), (purpose, request));
     }
 
-    /// When [`Self::handle_deadline`] has to be called.
+    /// When something is due.
     pub fn poll_deadline(&self) -> Option<Boot> {
         self.later.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Asks what is due.
-    pub fn handle_deadline(&mut self, now: Boot) {
-        while let Some(first) = self.later.first_entry()
-            && first.key().0 <= now
-        {
-            let ((_, id), (purpose, request)) = first.remove_entry();
-            self.open.insert(id, purpose);
-            self.ready.push_back((id, request));
-        }
-    }
-
-    /// What is to be carried out next.
-    pub fn poll_request(&mut self) -> Option<(RequestId, Request)> {
-        self.ready.pop_front()
+    /// What is due and is carried out now.
+    pub fn poll_due(&mut self, now: Boot) -> Option<(RequestId, Request)> {
+        let first = self.later.first_entry().filter(|first| first.key().0 <= now)?;
+        let ((_, id), (purpose, request)) = first.remove_entry();
+        self.open.insert(id, purpose);
+        Some((id, request))
     }
 
     /// An answer has come: what it is for. `None`: nobody waits for it.

@@ -1,6 +1,8 @@
 //! What the coordinator asks of the store, in virtual time: when it asks again, and what an answer changes that comes
 //! late, a second time or for nothing.
 
+use std::collections::VecDeque;
+use std::mem;
 use std::time::Duration;
 
 use hydrant_protocol::cluster::directory::Holder as Member;
@@ -9,9 +11,9 @@ use hydrant_protocol::cluster::{Key, Load, MembershipView, Ring};
 
 use super::*;
 use crate::cluster::coordinator::Peers;
+use crate::cluster::state::effects::Push;
 use crate::cluster::state::requests::{Request, RequestId};
-use crate::mailboxes::Mailboxes;
-use crate::messages::{Answer, ManagerWork, PeerWork};
+use crate::messages::{Answer, ManagerWork, PeerWork, RouterWork, StorageWork};
 use crate::now::{Boot, Now, Wall};
 use crate::ports::{Holder, OrphanedState, Sealing, StoreError};
 
@@ -24,9 +26,33 @@ const TICK: Duration = Duration::from_millis(500);
 /// Node n1 with one worker, and nothing around it.
 struct Machine {
     peers: Peers,
-    mailboxes: Arc<Mailboxes>,
+    outside: Outside,
     cluster: Arc<crate::cluster::Cluster>,
     now: Boot,
+}
+
+/// What was handed out and not looked at.
+#[derive(Default)]
+struct Outside {
+    requests: VecDeque<(RequestId, Request)>,
+    managers: Vec<ManagerWork>,
+}
+
+impl Push for Outside {
+    fn manager(&mut self, _: u16, work: ManagerWork, _: usize) {
+        self.managers.push(work);
+    }
+    fn router(&mut self, _: u16, _: RouterWork, _: usize) {}
+    fn storage(&mut self, _: StorageWork, _: usize) {}
+    fn coordinator(&mut self, work: PeerWork, _: usize) {
+        panic!("{work:?}");
+    }
+    fn request(&mut self, id: RequestId, request: Request) {
+        self.requests.push_back((id, request));
+    }
+    fn end(&mut self, why: String) {
+        panic!("{why}");
+    }
 }
 
 fn error<T>() -> Result<T, StoreError> {
@@ -48,9 +74,8 @@ impl Machine {
         let cluster = crate::cluster::Cluster::new(&"n1".into(), store, settings);
         let shared = crate::system::shared_for_tests(&Arc::new(super::settings("n1", 1)));
         let now = Boot(1_000_000_000);
-        let mailboxes = Mailboxes::new(&shared.settings, 1 << 20);
-        let peers = Peers::new(&cluster, &shared, &mailboxes, Self::at(now));
-        Self { peers, mailboxes, cluster, now }
+        let peers = Peers::new(&cluster, &shared, Self::at(now));
+        Self { peers, outside: Outside::default(), cluster, now }
     }
 
     fn at(boot: Boot) -> Now {
@@ -100,7 +125,8 @@ impl Machine {
     }
 
     fn next(&mut self) -> Option<(RequestId, Request)> {
-        self.peers.poll_request()
+        self.peers.hand_out(&mut self.outside);
+        self.outside.requests.pop_front()
     }
 
     /// The one request that is to be carried out.
@@ -135,9 +161,9 @@ impl Machine {
     }
 
     /// What its worker's manager is told.
-    fn told(&self) -> Vec<ManagerWork> {
-        let mut taken = self.mailboxes.managers[0].take(usize::MAX);
-        std::iter::from_fn(|| taken.front_mut().is_some().then(|| taken.pop())).flatten().collect()
+    fn told(&mut self) -> Vec<ManagerWork> {
+        self.peers.hand_out(&mut self.outside);
+        mem::take(&mut self.outside.managers)
     }
 
     fn is_synced_now(&self) -> bool {
@@ -283,7 +309,7 @@ fn an_attempt_to_seal_ends_once() {
     assert!(machine.next().is_none() && sealing(&machine) == 1);
     machine.answer(second, ours());
     let (workers, request) = machine.asked();
-    assert!(matches!(request, Request::TakenOver { .. }), "{request:?}");
+    assert!(matches!(request, Request::TakeOver { incarnation: OTHER, .. }), "{request:?}");
     machine.answer(second, ours());
     assert!(machine.next().is_none() && sealing(&machine) == 1, "its workers are waited for");
     for _ in 0..2 {

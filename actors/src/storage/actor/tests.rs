@@ -436,7 +436,7 @@ fn a_rebuilt_actor_finds_what_stands_behind_a_transaction() {
         until("all is taken up", || node.parts.mailboxes.storage.is_empty()).await;
         settle().await;
         assert!(node.store.batches().is_empty() && !node.parts.queue.lock().is_idle());
-        assert!(node.parts.mailboxes.parked_bytes.load(Ordering::Relaxed) > 100 * 64);
+        assert!(node.parts.shared.parked_bytes.load(Ordering::Relaxed) > 100 * 64);
         node.build(GATHER);
         settle().await;
         assert!(node.store.batches().is_empty());
@@ -445,7 +445,7 @@ fn a_rebuilt_actor_finds_what_stands_behind_a_transaction() {
         node.answer();
         node.answer();
         node.idle().await;
-        assert_eq!(node.parts.mailboxes.parked_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(node.parts.shared.parked_bytes.load(Ordering::Relaxed), 0);
         assert_eq!(node.parts.mailboxes.managers[0].len(), 1, "the page");
     });
 }

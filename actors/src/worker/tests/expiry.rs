@@ -104,9 +104,9 @@ fn many_stamps_are_written_in_turns_and_none_while_the_store_is_behind() {
     worker.shared.clock.shift(FIFTY_YEARS_MS, 0);
     worker.shared.clock.look();
     let max = worker.shared.settings.storage.max_pending_bytes;
-    worker.mailboxes.parked_bytes.store(max, Ordering::Relaxed);
+    worker.shared.parked_bytes.store(max, Ordering::Relaxed);
     assert_eq!(stamped(&worker), []);
-    worker.mailboxes.parked_bytes.store(0, Ordering::Relaxed);
+    worker.shared.parked_bytes.store(0, Ordering::Relaxed);
     let turns: Vec<usize> = (0..6).map(|_| stamped(&worker).len()).collect();
     assert_eq!((turns[0], turns.iter().sum::<usize>()), (256, 300), "{turns:?}");
 }
