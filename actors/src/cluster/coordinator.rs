@@ -110,7 +110,7 @@ impl Peers {
             effects: Effects::default(),
             own: BTreeMap::new(),
             own_prepared: BTreeMap::new(),
-            origins: cluster.store.stored_batches().iter().map(|batch| batch.origin).collect(),
+            origins: cluster.stored_batches.lock().keys().map(|(origin, _)| *origin).collect(),
             handovers: Handovers::new(Arc::clone(&cluster.node_id)),
             deferred_announcements: Vec::new(),
             deferred_releases: Vec::new(),
@@ -184,6 +184,10 @@ impl Peers {
     /// Hands out what was decided: the end of every step.
     pub fn hand_out(&mut self, to: &mut impl Push) {
         self.effects.hand_out(to);
+        for link in self.links.iter_mut().filter(|link| link.wakes) {
+            link.wakes = false;
+            to.link(link.index);
+        }
     }
 
     /// When [`Peers::handle_deadline`] has to be called.
@@ -270,7 +274,7 @@ impl Peers {
                 let now = self.now.boot.ms();
                 if let Some(link) = self.link(node) {
                     link.link.consumed(now, incarnation, 1, bytes);
-                    link.notify.notify_one();
+                    link.wakes = true;
                 }
             }
             PeerWork::Stored { node: SELF, batch, .. } => {
@@ -338,15 +342,17 @@ impl Peers {
         self.cluster.synced.load(Ordering::SeqCst)
     }
 
-    /// Half a second has passed.
-    pub fn tick(&mut self, now: Now) {
+    /// Half a second has passed. `may_act`: the lease in the store runs.
+    pub fn tick(&mut self, now: Now, may_act: bool) {
         self.begin(now);
         self.release_all();
         self.ask_again();
         self.survey_tick();
         self.flush_parked();
         self.refresh_retained();
-        self.seal_lost();
+        if may_act {
+            self.seal_lost();
+        }
         self.show_lost();
         self.send_answered();
         self.settle();

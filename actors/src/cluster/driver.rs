@@ -4,6 +4,7 @@
 //! It is on PeersActor's thread, and outlives the actor as the links do.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use tokio::time::sleep;
 use super::coordinator::Peers;
 use super::state::effects::Push;
 use super::state::requests::{Request, RequestId};
-use super::{Cluster, requests};
+use super::{Cluster, NodeIndex, requests};
 use crate::clock;
 use crate::mailboxes::Mailboxes;
 use crate::messages::{ManagerWork, PeerWork, RouterWork, StorageWork};
@@ -24,6 +25,8 @@ pub(crate) struct Driver {
     peers: RefCell<Peers>,
     pub cluster: Arc<Cluster>,
     pub mailboxes: Arc<Mailboxes>,
+    /// Each wakes the task that writes the link's socket; by node, and kept.
+    sockets: RefCell<BTreeMap<NodeIndex, Rc<Notify>>>,
     /// When the coordinator wants to be called, as [`deadlines`] knows it.
     deadline: Cell<Option<Boot>>,
     /// It is another one.
@@ -37,20 +40,25 @@ impl Driver {
     /// Drives this one.
     pub fn new(peers: Peers, mailboxes: &Arc<Mailboxes>) -> Handle {
         let (cluster, mailboxes) = (Arc::clone(&peers.cluster), Arc::clone(mailboxes));
-        let (peers, deadline) = (RefCell::new(peers), Cell::new(None));
-        Rc::new(Self { peers, cluster, mailboxes, deadline, another: Notify::new() })
+        let (peers, sockets, deadline) = (RefCell::new(peers), RefCell::default(), Cell::new(None));
+        Rc::new(Self { peers, cluster, mailboxes, sockets, deadline, another: Notify::new() })
     }
 
     /// One step.
     pub fn step<R>(&self, act: impl FnOnce(&mut Peers, Now) -> R) -> R {
         let mut peers = self.peers.borrow_mut();
         let done = act(&mut peers, clock::now());
-        peers.hand_out(&mut Inboxes { cluster: &self.cluster, mailboxes: &self.mailboxes });
+        peers.hand_out(&mut Outside(self));
         let deadline = peers.poll_deadline();
         if self.deadline.replace(deadline) != deadline {
             self.another.notify_one();
         }
         done
+    }
+
+    /// What wakes the task that writes a link's socket.
+    pub fn socket(&self, node: NodeIndex) -> Rc<Notify> {
+        Rc::clone(self.sockets.borrow_mut().entry(node).or_default())
     }
 
     /// Looks at something.
@@ -60,34 +68,35 @@ impl Driver {
 }
 
 /// Where the effects of a step go.
-struct Inboxes<'a> {
-    cluster: &'a Arc<Cluster>,
-    mailboxes: &'a Arc<Mailboxes>,
-}
+struct Outside<'a>(&'a Driver);
 
-impl Push for Inboxes<'_> {
+impl Push for Outside<'_> {
     fn manager(&mut self, worker: u16, work: ManagerWork, cost: usize) {
-        self.mailboxes.managers[usize::from(worker)].push(work, cost);
+        self.0.mailboxes.managers[usize::from(worker)].push(work, cost);
     }
 
     fn router(&mut self, worker: u16, work: RouterWork, cost: usize) {
-        self.mailboxes.routers[usize::from(worker)].push(work, cost);
+        self.0.mailboxes.routers[usize::from(worker)].push(work, cost);
     }
 
     fn storage(&mut self, work: StorageWork, cost: usize) {
-        self.mailboxes.storage.push(work, cost);
+        self.0.mailboxes.storage.push(work, cost);
     }
 
     fn coordinator(&mut self, work: PeerWork, cost: usize) {
-        self.mailboxes.peers.push(work, cost);
+        self.0.mailboxes.peers.push(work, cost);
     }
 
     fn request(&mut self, id: RequestId, request: Request) {
-        requests::begin(self.cluster, self.mailboxes, id, request);
+        requests::begin(&self.0.cluster, &self.0.mailboxes, id, request);
+    }
+
+    fn link(&mut self, node: NodeIndex) {
+        self.0.socket(node).notify_one();
     }
 
     fn end(&mut self, why: String) {
-        if let Some(on_failure) = self.cluster.on_failure.get() {
+        if let Some(on_failure) = self.0.cluster.on_failure.get() {
             on_failure(why);
         }
     }

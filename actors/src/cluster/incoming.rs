@@ -1,6 +1,5 @@
 //! What happens on the link to another node, and what that says.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,16 +9,19 @@ use hydrant_protocol::cluster::link::{Event, Role};
 use hydrant_protocol::cluster::message::{self, Control, Interest, TakenOver};
 use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, PublishStream};
 use hydrant_protocol::{Message, QoS};
-use tokio::sync::Notify;
 
 use super::coordinator::Peers;
 use super::node_index::SELF;
-use super::state::link::Greeting;
+use super::state::link::{Greeting, PeerLink};
 use super::state::retained;
 use super::{NodeIndex, Recipient};
 use crate::messages::{InboundPeerBatch, ManagerWork, PeerWork, RouterWork};
 use crate::now::{Boot, Now};
 use crate::say;
+
+/// Another connection has taken the place of this one.
+#[derive(Debug)]
+pub(crate) struct Replaced;
 
 impl Peers {
     /// A TCP connection to a node is open; its number.
@@ -29,9 +31,6 @@ impl Peers {
         link.connection += 1;
         let connection = link.connection;
         link.link.connected(now.boot.ms(), role);
-        // The one before ends.
-        link.notify.notify_waiters();
-        link.notify.notify_one();
         self.events(node);
         Some(connection)
     }
@@ -75,7 +74,7 @@ impl Peers {
         }
     }
 
-    /// What may be sent now, and when to look again. `None`: another connection replaced it.
+    /// What may be sent now, and when to look again.
     pub fn transmit(
         &mut self,
         now: Now,
@@ -83,11 +82,12 @@ impl Peers {
         connection: u64,
         out: &mut Vec<u8>,
         max: usize,
-    ) -> Option<(Rc<Notify>, Option<Boot>)> {
+    ) -> Result<Option<Boot>, Replaced> {
         self.begin(now);
-        let link = self.link(node).filter(|link| link.connection == connection)?;
+        let its = |link: &&mut PeerLink| link.connection == connection;
+        let link = self.link(node).filter(its).ok_or(Replaced)?;
         link.link.transmit(now.boot.ms(), out, max);
-        Some((Rc::clone(&link.notify), link.link.next_timeout().map(Boot::from_ms)))
+        Ok(link.link.next_timeout().map(Boot::from_ms))
     }
 
     /// A time-out of the link has come. False: the connection has to be closed.
@@ -137,7 +137,7 @@ impl Peers {
                         && let Some(incarnation) = link.link.peer_incarnation()
                     {
                         link.link.consumed(now, incarnation, 1, bytes);
-                        link.notify.notify_one();
+                        link.wakes = true;
                     }
                 }
                 // A kind of a later version, which is only sent to those who speak it.
@@ -174,8 +174,7 @@ impl Peers {
                 }
                 (whole, self.cluster.announced.load(Ordering::SeqCst))
             };
-            let (lineage, taken_over) =
-                (self.cluster.store.lineage(), self.successors.taken_over());
+            let (lineage, taken_over) = (self.cluster.lineage, self.successors.taken_over());
             let settled = self.successors.is_settled();
             if let Some(link) = self.link(node) {
                 link.greet(

@@ -98,6 +98,8 @@ pub struct Cluster {
     pub node_id: Arc<str>,
     /// The number of this start.
     pub incarnation: u64,
+    /// The lineage of this start.
+    pub lineage: u64,
     /// Choices and bounds.
     pub settings: ClusterSettings,
     /// The store that all nodes share.
@@ -165,12 +167,13 @@ impl Cluster {
         store: Arc<dyn SharedStore>,
         settings: ClusterSettings,
     ) -> Arc<Self> {
-        let store_incarnation = store.incarnation();
+        let (store_incarnation, lineage) = (store.incarnation(), store.lineage());
         let stored_batches = store.stored_batches().into_iter().map(known_batch).collect();
         let continued = store.continues();
         Arc::new(Self {
             node_id: Arc::clone(node_id),
             incarnation: store_incarnation,
+            lineage,
             settings,
             store,
             remote: RwLock::default(),

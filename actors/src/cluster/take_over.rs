@@ -37,11 +37,11 @@ impl Peers {
         self.lost.retain(|incarnation, _| !is_member(*incarnation));
     }
 
-    /// Seals the lost incarnations whose successor this node is: the owner of their node id.
+    /// Seals the lost incarnations whose successor this node is: the owner of their node id. Not without a lease.
     pub(super) fn seal_lost(&mut self) {
         let view = self.directory.view();
         // A node that is not registered takes nothing new.
-        if !view.current || self.lost.is_empty() || !self.cluster.may_act() {
+        if !view.current || self.lost.is_empty() {
             return;
         }
         let ring = Ring::new(view.members.iter().map(|member| Arc::clone(&member.node_id)));

@@ -70,7 +70,8 @@ impl PeersActor {
             PeersActor::add_stream(work, ctx);
             every(ctx, TICK, |actor: &mut PeersActor, _| {
                 let _entered = actor.cell.enter(0);
-                step(&actor.peers, Peers::tick);
+                let may_act = actor.peers.cluster.may_act();
+                step(&actor.peers, |peers, now| peers.tick(now, may_act));
             });
         })
     }

@@ -267,6 +267,10 @@ async fn run(peers: &Handle, node: NodeIndex, stream: TcpStream, role: Role, fir
     let Some(connection) = peers.step(|peers, now| peers.connected(now, node, role)) else {
         return false;
     };
+    // The one before ends.
+    let socket = peers.socket(node);
+    socket.notify_waiters();
+    socket.notify_one();
     let (reader, writer) = stream.into_split();
     let heard = Notify::new();
     let ended = if first.is_empty()
@@ -314,10 +318,10 @@ async fn write(
     mut writer: OwnedWriteHalf,
     heard: &Notify,
 ) -> &'static str {
-    let mut out = Vec::with_capacity(CHUNK);
+    let (mut out, more) = (Vec::with_capacity(CHUNK), peers.socket(node));
     loop {
         let sent = peers.step(|peers, now| peers.transmit(now, node, connection, &mut out, CHUNK));
-        let Some((notify, next)) = sent else {
+        let Ok(next) = sent else {
             return "another connection replaced it";
         };
         if !out.is_empty() {
@@ -331,7 +335,7 @@ async fn write(
         }
         let wait = next.map_or(WRITE, |at| at.since(clock::now().boot));
         tokio::select! {
-            () = notify.notified() => {}
+            () = more.notified() => {}
             () = heard.notified() => {}
             () = sleep(wait) => {
                 if !peers.step(|peers, now| peers.timed_out(now, node, connection)) {

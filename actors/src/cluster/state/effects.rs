@@ -5,6 +5,7 @@
 //! Bounds: what one step decides; a step takes at most 512 messages.
 
 use super::requests::{Request, RequestId};
+use crate::cluster::NodeIndex;
 use crate::messages::{ManagerWork, PeerWork, RouterWork, StorageWork};
 
 /// What a driver implements. It appends to an inbox and wakes it, or begins what is asked for. It does not reorder, drop,
@@ -20,6 +21,8 @@ pub trait Push {
     fn coordinator(&mut self, work: PeerWork, cost: usize);
     /// The answer is [`PeerWork::Answered`].
     fn request(&mut self, id: RequestId, request: Request);
+    /// There is something to send over a link: behind everything else.
+    fn link(&mut self, node: NodeIndex);
     /// This node is to end, with a sentence that says why.
     fn end(&mut self, why: String);
 }
@@ -108,6 +111,9 @@ mod tests {
         }
         fn request(&mut self, id: RequestId, _: Request) {
             self.0.push(format!("request {id}"));
+        }
+        fn link(&mut self, node: NodeIndex) {
+            self.0.push(format!("link {node}"));
         }
         fn end(&mut self, why: String) {
             self.0.push(why);

@@ -5,14 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hydrant_protocol::cluster::link::{Class, Config, Identity, Link};
 use hydrant_protocol::cluster::message::{self, Control, Interest, TakenOver};
-use tokio::sync::Notify;
 
 use crate::cluster::{Node, NodeIndex};
 use crate::messages::CompletionToken;
@@ -76,7 +74,7 @@ pub struct PeerLink {
     /// The TCP connection it runs over, counted.
     pub connection: u64,
     /// There is something to send.
-    pub notify: Rc<Notify>,
+    pub wakes: bool,
     /// Since when it is not up.
     pub down_since: Option<Boot>,
     /// A task dials it.
@@ -108,7 +106,7 @@ impl PeerLink {
             known: 0,
             link: Link::new(Config::default(), me, peer),
             connection: 0,
-            notify: Rc::new(Notify::new()),
+            wakes: false,
             down_since: None,
             dialled: false,
             greeted: 0,
@@ -149,7 +147,7 @@ impl PeerLink {
         if let Err(error) = self.link.send(Class::Control, message::CONTROL, body) {
             say::error!(each: &self.node.id, target: "hydrant::peers", "{}: {error}", self.node.id);
         }
-        self.notify.notify_one();
+        self.wakes = true;
     }
 
     /// Sends a batch of publishes, behind all that was told before.
@@ -158,7 +156,7 @@ impl PeerLink {
         if let Err(error) = self.link.send(Class::Data, message::PUBLISHES, body) {
             say::error!(each: &self.node.id, target: "hydrant::peers", "{}: {error}", self.node.id);
         }
-        self.notify.notify_one();
+        self.wakes = true;
     }
 
     /// What this node wants, to an incarnation that knows nothing of it.

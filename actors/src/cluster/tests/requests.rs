@@ -10,6 +10,7 @@ use hydrant_protocol::cluster::message::Control;
 use hydrant_protocol::cluster::{Key, Load, MembershipView, Ring};
 
 use super::*;
+use crate::cluster::NodeIndex;
 use crate::cluster::coordinator::Peers;
 use crate::cluster::state::effects::Push;
 use crate::cluster::state::requests::{Request, RequestId};
@@ -50,6 +51,7 @@ impl Push for Outside {
     fn request(&mut self, id: RequestId, request: Request) {
         self.requests.push_back((id, request));
     }
+    fn link(&mut self, _: NodeIndex) {}
     fn end(&mut self, why: String) {
         panic!("{why}");
     }
@@ -156,7 +158,7 @@ impl Machine {
     fn ticks(&mut self, times: u32) {
         for _ in 0..times {
             self.now = self.now + TICK;
-            self.peers.tick(Self::at(self.now));
+            self.peers.tick(Self::at(self.now), true);
         }
     }
 
