@@ -1,7 +1,11 @@
 //! What a node thinks about its cluster: the links to the other nodes, what each of them wants and holds, and what
 //! follows from what is heard.
 //!
-//! Everything of it is on one thread; [`PeersActor`](crate::peers::PeersActor) and the sockets act on it, one at a time.
+//! A machine: it has no socket, clock, future or inbox. It is told what has happened, and when: [`Coordinator::work`],
+//! [`Coordinator::tick`], [`Coordinator::handle_deadline`], and of a link `connected`, `received`, `transmit`,
+//! `timed_out` and `disconnected`. [`Coordinator::hand_out`] gives what it has decided, [`Coordinator::poll_deadline`]
+//! says when it wants to be called. The driver (`driver.rs`) is the only one that borrows it. It still reads and writes
+//! the tables that the node shares.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -30,7 +34,7 @@ use crate::now::{Boot, Now};
 use crate::ports::StoreError;
 
 /// See the module.
-pub(crate) struct Peers {
+pub(crate) struct Coordinator {
     pub cluster: Arc<Cluster>,
     pub shared: Arc<NodeTables>,
     /// Workers of this node.
@@ -88,7 +92,7 @@ pub(crate) struct Peers {
     pub now: Now,
 }
 
-impl Peers {
+impl Coordinator {
     pub fn new(cluster: &Arc<Cluster>, shared: &Arc<NodeTables>, now: Now) -> Self {
         *cluster.nodes.write() = vec![Node::new(&cluster.node_id, true)];
         let mut directory = Directory::new(Arc::clone(&cluster.node_id), cluster.incarnation);
@@ -190,7 +194,7 @@ impl Peers {
         }
     }
 
-    /// When [`Peers::handle_deadline`] has to be called.
+    /// When [`Coordinator::handle_deadline`] has to be called.
     pub fn poll_deadline(&self) -> Option<Boot> {
         self.requests.poll_deadline()
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::coordinator::Peers;
+use super::coordinator::Coordinator;
 use super::state::effects::Push;
 use super::state::requests::{Request, RequestId};
 use super::{Cluster, NodeIndex, requests};
@@ -22,7 +22,7 @@ use crate::now::{Boot, Now};
 
 /// See the module.
 pub(crate) struct Driver {
-    peers: RefCell<Peers>,
+    peers: RefCell<Coordinator>,
     pub cluster: Arc<Cluster>,
     pub mailboxes: Arc<Mailboxes>,
     /// Each wakes the task that writes the link's socket; by node, and kept.
@@ -38,14 +38,14 @@ pub(crate) type Handle = Rc<Driver>;
 
 impl Driver {
     /// Drives this one.
-    pub fn new(peers: Peers, mailboxes: &Arc<Mailboxes>) -> Handle {
+    pub fn new(peers: Coordinator, mailboxes: &Arc<Mailboxes>) -> Handle {
         let (cluster, mailboxes) = (Arc::clone(&peers.cluster), Arc::clone(mailboxes));
         let (peers, sockets, deadline) = (RefCell::new(peers), RefCell::default(), Cell::new(None));
         Rc::new(Self { peers, cluster, mailboxes, sockets, deadline, another: Notify::new() })
     }
 
     /// One step.
-    pub fn step<R>(&self, act: impl FnOnce(&mut Peers, Now) -> R) -> R {
+    pub fn step<R>(&self, act: impl FnOnce(&mut Coordinator, Now) -> R) -> R {
         let mut peers = self.peers.borrow_mut();
         let done = act(&mut peers, clock::now());
         peers.hand_out(&mut Outside(self));
@@ -62,7 +62,7 @@ impl Driver {
     }
 
     /// Looks at something.
-    pub fn look<R>(&self, look: impl FnOnce(&Peers) -> R) -> R {
+    pub fn look<R>(&self, look: impl FnOnce(&Coordinator) -> R) -> R {
         look(&self.peers.borrow())
     }
 }
@@ -109,7 +109,7 @@ pub(crate) async fn deadlines(driver: Handle) {
             None => driver.another.notified().await,
             Some(at) => tokio::select! {
                 () = driver.another.notified() => {}
-                () = sleep(at.since(clock::now().boot)) => driver.step(Peers::handle_deadline),
+                () = sleep(at.since(clock::now().boot)) => driver.step(Coordinator::handle_deadline),
             },
         }
     }

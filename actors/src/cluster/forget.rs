@@ -2,7 +2,7 @@
 //! one that is sent again is known, until nobody sends it again.
 //!
 //! Invariant: what a node says of its batches ([`Control::Answered`]) counts only when it has sent again all that it kept for a lost node: before that it does not count those among them.
-//! Bounds: [`Peers::origins`], an entry a node whose batches a lost one had stored.
+//! Bounds: [`Coordinator::origins`], an entry a node whose batches a lost one had stored.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -11,12 +11,12 @@ use hydrant_protocol::cluster::message::Control;
 use hydrant_protocol::cluster::stream_marker::PublishStream;
 
 use super::NodeIndex;
-use super::coordinator::Peers;
+use super::coordinator::Coordinator;
 use super::node_index::SELF;
 use crate::messages::StorageWork;
 use crate::ports::{StoreOp, StoredBatch};
 
-impl Peers {
+impl Coordinator {
     /// Tells each node below which number it need not remember what it has stored.
     pub(super) fn send_answered(&mut self) {
         let next = self.next_batch;

@@ -9,12 +9,12 @@ use hydrant_protocol::cluster::message::{Control, Interest};
 use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, PublishStream};
 
 use super::NodeIndex;
-use super::coordinator::Peers;
+use super::coordinator::Coordinator;
 use super::node_index::SELF;
 use super::state::link::PeerLink;
 use crate::messages::{ManagerWork, MarkerReason, RouterWork, StreamMarker};
 
-impl Peers {
+impl Coordinator {
     /// What the handovers want done.
     pub(super) fn act_on_handovers(&mut self) {
         while let Some(action) = self.handovers.poll_action() {

@@ -10,7 +10,7 @@ use hydrant_protocol::cluster::message::{self, Control, Interest, TakenOver};
 use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, PublishStream};
 use hydrant_protocol::{Message, QoS};
 
-use super::coordinator::Peers;
+use super::coordinator::Coordinator;
 use super::node_index::SELF;
 use super::state::link::{Greeting, PeerLink};
 use super::state::retained;
@@ -23,7 +23,7 @@ use crate::say;
 #[derive(Debug)]
 pub(crate) struct Replaced;
 
-impl Peers {
+impl Coordinator {
     /// A TCP connection to a node is open; its number.
     pub fn connected(&mut self, now: Now, node: NodeIndex, role: Role) -> Option<u64> {
         self.begin(now);

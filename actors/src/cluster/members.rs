@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 use hydrant_protocol::cluster::MembershipView;
 use hydrant_protocol::cluster::link::{Hello, Identity, Relay};
 
-use super::coordinator::Peers;
+use super::coordinator::Coordinator;
 use super::node_index::SELF;
 use super::state::link::PeerLink;
 use super::{Node, NodeIndex};
 
-impl Peers {
+impl Coordinator {
     /// The members have changed.
     pub fn members_changed(&mut self, view: MembershipView) {
         for member in view.members.iter() {

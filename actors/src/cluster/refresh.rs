@@ -18,7 +18,7 @@ use hydrant_protocol::cluster::message::Control;
 use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams, PublishStream};
 use smallvec::SmallVec;
 
-use super::coordinator::Peers;
+use super::coordinator::Coordinator;
 use super::node_index::SELF;
 use super::state::link::PeerLink;
 use super::state::requests::{Purpose, Request};
@@ -31,7 +31,7 @@ use crate::say;
 /// The first read is tried again after this.
 const AGAIN: Duration = Duration::from_millis(500);
 
-impl Peers {
+impl Coordinator {
     /// What others have retained is read when every change from now on is heard of. Behind that, clients may come.
     pub(super) fn read_retained(&mut self) {
         self.ask(Purpose::FirstRetained, Request::Retained);

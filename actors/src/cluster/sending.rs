@@ -9,13 +9,13 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use hydrant_protocol::cluster::message::{self, Control};
 
-use super::coordinator::Peers;
+use super::coordinator::Coordinator;
 use super::state::link::{Pending, Prepared};
 use super::{NodeIndex, Recipient};
 use crate::messages::CompletionToken;
 use crate::metrics::DropReason;
 
-impl Peers {
+impl Coordinator {
     pub(super) fn publish(
         &mut self,
         to: Recipient,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hydrant_protocol::cluster::message::Handed;
 
-use super::coordinator::Peers;
+use super::coordinator::Coordinator;
 use super::state::claims::{Claiming, Release};
 use super::state::requests::{Lookup, Purpose, Recover, Request};
 use crate::messages::ManagerWork;
@@ -22,7 +22,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 type StoreResult<T> = Result<Option<T>, StoreError>;
 
-impl Peers {
+impl Coordinator {
     pub(super) fn claim(
         &mut self,
         worker: u16,

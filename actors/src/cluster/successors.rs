@@ -16,7 +16,7 @@ use hydrant_protocol::cluster::message::{self, Control, Interest, TakenOver};
 use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, MarkedStreams, PublishStream};
 use smallvec::SmallVec;
 
-use super::coordinator::Peers;
+use super::coordinator::Coordinator;
 use super::node_index::SELF;
 use super::state::failover::{Own, REMEMBERED, Successor, others};
 use super::state::link::{Pending, Prepared};
@@ -26,7 +26,7 @@ use crate::messages::{
 };
 use crate::ports::SealedIncarnation;
 
-impl Peers {
+impl Coordinator {
     /// What a lost incarnation held is in force here, with what it had taken over itself: everybody is told,
     /// behind what this node wants since.
     pub(super) fn taken_over(

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::coordinator::Peers;
+use super::coordinator::Coordinator;
 use super::state::link::PeerLink;
 use super::state::lost::Lost;
 use super::state::requests::{Purpose, Request};
@@ -24,7 +24,7 @@ const EVERY: u32 = 10;
 /// The interest of a member whose link is down for so long is read from the store.
 const UNREACHED: Duration = Duration::from_secs(5);
 
-impl Peers {
+impl Coordinator {
     /// The members have changed, or some time has passed.
     pub(super) fn begin_survey(&mut self) {
         if std::mem::replace(&mut self.survey.running, true) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hydrant_protocol::cluster::{Key, MembershipView, Ring};
 
-use super::coordinator::Peers;
+use super::coordinator::Coordinator;
 use super::node_index::SELF;
 use super::state::lost::Lost;
 use super::state::requests::{Purpose, Request, TakeOverPart};
@@ -17,7 +17,7 @@ use crate::say;
 /// An incarnation that was sealed or found alive is looked at again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 
-impl Peers {
+impl Coordinator {
     /// Finds who is lost, and who is back with the same start.
     pub(super) fn lose(&mut self, view: &MembershipView) {
         let before = self.directory.view();

@@ -1,8 +1,8 @@
 //! PeersActor: the links to the other nodes. Publishes go out and come in, what each node wants is
 //! told to every other, and acknowledgements come back.
 //!
-//! Its state lives on its thread and not in the actor: a rebuilt one finds the links as they were,
-//! no socket closes. Everything of it is on one thread.
+//! It gives its inbox and its ticks to the coordinator, through the driver, and has no thoughts of its own. Both live on
+//! its thread and not in the actor: a rebuilt one finds the links as they were, no socket closes.
 
 use std::cell::RefCell;
 use std::net::TcpListener;
@@ -16,7 +16,7 @@ use actix::{Actor, Context, Handler, StreamHandler};
 use super::io;
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::cluster::coordinator::Peers;
+use crate::cluster::coordinator::Coordinator;
 use crate::cluster::driver::{self, Driver, Handle};
 use crate::every::every;
 use crate::inbox::Work;
@@ -49,7 +49,7 @@ impl PeersActor {
         mailboxes: &Arc<Mailboxes>,
         listener: TcpListener,
     ) {
-        let peers = Driver::new(Peers::new(cluster, shared, clock::now()), mailboxes);
+        let peers = Driver::new(Coordinator::new(cluster, shared, clock::now()), mailboxes);
         tokio::task::spawn_local(driver::deadlines(Rc::clone(&peers)));
         tokio::task::spawn_local(io::accept(Rc::clone(&peers), listener));
         PEERS.with(|slot| *slot.borrow_mut() = Some(peers));
@@ -123,7 +123,7 @@ pub(crate) fn describe(cluster: &Cluster) -> String {
 }
 
 /// One step, behind which nodes may have to be dialled.
-fn step(handle: &Handle, act: impl FnOnce(&mut Peers, Now)) {
+fn step(handle: &Handle, act: impl FnOnce(&mut Coordinator, Now)) {
     let to_dial = handle.step(|peers, now| {
         act(peers, now);
         std::mem::take(&mut peers.to_dial)

@@ -11,7 +11,7 @@ use hydrant_protocol::cluster::{Key, Load, MembershipView, Ring};
 
 use super::*;
 use crate::cluster::NodeIndex;
-use crate::cluster::coordinator::Peers;
+use crate::cluster::coordinator::Coordinator;
 use crate::cluster::state::effects::Push;
 use crate::cluster::state::requests::{Request, RequestId};
 use crate::messages::{Answer, ManagerWork, PeerWork, RouterWork, StorageWork};
@@ -26,7 +26,7 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Node n1 with one worker, and nothing around it.
 struct Machine {
-    peers: Peers,
+    coordinator: Coordinator,
     outside: Outside,
     cluster: Arc<crate::cluster::Cluster>,
     now: Boot,
@@ -76,8 +76,8 @@ impl Machine {
         let cluster = crate::cluster::Cluster::new(&"n1".into(), store, settings);
         let shared = crate::system::shared_for_tests(&Arc::new(super::settings("n1", 1)));
         let now = Boot(1_000_000_000);
-        let peers = Peers::new(&cluster, &shared, Self::at(now));
-        Self { peers, outside: Outside::default(), cluster, now }
+        let coordinator = Coordinator::new(&cluster, &shared, Self::at(now));
+        Self { coordinator, outside: Outside::default(), cluster, now }
     }
 
     fn at(boot: Boot) -> Now {
@@ -85,9 +85,9 @@ impl Machine {
     }
 
     fn work(&mut self, work: PeerWork) {
-        self.peers.begin(Self::at(self.now));
-        self.peers.work(work);
-        self.peers.settle();
+        self.coordinator.begin(Self::at(self.now));
+        self.coordinator.work(work);
+        self.coordinator.settle();
     }
 
     fn answer(&mut self, request: RequestId, answer: Answer) {
@@ -127,7 +127,7 @@ impl Machine {
     }
 
     fn next(&mut self) -> Option<(RequestId, Request)> {
-        self.peers.hand_out(&mut self.outside);
+        self.coordinator.hand_out(&mut self.outside);
         self.outside.requests.pop_front()
     }
 
@@ -147,24 +147,24 @@ impl Machine {
     /// It asks again after this time and not before.
     fn waits(&mut self, time: Duration) {
         let at = self.now + time;
-        assert_eq!(self.peers.poll_deadline(), Some(at));
-        self.peers.handle_deadline(Self::at(Boot(at.0 - 1)));
+        assert_eq!(self.coordinator.poll_deadline(), Some(at));
+        self.coordinator.handle_deadline(Self::at(Boot(at.0 - 1)));
         assert!(self.next().is_none());
         self.now = at;
-        self.peers.handle_deadline(Self::at(at));
-        assert_eq!(self.peers.poll_deadline(), None);
+        self.coordinator.handle_deadline(Self::at(at));
+        assert_eq!(self.coordinator.poll_deadline(), None);
     }
 
     fn ticks(&mut self, times: u32) {
         for _ in 0..times {
             self.now = self.now + TICK;
-            self.peers.tick(Self::at(self.now), true);
+            self.coordinator.tick(Self::at(self.now), true);
         }
     }
 
     /// What its worker's manager is told.
     fn told(&mut self) -> Vec<ManagerWork> {
-        self.peers.hand_out(&mut self.outside);
+        self.coordinator.hand_out(&mut self.outside);
         mem::take(&mut self.outside.managers)
     }
 
@@ -242,7 +242,7 @@ fn a_granted_claim_asks_until_the_store_says_whose_its_session_is() {
         machine.answer(again, Answer::Taken(Ok(None)));
     }
     assert!(machine.next().is_none() && machine.told().is_empty());
-    assert_eq!(machine.peers.poll_deadline(), None);
+    assert_eq!(machine.coordinator.poll_deadline(), None);
 }
 
 /// The claim had waited long when the store was asked, and is granted before that has answered.
@@ -256,8 +256,8 @@ fn what_a_long_claim_has_asked_changes_nothing_once_it_is_granted() {
     machine.ticks(3);
     let long = machine.locates();
     let (request, owner) = (1, Member { node: "n2".into(), incarnation: OTHER });
-    machine.peers.directory.receive(&owner, Control::Granted { request, from: None });
-    machine.peers.act();
+    machine.coordinator.directory.receive(&owner, Control::Granted { request, from: None });
+    machine.coordinator.act();
     let lookup = machine.locates();
     machine.answer(long, Answer::Located(Ok(Some(Holder { id: ID, incarnation: OTHER }))));
     assert!(machine.next().is_none() && machine.told().is_empty());
