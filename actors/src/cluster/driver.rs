@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use crate::now::{Boot, Now};
 
 /// See the module.
 pub(crate) struct Driver {
-    peers: RefCell<Coordinator>,
+    coordinator: RefCell<Coordinator>,
     pub cluster: Arc<Cluster>,
     pub mailboxes: Arc<Mailboxes>,
     /// Each wakes the task that writes the link's socket; by node, and kept.
@@ -38,22 +39,23 @@ pub(crate) type Handle = Rc<Driver>;
 
 impl Driver {
     /// Drives this one.
-    pub fn new(peers: Coordinator, mailboxes: &Arc<Mailboxes>) -> Handle {
-        let (cluster, mailboxes) = (Arc::clone(&peers.cluster), Arc::clone(mailboxes));
-        let (peers, sockets, deadline) = (RefCell::new(peers), RefCell::default(), Cell::new(None));
-        Rc::new(Self { peers, cluster, mailboxes, sockets, deadline, another: Notify::new() })
+    pub fn new(coordinator: Coordinator, mailboxes: &Arc<Mailboxes>) -> Handle {
+        let (cluster, mailboxes) = (Arc::clone(&coordinator.cluster), Arc::clone(mailboxes));
+        let (sockets, deadline, another) = (RefCell::default(), Cell::new(None), Notify::new());
+        let coordinator = RefCell::new(coordinator);
+        Rc::new(Self { coordinator, cluster, mailboxes, sockets, deadline, another })
     }
 
-    /// One step.
+    /// One step. What was decided before a panic is carried out: it is not decided again.
     pub fn step<R>(&self, act: impl FnOnce(&mut Coordinator, Now) -> R) -> R {
-        let mut peers = self.peers.borrow_mut();
-        let done = act(&mut peers, clock::now());
-        peers.hand_out(&mut Outside(self));
-        let deadline = peers.poll_deadline();
+        let mut coordinator = self.coordinator.borrow_mut();
+        let done = catch_unwind(AssertUnwindSafe(|| act(&mut coordinator, clock::now())));
+        coordinator.hand_out(&mut Outside(self));
+        let deadline = coordinator.poll_deadline();
         if self.deadline.replace(deadline) != deadline {
             self.another.notify_one();
         }
-        done
+        done.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// What wakes the task that writes a link's socket.
@@ -63,7 +65,7 @@ impl Driver {
 
     /// Looks at something.
     pub fn look<R>(&self, look: impl FnOnce(&Coordinator) -> R) -> R {
-        look(&self.peers.borrow())
+        look(&self.coordinator.borrow())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use hydrant_protocol::cluster::directory::Holder as Member;
@@ -12,8 +13,10 @@ use hydrant_protocol::cluster::{Key, Load, MembershipView, Ring};
 use super::*;
 use crate::cluster::NodeIndex;
 use crate::cluster::coordinator::Coordinator;
+use crate::cluster::driver::Driver;
 use crate::cluster::state::effects::Push;
 use crate::cluster::state::requests::{Request, RequestId};
+use crate::mailboxes::Mailboxes;
 use crate::messages::{Answer, ManagerWork, PeerWork, RouterWork, StorageWork};
 use crate::now::{Boot, Now, Wall};
 use crate::ports::{Holder, OrphanedState, Sealing, StoreError};
@@ -318,4 +321,22 @@ fn an_attempt_to_seal_ends_once() {
         machine.answer(workers, Answer::TakenOver);
         assert_eq!(sealing(&machine), 0);
     }
+}
+
+/// The actor dies and is rebuilt: what it had decided does not wait for another step.
+#[test]
+fn what_was_decided_before_a_panic_is_carried_out() {
+    let machine = Machine::new();
+    let mailboxes = Mailboxes::new(&machine.coordinator.shared.settings, 1 << 20);
+    let driver = Driver::new(machine.coordinator, &mailboxes);
+    let step = || {
+        driver.step(|coordinator, _| {
+            coordinator.effects.manager(0, ManagerWork::FinishOpen, 1);
+            panic!("as a fault would");
+        });
+    };
+    assert!(catch_unwind(AssertUnwindSafe(step)).is_err());
+    assert_eq!(mailboxes.managers[0].len(), 1);
+    driver.step(|_, _| {});
+    assert_eq!(mailboxes.managers[0].len(), 1, "once");
 }
