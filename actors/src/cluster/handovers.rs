@@ -41,13 +41,13 @@ impl Coordinator {
                     }
                 }
                 Action::AllMarked { id, client } => {
-                    self.to_home(client, |client| ManagerWork::AllMarked { id, client });
+                    self.tell_home(client, |client| ManagerWork::AllMarked { id, client });
                 }
                 Action::KeepSession { id, client } => {
-                    self.to_home(client, |client| ManagerWork::KeepSession { id, client });
+                    self.tell_home(client, |client| ManagerWork::KeepSession { id, client });
                 }
                 Action::Complete { id, client } => {
-                    self.to_home(client, |client| ManagerWork::HandedOver { id, client });
+                    self.tell_home(client, |client| ManagerWork::HandedOver { id, client });
                 }
                 Action::Forget { client, .. } => {
                     // Behind what had it expected.
@@ -58,7 +58,7 @@ impl Coordinator {
         }
     }
 
-    fn to_home(&mut self, client: Arc<str>, work: impl FnOnce(Arc<str>) -> ManagerWork) {
+    fn tell_home(&mut self, client: Arc<str>, work: impl FnOnce(Arc<str>) -> ManagerWork) {
         let home = self.shared.home(&client);
         self.effects.manager(home, work(client), 64);
     }

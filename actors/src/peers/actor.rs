@@ -1,8 +1,8 @@
 //! PeersActor: the links to the other nodes. Publishes go out and come in, what each node wants is
 //! told to every other, and acknowledgements come back.
 //!
-//! It gives its inbox and its ticks to the coordinator, through the driver, and has no thoughts of its own. Both live on
-//! its thread and not in the actor: a rebuilt one finds the links as they were, no socket closes.
+//! It gives its inbox and its ticks to the coordinator, through the driver, and has no thoughts of its own. Both live
+//! on its thread and not in the actor: a rebuilt one finds the links as they were, no socket closes.
 
 use std::cell::RefCell;
 use std::net::TcpListener;

@@ -8,8 +8,8 @@ use super::requests::{Request, RequestId};
 use crate::cluster::NodeIndex;
 use crate::messages::{ManagerWork, PeerWork, RouterWork, StorageWork};
 
-/// What a driver implements. It appends to an inbox and wakes it, or begins what is asked for. It does not reorder, drop,
-/// fail or wait.
+/// What a driver implements. It appends to an inbox and wakes it, or begins what is asked for. It does not reorder,
+/// drop, fail or wait.
 pub trait Push {
     /// For a worker's ConnectionManager.
     fn manager(&mut self, worker: u16, work: ManagerWork, cost: usize);

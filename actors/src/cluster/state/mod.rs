@@ -1,5 +1,5 @@
-//! What the coordinator knows of the cluster, has asked for and decided: nouns, each with its fields. None of them knows
-//! [`Coordinator`](super::coordinator).
+//! What the coordinator knows of the cluster, has asked for and decided: nouns, each with its fields. None of them
+//! knows [`Coordinator`](super::coordinator).
 
 pub mod claims;
 pub mod effects;

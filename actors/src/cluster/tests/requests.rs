@@ -19,7 +19,7 @@ use crate::cluster::state::requests::{Request, RequestId};
 use crate::mailboxes::Mailboxes;
 use crate::messages::{Answer, ManagerWork, PeerWork, RouterWork, StorageWork};
 use crate::now::{Boot, Now, Wall};
-use crate::ports::{Holder, OrphanedState, Sealing, StoreError};
+use crate::ports::{Holder, Sealing, StoreError};
 
 const ME: u64 = 7;
 const OTHER: u64 = 3;
@@ -303,7 +303,7 @@ fn an_attempt_to_seal_ends_once() {
     assert_eq!(sealing(&machine), 1);
     machine.answer(first, Answer::Sealed(Ok(Sealing::Alive)));
     assert_eq!(sealing(&machine), 0);
-    let ours = || Answer::Sealed(Ok(Sealing::Ours(Box::new(OrphanedState::default()))));
+    let ours = || Answer::Sealed(Ok(Sealing::Ours(Box::default())));
     machine.answer(first, ours());
     machine.ticks(1);
     assert!(machine.next().is_none() && sealing(&machine) == 0, "not before a second has passed");
