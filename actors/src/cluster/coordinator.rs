@@ -85,7 +85,6 @@ pub(crate) struct Coordinator {
     /// It has missed something and ends: nobody is answered any more.
     pub ends: bool,
     pub settling: VecDeque<(u64, CompletionToken)>,
-    pub to_dial: Vec<NodeIndex>,
     /// Tokens to be answered, by worker.
     completed: BTreeMap<u16, VecDeque<CompletionToken>>,
     /// The time of the step under way, as its driver has read it.
@@ -126,7 +125,6 @@ impl Coordinator {
             reads: false,
             ends: false,
             settling: VecDeque::new(),
-            to_dial: Vec::new(),
             completed: BTreeMap::new(),
             now,
         }

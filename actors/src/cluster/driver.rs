@@ -26,6 +26,8 @@ pub(crate) struct Driver {
     coordinator: RefCell<Coordinator>,
     pub cluster: Arc<Cluster>,
     pub mailboxes: Arc<Mailboxes>,
+    /// Nodes for which PeersActor has to begin a task.
+    to_dial: RefCell<Vec<NodeIndex>>,
     /// Each wakes the task that writes the link's socket; by node, and kept.
     sockets: RefCell<BTreeMap<NodeIndex, Rc<Notify>>>,
     /// When the coordinator wants to be called, as [`deadlines`] knows it.
@@ -42,8 +44,8 @@ impl Driver {
     pub fn new(coordinator: Coordinator, mailboxes: &Arc<Mailboxes>) -> Handle {
         let (cluster, mailboxes) = (Arc::clone(&coordinator.cluster), Arc::clone(mailboxes));
         let (sockets, deadline, another) = (RefCell::default(), Cell::new(None), Notify::new());
-        let coordinator = RefCell::new(coordinator);
-        Rc::new(Self { coordinator, cluster, mailboxes, sockets, deadline, another })
+        let (coordinator, to_dial) = (RefCell::new(coordinator), RefCell::default());
+        Rc::new(Self { coordinator, cluster, mailboxes, to_dial, sockets, deadline, another })
     }
 
     /// One step. What was decided before a panic is carried out: it is not decided again.
@@ -56,6 +58,11 @@ impl Driver {
             self.another.notify_one();
         }
         done.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Nodes that are to be dialled from here on, each once.
+    pub fn take_to_dial(&self) -> Vec<NodeIndex> {
+        self.to_dial.take()
     }
 
     /// What wakes the task that writes a link's socket.
@@ -91,6 +98,10 @@ impl Push for Outside<'_> {
 
     fn request(&mut self, id: RequestId, request: Request) {
         requests::begin(&self.0.cluster, &self.0.mailboxes, id, request);
+    }
+
+    fn dial(&mut self, node: NodeIndex) {
+        self.0.to_dial.borrow_mut().push(node);
     }
 
     fn link(&mut self, node: NodeIndex) {

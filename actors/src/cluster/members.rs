@@ -32,7 +32,7 @@ impl Coordinator {
                     dial = Some(link.index);
                 }
             }
-            self.to_dial.extend(dial);
+            dial.into_iter().for_each(|node| self.effects.dial(node));
             let index = self.index_of(&member.node_id);
             index.into_iter().for_each(|index| self.send_kept(index));
         }

@@ -124,11 +124,8 @@ pub(crate) fn describe(cluster: &Cluster) -> String {
 
 /// One step, behind which nodes may have to be dialled.
 fn step(handle: &Handle, act: impl FnOnce(&mut Coordinator, Now)) {
-    let to_dial = handle.step(|peers, now| {
-        act(peers, now);
-        std::mem::take(&mut peers.to_dial)
-    });
-    for node in to_dial {
+    handle.step(act);
+    for node in handle.take_to_dial() {
         tokio::task::spawn_local(io::dial(Rc::clone(handle), node));
     }
 }

@@ -21,6 +21,8 @@ pub trait Push {
     fn coordinator(&mut self, work: PeerWork, cost: usize);
     /// The answer is [`PeerWork::Answered`].
     fn request(&mut self, id: RequestId, request: Request);
+    /// A node is to be dialled whenever it is a member and not connected, for as long as the process lives.
+    fn dial(&mut self, node: NodeIndex);
     /// There is something to send over a link: behind everything else.
     fn link(&mut self, node: NodeIndex);
     /// This node is to end, with a sentence that says why.
@@ -34,6 +36,7 @@ enum Effect {
     Storage(StorageWork, usize),
     Coordinator(PeerWork, usize),
     Request(RequestId, Request),
+    Dial(NodeIndex),
     End(String),
 }
 
@@ -67,6 +70,11 @@ impl Effects {
         self.0.push(Effect::Request(id, request));
     }
 
+    /// See [`Push::dial`].
+    pub fn dial(&mut self, node: NodeIndex) {
+        self.0.push(Effect::Dial(node));
+    }
+
     /// See [`Push::end`].
     pub fn end(&mut self, why: String) {
         self.0.push(Effect::End(why));
@@ -81,6 +89,7 @@ impl Effects {
                 Effect::Storage(work, cost) => to.storage(work, cost),
                 Effect::Coordinator(work, cost) => to.coordinator(work, cost),
                 Effect::Request(id, request) => to.request(id, request),
+                Effect::Dial(node) => to.dial(node),
                 Effect::End(why) => to.end(why),
             }
         }
@@ -112,6 +121,9 @@ mod tests {
         fn request(&mut self, id: RequestId, _: Request) {
             self.0.push(format!("request {id}"));
         }
+        fn dial(&mut self, node: NodeIndex) {
+            self.0.push(format!("dial {node}"));
+        }
         fn link(&mut self, node: NodeIndex) {
             self.0.push(format!("link {node}"));
         }
@@ -131,6 +143,7 @@ mod tests {
         effects.manager(0, ManagerWork::FinishOpen, 1);
         effects.storage(storage, 1);
         effects.coordinator(PeerWork::Interest(None), 1);
+        effects.dial(2);
         effects.end("the end".to_owned());
         effects.router(0, RouterWork::Forget { client: "c".into() }, 1);
         effects.hand_out(&mut out);
@@ -142,6 +155,7 @@ mod tests {
             "manager 0",
             "storage",
             "coordinator",
+            "dial 2",
             "the end",
             "router 0",
         ];

@@ -40,6 +40,7 @@ struct Machine {
 struct Outside {
     requests: VecDeque<(RequestId, Request)>,
     managers: Vec<ManagerWork>,
+    dialled: Vec<NodeIndex>,
 }
 
 impl Push for Outside {
@@ -53,6 +54,9 @@ impl Push for Outside {
     }
     fn request(&mut self, id: RequestId, request: Request) {
         self.requests.push_back((id, request));
+    }
+    fn dial(&mut self, node: NodeIndex) {
+        self.dialled.push(node);
     }
     fn link(&mut self, _: NodeIndex) {}
     fn end(&mut self, why: String) {
@@ -321,6 +325,18 @@ fn an_attempt_to_seal_ends_once() {
         machine.answer(workers, Answer::TakenOver);
         assert_eq!(sealing(&machine), 0);
     }
+}
+
+/// Of two nodes the one with the lower id dials.
+#[test]
+fn a_node_is_dialled_for_once() {
+    let mut machine = Machine::new();
+    machine.sees(&[("n0", OTHER), ("n1", ME), ("n2", 4)]);
+    machine.told();
+    assert_eq!(machine.outside.dialled, [2]);
+    machine.sees(&[("n1", ME), ("n2", 5)]);
+    machine.told();
+    assert_eq!(machine.outside.dialled, [2]);
 }
 
 /// The actor dies and is rebuilt: what it had decided does not wait for another step.
