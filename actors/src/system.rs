@@ -218,7 +218,7 @@ impl ActorSystem {
             shared: Arc::clone(&shared),
             mailboxes: Arc::clone(&mailboxes),
             store: Arc::clone(&parts.store),
-            queue: Arc::new(Mutex::new(WriteQueue::default())),
+            queue: Arc::new(Mutex::new(WriteQueue::new(&settings.storage))),
         };
         let log = LogActor::parts(&shared, &mailboxes, parts.log, parts.store);
         let mut system = Self {

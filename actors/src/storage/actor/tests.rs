@@ -1,6 +1,7 @@
 //! How batches form, with a store whose answers the test gives, and waits that are either endless
 //! or real: nothing here depends on how fast the machine is.
 
+use std::collections::VecDeque;
 use std::future::{Future, ready};
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use actix_rt::System;
 use hydrant_protocol::{Message, QoS};
 use tokio::sync::oneshot;
 
+use super::super::write_queue::{GATHER, HandOut, assign_positions};
 use super::*;
 use crate::mailboxes::Mailboxes;
 use crate::messages::{StorageWork, Transaction};
@@ -92,23 +94,22 @@ impl Node {
         let shared = crate::system::shared_for_tests(&Arc::new(settings));
         let store = Arc::<Played>::default();
         let parts = StorageParts {
-            shared,
+            shared: Arc::clone(&shared),
             mailboxes,
             store: Arc::clone(&store) as Arc<dyn SessionStore>,
-            queue: Arc::default(),
+            queue: Arc::new(Mutex::new(WriteQueue::new(&shared.settings.storage))),
         };
+        parts.queue.lock().set_company(company);
         let node = Self { parts, store };
-        node.build(company);
+        node.build();
         node
     }
 
     /// An actor that takes over what there is.
-    fn build(&self, company: Duration) {
-        let (shared, mailboxes) = (&self.parts.shared, &self.parts.mailboxes);
+    fn build(&self) {
+        let mailboxes = Arc::clone(&self.parts.mailboxes);
         let cell = ActorCell::new("storage", "StorageActor").shared();
-        let retry = shared.settings.storage.retry_min;
-        let mut actor = StorageActor::new(&self.parts, &cell, retry);
-        actor.company = company;
+        let actor = StorageActor::new(&self.parts, &cell);
         StorageActor::create(|ctx| {
             StorageActor::add_stream(mailboxes.storage.stream(), ctx);
             actor
@@ -284,30 +285,6 @@ fn what_adds_to_the_same_queue_gathers_until_the_batch_before_it_is_written() {
 }
 
 #[test]
-fn a_wait_that_is_over_is_not_the_next_batchs() {
-    run(async {
-        let wait = Duration::from_millis(300);
-        let node = Node::start(16, Duration::ZERO, wait);
-        node.push();
-        node.batches(&[1]).await;
-        // Begins a pending ack, which a tenth request ends early.
-        node.push_singly(1).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        (0..9).for_each(|_| node.push());
-        node.batches(&[1, 10]).await;
-        let since = Instant::now();
-        node.push();
-        node.batches(&[1, 10, 1]).await;
-        assert!(since.elapsed() >= wait, "{:?}", since.elapsed());
-        // The third did wait; the fourth waits too.
-        let since = Instant::now();
-        node.push();
-        node.batches(&[1, 10, 1, 1]).await;
-        assert!(since.elapsed() >= wait, "{:?}", since.elapsed());
-    });
-}
-
-#[test]
 fn at_the_limit_work_stays_in_the_inbox_and_leaves_it_in_full_batches() {
     run(async {
         let node = Node::start(2, Duration::ZERO, GATHER);
@@ -398,15 +375,24 @@ fn what_a_lane_says_was_handed_over_was_also_when_a_panic_came_behind_it() {
         entries.collect()
     };
     let mut good = ops(&[0, 0]);
-    assign_positions(&shared, &mut good);
+    assign_positions(&mut shared.lanes.lock(), &mut good);
     let mut broken = good.clone();
     // A lane that is not there.
     broken.extend(ops(&[9]));
-    let hand = std::panic::AssertUnwindSafe(|| hand_to_log(&shared, &mailboxes, &broken));
-    assert!(std::panic::catch_unwind(hand).is_err());
+    let hand = |ops: &[StoreOp]| {
+        let room = mailboxes.log.has_room();
+        HandOut::default().hand_to_log(
+            ops,
+            &mut shared.lanes.lock(),
+            room,
+            &mut Inboxes(&mailboxes),
+        );
+    };
+    let broken = std::panic::AssertUnwindSafe(|| hand(&broken));
+    assert!(std::panic::catch_unwind(broken).is_err());
     assert_eq!(mailboxes.log.len(), 2);
     // The successor answers the batch again: none is handed over twice.
-    hand_to_log(&shared, &mailboxes, &good);
+    hand(&good);
     assert_eq!(mailboxes.log.len(), 2);
     assert!(!shared.lanes.lock().any_behind());
 }
@@ -437,7 +423,7 @@ fn a_rebuilt_actor_finds_what_stands_behind_a_transaction() {
         settle().await;
         assert!(node.store.batches().is_empty() && !node.parts.queue.lock().is_idle());
         assert!(node.parts.shared.parked_bytes.load(Ordering::Relaxed) > 100 * 64);
-        node.build(GATHER);
+        node.build();
         settle().await;
         assert!(node.store.batches().is_empty());
         node.push_part(op(), both, None, 64);
