@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture,
@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 
 use super::state::{Kind, LogState, Outcome, Owed};
+use crate::clock;
 use crate::every::every;
 use crate::inbox::Inbox;
 use crate::mailboxes::Mailboxes;
@@ -168,7 +169,7 @@ impl LogActor {
                 if state.resetting {
                     return;
                 }
-                state.take_unsent(APPEND_AT_ONCE, Instant::now())
+                state.take_unsent(APPEND_AT_ONCE, clock::now().boot)
             };
             let Some(first) = batch.first().map(|record| record.id) else { return };
             let offered = batch.len();
@@ -252,7 +253,7 @@ impl LogActor {
     /// said stands in the state until it was handed on: a panic anywhere loses neither.
     fn take_reports(&mut self, ctx: &mut Context<Self>) {
         let mut reports = self.parts.reports.take(256);
-        let now = Instant::now();
+        let now = clock::now().boot;
         let mut handled = 0;
         while let Some(batch) = reports.front_mut() {
             let mut state = self.parts.state.lock();

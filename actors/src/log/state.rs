@@ -12,12 +12,13 @@
 //! and is handed on at the end of each handler.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hydrant_protocol::OnRefused;
 
 use super::late::Late;
 use crate::messages::CompletionToken;
+use crate::now::Boot;
 use crate::ports::{DeadId, LogError, LogRecord, OutboxPosition, Report};
 
 /// Places of acknowledged records that stand before one that is outstanding, besides as many as
@@ -54,7 +55,7 @@ struct Outstanding {
     kind: Kind,
     cost: usize,
     /// When it was handed to the log; `None` while it was not, or not again.
-    sent: Option<Instant>,
+    sent: Option<Boot>,
 }
 
 /// What one report did.
@@ -168,7 +169,7 @@ impl LogState {
     }
 
     /// Up to `limit` records to hand to the log now, in order; they count as handed over.
-    pub fn take_unsent(&mut self, limit: usize, now: Instant) -> Vec<LogRecord> {
+    pub fn take_unsent(&mut self, limit: usize, now: Boot) -> Vec<LogRecord> {
         let mut batch = Vec::new();
         while batch.len() < limit {
             let at = (self.next - self.first) as usize;
@@ -198,7 +199,7 @@ impl LogState {
 
     /// One report. What follows from it is added to [`Self::owed`]; a second one of the same record
     /// adds nothing.
-    pub fn report(&mut self, report: Report, now: Instant) -> Outcome {
+    pub fn report(&mut self, report: Report, now: Boot) -> Outcome {
         let outstanding = match report.id.checked_sub(self.first) {
             Some(at) => usize::try_from(at).ok().and_then(|at| self.records.get_mut(at)),
             None => self.aside.get_mut(&report.id),
@@ -232,7 +233,7 @@ impl LogState {
                     self.owed.replayed.push(DeadId::of(&record));
                 }
                 self.owed.acknowledged += 1;
-                Outcome::Acknowledged(now.duration_since(sent))
+                Outcome::Acknowledged(now.since(sent))
             }
         };
         if report.id < self.first {
@@ -310,7 +311,7 @@ mod tests {
     #[test]
     fn after_a_failure_everything_unacknowledged_is_sent_again_in_order() {
         let mut state = LogState::default();
-        let now = Instant::now();
+        let now = Boot(1);
         for n in 0..5 {
             state.push(record(n), None);
         }
@@ -349,7 +350,7 @@ mod tests {
     #[test]
     fn what_the_log_gives_back_is_next() {
         let mut state = LogState::default();
-        let now = Instant::now();
+        let now = Boot(1);
         for n in 0..4 {
             state.push(record(n), None);
         }
@@ -368,7 +369,7 @@ mod tests {
     #[test]
     fn a_record_that_waits_for_long_takes_no_room_but_its_own_and_is_sent_first_again() {
         let mut state = LogState::default();
-        let now = Instant::now();
+        let now = Boot(1);
         let cost = record(0).cost();
         for n in 0..10_000 {
             state.push(record(n), None);
