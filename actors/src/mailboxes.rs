@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::inbox::Inbox;
-use crate::log::DeadWork;
+use crate::messages::DeadWork;
 use crate::messages::{LogWork, ManagerWork, PeerWork, RouterWork, StorageWork};
 use crate::settings::Settings;
 

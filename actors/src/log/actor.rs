@@ -1,32 +1,30 @@
-//! See the module above.
+//! LogActor: drives the log queue. It calls the log and the store, keeps the timer and reads the clocks; what is
+//! decided is decided in [`super::queue`].
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle,
+    StreamHandler, WrapFuture,
 };
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 
-use super::state::{Kind, LogState, Outcome, Owed};
+use super::outside::{OfNode, ToInboxes};
+use super::queue::{LogOrder, LogQueue, Outcome};
+use super::tell::tell;
 use crate::clock;
 use crate::every::every;
 use crate::inbox::Inbox;
 use crate::mailboxes::Mailboxes;
-use crate::messages::{CompletionToken, ManagerWork, StorageWork};
 use crate::node_tables::NodeTables;
-use crate::ports::{DeadId, LogRecord, MessageLog, Report, SessionStore, StoreError, StoreOp};
-use crate::say;
-use crate::step_guard::StepGuard;
+use crate::now::{Boot, Now};
+use crate::ports::{LogRecord, MessageLog, Report, SessionStore};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
-/// Records handed to the log in one call.
-const APPEND_AT_ONCE: usize = 4096;
-/// Records read from a lane in one go, and their bytes.
-pub(super) const READ_RECORDS: usize = 4096;
-pub(super) const READ_BYTES: usize = 4 * 1024 * 1024;
+/// Records taken out of the inbox in one step.
+const ADMIT_AT_ONCE: usize = 4096;
 
 /// What the actor's streams yield.
 #[derive(Debug, Clone, Copy)]
@@ -51,24 +49,17 @@ pub struct LogParts {
     /// Where lanes that are behind are read from.
     pub store: Arc<dyn SessionStore>,
     /// Records under way.
-    pub state: Arc<Mutex<LogState>>,
+    pub state: Arc<Mutex<LogQueue>>,
     /// What the log reports.
     pub reports: Inbox<Vec<Report>>,
 }
 
 /// See the module.
 pub struct LogActor {
-    pub(super) parts: LogParts,
-    pub(super) cell: Arc<ActorCell>,
-    /// A lane is being read from the store.
-    reading: bool,
-    /// So is what is to be sent again.
-    pub(super) reading_again: bool,
-    /// The lane whose turn it is to be read.
-    next_lane: u16,
-    /// Sending again is set for later.
-    rewinding: bool,
-    pub(super) retry: Duration,
+    parts: LogParts,
+    cell: Arc<ActorCell>,
+    /// Set for this deadline of the queue.
+    timer: Option<(Boot, SpawnHandle)>,
 }
 
 impl LogActor {
@@ -82,25 +73,18 @@ impl LogActor {
         let reports: Inbox<Vec<Report>> = Inbox::new(usize::MAX, usize::MAX);
         let sink = reports.clone();
         log.on_report(Box::new(move |batch| sink.push(batch, 0)));
+        let queue = LogQueue::new(&shared.settings.log, mailboxes.managers.len());
+        let state = Arc::new(Mutex::new(queue));
         let (shared, mailboxes) = (Arc::clone(shared), Arc::clone(mailboxes));
-        LogParts { shared, mailboxes, log, store, state: Arc::default(), reports }
+        LogParts { shared, mailboxes, log, store, state, reports }
     }
 
     /// Prepares the actor; on its arbiter.
     pub fn build(parts: &LogParts, cell: &Arc<ActorCell>) -> Running {
-        let retry = parts.shared.settings.log.retry_min;
         let work = parts.mailboxes.log.stream().map(|_| LogEvent::Work);
         let reports = parts.reports.stream().map(|_| LogEvent::Reports);
         let dead = parts.mailboxes.dead_letters.stream().map(|_| LogEvent::Dead);
-        let actor = Self {
-            parts: parts.clone(),
-            cell: Arc::clone(cell),
-            reading: false,
-            reading_again: false,
-            next_lane: 0,
-            rewinding: false,
-            retry,
-        };
+        let actor = Self { parts: parts.clone(), cell: Arc::clone(cell), timer: None };
         Running::new(actor, |ctx| {
             LogActor::add_stream(reports, ctx);
             LogActor::add_stream(dead, ctx);
@@ -108,291 +92,162 @@ impl LogActor {
         })
     }
 
-    fn has_room(&self, state: &LogState) -> bool {
-        let settings = &self.parts.shared.settings.log;
-        state.len() < settings.max_pending_messages
-            && state.bytes() < settings.max_pending_bytes
-            && !state.late.is_full(settings.max_pending_bytes)
+    /// One step of the queue: what has happened, what follows from it, and what is to be done then. The queue is
+    /// locked but while the log and the store are called.
+    fn step(&mut self, ctx: &mut Context<Self>, act: impl FnOnce(&mut LogQueue, Now, &OfNode<'_>)) {
+        let parts = &self.parts;
+        let shared = &*parts.shared;
+        let now = clock::now();
+        let outside = OfNode { shared, log: &*parts.log };
+        {
+            let mut queue = parts.state.lock();
+            act(&mut queue, now, &outside);
+            queue.handle_turn(now, &outside);
+            queue.hand_out(&outside, &mut ToInboxes(&parts.mailboxes));
+            tell(&mut queue, shared);
+            self.admit(&mut queue, &outside);
+        }
+        while let Some(batch) = poll(&parts.state, |queue| queue.poll_append(now)) {
+            self.append(batch);
+        }
+        while let Some(order) = poll(&parts.state, |queue| queue.poll_order(&outside)) {
+            self.obey(order, ctx);
+        }
+        let (deadline, pending) = {
+            let queue = parts.state.lock();
+            (queue.poll_deadline(), queue.len())
+        };
+        shared.metrics.log_pending.set(pending as u64);
+        self.set_timer(deadline, now, ctx);
     }
 
-    /// Admits records while there is room, hands them on, reads lanes that are behind.
-    pub(super) fn advance(&mut self, ctx: &mut Context<Self>) {
-        let shared = Arc::clone(&self.parts.shared);
-        let mailboxes = Arc::clone(&self.parts.mailboxes);
+    /// Admits records while there is room.
+    fn admit(&self, queue: &mut LogQueue, outside: &OfNode<'_>) {
+        let inbox = &self.parts.mailboxes.log;
         // Without room nothing is taken only to be put back.
-        let room = self.has_room(&self.parts.state.lock());
-        let mut taken = mailboxes.log.take(if room { APPEND_AT_ONCE } else { 0 });
-        {
-            let mut state = self.parts.state.lock();
-            let mut lanes = None;
-            while !taken.is_empty() && self.has_room(&state) {
-                self.cell.fault_point();
-                if let Some(work) = taken.pop() {
-                    let lane = work.record.outbox.map(|at| at.lane);
-                    if work.token.is_some() || !self.comes_late(&mut state, &work.record) {
-                        state.push_as(work.record, work.token, Kind::Publish(work.on_refused));
-                    }
-                    if let Some(lane) = lane {
-                        lanes.get_or_insert_with(|| shared.lanes.lock()).admitted(lane);
-                    }
-                }
+        let room = queue.has_room();
+        let mut taken = inbox.take(if room { ADMIT_AT_ONCE } else { 0 });
+        while !taken.is_empty() && queue.has_room() {
+            self.cell.fault_point();
+            if let Some(work) = taken.pop() {
+                queue.handle_work(outside, work);
             }
         }
         if taken.is_empty() && room {
-            mailboxes.log.release();
+            inbox.release();
         } else {
             // Without room the stream would offer the same records again and again.
-            mailboxes.log.hold();
+            inbox.hold();
         }
-        drop(taken);
-        self.send();
-        self.read_again(ctx);
-        self.read_lanes(ctx);
-        let state = self.parts.state.lock();
-        shared.metrics.log_pending.set(state.len() as u64);
     }
 
-    /// Leaves a record in the outbox where the log takes no more of its topic. True: it was left.
-    fn comes_late(&self, state: &mut LogState, record: &LogRecord) -> bool {
-        let Some(at) = record.outbox else { return false };
-        let late = state.late.holds(&record.topic) || !self.parts.log.takes(&record.topic);
-        if late {
-            state.late.put(&record.topic, at);
+    fn append(&self, batch: Vec<LogRecord>) {
+        let Some(first) = batch.first().map(|record| record.id) else { return };
+        let offered = batch.len();
+        let unknown = Unknown { queue: &self.parts.state, first };
+        let left = self.parts.log.append(batch);
+        std::mem::forget(unknown);
+        self.parts.shared.metrics.log_appended.add((offered - left.len()) as u64);
+        if let Some(first) = left.first() {
+            self.parts.state.lock().handle_given_back(first.id);
         }
-        late
     }
 
-    fn send(&self) {
-        loop {
-            let batch = {
-                let mut state = self.parts.state.lock();
-                if state.resetting {
-                    return;
-                }
-                state.take_unsent(APPEND_AT_ONCE, clock::now().boot)
-            };
-            let Some(first) = batch.first().map(|record| record.id) else { return };
-            let offered = batch.len();
-            // Where the log panics, nobody knows which records it took, so all count as given back and are sent again
-            // (a record may come twice).
-            let handing = StepGuard::new(|| self.parts.state.lock().give_back(first));
-            let left = self.parts.log.append(batch);
-            handing.keep();
-            self.parts.shared.metrics.log_appended.add((offered - left.len()) as u64);
-            if let Some(first) = left.first() {
-                // Room is announced by the next report.
-                self.parts.state.lock().give_back(first.id);
-                return;
+    fn obey(&self, order: LogOrder, ctx: &mut Context<Self>) {
+        let store = &self.parts.store;
+        match order {
+            LogOrder::Reset => self.parts.log.reset(),
+            LogOrder::ReadOutbox { id, lane, from, records, bytes } => {
+                let page = store.read_outbox(lane, from, records, bytes).into_actor(self);
+                ctx.spawn(page.map(move |page, actor, ctx| {
+                    actor.step(ctx, |queue, now, outside| {
+                        queue.handle_outbox_page(now, outside, id, page);
+                    });
+                }));
+            }
+            LogOrder::ReadLetters { id, from, letters, bytes } => {
+                let page = store.dead_letters(from, letters, bytes).into_actor(self);
+                ctx.spawn(page.map(move |page, actor, ctx| {
+                    actor.step(ctx, |queue, now, outside| {
+                        queue.handle_letters(now, outside, id, page);
+                    });
+                }));
             }
         }
     }
 
-    /// Half the room is free.
-    pub(super) fn is_half_empty(&self) -> bool {
-        let settings = &self.parts.shared.settings.log;
-        let state = self.parts.state.lock();
-        state.len() * 2 <= settings.max_pending_messages
-            && state.bytes() * 2 <= settings.max_pending_bytes
-    }
-
-    /// Reads on in one lane that is behind, while half the room is free.
-    fn read_lanes(&mut self, ctx: &mut Context<Self>) {
-        let max = self.parts.shared.settings.log.max_pending_bytes;
-        if self.reading || !self.is_half_empty() || self.parts.state.lock().late.is_full(max) {
+    fn set_timer(&mut self, deadline: Option<Boot>, now: Now, ctx: &mut Context<Self>) {
+        if self.timer.as_ref().map(|(at, _)| *at) == deadline {
             return;
         }
-        let behind = self.parts.shared.lanes.lock().next_behind(self.next_lane);
-        let Some((lane, from)) = behind else { return };
-        self.reading = true;
-        self.next_lane = lane.saturating_add(1);
-        let read = self.parts.store.read_outbox(lane, from, READ_RECORDS, READ_BYTES);
-        let done = read.into_actor(self).map(move |result, actor, ctx| {
-            actor.reading = false;
-            let result = result.and_then(|records| match records.is_empty() {
-                true => Err(StoreError::Unavailable(format!("nothing is found at position {from}"))),
-                false => Ok(records),
-            });
-            match result {
-                Ok(records) => {
-                    actor.lane_read(lane, from, records);
-                    actor.hand_on(ctx);
-                }
-                Err(error) => {
-                    actor.reading = true;
-                    say::warn!(target: "hydrant::log", "reading lane {lane} of the outbox again: {error}");
-                    ctx.run_later(actor.retry, |actor, ctx| {
-                        actor.reading = false;
-                        actor.advance(ctx);
-                    });
-                    return;
-                }
-            }
-            actor.advance(ctx);
-        });
-        ctx.spawn(done);
-    }
-
-    fn lane_read(&self, lane: u16, from: u64, records: Vec<LogRecord>) {
-        let next = records.last().and_then(|last| last.outbox).map_or(from, |at| at.position + 1);
-        let mut state = self.parts.state.lock();
-        let dead = self.parts.shared.dead_letters.book.lock();
-        for record in records {
-            if !dead.is_empty() && dead.knows(DeadId::of(&record)) {
-                // An earlier start was refused it, and ended before the cursor had passed it.
-                state.owed.done.extend(record.outbox);
-            } else if !self.comes_late(&mut state, &record) {
-                state.push(record, None);
-            }
+        if let Some((_, timer)) = self.timer.take() {
+            ctx.cancel_future(timer);
         }
-        drop(dead);
-        // Admitted before the lane says so: a panic in between repeats, it does not lose.
-        self.parts.shared.lanes.lock().read(lane, next);
+        self.timer = deadline.map(|at| {
+            let timer = ctx.run_later(at.since(now.boot), |actor, ctx| {
+                actor.timer = None;
+                actor.step(ctx, |queue, now, _| queue.handle_deadline(now));
+            });
+            (at, timer)
+        });
     }
 
-    /// Works reports off. A batch is gone only when every report in it was taken in, and what they
-    /// said stands in the state until it was handed on: a panic anywhere loses neither.
+    /// Works reports off. A batch is gone only when every report in it was taken in.
     fn take_reports(&mut self, ctx: &mut Context<Self>) {
         let mut reports = self.parts.reports.take(256);
-        let now = clock::now().boot;
-        let mut handled = 0;
-        while let Some(batch) = reports.front_mut() {
-            let mut state = self.parts.state.lock();
-            for report in batch.iter() {
-                handled += 1;
-                match state.report(report.clone(), now) {
-                    Outcome::Acknowledged(took) => {
-                        self.parts.shared.metrics.log_latency.record(took);
+        let (cell, shared) = (Arc::clone(&self.cell), Arc::clone(&self.parts.shared));
+        self.step(ctx, |queue, now, _| {
+            let mut handled = 0;
+            while let Some(batch) = reports.front_mut() {
+                for report in batch.iter() {
+                    handled += 1;
+                    match queue.handle_report(now, report.clone()) {
+                        Outcome::Acknowledged(took) => shared.metrics.log_latency.record(took),
+                        Outcome::Refused | Outcome::Failed => {}
+                        // Seen before a panic, or of a record that was given back.
+                        Outcome::Unknown => continue,
                     }
-                    Outcome::Refused | Outcome::Failed => {}
-                    // Seen before a panic, or of a record that was given back.
-                    Outcome::Unknown => continue,
+                    cell.fault_point();
                 }
-                self.cell.fault_point();
+                reports.pop();
             }
-            drop(state);
-            reports.pop();
-        }
-        drop(reports);
-        self.cell.enter(handled);
-        self.hand_on(ctx);
-    }
-
-    /// Tells everybody what reports have said. Each step may be done twice, none may be forgotten.
-    pub(super) fn hand_on(&mut self, ctx: &mut Context<Self>) {
-        let failure = {
-            let mut state = self.parts.state.lock();
-            // A refusal is an answer, too: a log that refuses all there is makes no node unready.
-            let mut answered = !state.owed.refused.is_empty();
-            self.bury(&mut state);
-            self.remove_replayed(&mut state);
-            let owed = &mut state.owed;
-            self.answer(owed);
-            self.move_cursors(owed);
-            let acknowledged = std::mem::take(&mut owed.acknowledged);
-            self.parts.shared.metrics.log_acked.add(acknowledged);
-            answered |= acknowledged > 0;
-            if answered && owed.failure.is_none() {
-                self.retry = self.parts.shared.settings.log.retry_min;
-                self.parts.shared.set_ready("log", None);
-            }
-            owed.failure.take()
-        };
-        if std::mem::take(&mut self.parts.state.lock().tried) {
-            self.release_held();
-        }
-        if let Some(why) = failure {
-            self.reset(&why);
-        }
-        self.finish_reset(ctx);
-    }
-
-    fn answer(&self, owed: &mut Owed) {
-        let managers = &self.parts.mailboxes.managers;
-        for token in owed.refusals.drain(..) {
-            if let Some(manager) = managers.get(usize::from(token.worker)) {
-                manager.push(ManagerWork::Refused(token), 0);
-            }
-        }
-        if owed.answers.is_empty() {
-            return;
-        }
-        let mut answers: Vec<VecDeque<CompletionToken>> = vec![VecDeque::new(); managers.len()];
-        for token in &owed.answers {
-            if let Some(answers) = answers.get_mut(usize::from(token.worker)) {
-                answers.push_back(*token);
-            }
-        }
-        for (manager, tokens) in managers.iter().zip(answers) {
-            if !tokens.is_empty() {
-                manager.push(ManagerWork::Completed(tokens), 0);
-            }
-        }
-        owed.answers.clear();
-    }
-
-    fn move_cursors(&self, owed: &mut Owed) {
-        if owed.done.is_empty() {
-            return;
-        }
-        let shared = &self.parts.shared;
-        let mut moved: Vec<(u16, u64)> = Vec::new();
-        let (records, bytes) = {
-            let mut lanes = shared.lanes.lock();
-            for at in &owed.done {
-                let Some(cursor) = lanes.acknowledge(at.lane, at.position) else { continue };
-                match moved.iter_mut().find(|(lane, _)| *lane == at.lane) {
-                    Some((_, known)) => *known = cursor,
-                    None => moved.push((at.lane, cursor)),
-                }
-            }
-            lanes.backlog()
-        };
-        owed.done.clear();
-        if moved.is_empty() {
-            return;
-        }
-        shared.metrics.outbox_records.set(records);
-        shared.metrics.outbox_bytes.set(bytes);
-        let ops = moved
-            .into_iter()
-            .map(|(lane, position)| StoreOp::MoveCursor { lane, position })
-            .collect();
-        let (tokens, transaction, origin) = (Vec::new(), None, None);
-        let storage = &self.parts.mailboxes.storage;
-        storage.push(StorageWork::Write { ops, tokens, transaction, origin }, 64);
-    }
-
-    fn reset(&mut self, why: &str) {
-        let mut state = self.parts.state.lock();
-        self.parts.shared.metrics.log_failed.inc();
-        if state.resetting {
-            return;
-        }
-        state.resetting = true;
-        drop(state);
-        say::warn!(target: "hydrant::log", "the log does not take records, sending again from the cursor: {why}");
-        self.parts.shared.set_ready("log", Some(why.to_owned()));
-        self.parts.shared.metrics.log_resets.inc();
-        self.parts.log.reset();
-    }
-
-    /// Everything in the log's hands is reported: sends again after a while.
-    fn finish_reset(&mut self, ctx: &mut Context<Self>) {
-        let ready = {
-            let state = self.parts.state.lock();
-            state.resetting && state.in_log() == 0
-        };
-        if !ready || self.rewinding {
-            return;
-        }
-        self.rewinding = true;
-        let wait = self.retry;
-        self.retry = (self.retry * 2).min(self.parts.shared.settings.log.retry_max);
-        ctx.run_later(wait, |actor, ctx| {
-            actor.rewinding = false;
-            actor.parts.state.lock().rewind();
-            actor.advance(ctx);
+            drop(reports);
+            cell.enter(handled);
         });
+    }
+
+    /// Works off what the store has done with dead letters.
+    fn take_dead_work(&mut self, ctx: &mut Context<Self>) {
+        let mut taken = self.parts.mailboxes.dead_letters.take(4096);
+        let cell = Arc::clone(&self.cell);
+        self.step(ctx, |queue, _, outside| {
+            let mut handled = 0;
+            while let Some(work) = taken.front_mut() {
+                handled += 1;
+                queue.handle_dead_work(outside, *work);
+                taken.pop();
+            }
+            drop(taken);
+            cell.enter(handled);
+        });
+    }
+}
+
+/// Asks the queue, and leaves its lock before the answer is acted on.
+fn poll<T>(queue: &Mutex<LogQueue>, ask: impl FnOnce(&mut LogQueue) -> T) -> T {
+    ask(&mut queue.lock())
+}
+
+/// While the log is handed records from `first` on: where it panics, nobody knows which of them it
+/// took, so all count as given back and are sent again (a record may come twice).
+struct Unknown<'a> {
+    queue: &'a Mutex<LogQueue>,
+    first: u64,
+}
+
+impl Drop for Unknown<'_> {
+    fn drop(&mut self) {
+        self.queue.lock().handle_given_back(self.first);
     }
 }
 
@@ -401,23 +256,12 @@ impl Actor for LogActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         // What a predecessor left half done.
-        let reset_again = {
-            let state = self.parts.state.lock();
-            state.resetting && state.in_log() > 0
-        };
-        if reset_again {
-            self.parts.log.reset();
-        }
-        self.hand_on(ctx);
-        self.advance(ctx);
+        self.step(ctx, |queue, _, _| queue.handle_restart());
         // Lanes fall behind without a message to this actor.
         every(ctx, Duration::from_millis(20), |actor, ctx| {
-            let waits = {
-                let state = actor.parts.state.lock();
-                state.has_unsent() || !state.late.is_empty()
-            };
+            let waits = actor.parts.state.lock().waits();
             if waits || actor.parts.shared.lanes.lock().any_behind() {
-                actor.advance(ctx);
+                actor.step(ctx, |_, _, _| {});
             }
         });
     }
@@ -428,11 +272,10 @@ impl StreamHandler<LogEvent> for LogActor {
         let cell = Arc::clone(&self.cell);
         let _entered = cell.enter(1);
         match event {
-            LogEvent::Work => {}
+            LogEvent::Work => self.step(ctx, |_, _, _| {}),
             LogEvent::Reports => self.take_reports(ctx),
             LogEvent::Dead => self.take_dead_work(ctx),
         }
-        self.advance(ctx);
     }
 
     fn finished(&mut self, ctx: &mut Self::Context) {
@@ -456,7 +299,7 @@ pub fn depth(parts: &LogParts) -> usize {
 pub fn describe(parts: &LogParts) -> String {
     let (pending, held, late) = {
         let state = parts.state.lock();
-        (state.len(), state.held.len(), state.late.len())
+        (state.len(), state.held(), state.late())
     };
     let (records, bytes) = parts.shared.lanes.lock().backlog();
     let dead = parts.shared.dead_letters.book.lock().len();

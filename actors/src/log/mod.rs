@@ -1,18 +1,21 @@
 //! The log actor: hands records to the message log in order, keeps each until it is acknowledged,
 //! and sends again from the first unacknowledged one after a failure. What the log refuses for good
 //! becomes a dead letter.
+//!
+//! [`LogQueue`] decides, in virtual time; [`LogActor`] drives it.
 
 mod actor;
 mod dead;
 mod gate;
-mod late;
 mod outbox_progress;
-mod state;
+mod outside;
+mod queue;
+mod tell;
 #[cfg(test)]
 mod tests;
 
 pub use actor::{LogActor, LogParts, depth, describe};
-pub use dead::{DeadBook, DeadLetters, DeadState, DeadWork, Marked, Settled, Which};
+pub use dead::{DeadBook, DeadLetters, DeadState, Marked, Settled, Which};
 pub use gate::Gate;
 pub use outbox_progress::OutboxProgress;
-pub use state::LogState;
+pub use queue::LogQueue;

@@ -252,7 +252,7 @@ impl Node {
         let in_log = state.lock().in_log();
         assert_eq!((in_log, state.lock().bytes()), (0, 0));
         let mut answered = Vec::new();
-        until("all are answered", || state.lock().owed.answers.is_empty()).await;
+        until("all are answered", || !state.lock().owes_answers()).await;
         for (n, manager) in self.mailboxes.managers.iter().enumerate() {
             let mut taken = manager.take(1000);
             while let Some(work) = taken.pop() {

@@ -3,7 +3,7 @@
 use hydrant_protocol::OnRefused;
 
 use super::CompletionToken;
-use crate::ports::LogRecord;
+use crate::ports::{DeadId, LogRecord, OutboxPosition};
 
 /// Work for the log actor.
 #[derive(Debug)]
@@ -14,4 +14,23 @@ pub struct LogWork {
     pub token: Option<CompletionToken>,
     /// What is done when the log refuses it for good.
     pub on_refused: OnRefused,
+}
+
+/// What the log actor hears about dead letters.
+#[derive(Debug, Clone, Copy)]
+pub enum DeadWork {
+    /// A dead letter is durable, and the record's place in the outbox is over.
+    Written {
+        /// Which.
+        id: DeadId,
+        /// The place.
+        outbox: Option<OutboxPosition>,
+    },
+    /// The removal of one is durable.
+    Dropped {
+        /// Which.
+        id: DeadId,
+    },
+    /// Some are to be sent again.
+    Replay,
 }

@@ -13,7 +13,7 @@ mod router;
 mod storage;
 mod stream_marker;
 
-pub use self::log::LogWork;
+pub use self::log::{DeadWork, LogWork};
 pub use completion::{AckSource, CompletionToken, Transaction};
 pub use manager::{ConnectionFault, ConnectionInfo, ManagerWork, NewSocket};
 pub use peer_batch::InboundPeerBatch;

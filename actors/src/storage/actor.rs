@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 
 use super::write_queue::{Push, WriteId, WriteQueue};
 use crate::inbox::Work;
-use crate::log::DeadWork;
 use crate::mailboxes::Mailboxes;
+use crate::messages::DeadWork;
 use crate::messages::{LogWork, ManagerWork, SMALL};
 use crate::node_tables::NodeTables;
 use crate::now::{Boot, Now};

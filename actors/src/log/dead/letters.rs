@@ -7,26 +7,7 @@ use tokio::sync::watch;
 
 use super::book::{DeadBook, Settled};
 use crate::metrics::Metrics;
-use crate::ports::{DeadId, OutboxPosition};
-
-/// What the log actor hears about dead letters.
-#[derive(Debug, Clone, Copy)]
-pub enum DeadWork {
-    /// A dead letter is durable, and the record's place in the outbox is over.
-    Written {
-        /// Which.
-        id: DeadId,
-        /// The place.
-        outbox: Option<OutboxPosition>,
-    },
-    /// The removal of one is durable.
-    Dropped {
-        /// Which.
-        id: DeadId,
-    },
-    /// Some are to be sent again.
-    Replay,
-}
+use crate::ports::DeadId;
 
 /// The dead letters of the node.
 #[derive(Debug)]

@@ -11,15 +11,14 @@
 //! is dropped and counted. What was taken over may go past the bound. In memory: an entry a dead
 //! letter, without its record.
 
-mod actor;
 mod book;
 mod letters;
 
 pub use book::{Admission, DeadBook, DeadState, Marked, Settled, Which};
-pub use letters::{DeadLetters, DeadWork};
+pub use letters::DeadLetters;
 
 use crate::mailboxes::Mailboxes;
-use crate::messages::StorageWork;
+use crate::messages::{DeadWork, StorageWork};
 use crate::node_tables::NodeTables;
 use crate::ports::{DeadId, StoreOp};
 

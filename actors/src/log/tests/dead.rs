@@ -1,7 +1,8 @@
 //! Records that the log refuses: dead letters, and what happens when there is no room for them.
 
 use super::*;
-use crate::log::{DeadWork, Marked, Settled, Which};
+use crate::log::{Marked, Settled, Which};
+use crate::messages::DeadWork;
 
 /// What was written, in order, by the test itself.
 #[derive(Debug, Default)]
@@ -273,7 +274,7 @@ fn records_that_stay_in_the_outbox_follow_each_other_when_the_log_takes_them() {
         }
         node.go_on("the outbox is empty", &mut wrote, |wrote| wrote.cursor == 4).await;
         assert_eq!(sequences(&wrote.letters), [0, 3]);
-        assert!(node.parts.state.lock().trying.is_empty());
+        assert_eq!(node.parts.state.lock().tried(), 0);
     });
 }
 

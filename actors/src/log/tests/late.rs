@@ -18,7 +18,7 @@ impl Node {
     }
 
     fn late(&self) -> usize {
-        self.parts.state.lock().late.len()
+        self.parts.state.lock().late()
     }
 }
 

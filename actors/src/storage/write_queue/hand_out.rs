@@ -11,7 +11,8 @@ use std::vec::Drain;
 
 use hydrant_protocol::OnRefused;
 
-use crate::log::{DeadWork, OutboxProgress};
+use crate::log::OutboxProgress;
+use crate::messages::DeadWork;
 use crate::messages::{CompletionToken, LogWork, ManagerWork};
 use crate::ports::StoreOp;
 

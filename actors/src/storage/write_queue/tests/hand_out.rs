@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::vec::Drain;
 
 use super::*;
-use crate::log::DeadWork;
+use crate::messages::DeadWork;
 use crate::messages::{AckSource, LogWork};
 use crate::ports::{DeadId, DeadLetter};
 

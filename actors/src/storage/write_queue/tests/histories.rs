@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::vec::Drain;
 
 use super::*;
-use crate::log::DeadWork;
+use crate::messages::DeadWork;
 use crate::messages::{AckSource, LogWork};
 
 const SEEDS: u64 = 500;

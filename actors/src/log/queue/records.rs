@@ -1,51 +1,28 @@
-//! What the log actor knows about records under way. It lives outside the actor, so that a rebuilt
-//! one loses none.
+//! Records under way: admitted, in the log's hands, or to be sent again.
 //!
-//! What reports have said is kept here too ([`Owed`]) until it was handed on: answering and moving
-//! cursors twice changes nothing, forgetting either would leave somebody waiting for ever.
+//! Invariants: records are sent in the order in which they were admitted. A record stays here until it is reported as
+//! acknowledged or refused; a second report of it changes nothing.
 //!
-//! A record can wait for long while those behind it are acknowledged: its Kafka topic takes nothing
-//! for now. It is set aside then, and takes no more room than itself.
+//! A record can wait for long while those behind it are acknowledged: its Kafka topic takes nothing for now. It is set
+//! aside then, and takes no more room than itself.
 //!
-//! Bounds: `log.max_pending_messages` and `log.max_pending_bytes` outstanding records, and as many
-//! places of acknowledged ones between them; what is owed stems from records that were outstanding,
-//! and is handed on at the end of each handler.
+//! Bounds: `log.max_pending_messages` and `log.max_pending_bytes` outstanding records, kept by the log queue, and as
+//! many places of acknowledged ones between them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use hydrant_protocol::OnRefused;
 
-use super::late::Late;
+use super::held::Held;
+use super::owed::{Kind, Owed, Refused};
 use crate::messages::CompletionToken;
 use crate::now::Boot;
-use crate::ports::{DeadId, LogError, LogRecord, OutboxPosition, Report};
+use crate::ports::{DeadId, LogError, LogRecord, Report};
 
 /// Places of acknowledged records that stand before one that is outstanding, besides as many as
 /// there are outstanding ones.
 const SPARE: usize = 1024;
-
-/// Where a record comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A publish.
-    Publish(OnRefused),
-    /// A dead letter that is sent again.
-    Replay,
-}
-
-/// A record that the log refuses for good.
-#[derive(Debug, Clone)]
-pub struct Refused {
-    /// The record.
-    pub record: LogRecord,
-    /// The log's words.
-    pub why: String,
-    /// Who waits for it.
-    pub token: Option<CompletionToken>,
-    /// Where it comes from.
-    pub kind: Kind,
-}
 
 #[derive(Debug)]
 struct Outstanding {
@@ -71,28 +48,9 @@ pub enum Outcome {
     Unknown,
 }
 
-/// What reports have said and nobody has been told yet.
-#[derive(Debug, Default)]
-pub struct Owed {
-    /// Who waited for a record that the log has.
-    pub answers: VecDeque<CompletionToken>,
-    /// Records that it refuses, of which nobody has decided what becomes of them.
-    pub refused: VecDeque<Refused>,
-    /// Who waited for one that is refused and kept nowhere.
-    pub refusals: VecDeque<CompletionToken>,
-    /// Dead letters that it has now.
-    pub replayed: Vec<DeadId>,
-    /// Places in the outbox that are over.
-    pub done: Vec<OutboxPosition>,
-    /// Records acknowledged, for the metrics.
-    pub acknowledged: u64,
-    /// Everything is to be sent again, and why.
-    pub failure: Option<String>,
-}
-
 /// See the module.
 #[derive(Debug, Default)]
-pub struct LogState {
+pub struct Records {
     /// In the order of ids, without gaps: the front's id is `first`.
     records: VecDeque<Outstanding>,
     first: u64,
@@ -105,24 +63,9 @@ pub struct LogState {
     /// Records in the log's hands.
     in_log: usize,
     bytes: usize,
-    /// What was reported and not handed on.
-    pub owed: Owed,
-    /// Refused records that stay in the outbox, with their cost: there was no room among the dead
-    /// letters. In bytes bounded by the outbox.
-    pub held: BTreeMap<OutboxPosition, u64>,
-    /// Those that are tried again: there may be room for all of them together.
-    pub trying: BTreeMap<OutboxPosition, u64>,
-    /// Of these, those that are to be read.
-    pub again: VecDeque<OutboxPosition>,
-    /// One that was tried is over: another may be.
-    pub tried: bool,
-    /// Records of the outbox that stay there, because the log takes no more of their topics.
-    pub late: Late,
-    /// A record failed: nothing is sent until every one in the log's hands is reported.
-    pub resetting: bool,
 }
 
-impl LogState {
+impl Records {
     /// Records outstanding or waiting.
     pub fn len(&self) -> usize {
         self.live
@@ -197,9 +140,14 @@ impl LogState {
         self.next = self.next.min(from);
     }
 
-    /// One report. What follows from it is added to [`Self::owed`]; a second one of the same record
-    /// adds nothing.
-    pub fn report(&mut self, report: Report, now: Boot) -> Outcome {
+    /// One report. What follows from it is owed; a second one of the same record adds nothing.
+    pub fn report(
+        &mut self,
+        report: Report,
+        now: Boot,
+        owed: &mut Owed,
+        held: &mut Held,
+    ) -> Outcome {
         let outstanding = match report.id.checked_sub(self.first) {
             Some(at) => usize::try_from(at).ok().and_then(|at| self.records.get_mut(at)),
             None => self.aside.get_mut(&report.id),
@@ -209,7 +157,7 @@ impl LogState {
         self.in_log -= 1;
         let refused = match report.result {
             Err(LogError::Unavailable(why)) => {
-                self.owed.failure = Some(why);
+                owed.failure = Some(why);
                 return Outcome::Failed;
             }
             Err(LogError::Refused(why)) => Some(why),
@@ -221,18 +169,20 @@ impl LogState {
         let (token, kind) = (outstanding.token.take(), outstanding.kind);
         let outcome = match refused {
             Some(why) => {
-                self.owed.refused.push_back(Refused { record, why, token, kind });
+                owed.refused.push_back(Refused { record, why, token, kind });
                 Outcome::Refused
             }
             None => {
                 let outbox = record.outbox;
-                self.tried |= outbox.is_some_and(|at| self.trying.remove(&at).is_some());
-                self.owed.done.extend(outbox);
-                self.owed.answers.extend(token);
-                if kind == Kind::Replay {
-                    self.owed.replayed.push(DeadId::of(&record));
+                if let Some(at) = outbox {
+                    held.answered(at, true);
+                    owed.done.push(at);
                 }
-                self.owed.acknowledged += 1;
+                owed.answers.extend(token);
+                if kind == Kind::Replay {
+                    owed.replayed.push(DeadId::of(&record));
+                }
+                owed.acknowledged += 1;
                 Outcome::Acknowledged(now.since(sent))
             }
         };
@@ -276,15 +226,15 @@ impl LogState {
             }
         }
         self.next = self.first;
-        self.resetting = false;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use bytes::Bytes;
     use hydrant_protocol::QoS;
+
+    use super::*;
 
     fn record(n: u64) -> LogRecord {
         LogRecord {
@@ -310,7 +260,8 @@ mod tests {
 
     #[test]
     fn after_a_failure_everything_unacknowledged_is_sent_again_in_order() {
-        let mut state = LogState::default();
+        let mut state = Records::default();
+        let (mut owed, mut held) = (Owed::default(), Held::default());
         let now = Boot(1);
         for n in 0..5 {
             state.push(record(n), None);
@@ -319,37 +270,41 @@ mod tests {
         assert_eq!(ids(&sent), [0, 1, 2, 3, 4]);
         let unavailable = || Err(LogError::Unavailable("gone".into()));
         assert!(matches!(
-            state.report(Report { id: 0, result: Ok(()) }, now),
+            state.report(Report { id: 0, result: Ok(()) }, now, &mut owed, &mut held),
             Outcome::Acknowledged(..)
         ));
         assert!(matches!(
-            state.report(Report { id: 1, result: unavailable() }, now),
+            state.report(Report { id: 1, result: unavailable() }, now, &mut owed, &mut held),
             Outcome::Failed
         ));
         // One behind the failed one got through all the same.
         assert!(matches!(
-            state.report(Report { id: 2, result: Ok(()) }, now),
+            state.report(Report { id: 2, result: Ok(()) }, now, &mut owed, &mut held),
             Outcome::Acknowledged(..)
         ));
         assert!(matches!(
-            state.report(Report { id: 3, result: unavailable() }, now),
+            state.report(Report { id: 3, result: unavailable() }, now, &mut owed, &mut held),
             Outcome::Failed
         ));
         assert_eq!(state.in_log(), 1);
         assert!(matches!(
-            state.report(Report { id: 4, result: unavailable() }, now),
+            state.report(Report { id: 4, result: unavailable() }, now, &mut owed, &mut held),
             Outcome::Failed
         ));
         assert_eq!(state.in_log(), 0);
         state.rewind();
         assert_eq!(ids(&state.take_unsent(10, now)), [1, 3, 4]);
-        assert!(matches!(state.report(Report { id: 0, result: Ok(()) }, now), Outcome::Unknown));
-        assert_eq!((state.owed.acknowledged, state.owed.failure.as_deref()), (2, Some("gone")));
+        assert!(matches!(
+            state.report(Report { id: 0, result: Ok(()) }, now, &mut owed, &mut held),
+            Outcome::Unknown
+        ));
+        assert_eq!((owed.acknowledged, owed.failure.as_deref()), (2, Some("gone")));
     }
 
     #[test]
     fn what_the_log_gives_back_is_next() {
-        let mut state = LogState::default();
+        let mut state = Records::default();
+        let (mut owed, mut held) = (Owed::default(), Held::default());
         let now = Boot(1);
         for n in 0..4 {
             state.push(record(n), None);
@@ -360,7 +315,7 @@ mod tests {
         assert!(state.has_unsent());
         assert_eq!(ids(&state.take_unsent(10, now)), [2, 3]);
         for id in 0..4 {
-            state.report(Report { id, result: Ok(()) }, now);
+            state.report(Report { id, result: Ok(()) }, now, &mut owed, &mut held);
         }
         assert!(state.is_empty());
         assert_eq!(state.bytes(), 0);
@@ -368,7 +323,8 @@ mod tests {
 
     #[test]
     fn a_record_that_waits_for_long_takes_no_room_but_its_own_and_is_sent_first_again() {
-        let mut state = LogState::default();
+        let mut state = Records::default();
+        let (mut owed, mut held) = (Owed::default(), Held::default());
         let now = Boot(1);
         let cost = record(0).cost();
         for n in 0..10_000 {
@@ -376,27 +332,30 @@ mod tests {
             assert_eq!(state.take_unsent(10, now).len(), 1);
             // 3 and 70 have no answer yet.
             if n != 3 && n != 70 {
-                state.report(Report { id: n, result: Ok(()) }, now);
+                state.report(Report { id: n, result: Ok(()) }, now, &mut owed, &mut held);
             }
         }
         assert_eq!((state.len(), state.in_log(), state.bytes() / cost), (2, 2, 2));
         assert!(state.records.len() <= SPARE + 4, "{} places", state.records.len());
         let refused = Err(LogError::Refused("no".into()));
-        let outcome = state.report(Report { id: 3, result: refused }, now);
+        let outcome = state.report(Report { id: 3, result: refused }, now, &mut owed, &mut held);
         assert!(matches!(outcome, Outcome::Refused));
-        let refused: Vec<u64> = state.owed.refused.iter().map(|one| one.record.sequence).collect();
+        let refused: Vec<u64> = owed.refused.iter().map(|one| one.record.sequence).collect();
         assert_eq!(refused, [3]);
-        assert!(matches!(state.report(Report { id: 3, result: Ok(()) }, now), Outcome::Unknown));
+        assert!(matches!(
+            state.report(Report { id: 3, result: Ok(()) }, now, &mut owed, &mut held),
+            Outcome::Unknown
+        ));
         state.push(record(10_000), None);
         let unavailable = Err(LogError::Unavailable("gone".into()));
-        state.report(Report { id: 70, result: unavailable }, now);
+        state.report(Report { id: 70, result: unavailable }, now, &mut owed, &mut held);
         state.rewind();
         let again = state.take_unsent(10, now);
         assert_eq!(ids(&again), [70, 10_000]);
         for record in &again {
-            state.report(Report { id: record.id, result: Ok(()) }, now);
+            state.report(Report { id: record.id, result: Ok(()) }, now, &mut owed, &mut held);
         }
         assert_eq!((state.len(), state.in_log(), state.bytes()), (0, 0, 0));
-        assert_eq!(state.owed.acknowledged, 10_000);
+        assert_eq!(owed.acknowledged, 10_000);
     }
 }
