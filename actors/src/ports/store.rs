@@ -204,6 +204,38 @@ pub enum StoreOp {
     DropDeadLetter { id: DeadId },
 }
 
+impl StoreOp {
+    /// The session whose rows it changes. None for a prepared publish: it is its node's, also where it names a session.
+    pub fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::PutSession { id, .. }
+            | Self::DeleteSession { id, .. }
+            | Self::PutSubscription { id, .. }
+            | Self::DeleteSubscription { id, .. }
+            | Self::PutQueued { id, .. }
+            | Self::PutOutgoing { id, .. }
+            | Self::DeleteQueued { id, .. }
+            | Self::PutReceipt { id, .. }
+            | Self::DeleteReceipt { id, .. } => Some(*id),
+            Self::PutRetained { .. }
+            | Self::DeleteRetained { .. }
+            | Self::PutWill { .. }
+            | Self::DeleteWill { .. }
+            | Self::PutOutbox { .. }
+            | Self::PutPeerBatch { .. }
+            | Self::ExceptPeerBatch { .. }
+            | Self::CompletePeerBatch { .. }
+            | Self::ForgetPeerBatches { .. }
+            | Self::Prepare(_)
+            | Self::Committed { .. }
+            | Self::ForgetPrepared { .. }
+            | Self::MoveCursor { .. }
+            | Self::PutDeadLetter { .. }
+            | Self::DropDeadLetter { .. } => None,
+        }
+    }
+}
+
 /// A lane of the outbox as it is found at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LaneState {

@@ -68,33 +68,15 @@ enum Subject<'a> {
 
 fn subject(op: &StoreOp) -> Subject<'_> {
     match op {
-        StoreOp::PutSession { id, .. }
-        | StoreOp::PutSubscription { id, .. }
-        | StoreOp::DeleteSubscription { id, .. }
-        | StoreOp::PutQueued { id, .. }
-        | StoreOp::PutOutgoing { id, .. }
-        | StoreOp::DeleteQueued { id, .. }
-        | StoreOp::PutReceipt { id, .. }
-        | StoreOp::DeleteReceipt { id, .. } => Subject::Session(*id),
+        // The end of a session stays true.
+        StoreOp::DeleteSession { .. } => Subject::Nothing,
         StoreOp::PutRetained { message, .. } => Subject::Retained(&message.topic),
         StoreOp::DeleteRetained { topic, .. } => Subject::Retained(topic),
         StoreOp::PutWill { will } => Subject::Will((Arc::clone(&will.client_id), will.connection)),
         StoreOp::DeleteWill { client_id, connection } => {
             Subject::Will((Arc::clone(client_id), *connection))
         }
-        // The end of a session stays true.
-        StoreOp::DeleteSession { .. }
-        | StoreOp::PutOutbox { .. }
-        | StoreOp::PutPeerBatch { .. }
-        | StoreOp::ExceptPeerBatch { .. }
-        | StoreOp::CompletePeerBatch { .. }
-        | StoreOp::ForgetPeerBatches { .. }
-        | StoreOp::Prepare(_)
-        | StoreOp::Committed { .. }
-        | StoreOp::ForgetPrepared { .. }
-        | StoreOp::MoveCursor { .. }
-        | StoreOp::PutDeadLetter { .. }
-        | StoreOp::DropDeadLetter { .. } => Subject::Nothing,
+        _ => op.session().map_or(Subject::Nothing, Subject::Session),
     }
 }
 
