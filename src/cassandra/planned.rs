@@ -47,7 +47,7 @@ pub(super) struct Plan {
     /// After all of these: removes what leads to what they remove, so that nothing is left that
     /// nobody can find.
     pub(super) last: Vec<Vec<Bound>>,
-    /// What changes in the receipts of sessions; see [`receipts`](super::plan::receipts).
+    /// What changes in the receipts of sessions; see [`receipts`](super::plan::receipts::bind).
     pub(super) receipts: BTreeMap<SessionId, Receipts>,
     /// To whose queues it adds, and whose publishes it prepares.
     pub(super) sessions: BTreeSet<SessionId>,

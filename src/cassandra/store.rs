@@ -31,7 +31,7 @@ use super::memory::Memory;
 use super::options::CassandraOptions;
 use super::order::Place;
 use super::owned_sessions::{Holding, OwnedSessions};
-use super::plan::{self, plan};
+use super::plan::{plan, receipts};
 use super::planned::Plan;
 use super::queue::{BUCKET, EntryState, place};
 use super::read::{self, OutboxPage};
@@ -257,7 +257,7 @@ impl Inner {
         if place.in_turn {
             self.finish_half_done().await?;
         }
-        plan::receipts(&self.memory.lock(), plan);
+        receipts::bind(&self.memory.lock(), plan);
         if plan.atomic {
             plan.journaled = Some(self.journal(plan).await?);
         }
