@@ -1,5 +1,6 @@
-//! Requests to Cassandra: how a connection is begun, which node is asked, how long, how often, at
-//! which consistency; and what an answer's columns are.
+//! Requests to Cassandra: which node is asked, how long, how often, at which consistency. How a connection is begun
+//! (`contact`), what is asked again (`retry`), what an answer's columns are (`row`) and what goes wrong (`error`)
+//! stand below.
 //!
 //! Invariants: statements are prepared and their values bound; the keyspace, which configuration
 //! allows only letters, digits and underscores in, is the one thing that stands in their text. A
@@ -7,11 +8,13 @@
 //! speculated; never a conditional write.
 //! Bounds: `cassandra.max_requests` under way, each for `cassandra.request_timeout`.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+mod contact;
+mod error;
+mod retry;
+mod row;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use cdrs_tokio::cluster::send_envelope::send_envelope;
 use cdrs_tokio::cluster::session::{
@@ -22,42 +25,39 @@ use cdrs_tokio::consistency::Consistency;
 use cdrs_tokio::error::Error;
 use cdrs_tokio::frame::message_batch::BatchType;
 use cdrs_tokio::frame::message_error::ErrorType;
-use cdrs_tokio::frame::message_response::ResponseBody;
 use cdrs_tokio::frame::{Envelope, Flags};
 use cdrs_tokio::load_balancing::Request;
 use cdrs_tokio::load_balancing::node_distance_evaluator::TopologyAwareNodeDistanceEvaluator;
 use cdrs_tokio::query::{BatchQueryBuilder, PreparedQuery, QueryValues};
-use cdrs_tokio::retry::{
-    ConstantReconnectionPolicy, QueryInfo, RetryDecision, RetryPolicy, RetrySession,
-};
+use cdrs_tokio::retry::ConstantReconnectionPolicy;
 use cdrs_tokio::speculative_execution::{
     ConstantSpeculativeExecutionPolicy, SpeculativeExecutionPolicy,
 };
 use cdrs_tokio::statement::{StatementParams, StatementParamsBuilder};
-use cdrs_tokio::types::blob::Blob;
+use cdrs_tokio::types::CBytes;
 use cdrs_tokio::types::value::Value;
-use cdrs_tokio::types::{ByName, CBytes};
 use hydrant_actors::ports::StoreError;
-use hydrant_actors::say;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::balancing::LocalReplicasFirst;
 use super::options::{CassandraOptions, Level};
 use super::statements::Statement;
-use super::transport::{Limits, Manager, SLOWEST, Transport, VERSION};
+use super::transport::{Manager, SLOWEST, Transport, VERSION};
+use contact::{RECONNECT, data_centre, reach, unreachable};
+use error::{in_time, unavailable};
+use retry::Retry;
+use row::rows_of;
 
-/// Between two attempts to reach a contact point or a node that was lost.
-const RECONNECT: Duration = Duration::from_secs(1);
+pub(super) use contact::{ask, resolve};
+pub use error::CassandraError;
+pub(super) use error::sentence;
+pub use row::Row;
+
 /// Rows of a page of a read whose rows are small.
 const PAGE_ROWS: i32 = 1000;
 
 type CqlSession = Session<Transport, Manager, LocalReplicasFirst>;
-
-/// Why the store cannot be used at start: one sentence that says what to do.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct CassandraError(pub String);
 
 /// A statement with its values.
 #[derive(Debug, Clone)]
@@ -75,84 +75,6 @@ pub enum Applied {
     Yes,
     /// It was not; the row as it is, where there is one.
     No(Option<Row>),
-}
-
-/// A row of an answer. A column that is missing or of another type is an error that says so.
-#[derive(Debug, Clone)]
-pub struct Row(cdrs_tokio::types::rows::Row);
-
-impl Row {
-    fn column<T>(&self, column: &str, found: Result<Option<T>, Error>) -> Result<T, StoreError> {
-        self.optional(column, found)?.ok_or_else(|| {
-            StoreError::Unusable(format!("column {column} of a row in Cassandra is null"))
-        })
-    }
-
-    fn optional<T>(
-        &self,
-        column: &str,
-        found: Result<Option<T>, Error>,
-    ) -> Result<Option<T>, StoreError> {
-        if !self.0.contains_column(column) {
-            return Ok(None);
-        }
-        found.map_err(|error| {
-            StoreError::Unusable(format!("column {column} of a row in Cassandra: {error}"))
-        })
-    }
-
-    /// A bigint; an error where it is null.
-    pub fn i64(&self, column: &str) -> Result<i64, StoreError> {
-        self.column(column, self.0.by_name(column))
-    }
-
-    /// A bigint as it is used here: never negative.
-    pub fn u64(&self, column: &str) -> Result<u64, StoreError> {
-        u64::try_from(self.i64(column)?).map_err(|_| {
-            StoreError::Unusable(format!("column {column} of a row in Cassandra is negative"))
-        })
-    }
-
-    /// An int.
-    pub fn i32(&self, column: &str) -> Result<i32, StoreError> {
-        self.column(column, self.0.by_name(column))
-    }
-
-    /// A text.
-    pub fn text(&self, column: &str) -> Result<String, StoreError> {
-        self.column(column, self.0.by_name(column))
-    }
-
-    /// A blob.
-    pub fn blob(&self, column: &str) -> Result<Vec<u8>, StoreError> {
-        Ok(self.column(column, self.0.by_name::<Blob>(column))?.into_vec())
-    }
-
-    /// A bigint or null.
-    pub fn optional_i64(&self, column: &str) -> Result<Option<i64>, StoreError> {
-        self.optional(column, self.0.by_name(column))
-    }
-
-    /// An int or null.
-    pub fn optional_i32(&self, column: &str) -> Result<Option<i32>, StoreError> {
-        self.optional(column, self.0.by_name(column))
-    }
-
-    /// A text or null.
-    pub fn optional_text(&self, column: &str) -> Result<Option<String>, StoreError> {
-        self.optional(column, self.0.by_name(column))
-    }
-
-    /// A blob or null; an empty blob counts as null.
-    pub fn optional_blob(&self, column: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let blob = self.optional(column, self.0.by_name::<Blob>(column))?;
-        Ok(blob.map(Blob::into_vec).filter(|bytes| !bytes.is_empty()))
-    }
-
-    /// A boolean.
-    fn flag(&self, column: &str) -> Result<bool, StoreError> {
-        self.column(column, self.0.by_name(column))
-    }
 }
 
 /// The cluster. Cheap to clone.
@@ -432,229 +354,6 @@ impl Pages<'_> {
         self.state = state;
         Ok(Some(rows))
     }
-}
-
-/// What is tried on another node: where nothing came of it, or it does no harm twice.
-#[derive(Clone)]
-struct Retry {
-    limit: u32,
-    retries: Arc<AtomicU64>,
-}
-
-impl RetryPolicy for Retry {
-    fn new_session(&self) -> Box<dyn RetrySession + Send + Sync> {
-        Box::new(self.clone())
-    }
-}
-
-impl RetrySession for Retry {
-    fn decide(&mut self, query_info: QueryInfo<'_>) -> RetryDecision {
-        let elsewhere = match query_info.error {
-            Error::Server { body, .. } => matches!(
-                body.ty,
-                ErrorType::Overloaded | ErrorType::IsBootstrapping | ErrorType::Server
-            ),
-            _ => true,
-        };
-        if !query_info.is_idempotent || !elsewhere || self.limit == 0 {
-            return RetryDecision::DontRetry;
-        }
-        self.limit -= 1;
-        self.retries.fetch_add(1, Relaxed);
-        RetryDecision::RetryNextNode
-    }
-}
-
-/// A contact point that answers, and the addresses of all.
-async fn reach(
-    options: &CassandraOptions,
-    deadline: Instant,
-) -> Result<(Manager, Vec<SocketAddr>), CassandraError> {
-    loop {
-        let (manager, addresses, why) = resolve(options).await.map_err(CassandraError)?;
-        let mut last = why.unwrap_or_else(|| "no contact point has an address".to_owned());
-        for address in &addresses {
-            match manager.connect(None, None, *address).await {
-                Ok(_) => return Ok((manager, addresses)),
-                Err(Error::Server { body, .. }) if matches!(body.ty, ErrorType::Authentication) => {
-                    return Err(CassandraError(format!(
-                        "Cassandra at {address} refuses the login: set cassandra.username and \
-                         cassandra.password ({})",
-                        body.message
-                    )));
-                }
-                // The driver's own words: it was asked for a login and has none.
-                Err(Error::General(why)) if why == "No authenticator was provided" => {
-                    return Err(CassandraError(format!(
-                        "Cassandra at {address} asks for a login: set cassandra.username and \
-                         cassandra.password"
-                    )));
-                }
-                Err(error) => last = format!("{address}: {}", sentence(&error)),
-            }
-        }
-        if Instant::now() + RECONNECT > deadline {
-            return Err(CassandraError(unreachable(options, &last)));
-        }
-        say::warn!("no Cassandra answers yet, trying again: {last}");
-        tokio::time::sleep(RECONNECT).await;
-    }
-}
-
-/// How connections are made, the addresses of the contact points, and why one of these has none.
-///
-/// # Errors
-/// One sentence about the file of `cassandra.tls_ca`.
-pub(super) async fn resolve(
-    options: &CassandraOptions,
-) -> Result<(Manager, Vec<SocketAddr>, Option<String>), String> {
-    let (mut names, mut addresses, mut why) = (HashMap::new(), Vec::new(), None);
-    for point in &options.contact_points {
-        let host = point.rsplit_once(':').map_or(point.as_str(), |(host, _)| host);
-        match tokio::net::lookup_host(point).await {
-            Ok(found) => {
-                for address in found {
-                    names.insert(address, host.trim_matches(['[', ']']).to_owned());
-                    addresses.push(address);
-                }
-            }
-            Err(error) => why = Some(format!("{point} has no address: {error}")),
-        }
-    }
-    let limits = Limits { silence: options.request_timeout };
-    let (credentials, tls_ca) = (options.credentials.clone(), options.tls_ca.as_deref());
-    Ok((Manager::new(credentials, tls_ca, names, limits)?, addresses, why))
-}
-
-fn unreachable(options: &CassandraOptions, why: &dyn std::fmt::Display) -> String {
-    format!(
-        "no Cassandra of cassandra.contact_points ({}) could be used within {:?}: {why}; start it, \
-         or correct the addresses",
-        options.contact_points.join(", "),
-        options.connect_timeout
-    )
-}
-
-/// The local data centre; one that is configured has to be there.
-async fn data_centre(
-    manager: &Manager,
-    addresses: &[SocketAddr],
-    options: &CassandraOptions,
-) -> Result<String, CassandraError> {
-    let mut found = Vec::new();
-    let mut failed = "no contact point answered".to_owned();
-    for address in addresses {
-        match data_centres(manager, *address).await {
-            Ok(centres) => {
-                found = centres;
-                break;
-            }
-            Err(error) => failed = format!("{address}: {error}"),
-        }
-    }
-    let Some(first) = found.first() else {
-        return Err(CassandraError(unreachable(options, &failed)));
-    };
-    if options.local_dc.is_empty() {
-        return Ok(first.clone());
-    }
-    if found.contains(&options.local_dc) {
-        return Ok(options.local_dc.clone());
-    }
-    found.sort();
-    found.dedup();
-    Err(CassandraError(format!(
-        "cassandra.local_dc = {:?} is no data centre of this Cassandra: set it to one of {}",
-        options.local_dc,
-        found.join(", ")
-    )))
-}
-
-/// The data centres that a node knows, its own first.
-async fn data_centres(manager: &Manager, address: SocketAddr) -> Result<Vec<String>, String> {
-    let transport = manager.connect(None, None, address).await.map_err(|error| sentence(&error))?;
-    let mut found = Vec::new();
-    for table in ["local", "peers"] {
-        let cql = format!("SELECT data_center FROM system.{table}");
-        for row in ask(&transport, &cql).await? {
-            found.extend(row.optional_text("data_center").map_err(|error| error.to_string())?);
-        }
-    }
-    Ok(found)
-}
-
-/// Asks the node at the other end, and no other, for rows of the system's tables.
-///
-/// # Errors
-/// What it says, or that it says nothing.
-pub(super) async fn ask(transport: &Transport, cql: &str) -> Result<Vec<Row>, String> {
-    use cdrs_tokio::transport::CdrsTransport as _;
-    let envelope = Envelope::new_req_query(
-        cql.to_owned(),
-        Consistency::One,
-        None,
-        false,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        Flags::empty(),
-        VERSION,
-    );
-    let answer = transport.write_envelope(&envelope, false).await;
-    let answer = answer.map_err(|error| sentence(&error))?;
-    Ok(rows_of(answer).map_err(|error| error.to_string())?.0)
-}
-
-/// The rows of an answer and where the next page begins.
-fn rows_of(answer: Envelope) -> Result<(Vec<Row>, Option<CBytes>), StoreError> {
-    use cdrs_tokio::frame::message_result::ResResultBody;
-    let body = answer.response_body().map_err(|error| unavailable(&error))?;
-    match body {
-        ResponseBody::Result(ResResultBody::Rows(rows)) => {
-            let next = rows.metadata.paging_state.clone();
-            let rows = cdrs_tokio::types::rows::Row::from_body(rows);
-            Ok((rows.into_iter().map(Row).collect(), next))
-        }
-        _ => Ok((Vec::new(), None)),
-    }
-}
-
-/// What the driver answers, or a sentence that says why it does not.
-async fn in_time<T>(
-    limit: Duration,
-    answer: impl Future<Output = Result<T, Error>>,
-) -> Result<T, String> {
-    match timeout(limit, answer).await {
-        Ok(answer) => answer.map_err(|error| sentence(&error)),
-        Err(_) => Err(format!("Cassandra did not answer within {limit:?}")),
-    }
-}
-
-fn unavailable(error: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Unavailable(error.to_string())
-}
-
-/// What went wrong, in a sentence for a log line.
-pub(super) fn sentence(error: &Error) -> String {
-    let Error::Server { body, addr } = error else { return error.to_string() };
-    let what = match &body.ty {
-        ErrorType::Unavailable(e) => {
-            format!("needs {} live replicas and has {}", e.required, e.alive)
-        }
-        ErrorType::WriteTimeout(e) => {
-            format!("{} of {} replicas confirmed the write in time", e.received, e.block_for)
-        }
-        ErrorType::ReadTimeout(e) => {
-            format!("{} of {} replicas answered the read in time", e.received, e.block_for)
-        }
-        ErrorType::Overloaded => "is overloaded".to_owned(),
-        ErrorType::IsBootstrapping => "is still starting".to_owned(),
-        _ => return format!("Cassandra node {addr}: {}", body.message),
-    };
-    format!("Cassandra node {addr} {what}")
 }
 
 /// The table's name behind the keyspace's.

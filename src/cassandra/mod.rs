@@ -2,6 +2,7 @@
 //! that it outlives a node and can be taken over by another.
 
 mod balancing;
+mod begin;
 pub mod check;
 mod columns;
 pub mod db;
@@ -29,6 +30,7 @@ mod store;
 mod timestamps;
 mod transport;
 mod wills;
+mod write;
 
 pub use db::CassandraError;
 pub use incarnation::IN_USE;

@@ -8,72 +8,30 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable as _};
-use futures_util::future::{try_join, try_join_all};
-use futures_util::stream::{FuturesUnordered, TryStreamExt};
 use hydrant_actors::ports::{
     DeadId, DeadLetter, LaneState, Lanes, LogRecord, QueueEntry, SessionId, SessionStore,
     StoreError, StoreFuture, StoreOp, StoredSession, StoredWill,
 };
-use hydrant_actors::say;
 use hydrant_protocol::Message;
-use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use super::columns::{held_delete, long, text};
-use super::db::{Applied, Bound, CassandraError, Db};
-use super::incarnation::{ALONE, Incarnation, Predecessor};
-use super::inner::{Continued, Inner};
-use super::memory::Memory;
+use super::db::CassandraError;
+use super::dead;
+use super::inner::Inner;
 use super::options::CassandraOptions;
-use super::order::Place;
-use super::owned_sessions::{Holding, OwnedSessions};
-use super::plan::{plan, receipts};
-use super::planned::Plan;
+use super::owned_sessions::OwnedSessions;
+use super::plan::plan;
 use super::queue::{BUCKET, EntryState, place};
 use super::read::{self, OutboxPage};
 use super::sessions::{self, Which};
-use super::statements::Statement as S;
-use super::{dead, holder, orphaned, recover, schema};
-
-/// How often a start begins again that Cassandra did not answer.
-const AGAIN: usize = 4;
 
 /// See the module.
 pub struct CassandraStore {
     pub(super) inner: Arc<Inner>,
     /// Carries every connection to Cassandra; `None` once dropped.
     runtime: Option<Runtime>,
-}
-
-/// Why an incarnation has not begun.
-#[derive(Debug, Clone)]
-enum NotBegun {
-    /// Cassandra did not answer while it was read.
-    Unanswered(String),
-    Refused(CassandraError),
-}
-
-impl From<CassandraError> for NotBegun {
-    fn from(error: CassandraError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-impl From<NotBegun> for CassandraError {
-    fn from(error: NotBegun) -> Self {
-        match error {
-            NotBegun::Unanswered(why) => unread(&why),
-            NotBegun::Refused(error) => error,
-        }
-    }
-}
-
-fn unread(why: &str) -> CassandraError {
-    CassandraError(format!("what stands in Cassandra cannot be read: {why}"))
 }
 
 impl CassandraStore {
@@ -155,195 +113,6 @@ impl Drop for CassandraStore {
 }
 
 impl Inner {
-    async fn open(
-        options: &CassandraOptions,
-        node_id: &str,
-        instance: &str,
-    ) -> Result<Self, CassandraError> {
-        let db = Db::connect(options).await?;
-        schema::ensure(&db, options).await?;
-        db.prepare().await?;
-        // As the next start of this node would do; a Cassandra with too much to do need not end this one.
-        let again = ExponentialBuilder::new().with_min_delay(Duration::from_secs(1));
-        let begins = || Self::begin(&db, options, node_id, instance);
-        begins
-            .retry(again.with_max_times(AGAIN))
-            .when(|error| matches!(error, NotBegun::Unanswered(_)))
-            .notify(|error, pause| {
-                let error = CassandraError::from(error.clone());
-                say::warn!("{error}; this start tries it again in {pause:?}");
-            })
-            .await
-            .map_err(CassandraError::from)
-    }
-
-    /// Begins an incarnation, and takes over what dead ones left.
-    async fn begin(
-        db: &Db,
-        options: &CassandraOptions,
-        node_id: &str,
-        instance: &str,
-    ) -> Result<Self, NotBegun> {
-        let (lanes, lease) = (options.outbox_lanes, options.lease);
-        let incarnation =
-            Incarnation::begin(db, node_id, instance, lanes, lease, options.shared).await?;
-        incarnation.spawn_renewal(db.clone());
-        let dead = if options.shared {
-            incarnation.claim_shared(db).await?
-        } else {
-            incarnation.claim_alone(db).await?
-        };
-        let (memory, wills, continued) = match Self::succeed(db, &incarnation, dead, lanes).await {
-            Ok(recovered) => recovered,
-            Err(error) => {
-                incarnation.release(db).await;
-                return Err(match error {
-                    StoreError::Unavailable(why) => NotBegun::Unanswered(why),
-                    StoreError::Unusable(why) => NotBegun::Refused(unread(&why)),
-                });
-            }
-        };
-        let (memory, sealing) = (Mutex::new(memory), tokio::sync::Mutex::new(()));
-        let db = db.clone();
-        Ok(Self { db, incarnation, continued, memory, sealing, first_lane: lanes, wills })
-    }
-
-    /// Goes on where the dead ended.
-    async fn succeed(
-        db: &Db,
-        incarnation: &Incarnation,
-        mut dead: Vec<Predecessor>,
-        first_lane: u16,
-    ) -> Result<(Memory, Vec<StoredWill>, Continued), StoreError> {
-        let highest = dead.iter().map(|one| one.timestamps).max().unwrap_or_default();
-        incarnation.raise(db, highest).await?;
-        if incarnation.lineage() != ALONE {
-            incarnation.join_lineage(db, &dead).await?;
-            orphaned::convert(db, incarnation, &mut dead).await?;
-        }
-        // First what they were about to write: it may be of these.
-        let timestamps = incarnation.timestamps();
-        recover::redo_all(db, &timestamps, &dead).await?;
-        dead::take_over(db, incarnation.number, &timestamps, &dead, &dead::Heads::default())
-            .await?;
-        let (batches, highest) = recover::peer_batches(db, &dead).await?;
-        let continued = Continued {
-            incarnations: dead.iter().map(Predecessor::sealed).collect(),
-            batches,
-            prepared: recover::prepared_publishes(db, &dead).await?,
-        };
-        let prepared = &continued.prepared;
-        let (memory, wills) =
-            recover::recover(db, incarnation, &dead, first_lane, prepared, highest).await?;
-        Ok((memory, wills, continued))
-    }
-
-    /// Does what a plan says, once those are done that it follows.
-    async fn write(&self, plan: &mut Plan, place: &mut Place) -> Result<(), StoreError> {
-        self.may_begin()?;
-        for (id, timestamp) in std::mem::take(&mut plan.deleted) {
-            for bucket in read::buckets_of(&self.db, id, 0).await?.into_keys() {
-                let values = vec![long(timestamp), long(id), long(bucket)];
-                plan.single.push(Bound { statement: S::DeleteQueue, values });
-            }
-        }
-        let index = plan.epochs.iter().filter_map(|epoch| epoch.index.clone());
-        let index = try_join_all(index.map(|bound| self.db.write(bound)));
-        try_join(try_join_all(plan.epochs.iter().map(|epoch| self.raise(epoch))), index).await?;
-        if !place.comes().await {
-            let why = "a write that this one has to follow was not done";
-            return Err(StoreError::Unavailable(why.to_owned()));
-        }
-        if place.in_turn {
-            self.finish_half_done().await?;
-        }
-        receipts::bind(&self.memory.lock(), plan);
-        if plan.atomic {
-            plan.journaled = Some(self.journal(plan).await?);
-        }
-        let writes = FuturesUnordered::new();
-        for bound in std::mem::take(&mut plan.single) {
-            writes.push(self.request(vec![bound]));
-        }
-        for batch in std::mem::take(&mut plan.batches) {
-            writes.push(self.request(batch));
-        }
-        let prepared = std::mem::take(&mut plan.prepared);
-        let prepared = async {
-            for batch in prepared {
-                self.request(batch).await?;
-            }
-            Ok(())
-        };
-        try_join(writes.try_collect::<()>(), prepared).await?;
-        for stage in std::mem::take(&mut plan.then) {
-            try_join_all(stage.into_iter().map(|bound| self.db.write(bound))).await?;
-        }
-        let last = std::mem::take(&mut plan.last);
-        try_join_all(last.into_iter().map(|batch| self.request(batch))).await?;
-        for (client_id, id, timestamp) in &plan.ended {
-            self.may_begin()?;
-            let values = vec![text(client_id), long(*id), long(*timestamp)];
-            let dropped = self.db.conditional(Bound { statement: S::DropHeld, values }).await?;
-            if let Applied::No(Some(row)) = dropped
-                && row.optional_i64("id")?.map(i64::cast_unsigned) == Some(*id)
-            {
-                return Err(holder::taken_over(client_id));
-            }
-            let holding =
-                self.memory.lock().owned_sessions.as_ref().and_then(|owned| owned.get(*id));
-            if let Some(Holding { lineage, .. }) = holding {
-                self.db.write(held_delete(lineage, *id, *timestamp)).await?;
-            }
-        }
-        self.check()
-    }
-
-    /// What stands in the journal and failed after that is done first: its receipts belong into
-    /// what is written next, and its slot is not needed any more.
-    async fn finish_half_done(&self) -> Result<(), StoreError> {
-        let Some(half) = self.memory.lock().half_done.take() else { return Ok(()) };
-        let slot = half.journaled.unwrap_or_default();
-        let redone = recover::redo(&self.db, self.incarnation.number, &[slot]).await;
-        let mut memory = self.memory.lock();
-        match redone {
-            Ok(()) => memory.succeeded(&half),
-            Err(_) => memory.half_done = Some(half),
-        }
-        redone
-    }
-
-    async fn request(&self, mut bounds: Vec<Bound>) -> Result<(), StoreError> {
-        match (bounds.len(), bounds.pop()) {
-            (1, Some(bound)) => self.db.write(bound).await,
-            (_, Some(last)) => {
-                bounds.push(last);
-                self.db.batch(bounds).await
-            }
-            (_, None) => Ok(()),
-        }
-    }
-
-    /// Whoever wakes after its lease has ended begins nothing: what it would remove now may be
-    /// another's.
-    pub(super) fn may_begin(&self) -> Result<(), StoreError> {
-        // In tests: frozen just behind this.
-        if self.incarnation.is_frozen() { Ok(()) } else { self.check() }
-    }
-
-    /// A write that was done after the lease ended may have been overwritten by a successor.
-    fn check(&self) -> Result<(), StoreError> {
-        if let Some(why) = self.incarnation.lost() {
-            return Err(StoreError::Unusable(why));
-        }
-        if self.incarnation.may_acknowledge() {
-            return Ok(());
-        }
-        Err(StoreError::Unavailable(
-            "this node's lease in Cassandra has ended and is not renewed yet".to_owned(),
-        ))
-    }
-
     async fn sessions(&self) -> Result<Vec<StoredSession>, StoreError> {
         let ids = self.memory.lock().owned_sessions.as_ref().map(OwnedSessions::ids);
         let which = ids.as_ref().map_or(Which::All, |ids| Which::These(ids));
