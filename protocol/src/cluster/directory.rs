@@ -431,5 +431,4 @@ impl Directory {
 }
 
 #[cfg(test)]
-#[path = "directory/tests.rs"]
 mod tests;

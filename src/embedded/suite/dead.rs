@@ -1,6 +1,10 @@
 //! Dead letters, in every store.
 
-use super::*;
+use std::sync::Arc;
+
+use hydrant_actors::ports::{DeadId, DeadLetter, LogRecord, OutboxPosition, SessionStore, StoreOp};
+
+use super::fixture::{Open, put_outbox, record, wait, write};
 
 /// The dead letter of the record at a position.
 pub fn letter(position: u64) -> DeadLetter {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hydrant_actors::ports::{StoreOp, StoredSubscription};
 use hydrant_protocol::QoS;
 
-use super::{Open, put_session, wait, write};
+use super::fixture::{Open, put_session, wait, write};
 
 fn subscription(filter: &str, qos: QoS, owes: Option<&str>) -> StoreOp {
     StoreOp::PutSubscription { id: 7, filter: filter.into(), qos, owes: owes.map(Arc::from) }

@@ -1,5 +1,6 @@
 //! Claims whose client has left.
 
+use super::owner::Owner;
 use super::*;
 
 /// A partition: claim and withdrawal lie in the link while the client connects elsewhere.

@@ -1,0 +1,125 @@
+//! One node alone: what the owner of a client says to what it hears.
+
+use std::sync::Arc;
+
+use super::super::{Action, Control, Directory, Holder, MembershipView};
+use super::member;
+
+/// A node alone with a view of its own: what it does is looked at, not carried out.
+pub(super) struct Owner(pub(super) Directory);
+
+impl Owner {
+    /// Of a client that `n1` owns, with `n2` to `n4` beside it; all have told what they hold.
+    pub(super) fn new() -> (Self, Arc<str>) {
+        let mut owner = Self(Directory::new("n1".into(), 1));
+        owner.see(&[1, 2, 3, 4]);
+        let client = (0..).map(|n| Arc::from(format!("c{n}"))).find(|c| owner.0.owns(c)).unwrap();
+        (owner, client)
+    }
+
+    pub(super) fn see(&mut self, numbers: &[u64]) {
+        let members = numbers.iter().map(|n| member(&format!("n{n}"), *n)).collect();
+        self.0.members_changed(MembershipView { generation: 0, members, current: true });
+        let view = self.0.view.digest();
+        for n in numbers.iter().filter(|n| **n != 1) {
+            self.hear(*n, Control::Synced { view });
+        }
+        while self.0.poll_action().is_some() {}
+    }
+
+    pub(super) fn hear(&mut self, n: u64, message: Control) {
+        self.0.receive(&Holder { node: format!("n{n}").into(), incarnation: n }, message);
+    }
+
+    pub(super) fn claim(&mut self, n: u64, request: u64, client: &Arc<str>, hint: Option<u64>) {
+        let client = Arc::clone(client);
+        self.hear(n, Control::Claim { request, client, clean: false, hint });
+    }
+
+    pub(super) fn released(&mut self, n: u64, ticket: u64, client: &Arc<str>) {
+        self.hear(n, Control::Released { ticket, client: Arc::clone(client), handed: None });
+    }
+
+    /// Releases that it asks for, as node and ticket, and grants, as node and request.
+    pub(super) fn says(&mut self) -> Vec<(&'static str, Arc<str>, u64)> {
+        std::iter::from_fn(|| self.0.poll_action())
+            .filter_map(|action| match action {
+                Action::Send(to, Control::Release { ticket, .. }) => Some(("release", to, ticket)),
+                Action::Send(to, Control::Granted { request, .. }) => Some(("grant", to, request)),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// Whose turn comes with a hint to a lost node waits for its successor: else it takes from the store what nobody
+/// has given up.
+#[test]
+fn a_hint_counts_when_its_claims_turn_comes() {
+    let (mut owner, client) = Owner::new();
+    owner.see(&[1, 2, 3]);
+    owner.claim(2, 1, &client, None);
+    assert_eq!(owner.says(), [("grant", "n2".into(), 1)]);
+    owner.claim(3, 1, &client, None);
+    let release = owner.says();
+    assert_eq!(release, [("release", "n2".into(), 1)]);
+    // The store has named a lost one to n2, which has nothing itself.
+    owner.claim(2, 2, &client, Some(4));
+    owner.released(2, 1, &client);
+    assert_eq!(owner.says(), [("grant", "n3".into(), 1), ("release", "n3".into(), 2)]);
+    owner.released(3, 2, &client);
+    assert_eq!(owner.says(), []);
+    let client_held = vec![(Arc::clone(&client), false)];
+    owner.hear(2, Control::Held { clients: client_held });
+    assert_eq!(owner.says(), [("grant", "n2".into(), 2)]);
+}
+
+#[test]
+fn of_a_claim_that_is_made_again_before_it_may_be_granted_the_last_one_counts() {
+    let (mut owner, client) = Owner::new();
+    let members = [1, 2, 4].map(|n| member(&format!("n{n}"), n)).into();
+    owner.0.members_changed(MembershipView { generation: 0, members, current: true });
+    owner.claim(2, 1, &client, None);
+    owner.claim(2, 1, &client, Some(3));
+    let view = owner.0.view.digest();
+    [2, 4].into_iter().for_each(|n| owner.hear(n, Control::Synced { view }));
+    assert_eq!(owner.says(), []);
+}
+
+#[test]
+fn a_holder_that_is_back_is_asked() {
+    let (mut owner, client) = Owner::new();
+    owner.claim(2, 1, &client, None);
+    owner.see(&[1, 3, 4]);
+    owner.claim(3, 1, &client, None);
+    assert_eq!(owner.says(), []);
+    owner.0.members_changed(MembershipView {
+        generation: 0,
+        members: [1, 2, 3, 4].map(|n| member(&format!("n{n}"), n)).into(),
+        current: true,
+    });
+    assert_eq!(owner.says(), [("release", "n2".into(), 1)]);
+}
+
+/// What the one has said was older: it holds nothing, and the other does not give up for it.
+#[test]
+fn who_says_again_that_it_holds_a_session_does() {
+    let (mut owner, client) = Owner::new();
+    let held = Control::Held { clients: vec![(Arc::clone(&client), false)] };
+    owner.hear(2, held.clone());
+    owner.hear(3, held.clone());
+    assert_eq!(owner.says(), [("release", "n3".into(), 0)]);
+    owner.hear(3, held);
+    assert_eq!(owner.says(), []);
+    owner.claim(3, 1, &client, None);
+    assert_eq!(owner.says(), [("grant", "n3".into(), 1)]);
+}
+
+#[test]
+fn who_is_asked_by_another_than_the_owner_says_that_it_has_nothing() {
+    let (mut node, client) = Owner::new();
+    let to = "n3".into();
+    node.hear(2, Control::Release { ticket: 5, client: Arc::clone(&client), to });
+    let released = Control::Released { ticket: 5, client, handed: None };
+    assert_eq!(node.0.poll_action(), Some(Action::Send("n2".into(), released)));
+}

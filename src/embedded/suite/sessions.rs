@@ -1,0 +1,113 @@
+//! Sessions: their records, subscriptions and receipts, and that nothing is left of one that is deleted.
+
+use std::sync::Arc;
+
+use hydrant_actors::ports::{OutgoingStage, StoreOp, StoredSession, StoredSubscription};
+use hydrant_protocol::QoS;
+use hydrant_protocol::session::RangeSet;
+
+use super::fixture::{Open, entry, packet, put_session, wait, write};
+
+pub(super) fn sessions_and_subscriptions(open: &Open<'_>) {
+    let store = open();
+    let long: Arc<str> = "x/".repeat(20_000).into();
+    let subscription = |filter: &str, qos| StoreOp::PutSubscription {
+        id: 7,
+        filter: filter.into(),
+        qos,
+        owes: None,
+    };
+    write(&store, vec![put_session(7), put_session(8), put_session(300)]);
+    write(
+        &store,
+        vec![
+            subscription("a/#", QoS::AtMostOnce),
+            subscription("b", QoS::ExactlyOnce),
+            subscription("a/#", QoS::AtLeastOnce),
+            subscription(&long, QoS::AtLeastOnce),
+            subscription("gone", QoS::AtLeastOnce),
+            StoreOp::DeleteSubscription { id: 7, filter: "gone".into() },
+            StoreOp::DeleteSubscription { id: 8, filter: "b".into() },
+            StoreOp::PutReceipt { id: 8, packet_id: packet(1) },
+            StoreOp::PutReceipt { id: 8, packet_id: packet(65_535) },
+            StoreOp::PutReceipt { id: 8, packet_id: packet(2) },
+            StoreOp::DeleteReceipt { id: 8, packet_id: packet(2) },
+            StoreOp::PutSession {
+                id: 8,
+                client_id: "client8".into(),
+                epoch: 10,
+                disconnected_ms: None,
+            },
+        ],
+    );
+    drop(store);
+    let mut found = wait(open().sessions());
+    found.sort_by_key(|session| session.id);
+    assert_eq!(found.iter().map(|s| s.id).collect::<Vec<_>>(), [7, 8, 300]);
+    found[0].subscriptions.sort_by_key(|s| s.filter.len());
+    let expected = [("b", QoS::ExactlyOnce), ("a/#", QoS::AtLeastOnce), (&long, QoS::AtLeastOnce)]
+        .map(|(filter, qos)| StoredSubscription { filter: filter.into(), qos, owes: None });
+    assert_eq!(found[0].subscriptions, expected);
+    assert_eq!(
+        found[1],
+        StoredSession {
+            id: 8,
+            client_id: "client8".into(),
+            epoch: 10,
+            disconnected_ms: None,
+            subscriptions: vec![],
+            receipts: vec![packet(1), packet(65_535)],
+            queued: 0,
+            queued_bytes: 0,
+            last_sequence: 0,
+            left: RangeSet::default(),
+        }
+    );
+    assert_eq!(found[2].disconnected_ms, Some(5));
+}
+
+pub(super) fn deleted_session_leaves_nothing(open: &Open<'_>) {
+    let store = open();
+    write(&store, vec![put_session(1), put_session(2), put_session(3)]);
+    let fill = |id| {
+        let mut ops: Vec<_> =
+            (1..=5000).map(|s| StoreOp::PutQueued { id, entry: entry(s) }).collect();
+        ops.push(StoreOp::PutOutgoing {
+            id,
+            sequence: 1,
+            packet_id: packet(1),
+            stage: OutgoingStage::Publish,
+        });
+        ops.push(StoreOp::PutReceipt { id, packet_id: packet(9) });
+        ops.push(StoreOp::PutSubscription {
+            id,
+            filter: "a".into(),
+            qos: QoS::AtLeastOnce,
+            owes: None,
+        });
+        ops
+    };
+    for id in [1, 2] {
+        write(&store, fill(id));
+    }
+    // With writes of its own before it in the same batch.
+    let mut ops = vec![StoreOp::PutQueued { id: 1, entry: entry(9999) }];
+    ops.push(StoreOp::PutSubscription {
+        id: 1,
+        filter: "late".into(),
+        qos: QoS::AtLeastOnce,
+        owes: None,
+    });
+    ops.push(StoreOp::DeleteSession { id: 1, client_id: "client1".into() });
+    write(&store, ops);
+    assert!(wait(store.read_queue(1, 0, 10, 9999)).is_empty());
+    drop(store);
+    let store = open();
+    for _ in 0..2 {
+        let sessions = wait(store.sessions());
+        assert_eq!(sessions.iter().map(|s| s.id).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!((sessions[0].queued, sessions[0].subscriptions.len()), (5000, 1));
+        assert!(wait(store.read_queue(1, 0, 10, 9999)).is_empty());
+    }
+    assert_eq!(wait(store.read_queue(2, 5000, 10, 9999)), [entry(5000)]);
+}
