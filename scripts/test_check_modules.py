@@ -170,5 +170,38 @@ class Layers(Tree):
         self.assertIn("src/lib.rs:1 names hydrant_engine", output)
 
 
+class LongFiles(Tree):
+    LONG = "// a line\n" * (check_modules.MOST_LINES + 1)
+
+    def test_one_line_too_many_fails_wherever_the_file_is(self) -> None:
+        self.write({"src/lib.rs": self.LONG.removesuffix("// a line\n"), "tests/node.rs": "// a line"})
+        self.assertEqual(self.run_script()[0], 0)
+        self.write({"src/lib.rs": self.LONG, "tests/node/long.rs": self.LONG + "//"})
+        status, output = self.run_script()
+        self.assertEqual(status, 1)
+        self.assertIn("src/lib.rs has 501 lines", output)
+        self.assertIn("tests/node/long.rs has 502 lines", output)
+
+    def test_what_is_built_or_hidden_does_not_count(self) -> None:
+        self.write({"src/lib.rs": "", "target/debug/out.rs": self.LONG, ".work/a.rs": self.LONG, "src/long.txt": self.LONG})
+        self.assertEqual(self.run_script()[0], 0)
+
+    def test_a_known_one_is_let_through_until_it_is_short(self) -> None:
+        known = ".ci/known-long-files"
+        self.write({"src/lib.rs": self.LONG, "src/b.rs": self.LONG, known: "# why\nsrc/b.rs\nsrc/lib.rs\n"})
+        self.assertEqual(self.run_script()[0], 0)
+        self.write({"src/b.rs": ""})
+        status, output = self.run_script()
+        self.assertEqual(status, 1)
+        self.assertIn("src/b.rs is not too long", output)
+        self.assertEqual(self.run_script("--shrink")[0], 0)
+        self.assertEqual((self.top / known).read_text(), check_modules.LONG_HEADER + "src/lib.rs\n")
+
+    def test_shrink_adds_no_long_file(self) -> None:
+        self.write({"src/lib.rs": self.LONG})
+        self.assertEqual(self.run_script("--shrink")[0], 1)
+        self.assertEqual((self.top / ".ci/known-long-files").read_text(), check_modules.LONG_HEADER)
+
+
 if __name__ == "__main__":
     unittest.main()
