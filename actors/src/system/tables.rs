@@ -1,0 +1,100 @@
+//! Makes the tables that a node's actors share, of what was found in the store.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::time::Instant;
+
+use hydrant_protocol::topic::{Retained, SubscriptionTable};
+use parking_lot::{Mutex, RwLock};
+
+use super::found::Found;
+use crate::clock::Clock;
+use crate::cluster::Cluster;
+use crate::drain_budget::Budget;
+use crate::generations::Generations;
+use crate::log::{DeadLetters, Gate, OutboxProgress};
+use crate::metrics::Metrics;
+use crate::node_tables::NodeTables;
+use crate::settings::Settings;
+
+/// Sessions and connections with a will that one incarnation of a node in a cluster can make: 2 to the power of
+/// this.
+const SESSION_BITS: u32 = 40;
+
+pub(super) fn make_shared(
+    settings: &Arc<Settings>,
+    found: &Found,
+    cluster: Option<Arc<Cluster>>,
+    gate: Gate,
+) -> Arc<NodeTables> {
+    let workers = settings.workers.max(1);
+    // By the clock as well: the number of a session that was removed is not given again while the
+    // store still clears up behind it.
+    let sessions = found.sessions.iter().map(|session| session.id);
+    let highest = sessions.chain(found.wills.iter().map(|will| will.connection)).max().unwrap_or(0);
+    let next_session = match &cluster {
+        // Two nodes may start in one millisecond; of incarnations each has its own.
+        Some(cluster) => (cluster.incarnation << SESSION_BITS) + 1,
+        None => (highest + 1).max(crate::worker::unix_ms() << 20),
+    };
+    let mut retained = Retained::new();
+    for message in found.retained.iter() {
+        retained.insert(Arc::clone(message));
+    }
+    let metrics = Metrics::new(workers);
+    metrics.retained.set(retained.len() as u64);
+    metrics.retained_bytes.set(retained.bytes() as u64);
+    let lanes = OutboxProgress::new(
+        settings.storage.outbox_lanes,
+        settings.storage.outbox_max_bytes,
+        &found.lanes,
+    );
+    let (records, bytes) = lanes.backlog();
+    metrics.outbox_records.set(records);
+    metrics.outbox_bytes.set(bytes);
+    let max_bytes = settings.log.dead_letter_max_bytes;
+    let dead_letters = DeadLetters::new(max_bytes, &found.dead_letters);
+    dead_letters.show(&metrics);
+    Arc::new(NodeTables {
+        settings: Arc::clone(settings),
+        metrics,
+        subscriptions: RwLock::new(SubscriptionTable::new()),
+        in_handover: RwLock::default(),
+        generations: Generations::default(),
+        retained: RwLock::new(retained),
+        retained_clock: AtomicU64::new(found.retained_clock),
+        gate,
+        lanes: Mutex::new(lanes),
+        dead_letters,
+        parked_bytes: AtomicUsize::new(0),
+        next_session: AtomicU64::new(next_session),
+        next_transaction: AtomicU64::new(1),
+        persistent_sessions: AtomicUsize::new(0),
+        connections: AtomicUsize::new(0),
+        connections_peak: AtomicUsize::new(0),
+        stopping: AtomicBool::new(false),
+        cluster,
+        draining: AtomicBool::new(false),
+        drain_rate: AtomicU32::new(settings.drain_rate),
+        drain_budget: Mutex::new(Budget::new(Instant::now())),
+        clock: Clock::default(),
+        drops: Mutex::default(),
+        not_ready: Mutex::new(HashMap::new()),
+    })
+}
+
+/// What the actors of an empty node share.
+#[cfg(test)]
+pub(crate) fn shared_for_tests(settings: &Arc<Settings>) -> Arc<NodeTables> {
+    shared_before_for_tests(settings, Gate::default())
+}
+
+/// The same in front of a log.
+#[cfg(test)]
+pub(crate) fn shared_before_for_tests(settings: &Arc<Settings>, gate: Gate) -> Arc<NodeTables> {
+    let (sessions, wills, retained, lanes) = (Vec::new(), Vec::new(), Retained::new(), Vec::new());
+    let found =
+        Found { sessions, wills, retained, retained_clock: 0, lanes, dead_letters: Vec::new() };
+    make_shared(settings, &found, None, gate)
+}

@@ -1,0 +1,106 @@
+//! The workers: one on each worker's thread, with the sessions and wills whose home it is.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix_rt::ArbiterHandle;
+use tokio::sync::oneshot;
+
+use super::ActorSystem;
+use super::found::Found;
+use crate::cluster::EARLIER_STARTS;
+use crate::messages::PeerWork;
+use crate::sys::Sys;
+use crate::worker::{Origin, Worker};
+
+thread_local! {
+    static WORKER: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
+}
+
+/// The worker of this arbiter's thread.
+fn current_worker() -> Option<Rc<Worker>> {
+    WORKER.with(|worker| worker.borrow().clone())
+}
+
+pub(super) fn with_worker<T>(build: impl FnOnce(&Rc<Worker>) -> T) -> T {
+    match current_worker() {
+        Some(worker) => build(&worker),
+        // Children of a worker are added after its worker was made.
+        #[allow(clippy::unreachable)]
+        None => unreachable!("a worker's actor is built on its worker"),
+    }
+}
+
+impl ActorSystem {
+    /// Makes the workers and gives each the sessions and wills whose home it is.
+    pub(super) async fn restore(&self, workers: &[ArbiterHandle], found: Found) {
+        let held: Vec<Arc<str>> =
+            found.sessions.iter().map(|session| Arc::clone(&session.client_id)).collect();
+        let mut sessions = self.shared.by_home(found.sessions, |session| &session.client_id);
+        let mut wills = self.shared.by_home(found.wills, |will| &will.client_id);
+        let mut restored = Vec::new();
+        let mut prepared = HashMap::new();
+        if let Some(cluster) = &self.shared.cluster {
+            self.mailboxes.peers.push(PeerWork::Holds(held), 1024);
+            let begun = cluster.store.prepared_publishes();
+            cluster.finishes(&begun);
+            prepared = self.shared.by_home(begun, |publish| &publish.publisher);
+        }
+        for (index, worker) in (0_u16..).zip(workers) {
+            let (shared, mailboxes) = (Arc::clone(&self.shared), Arc::clone(&self.mailboxes));
+            let sessions = sessions.remove(&index).unwrap_or_default();
+            let wills = wills.remove(&index).unwrap_or_default();
+            let prepared = prepared.remove(&index).unwrap_or_default();
+            let (done, wait) = oneshot::channel();
+            worker.spawn_fn(move || {
+                let clustered = shared.cluster.is_some();
+                let worker = Worker::new(index, shared, mailboxes);
+                for session in &sessions {
+                    worker.restore_session(session, EARLIER_STARTS);
+                }
+                worker.await_own_markers();
+                if let Some(cluster) = &worker.shared.cluster
+                    && let Some(predecessor) = cluster.predecessor()
+                {
+                    worker.begin_dedup(predecessor, &cluster.store.stored_batches());
+                }
+                worker.hold_prepared(&prepared);
+                for will in wills {
+                    // Whom it is for is not known before the other nodes are.
+                    match clustered {
+                        true => worker.hold_will(will),
+                        false => worker.restore_will(&will),
+                    }
+                }
+                WORKER.with(|slot| *slot.borrow_mut() = Some(worker));
+                let _ = done.send(());
+            });
+            restored.push(wait);
+        }
+        for wait in restored {
+            let _ = wait.await;
+        }
+    }
+
+    /// `$SYS`, on the first worker.
+    pub(super) fn start_sys(&self) {
+        let interval = self.shared.settings.sys_interval;
+        if interval.is_zero() {
+            return;
+        }
+        let Some(worker) = self.arbiters.get(1) else { return };
+        worker.spawn(async move {
+            let mut sys = Sys::default();
+            let mut timer = tokio::time::interval(interval);
+            loop {
+                timer.tick().await;
+                let Some(worker) = current_worker() else { return };
+                for message in sys.messages(&worker.shared) {
+                    worker.publish_internal(Origin::Node, message, Vec::new());
+                }
+            }
+        });
+    }
+}
