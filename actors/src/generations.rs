@@ -7,7 +7,7 @@
 //! Invariants: a generation only rises. Whoever changes a table calls [`Generations::changed`] after it has left the
 //! table's lock; whoever makes a route reads the generation before it looks at a table. So a route that lacks a change
 //! has a generation below the present one. Two topics of one stripe cost a look-up more, and nothing else.
-//! Bounds: [`STRIPES`] counters.
+//! Bounds: `STRIPES` counters.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
