@@ -112,7 +112,7 @@ macro_rules! labelled {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $label:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[repr(usize)]
+        #[repr(u8)]
         pub enum $name { $($(#[$vdoc])* $variant),+ }
         impl $name {
             /// Every value, in the order of the counters.

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::messages::{ManagerWork, NewSocket};
 use crate::metrics::CloseReason;
-use crate::worker::{Conn, Worker, moment};
+use crate::worker::{Conn, Event, Phase, Worker, moment};
 
 /// What the actor handles.
 #[derive(Debug)]
@@ -101,13 +101,13 @@ impl ConnectionIo {
     /// ([MQTT-3.14.4-3]).
     fn end(&mut self) -> Poll<Option<IoEvent>> {
         let abrupt = matches!(
-            self.conn.closing.get(),
+            self.conn.phase().closing(),
             Some(CloseReason::Io | CloseReason::WriteTimeout | CloseReason::ActorDied)
         );
         let drained =
-            matches!(self.conn.closing.get(), Some(CloseReason::Drain | CloseReason::Shutdown));
+            matches!(self.conn.phase().closing(), Some(CloseReason::Drain | CloseReason::Shutdown));
         if drained && self.conn.will.borrow().is_some() && self.worker.takes_leave(&self.conn) {
-            self.conn.closing.set(Some(CloseReason::Disconnect));
+            self.conn.enter(Event::TakesLeave);
         }
         let stream = self.conn.socket.take();
         if let Some(stream) = stream
@@ -164,16 +164,15 @@ impl ConnectionIo {
     fn hand_over(&mut self, home: u16) -> Poll<Option<IoEvent>> {
         let stream = self.conn.socket.take();
         if let Some(stream) = stream {
-            match stream.into_std() {
-                Ok(stream) => {
-                    let read = self.conn.partial.take();
-                    self.worker.recount_partial(&self.conn, 0);
-                    let socket =
-                        NewSocket { stream, peer: self.conn.peer.get(), read, header_first: false };
-                    let managers = &self.worker.mailboxes.managers;
-                    managers[usize::from(home)].push(ManagerWork::Accept(socket), 256);
-                }
-                Err(_) => self.conn.handoff.set(None),
+            // A socket that cannot move ends with its actor.
+            if let Ok(stream) = stream.into_std() {
+                let read = self.conn.partial.take();
+                self.worker.recount_partial(&self.conn, 0);
+                let socket =
+                    NewSocket { stream, peer: self.conn.peer.get(), read, header_first: false };
+                let managers = &self.worker.mailboxes.managers;
+                managers[usize::from(home)].push(ManagerWork::Accept(socket), 256);
+                self.conn.enter(Event::HasMoved);
             }
         }
         Poll::Ready(None)
@@ -194,10 +193,10 @@ impl Stream for ConnectionIo {
         let this = &mut *self;
         let conn = Rc::clone(&this.conn);
         conn.polled(cx.waker());
-        if let Some(home) = conn.handoff.get() {
+        if let Phase::Moving(home) = conn.phase() {
             return this.hand_over(home);
         }
-        if this.ended || conn.closing.get().is_some() {
+        if this.ended || conn.phase().closing().is_some() {
             return this.end();
         }
         if conn.fault.get().is_some() {
@@ -209,7 +208,7 @@ impl Stream for ConnectionIo {
                     return Poll::Ready(Some(IoEvent::Drained));
                 }
                 if let Some(reason) = this.worker.drained(&conn) {
-                    conn.closing.set(Some(reason));
+                    conn.enter(Event::Closes(reason));
                     return this.end();
                 }
             }
@@ -219,18 +218,16 @@ impl Stream for ConnectionIo {
             }
             Poll::Pending => {}
         }
-        if conn.draining.get() {
-            return Poll::Pending;
-        }
-        if conn.awaits_connack() {
-            // Its encoding wakes us.
-            return Poll::Pending;
-        }
-        if conn.claiming.get().is_some()
-            && let Some(reason) = this.poll_left(cx)
-        {
-            this.ended = true;
-            return Poll::Ready(Some(IoEvent::End(reason)));
+        match conn.phase() {
+            // CONNACK's encoding wakes us.
+            Phase::Draining(_) | Phase::AwaitConnack => return Poll::Pending,
+            Phase::Claiming(_) => {
+                if let Some(reason) = this.poll_left(cx) {
+                    this.ended = true;
+                    return Poll::Ready(Some(IoEvent::End(reason)));
+                }
+            }
+            _ => {}
         }
         if !this.worker.has_credit(&conn) {
             this.worker.pause(&conn);
@@ -289,8 +286,8 @@ mod tests {
     /// as it ends for `reason`.
     fn discards_the_will(reason: CloseReason, partial: &[u8], sent: &[u8]) -> bool {
         will_is_discarded(partial, sent, |worker, conn, io| {
-            conn.draining.set(true);
-            conn.closing.set(Some(reason));
+            conn.enter(Event::Drains);
+            conn.enter(Event::Closes(reason));
             let next = Pin::new(io).poll_next(&mut Context::from_waker(Waker::noop()));
             assert!(matches!(next, Poll::Ready(None)));
             worker.detach(conn, reason);
@@ -330,13 +327,13 @@ mod tests {
                 // Its CONNECT stands in the worker's buffer.
                 let _in_use = worker.read_buffer.borrow();
                 connect(worker, false, None);
-                assert!(old.closing.get().is_some());
+                assert!(old.phase().closing().is_some());
             })
         };
         let elsewhere = |partial: &[u8], sent: &[u8]| {
             will_is_discarded(partial, sent, |worker, old, _| {
                 worker.give_up_session(&"n2".into(), 1, &"c".into(), &"n3".into());
-                assert!(old.closing.get().is_some());
+                assert!(old.phase().closing().is_some());
             })
         };
         let behind = [&PUBLISH[8..], &[b't', 0, 8, b'y'], DISCONNECT].concat();
@@ -368,7 +365,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(10));
         }
         *conn.partial.borrow_mut() = CONNECT.to_vec();
-        conn.claiming.set(Some(std::num::NonZeroU32::MIN));
+        conn.enter(Event::Asks(std::num::NonZeroU32::MIN));
         runtime.block_on(async {
             let stream = TcpStream::from_std(socket).unwrap();
             let mut io = ConnectionIo::new(Rc::clone(&worker), Rc::clone(&conn), stream, false);

@@ -21,7 +21,7 @@ use crate::messages::{ConnectionFault, NewSocket};
 use crate::metrics::CloseReason;
 use crate::say::{self, cut};
 use crate::supervision::{ExitStatus, spawn_temporary};
-use crate::worker::{Conn, Worker};
+use crate::worker::{Conn, Event, Phase, Worker};
 use io::{ConnectionIo, IoEvent};
 
 /// See the module.
@@ -71,12 +71,13 @@ impl StreamHandler<IoEvent> for Connection {
 fn ended(worker: &Rc<Worker>, conn: &Rc<Conn>, status: &ExitStatus) {
     let died = !matches!(status, ExitStatus::Stopped);
     let reason = if died { CloseReason::ActorDied } else { CloseReason::Io };
-    let reason = conn.closing.get().unwrap_or(reason);
+    let reason = conn.phase().closing().unwrap_or(reason);
+    let moved = conn.phase() == Phase::Moved;
     worker.detach(conn, reason);
     worker.conns.borrow_mut().try_remove(conn.key());
     worker.give_buffers_back(conn);
     worker.metrics.connections.sub(1);
-    if conn.handoff.get().is_some() {
+    if moved {
         return;
     }
     worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
@@ -110,10 +111,11 @@ pub fn start(worker: &Rc<Worker>, socket: NewSocket) {
         }
     };
     let handed_over = !socket.read.is_empty();
+    let phase = if socket.header_first { Phase::ProxyHeader } else { Phase::AwaitConnect };
     let conn = {
         let mut conns = worker.conns.borrow_mut();
         let slot = conns.vacant_entry();
-        let conn = Rc::new(Conn::new(slot.key(), socket.peer, worker.now_ms(), socket.read));
+        let conn = Rc::new(Conn::new(slot.key(), phase, socket.peer, worker.now_ms(), socket.read));
         slot.insert(Rc::clone(&conn));
         conn
     };
@@ -122,8 +124,9 @@ pub fn start(worker: &Rc<Worker>, socket: NewSocket) {
     if !handed_over {
         worker.metrics.accepted.inc();
     }
-    conn.header_first.set(socket.header_first);
-    conn.draining.set(worker.is_draining());
+    if worker.is_draining() {
+        conn.enter(Event::Drains);
+    }
     if !handed_over {
         log::debug!(
             target: "hydrant::actors",

@@ -16,18 +16,18 @@ use hydrant_protocol::{QoS, Violation};
 use super::refused;
 use crate::metrics::CloseReason;
 use crate::say;
-use crate::worker::{Conn, Worker};
+use crate::worker::{Conn, Event, Phase, Worker};
 
 /// So many bytes stand in the worker's read buffer.
 pub fn read(worker: &Rc<Worker>, conn: &Rc<Conn>, bytes: usize) {
     let mut partial = conn.partial.take();
     let before = partial.len();
-    if partial.is_empty() && !conn.header_first.get() {
+    if partial.is_empty() && conn.phase() != Phase::ProxyHeader {
         // Most reads: whole packets, decoded where they are.
         let buffer = worker.read_buffer.borrow();
         let input = &buffer[..bytes];
         let used = packets(worker, conn, input);
-        if used < input.len() && conn.closing.get().is_none() {
+        if used < input.len() && conn.phase().closing().is_none() {
             partial.extend_from_slice(&input[used..]);
         }
     } else {
@@ -48,7 +48,7 @@ pub fn resume(worker: &Rc<Worker>, conn: &Rc<Conn>) {
 }
 
 fn consume(worker: &Rc<Worker>, conn: &Rc<Conn>, partial: &mut Vec<u8>) {
-    if conn.header_first.get() && !header(worker, conn, partial) {
+    if conn.phase() == Phase::ProxyHeader && !header(worker, conn, partial) {
         return;
     }
     let used = packets(worker, conn, partial);
@@ -72,7 +72,7 @@ fn header(worker: &Rc<Worker>, conn: &Rc<Conn>, partial: &mut Vec<u8>) -> bool {
             return false;
         }
     };
-    conn.header_first.set(false);
+    conn.enter(Event::HeaderRead);
     partial.drain(..found.len);
     let client = match found.origin {
         Origin::Client(client) => {
@@ -121,13 +121,13 @@ fn packets(worker: &Rc<Worker>, conn: &Rc<Conn>, input: &[u8]) -> usize {
     let mut count = 0;
     let mut room = None;
     while used < input.len() {
-        if conn.closing.get().is_some() {
+        if conn.phase().closing().is_some() {
             break;
         }
         match wire::next_frame(&input[used..], worker.wire_limits.max_packet_size) {
             // What cannot become a CONNECT is not waited for: it may be HTTP, whose end does not come.
             Ok(Frame::Incomplete)
-                if conn.session.get().is_none() && !refused::may_be_connect(&input[used..]) =>
+                if !conn.phase().is_connected() && !refused::may_be_connect(&input[used..]) =>
             {
                 violate_by(worker, conn, Violation::FirstPacketNotConnect, &input[used..]);
                 break;
@@ -146,14 +146,15 @@ fn packets(worker: &Rc<Worker>, conn: &Rc<Conn>, input: &[u8]) -> usize {
                         break;
                     }
                 }
-                if conn.handoff.get().is_some() {
+                match conn.phase() {
                     // The other worker decodes this packet again.
-                    return used;
-                }
-                if conn.claiming.get().is_some() {
+                    Phase::Moving(_) => return used,
                     // So does this one, once its client may be let in.
-                    conn.set_undecoded(true);
-                    return used;
+                    Phase::Claiming(_) => {
+                        conn.set_undecoded(true);
+                        return used;
+                    }
+                    _ => {}
                 }
                 used += len;
                 count += 1;
@@ -164,7 +165,7 @@ fn packets(worker: &Rc<Worker>, conn: &Rc<Conn>, input: &[u8]) -> usize {
             }
         }
         if used < input.len()
-            && (conn.awaits_connack()
+            && (conn.phase().awaits_connack()
                 || !worker.has_credit_within_read(conn)
                 || !*room.get_or_insert_with(|| worker.others_have_room(conn)))
         {
@@ -189,7 +190,7 @@ fn violate(worker: &Rc<Worker>, conn: &Rc<Conn>, violation: Violation) {
 fn violate_by(worker: &Rc<Worker>, conn: &Rc<Conn>, violation: Violation, input: &[u8]) {
     refused::say(conn, violation, input);
     match violation.connack_code() {
-        Some(code) if conn.session.get().is_none() => worker.refuse_connect(conn, code),
+        Some(code) if !conn.phase().is_connected() => worker.refuse_connect(conn, code),
         _ if violation.is_limit() => worker.close(conn, CloseReason::Limit),
         _ => worker.close(conn, CloseReason::Violation),
     }
@@ -202,7 +203,7 @@ fn judge(worker: &Rc<Worker>, conn: &Rc<Conn>, kept: Result<(), Violation>) {
 }
 
 fn handle(worker: &Rc<Worker>, conn: &Rc<Conn>, packet: Packet<'_>, input: &[u8]) {
-    let connected = conn.session.get().is_some();
+    let connected = conn.phase().is_connected();
     match packet {
         Packet::Connect(connect) if !connected => worker.connect(conn, *connect),
         Packet::Connect(_) => violate(worker, conn, Violation::SecondConnect),

@@ -66,7 +66,7 @@ pub fn say(conn: &Conn, violation: Violation, input: &[u8]) {
     let closing = |reason: &'static Reason, level, why: fmt::Arguments<'_>| {
         reason.say_swept(level, TARGET, format_args!("closing {}: {why}", conn.who()));
     };
-    if conn.session.get().is_none()
+    if !conn.phase().is_connected()
         && let Some(stranger) = Stranger::of(input)
     {
         closing(&STRANGERS[stranger as usize], Level::Warn, format_args!("{}", stranger.wording()));

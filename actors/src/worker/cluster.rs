@@ -22,11 +22,12 @@ use super::conn::AckKind;
 use super::state::effects::begin_step;
 use super::state::handover::Offer;
 use super::state::pending_acks::MOST_PEERS;
+use super::state::phase::Reached;
 use super::state::publication::Publication;
 use super::state::replica::Coming;
 use super::state::routes::Route;
 use super::state::sessions::Session;
-use super::{AckDependencies, Conn, Continuation, Worker};
+use super::{AckDependencies, Conn, Continuation, Event, Worker};
 
 /// A claim that takes longer than this is held up by something.
 const USUAL_MS: u64 = 1000;
@@ -246,7 +247,7 @@ impl Worker {
     /// Asks whether a client may be let in; its CONNECT is looked at again then.
     pub(super) fn claim(&self, conn: &Rc<Conn>, client: &Arc<str>, clean: bool) {
         let claim = NonZeroU32::new(self.next_number()).unwrap_or(NonZeroU32::MIN);
-        conn.claiming.set(Some(claim));
+        conn.enter(Event::Asks(claim));
         conn.claiming_ms.set(self.now_ms());
         *conn.client_id.borrow_mut() = Some(Arc::clone(client));
         let work = PeerWork::Claim {
@@ -283,14 +284,14 @@ impl Worker {
             _ => self.forget_expected(client),
         }
         let conn = self.conns.borrow().get(conn).map(Rc::clone);
-        match conn.filter(|conn| conn.claiming.get().map(NonZeroU32::get) == Some(claim)) {
+        let claim = NonZeroU32::new(claim);
+        let granted =
+            |conn: &Rc<Conn>| claim.is_some_and(|claim| conn.enter(Event::Granted(claim)));
+        match conn.filter(granted) {
             Some(conn) => {
-                conn.claiming.set(None);
-                conn.claimed.set(true);
                 let before =
                     self.arriving.borrow_mut().insert(Arc::clone(client), Rc::clone(&conn));
                 if let Some(before) = before {
-                    before.claimed.set(false);
                     self.close(&before, CloseReason::Takeover);
                 }
                 conn.wake();
@@ -323,11 +324,11 @@ impl Worker {
     }
 
     /// A connection has ended before it was let in, or before its session was made.
-    pub(super) fn never_arrived(&self, conn: &Rc<Conn>) {
-        if let Some(claim) = conn.claiming.take() {
+    pub(super) fn never_arrived(&self, conn: &Rc<Conn>, reached: Reached) {
+        if let Reached::Claiming(claim) = reached {
             self.to_peers(PeerWork::Unclaim { worker: self.index, claim: claim.get() }, SMALL);
         }
-        if !conn.claimed.replace(false) {
+        if reached != Reached::LetIn {
             return;
         }
         let Some(client) = conn.client_id.borrow().clone() else { return };
@@ -345,7 +346,6 @@ impl Worker {
     pub fn give_up_session(&self, owner: &Arc<str>, ticket: u64, client: &Arc<str>, to: &Arc<str>) {
         let arriving = self.arriving.borrow_mut().remove(client);
         if let Some(conn) = arriving {
-            conn.claimed.set(false);
             self.close(&conn, CloseReason::Takeover);
         }
         let slot = || self.sessions.borrow().by_client.get(client).copied();

@@ -1,5 +1,5 @@
-//! One client's socket as the rest of its worker sees it: the outgoing buffer, the
-//! acknowledgements in their order, and the clocks. The socket itself belongs to the connection
+//! One client's socket as the rest of its worker sees it: its [phase](super::state::phase), the outgoing buffer,
+//! the acknowledgements in their order, and the clocks. The socket itself belongs to the connection
 //! actor; who ends the connection looks into it for a DISCONNECT.
 //!
 //! Bounds: `out` by `limits.max_output_bytes` (checked by who delivers), `acks` by
@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
@@ -20,9 +20,10 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use crate::messages::ConnectionFault;
-use crate::metrics::CloseReason;
 use crate::ports::StoredWill;
 use crate::say::cut;
+
+use super::state::phase::{Event, Phase};
 
 /// An answer a client is owed. Sent in the order in which the requests came
 /// ([MQTT-4.6.0-2], [MQTT-4.6.0-3]).
@@ -78,10 +79,9 @@ pub fn moment(ms: u64) -> Moment {
 /// See the module.
 pub struct Conn {
     id: u32,
+    phase: Cell<Phase>,
     /// The client: the socket's peer, or who its PROXY header says.
     pub peer: Cell<SocketAddr>,
-    /// A PROXY header comes first and has not been read.
-    pub header_first: Cell<bool>,
     /// When the socket came, by the worker's clock.
     pub accepted_ms: u64,
     /// When the last whole packet came, or the keep-alive began to run again.
@@ -91,26 +91,14 @@ pub struct Conn {
     pub arriving: Cell<Option<Box<Arriving>>>,
     /// Keep Alive of CONNECT, seconds; 0 is none.
     pub keep_alive_s: Cell<u16>,
-    /// The session's slot, once CONNECT was accepted.
+    /// The session's slot, while the phase [has a session](Phase::is_connected).
     pub session: Cell<Option<u32>>,
-    /// CONNACK is out: packets may be sent.
-    pub established: Cell<bool>,
-    /// The connection is to end, and why.
-    pub closing: Cell<Option<CloseReason>>,
-    /// The socket moves to this worker.
-    pub handoff: Cell<Option<u16>>,
-    /// Whether its client may be let in is being asked in the cluster, by the number of the claim.
-    pub claiming: Cell<Option<NonZeroU32>>,
-    /// Since when, by the worker's clock.
+    /// Since when the cluster is asked whether its client may be let in, by the worker's clock.
     pub claiming_ms: Cell<u64>,
     /// A claim may wait on from here: sessions of a lost node were with nobody.
     pub patient_ms: Cell<u64>,
     /// What stands behind its CONNECT hides the end of the socket: the clocks look for that.
     pub hides_end: Cell<bool>,
-    /// It may.
-    pub claimed: Cell<bool>,
-    /// The node shuts down, or drains: no more reading, close when everything is answered.
-    pub draining: Cell<bool>,
     /// How many publishes the worker has routed once all of a draining connection's are.
     /// The field holds the lower 32 bits of that count.
     pub drain_at: Cell<u32>,
@@ -187,32 +175,41 @@ impl Conn {
         self.id as usize
     }
 
+    /// Where it is in its life.
+    #[inline]
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Goes on to the phase that follows; false where the event changes nothing.
+    pub fn enter(&self, event: Event) -> bool {
+        let next = self.phase.get().after(event);
+        if let Some(next) = next {
+            self.phase.set(next);
+        }
+        next.is_some()
+    }
+
     /// Its address and client id, for the log.
     pub fn who(&self) -> Who<'_> {
         Who(self)
     }
 
-    /// A connection before CONNECT.
-    pub fn new(id: usize, peer: SocketAddr, now_ms: u64, read: Vec<u8>) -> Self {
+    /// A connection before CONNECT, in its first phase.
+    pub fn new(id: usize, phase: Phase, peer: SocketAddr, now_ms: u64, read: Vec<u8>) -> Self {
         Self {
             // Below `limits.max_connections`.
             id: u32::try_from(id).unwrap_or(u32::MAX),
+            phase: Cell::new(phase),
             peer: Cell::new(peer),
-            header_first: Cell::new(false),
             accepted_ms: now_ms,
             last_packet_ms: Cell::new(now_ms),
             arriving: Cell::default(),
             keep_alive_s: Cell::new(0),
             session: Cell::new(None),
-            established: Cell::new(false),
-            closing: Cell::new(None),
-            handoff: Cell::new(None),
-            claiming: Cell::new(None),
             claiming_ms: Cell::new(0),
             patient_ms: Cell::new(0),
             hides_end: Cell::new(false),
-            claimed: Cell::new(false),
-            draining: Cell::new(false),
             drain_at: Cell::new(0),
             drain_ms: Cell::new(0),
             paused: Cell::new(false),
@@ -282,12 +279,6 @@ impl Conn {
         let since = arriving.as_ref().map(|packet| packet.since_ms);
         self.arriving.set(arriving);
         since
-    }
-
-    /// CONNECT was accepted and its CONNACK waits for the store: nothing behind it is looked at, so
-    /// that no answer comes before it ([MQTT-3.2.0-1]).
-    pub fn awaits_connack(&self) -> bool {
-        self.session.get().is_some() && !self.established.get()
     }
 
     /// Woken and not polled since.

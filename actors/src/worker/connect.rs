@@ -18,7 +18,7 @@ use crate::say::{self, cut};
 use super::conn::AckKind;
 use super::state::handover::Handover;
 use super::state::sessions::{Charge, Session, Stored};
-use super::{Conn, Continuation, Worker};
+use super::{Conn, Continuation, Event, Phase, Worker};
 
 /// CONNACK return codes (MQTT 3.1.1 table 3.1).
 const IDENTIFIER_REJECTED: u8 = 2;
@@ -62,6 +62,9 @@ impl Worker {
 
     /// The first packet of a connection. Either its session is attached, or it is closing.
     pub fn connect(&self, conn: &Rc<Conn>, connect: Connect) {
+        if !conn.phase().takes_connect() {
+            return;
+        }
         let limits = &self.shared.settings.limits;
         let empty = connect.client_id.is_empty();
         let keep_alive = connect.keep_alive;
@@ -93,14 +96,14 @@ impl Worker {
         if home != self.index {
             // Everything about a client id is on one worker: the socket moves, with what was
             // read of it, and its CONNECT is decoded again there.
-            conn.handoff.set(Some(home));
+            conn.enter(Event::Moves(home));
             conn.wake();
             return;
         }
-        if self.shared.cluster.is_some() && !empty && !conn.claimed.get() {
+        if self.shared.cluster.is_some() && !empty && conn.phase() != Phase::LetIn {
             return self.claim(conn, &client_id, connect.clean_session);
         }
-        if conn.claimed.replace(false) {
+        if conn.phase() == Phase::LetIn {
             self.arriving.borrow_mut().remove(&client_id);
         }
         let known = self.sessions.borrow().by_client.get(&client_id).copied();
@@ -241,6 +244,7 @@ impl Worker {
             }
         }
         conn.session.set(Some(slot));
+        conn.enter(Event::Attached);
         known.is_some()
     }
 

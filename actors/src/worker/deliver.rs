@@ -101,7 +101,7 @@ impl Worker {
 
     fn deliver_qos0(&self, session: &mut Session, publication: &mut Publication<'_>) {
         match &session.conn {
-            Some(conn) if conn.established.get() && conn.closing.get().is_none() => {
+            Some(conn) if conn.phase().is_live() => {
                 if self.output_is_full(conn, publication.cost()) {
                     self.metrics.drop_one(
                         DropReason::SlowSubscriber,
@@ -150,7 +150,7 @@ impl Worker {
     ) {
         let settings = &self.shared.settings;
         let Some(conn) = session.conn.clone() else { return };
-        if conn.established.get()
+        if conn.phase().is_established()
             && session.outbound.can_send(settings.session.max_inflight)
             && !self.output_is_full(&conn, publication.cost())
         {
@@ -200,10 +200,7 @@ impl Worker {
         if !self.has_queue_room(stored, (&session.client_id, session.conn.is_none()), publication) {
             return;
         }
-        let conn = session
-            .conn
-            .clone()
-            .filter(|conn| conn.established.get() && conn.closing.get().is_none());
+        let conn = session.conn.clone().filter(|conn| conn.phase().is_live());
         let Some(conn) = conn.filter(|_| !stored.spilled) else {
             stored.spilled = true;
             self.put_queued(stored, qos, retain, None, publication);
@@ -322,7 +319,7 @@ impl Worker {
     /// Sends what waits, as far as window and buffer allow; asks for the next page of a queue that
     /// is in the store.
     pub fn pump(&self, conn: &Rc<Conn>) {
-        if !conn.established.get() || conn.closing.get().is_some() {
+        if !conn.phase().is_live() {
             return;
         }
         let Some(slot) = conn.session.get() else { return };

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::{Conn, Worker};
+use super::{Conn, Event, Worker};
 use crate::metrics::CloseReason;
 
 impl Worker {
@@ -44,7 +44,7 @@ impl Worker {
             return;
         }
         let conns = self.conns.borrow();
-        let whole = |conn: &Rc<Conn>| conn.session.get().is_some() && !conn.draining.get();
+        let whole = |conn: &Rc<Conn>| conn.phase().is_connected() && !conn.phase().is_draining();
         let wanted = conns.iter().filter(|(_, conn)| whole(conn)).count();
         if wanted == 0 {
             return;
@@ -59,7 +59,7 @@ impl Worker {
     fn drain_conn(&self, conn: &Conn) {
         conn.drain_at.set(low(self.routed_total.get() + self.router_depth() as u64));
         conn.drain_ms.set(low(self.now_ms()));
-        conn.draining.set(true);
+        conn.enter(Event::Drains);
         conn.wake();
     }
 
@@ -69,7 +69,7 @@ impl Worker {
         let behind = low(self.routed_total.get()).wrapping_sub(conn.drain_at.get());
         let routed = behind < 1 << 31;
         let reason = if self.is_draining() { CloseReason::Shutdown } else { CloseReason::Drain };
-        (conn.draining.get() && routed && conn.acks_outstanding() == 0).then_some(reason)
+        (conn.phase().is_draining() && routed && conn.acks_outstanding() == 0).then_some(reason)
     }
 
     /// What a connection waits for in `broker drain` has not come within `node.shutdown_deadline`: it
@@ -82,7 +82,7 @@ impl Worker {
 
     /// Connections past their CONNECT.
     pub fn connected(&self) -> usize {
-        self.conns.borrow().iter().filter(|(_, conn)| conn.session.get().is_some()).count()
+        self.conns.borrow().iter().filter(|(_, conn)| conn.phase().is_connected()).count()
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
             assert!(Instant::now() < soon, "after {} ms", worker.now_ms() - since);
             worker.check_timers();
         }
-        assert_eq!(client.closing.get(), Some(CloseReason::ActorDied));
+        assert_eq!(client.phase().closing(), Some(CloseReason::ActorDied));
     }
 
     /// Nothing else says that its client has left where the network swallows that.
@@ -157,14 +157,14 @@ mod tests {
         settings.limits.connect_timeout = Duration::from_millis(20);
         let worker = worker_with(settings);
         let client = conn(&worker);
-        client.claiming.set(Some(std::num::NonZeroU32::MIN));
+        client.enter(Event::Asks(std::num::NonZeroU32::MIN));
         let soon = Instant::now() + Duration::from_secs(10);
-        while client.closing.get().is_none() {
+        while client.phase().closing().is_none() {
             assert!(Instant::now() < soon);
             client.polled(std::task::Waker::noop());
             worker.check_timers();
         }
-        assert_eq!(client.closing.get(), Some(CloseReason::ConnectTimeout));
+        assert_eq!(client.phase().closing(), Some(CloseReason::ConnectTimeout));
         assert!(worker.now_ms() > 20);
     }
 
@@ -175,20 +175,20 @@ mod tests {
         let clients: Vec<_> = (0..30).map(client).collect();
         let socket = conn(&worker);
         worker.drain_some();
-        assert!(clients.iter().all(|client| !client.draining.get()));
+        assert!(clients.iter().all(|client| !client.phase().is_draining()));
         worker.shared.start_drain(None);
         let since = Instant::now() - Duration::from_secs(5);
         *worker.shared.drain_budget.lock() = crate::drain_budget::Budget::new(since);
         worker.drain_some();
-        let draining = clients.iter().filter(|client| client.draining.get()).count();
+        let draining = clients.iter().filter(|client| client.phase().is_draining()).count();
         assert_eq!(draining, 10, "a second's worth");
-        assert!(!socket.draining.get());
+        assert!(!socket.phase().is_draining());
         let late = client(30);
-        assert_eq!(late.closing.get(), Some(CloseReason::Refused));
+        assert_eq!(late.phase().closing(), Some(CloseReason::Refused));
         assert_eq!(late.out.borrow()[..], [0x20, 2, 0, 3]);
         assert_eq!(worker.connected(), 30);
         worker.shared.cancel_drain();
-        assert_eq!(client(31).closing.get(), None);
+        assert_eq!(client(31).phase().closing(), None);
         assert!(worker.shared.not_ready.lock().is_empty());
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use hydrant_protocol::wire::{self, Frame, Packet};
 use socket2::SockRef;
 
-use super::{Conn, READ_BUFFER, Worker};
+use super::{Conn, Event, READ_BUFFER, Worker};
 use crate::metrics::CloseReason;
 
 impl Worker {
@@ -45,10 +45,10 @@ impl Worker {
 
     /// Closes a connection whose client is elsewhere now, or back.
     pub(super) fn close_old(&self, old: &Rc<Conn>) {
-        let reason = old.closing.get();
+        let reason = old.phase().closing();
         let ends = matches!(reason, None | Some(CloseReason::Drain | CloseReason::Shutdown));
         if ends && old.will.borrow().is_some() && self.takes_leave(old) {
-            old.closing.set(Some(CloseReason::Disconnect));
+            old.enter(Event::TakesLeave);
         }
         self.close(old, CloseReason::Takeover);
         self.detach(old, CloseReason::Takeover);

@@ -63,6 +63,7 @@ pub use state::ingress::{Origin, PublishBatch};
 pub use state::dependencies::AckDependencies;
 pub(crate) use state::effects::cost as op_cost;
 pub use state::pending_acks::Continuation;
+pub use state::phase::{Event, Phase};
 pub(crate) use state::publication::SYS_PREFIX;
 pub use state::sessions::Session;
 
@@ -291,7 +292,7 @@ impl Worker {
         if waits >= 2 * limits.max_output_bytes || self.is_past_share(waits) {
             return false;
         }
-        conn.claiming.get().is_none() && self.batch.borrow().bytes() < limits.max_router_bytes
+        conn.phase().claim().is_none() && self.batch.borrow().bytes() < limits.max_router_bytes
     }
 
     /// The other half: it stands while one read is handled, because what that causes is handed out at its end.
@@ -346,7 +347,7 @@ impl Worker {
         let now = self.now_ms();
         let mut paused = self.paused.take();
         paused.retain(|conn| {
-            if conn.closing.get().is_none() && !self.has_credit(conn) {
+            if conn.phase().closing().is_none() && !self.has_credit(conn) {
                 return true;
             }
             conn.paused.set(false);
@@ -448,9 +449,7 @@ impl Worker {
 
     /// Closes a connection from outside its actor: the actor ends at its next poll.
     pub fn close(&self, conn: &Conn, reason: crate::metrics::CloseReason) {
-        if conn.closing.get().is_none() {
-            conn.closing.set(Some(reason));
-        }
+        conn.enter(Event::Closes(reason));
         conn.wake();
     }
 

@@ -163,7 +163,7 @@ impl Worker {
                 self.mailboxes.managers[usize::from(token.worker)].push(completed, SMALL);
             }
             Continuation::Release { conn, packet_id } => {
-                if conn.closing.get().is_none() {
+                if conn.phase().closing().is_none() {
                     self.write(&conn, |out| wire::put_pubrel(out, packet_id));
                 }
             }
@@ -212,13 +212,13 @@ impl Worker {
 
     /// Sends the answers whose turn has come.
     pub fn send_acks(&self, conn: &Rc<Conn>) {
-        if conn.closing.get().is_some() {
+        if conn.phase().closing().is_some() {
             return;
         }
         while let Some(kind) = conn.next_ack() {
             self.send_ack(conn, kind);
         }
-        if conn.paused.get() || conn.draining.get() {
+        if conn.paused.get() || conn.phase().is_draining() {
             conn.wake();
         }
     }

@@ -57,7 +57,7 @@ impl Worker {
             session.conn.clone()
         };
         if let Some(current) = current
-            && current.established.get()
+            && current.phase().is_established()
             && !conn.is_some_and(|conn| Rc::ptr_eq(conn, &current))
         {
             self.answer(&current, AckKind::Pubrec(id));

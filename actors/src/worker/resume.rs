@@ -12,12 +12,12 @@ use crate::ports::{OutgoingStage, QueueEntry, StoreOp};
 use crate::say;
 
 use super::abandon::Begun;
-use super::{Conn, Continuation, Worker};
+use super::{Conn, Continuation, Event, Worker};
 
 impl Worker {
     /// CONNACK is in the outgoing buffer: from here on packets may follow it ([MQTT-3.2.0-1]).
     pub(super) fn connack_sent(&self, conn: &Rc<Conn>) {
-        conn.established.set(true);
+        conn.enter(Event::ConnackSent);
         // The keep-alive does not run while nothing behind CONNECT was read.
         conn.last_packet_ms.set(self.now_ms());
         self.metrics.connects.inc();
@@ -35,7 +35,7 @@ impl Worker {
             let Some(session) = sessions.get(slot) else { return };
             let Some(conn) = session.conn.clone() else { return };
             let Some(stored) = &mut session.stored else { return };
-            if stored.reading != Some(request) || !conn.established.get() {
+            if stored.reading != Some(request) || !conn.phase().is_established() {
                 // An answer to a connection that is gone; the one after it has asked for its own.
                 return;
             }

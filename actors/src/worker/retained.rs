@@ -28,7 +28,7 @@ use super::state::pending_acks::Continuation;
 use super::state::publication::Publication;
 use super::state::retained_cursors::{Cursors, Owed};
 use super::state::sessions::{Session, SessionKey};
-use super::{Conn, Worker};
+use super::{Conn, Phase, Worker};
 
 /// So many bytes of retained messages wait for a socket; a buffer of that size is used again.
 const MAX_BUFFERED: usize = 32 * 1024;
@@ -181,7 +181,7 @@ impl Worker {
     /// Goes on with a session's cursors. True when the slice has ended them, false when nothing is left or something
     /// has to empty first: its end calls [`Self::pump`].
     fn advance_retained(&self, conn: &Rc<Conn>, slice: &mut Slice) -> bool {
-        if !conn.established.get() || conn.closing.get().is_some() || conn.draining.get() {
+        if conn.phase() != Phase::Established {
             return false;
         }
         let Some(slot) = conn.session.get() else { return false };

@@ -14,7 +14,7 @@ use crate::say::cut;
 use crate::subscriptions::Subscriber;
 
 use super::state::sessions::{Session, SessionKey};
-use super::{Conn, Worker};
+use super::{Conn, Event, Worker};
 
 impl Worker {
     /// Sessions of this worker, connected or not.
@@ -46,7 +46,7 @@ impl Worker {
 
     /// True while `conn` is the session's connection.
     pub(super) fn is_current(&self, key: SessionKey, conn: &Rc<Conn>) -> bool {
-        conn.closing.get().is_none()
+        conn.phase().closing().is_none()
             && self.sessions.borrow_mut().find(key).is_some_and(|session| {
                 session.conn.as_ref().is_some_and(|now| Rc::ptr_eq(now, conn))
             })
@@ -126,10 +126,10 @@ impl Worker {
     /// connection, by whoever learns first that it ends; the actor's end only removes the socket.
     pub fn detach(&self, conn: &Rc<Conn>, reason: CloseReason) {
         // The first reason counts: a DISCONNECT that a takeover follows discards the will all the same.
-        let reason = conn.closing.get().unwrap_or(reason);
-        conn.closing.set(Some(reason));
-        let Some(slot) = conn.session.take() else { return self.never_arrived(conn) };
-        conn.established.set(false);
+        let reason = conn.phase().closing().unwrap_or(reason);
+        let reached = conn.phase().reached();
+        conn.enter(Event::Detached(reason));
+        let Some(slot) = conn.session.take() else { return self.never_arrived(conn, reached) };
         self.recount_waiting(conn, 0);
         self.recount_will(conn, 0);
         if let Some(will) = conn.will.take() {

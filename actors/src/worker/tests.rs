@@ -135,8 +135,13 @@ fn worker_before(settings: Settings, gate: Gate) -> Rc<Worker> {
 pub(crate) fn conn(worker: &Rc<Worker>) -> Rc<Conn> {
     let mut conns = worker.conns.borrow_mut();
     let slot = conns.vacant_entry();
-    let conn =
-        Rc::new(Conn::new(slot.key(), ([127, 0, 0, 1], 1).into(), worker.now_ms(), Vec::new()));
+    let conn = Rc::new(Conn::new(
+        slot.key(),
+        super::Phase::AwaitConnect,
+        ([127, 0, 0, 1], 1).into(),
+        worker.now_ms(),
+        Vec::new(),
+    ));
     slot.insert(Rc::clone(&conn));
     conn
 }
@@ -305,7 +310,7 @@ fn a_receipt_stored_after_a_reconnect_is_told_to_who_sent_it_again() {
         worker.detach(&first, CloseReason::Eof);
         let second = connect(&worker, false, None);
         store(&worker);
-        assert!(second.established.get());
+        assert!(second.phase().is_established());
         if again {
             assert_eq!(worker.handle_qos2_publish(&second, PacketId::MIN), None);
         }

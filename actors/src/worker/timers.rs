@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Conn, Worker, moment};
+use super::{Conn, Event, Worker, moment};
 
 /// Clocks that were not looked at for so long: the thread was blocked, or the machine asleep.
 const STOOD_STILL_MS: u64 = 1000;
@@ -37,26 +37,26 @@ impl Worker {
                 // The lease is back, and with it what is on its way to clients.
                 conn.wake();
             }
-            if conn.draining.get() {
+            if conn.phase().is_draining() {
                 // What it waits for may have been routed without an answer to it.
                 conn.wake();
             }
             if conn.woken_ms.get().is_some_and(|woken| now.saturating_sub(woken.get()) > stall) {
                 // Woken and never polled: its actor waits for something that does not come.
-                conn.closing.set(Some(CloseReason::ActorDied));
+                conn.enter(Event::Died);
                 conn.abort(&"stalled: it did not answer its wake-up");
                 continue;
             }
-            if conn.closing.get().is_some() {
+            if conn.phase().closing().is_some() {
                 // It was woken to end; one that does not is killed a stall later.
                 continue;
             }
-            if conn.draining.get() && self.drained_late(&conn, now) {
+            if conn.phase().is_draining() && self.drained_late(&conn, now) {
                 self.close(&conn, CloseReason::Drain);
                 continue;
             }
-            if conn.session.get().is_none() {
-                let claims = conn.claiming.get().is_some();
+            if !conn.phase().is_connected() {
+                let claims = conn.phase().claim().is_some();
                 if claims && self.waits_for_take_over(now, &conn) {
                     conn.patient_ms.set(now);
                 }
@@ -76,7 +76,7 @@ impl Worker {
             if patience > 0
                 && silent > patience
                 && !conn.paused.get()
-                && !conn.awaits_connack()
+                && !conn.phase().awaits_connack()
                 && !conn.lives_by_bytes(now, patience, limits.min_packet_rate)
             {
                 self.close(&conn, CloseReason::KeepAlive);

@@ -46,7 +46,7 @@ fn a_page_is_taken_back_once_although_a_panic_came_in_between() {
     }
     assert_eq!(worker.mailboxes.managers[0].len(), 1, "the page is lost");
     assert!(!panics(&manager(&worker)));
-    assert!(worker.mailboxes.managers[0].is_empty() && second.closing.get().is_none());
+    assert!(worker.mailboxes.managers[0].is_empty() && second.phase().closing().is_none());
     assert!(contains(&second, b"one") && contains(&second, b"two"));
     assert_eq!(worker.session_load(&second).0, 2, "in flight once each");
 }
@@ -59,8 +59,8 @@ fn a_page_that_ends_every_manager_is_given_up_with_its_connection() {
     for _ in 0..=GIVEN_UP_AFTER {
         assert!(panics(&manager(&worker)));
     }
-    assert!(second.closing.get().is_none());
+    assert!(second.phase().closing().is_none());
     assert!(!panics(&manager(&worker)));
-    assert!(second.closing.get().is_some() && worker.mailboxes.managers[0].is_empty());
+    assert!(second.phase().closing().is_some() && worker.mailboxes.managers[0].is_empty());
     drop(held);
 }

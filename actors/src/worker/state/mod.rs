@@ -8,6 +8,7 @@ pub mod handover;
 pub mod ingress;
 pub mod order;
 pub mod pending_acks;
+pub mod phase;
 pub mod publication;
 pub mod replica;
 pub mod retained_cursors;

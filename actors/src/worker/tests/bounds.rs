@@ -213,7 +213,7 @@ fn all_sessions_together_have_their_bytes() {
             .conns
             .borrow()
             .iter()
-            .filter(|(_, conn)| conn.closing.get() == Some(CloseReason::Refused))
+            .filter(|(_, conn)| conn.phase().closing() == Some(CloseReason::Refused))
             .count()
     };
     for n in 0..20 {
@@ -228,7 +228,7 @@ fn all_sessions_together_have_their_bytes() {
     // Who has a session gets it again.
     worker.detach(&open[1], CloseReason::Eof);
     let again = connect_as("c1", &worker, false, None);
-    assert_eq!((again.closing.get(), refusals(&worker)), (None, 10));
+    assert_eq!((again.phase().closing(), refusals(&worker)), (None, 10));
     // One that ends makes room for one.
     worker.detach(&open[0], CloseReason::Eof);
     connect_as("n", &worker, true, None);
@@ -258,14 +258,14 @@ fn packet_ids_without_pubrel_are_within_the_sessions_bytes() {
             break;
         }
     }
-    assert_eq!((held, client.closing.get()), (5000, None));
+    assert_eq!((held, client.phase().closing()), (5000, None));
     for n in 5001..=u16::MAX {
         if worker.handle_qos2_publish(&client, PacketId::new(n).unwrap()).is_none() {
             break;
         }
         held += 1;
     }
-    assert_eq!(client.closing.get(), Some(CloseReason::Limit));
+    assert_eq!(client.phase().closing(), Some(CloseReason::Limit));
     assert!((5500..7000).contains(&held), "{held}");
     for n in 4000..=u16::MAX {
         worker.handle_pubrel(&client, PacketId::new(n).unwrap());
@@ -440,14 +440,14 @@ fn a_will_past_the_share_is_refused_and_ends_with_its_connection() {
     let will = |bytes: usize| Some("w".repeat(bytes));
     let first = connect_as("a", &worker, true, will(60_000).as_deref());
     store(&worker);
-    assert_eq!(first.closing.get(), None);
+    assert_eq!(first.phase().closing(), None);
     assert!(worker.buffered() >= 60_000);
     let second = connect_as("b", &worker, true, will(60_000).as_deref());
-    assert_eq!(second.closing.get(), None, "the bound is passed by one");
+    assert_eq!(second.phase().closing(), None, "the bound is passed by one");
     let third = connect_as("c", &worker, true, will(60_000).as_deref());
-    assert_eq!(third.closing.get(), Some(CloseReason::Refused));
+    assert_eq!(third.phase().closing(), Some(CloseReason::Refused));
     let small = connect_as("d", &worker, true, will(100).as_deref());
-    assert_eq!(small.closing.get(), None, "within its share");
+    assert_eq!(small.phase().closing(), None, "within its share");
     for conn in [&first, &second, &small] {
         worker.detach(conn, CloseReason::Disconnect);
         assert_eq!(conn.will_bytes.get(), 0);

@@ -235,7 +235,7 @@ fn what_panics_gives_its_place_up() {
     worker.remove_subscription(&filter, nowhere);
     worker.route_all(|| ());
     assert!(got(&subscriber).ends_with("3 "), "{}", got(&subscriber));
-    assert_eq!(publisher.closing.get(), Some(CloseReason::Limit));
+    assert_eq!(publisher.phase().closing(), Some(CloseReason::Limit));
     nothing_is_left(&worker);
 }
 

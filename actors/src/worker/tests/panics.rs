@@ -58,7 +58,7 @@ fn a_panic_behind_what_is_durable_ends_the_connection_and_keeps_the_receipt() {
     subscribe_elsewhere(&worker, "t");
     subscribe_nowhere(&worker, "t", false);
     assert!(panics(|| drop(store(&worker))));
-    assert_eq!(publisher.closing.get(), Some(CloseReason::Limit));
+    assert_eq!(publisher.phase().closing(), Some(CloseReason::Limit));
     assert_eq!(worker.waiting(), 0);
     worker.flush();
     assert!(worker.mailboxes.routers[1].is_empty(), "half of it goes on");
@@ -87,7 +87,7 @@ fn a_panic_before_anything_is_stored_frees_the_receipt_and_takes_back_what_it_de
     let token = taken.pop().unwrap().token.unwrap();
     drop(taken);
     assert!(panics(|| worker.complete(token)));
-    assert_eq!(publisher.closing.get(), Some(CloseReason::Limit));
+    assert_eq!(publisher.phase().closing(), Some(CloseReason::Limit));
     worker.flush();
     assert!(queued(&store(&worker).0).is_empty(), "written without its receipt");
     worker.detach(&publisher, CloseReason::Limit);
@@ -102,7 +102,7 @@ fn an_answer_that_cannot_be_written_ends_its_connection() {
     let conn = connect(&worker, false, None);
     let held = conn.out.borrow_mut();
     assert!(panics(|| drop(store(&worker))));
-    assert_eq!(conn.closing.get(), Some(CloseReason::Limit));
+    assert_eq!(conn.phase().closing(), Some(CloseReason::Limit));
     drop(held);
 }
 
@@ -146,7 +146,7 @@ fn a_router_that_dies_in_a_batch_leaves_its_part_whole() {
     let again = connect(&worker, false, None);
     let (ops, reads) = store(&worker);
     assert!(queued(&ops).is_empty(), "without the rest of the transaction: {ops:?}");
-    assert!(again.established.get() && reads.is_empty());
+    assert!(again.phase().is_established() && reads.is_empty());
     assert!(store(&worker).1.is_empty(), "it would be read past them");
     worker.route_remote(&mut batch, || ());
     let mut taken = worker.mailboxes.storage.take(10);

@@ -90,7 +90,7 @@ fn a_topic_beyond_a_cap_is_written_to_the_outbox_as_the_overflow_topic() {
     }
     assert_eq!(outbox(&worker), pairs(&[("a-t", "1"), ("over", "b/2/t"), ("a-t", "3")]));
     assert_eq!(worker.metrics.overflowed.get(), 1);
-    assert!(publisher.closing.get().is_none());
+    assert!(publisher.phase().closing().is_none());
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn without_an_overflow_topic_a_publish_beyond_a_cap_is_refused_before_anything_i
         assert!(!publisher.out.borrow().is_empty(), "acknowledged");
         publisher.out.borrow_mut().clear();
         publish("b/1/t", b"second");
-        assert_eq!(publisher.closing.get(), Some(CloseReason::Limit));
+        assert_eq!(publisher.phase().closing(), Some(CloseReason::Limit));
         assert_eq!(dropped(), before + 1);
         assert!(store(&worker).0.is_empty(), "neither a record nor a retained message");
         assert!(publisher.out.borrow().is_empty(), "no acknowledgement");
@@ -201,7 +201,7 @@ fn without_an_overflow_topic_qos_0_and_a_will_lose_their_record_alone() {
     };
     worker.submit(&publisher, &publish, None);
     worker.route_all(|| ());
-    assert!(publisher.closing.get().is_none());
+    assert!(publisher.phase().closing().is_none());
     worker.detach(&publisher, CloseReason::Eof);
     worker.route_all(|| ());
     assert!(outbox(&worker).is_empty());

@@ -329,7 +329,7 @@ fn a_turn_that_panics_ends_one_connection_and_holds_up_no_other() {
         let _in_use = first.out.borrow_mut();
         worker.send_retained();
     }));
-    assert_eq!(first.closing.get(), Some(CloseReason::Limit));
+    assert_eq!(first.phase().closing(), Some(CloseReason::Limit));
     assert!(worker.has_retained_to_send());
     assert!(read_all(&worker, &second, queue).len() > MANY / 2);
     worker.detach(&first, CloseReason::Limit);
