@@ -140,3 +140,29 @@ pub fn start(worker: &Rc<Worker>, socket: NewSocket) {
     let abort = spawn_temporary(ctx, actor, move |status| ended(&ending_worker, &ending, &status));
     conn.set_abort(abort);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::tests::{conn, worker};
+
+    /// Connections that the node counts when the actor of one has ended that moves to another worker.
+    fn counted(has_moved: bool) -> usize {
+        let worker = worker(2);
+        worker.shared.connections.store(1, Ordering::Relaxed);
+        worker.metrics.connections.inc();
+        let conn = conn(&worker);
+        assert!(conn.enter(Event::Moves(1)));
+        if has_moved {
+            assert!(conn.enter(Event::HasMoved));
+        }
+        ended(&worker, &conn, &ExitStatus::Panicked("injected".to_owned()));
+        worker.shared.connections.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn a_connection_that_moves_is_counted_until_it_ends_somewhere() {
+        assert_eq!(counted(true), 1, "it is the other worker's");
+        assert_eq!(counted(false), 0, "its actor has ended before it could move");
+    }
+}
