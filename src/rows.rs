@@ -28,6 +28,8 @@ pub(crate) enum RowError {
     Damaged(#[from] postcard::Error),
     #[error("a stored value is too short")]
     Short,
+    #[error("a stored value stands under the key of another")]
+    Key,
 }
 
 /// Stored bytes that make no sense: nobody should write on.

@@ -6,7 +6,7 @@ use hydrant_actors::ports::{DeadId, DeadLetter, StoreError};
 use super::database::store_error;
 use super::row::Row;
 use super::tables::Engine;
-use crate::rows::{damaged, decode_dead_letter, encode_dead_letter};
+use crate::rows::{RowError, damaged, decode_dead_letter, encode_dead_letter};
 
 fn key(id: DeadId) -> UserKey {
     id.to_bytes().into()
@@ -39,8 +39,12 @@ impl Engine {
             if found.len() >= limit || (!found.is_empty() && bytes >= max_bytes) {
                 break;
             }
-            let value = guard.value().map_err(store_error)?;
+            let (key, value) = guard.into_inner().map_err(store_error)?;
             let letter = decode_dead_letter(&value).map_err(damaged)?;
+            if *key != letter.id.to_bytes() {
+                // Whoever reads on behind its id would read it again for ever.
+                return Err(damaged(RowError::Key));
+            }
             bytes += letter.record.cost();
             found.push(letter);
         }

@@ -11,11 +11,11 @@ use actix::{
 };
 use parking_lot::Mutex;
 
-use super::write_queue::{Push, WriteId, WriteQueue};
+use super::write_queue::{Outbox, Push, Read, WriteId, WriteQueue};
 use crate::inbox::Work;
+use crate::log::OutboxProgress;
 use crate::mailboxes::Mailboxes;
-use crate::messages::DeadWork;
-use crate::messages::{LogWork, ManagerWork, SMALL};
+use crate::messages::{DeadWork, LogWork, ManagerWork, SMALL};
 use crate::node_tables::NodeTables;
 use crate::now::{Boot, Now};
 use crate::ports::{SessionStore, StoreError, StoreOp};
@@ -70,14 +70,18 @@ impl StorageActor {
             }
         }
         let inbox = &self.parts.mailboxes.storage;
-        if self.parts.queue.lock().takes() {
+        let (takes, reads, deadline) = {
+            let mut queue = self.parts.queue.lock();
+            (queue.takes(), queue.poll_reads(), queue.poll_deadline())
+        };
+        if takes {
             inbox.release();
         } else {
             // The next batch fills in the inbox, where its bytes count.
             inbox.hold();
         }
-        self.begin_reads(ctx);
-        self.set_deadline(now, ctx);
+        self.begin_reads(reads, ctx);
+        self.set_deadline(deadline, now, ctx);
         let pending = self.parts.mailboxes.storage.bytes() as u64;
         self.parts.shared.metrics.storage_pending_bytes.set(pending);
     }
@@ -88,7 +92,6 @@ impl StorageActor {
         let settings = &shared.settings.storage;
         let outbox_full = shared.lanes.lock().is_full();
         let mut queue = self.parts.queue.lock();
-        let times_parked = queue.times_parked();
         queue.handle_room(outbox_full);
         if queue.takes() {
             // A turn takes what one full batch has. What is gathered already counts, and what is taken and held back.
@@ -100,13 +103,12 @@ impl StorageActor {
                 queue.handle_request(work);
             }
         }
-        shared.metrics.outbox_full.add(queue.times_parked() - times_parked);
+        shared.metrics.outbox_full.add(queue.take_times_parked());
         shared.parked_bytes.store(queue.parked_bytes(), Ordering::Relaxed);
     }
 
     /// Has the queue's next deadline kept.
-    fn set_deadline(&mut self, now: Now, ctx: &mut Context<Self>) {
-        let next = self.parts.queue.lock().poll_deadline();
+    fn set_deadline(&mut self, next: Option<Boot>, now: Now, ctx: &mut Context<Self>) {
         if self.deadline.map(|(at, _)| at) == next {
             return;
         }
@@ -185,7 +187,7 @@ impl StorageActor {
         let answer = || {
             let mut queue = self.parts.queue.lock();
             let log_has_room = mailboxes.log.has_room();
-            queue.hand_out(now, &mut shared.lanes.lock(), log_has_room, &mut Inboxes(mailboxes))
+            queue.hand_out(now, &shared.lanes, log_has_room, &mut Inboxes(mailboxes))
         };
         while let Some(answered) = answer() {
             shared.metrics.storage_batches.inc();
@@ -194,9 +196,8 @@ impl StorageActor {
         }
     }
 
-    fn begin_reads(&self, ctx: &mut Context<Self>) {
-        let ready = self.parts.queue.lock().poll_reads();
-        for read in ready {
+    fn begin_reads(&self, reads: Vec<Read>, ctx: &mut Context<Self>) {
+        for read in reads {
             let (id, limit, max_bytes) = (read.id, read.limit, read.max_bytes);
             let page = self.parts.store.read_queue(read.session, read.from, limit, max_bytes);
             ctx.spawn(page.into_actor(self).map(move |result, actor, ctx| match result {
@@ -207,8 +208,12 @@ impl StorageActor {
                 Err(error) => {
                     say::warn!(target: "hydrant::storage", "reading a session's queue again: {error}");
                     let now = crate::clock::now();
-                    actor.parts.queue.lock().handle_read_failed(now, id);
-                    actor.set_deadline(now, ctx);
+                    let deadline = {
+                        let mut queue = actor.parts.queue.lock();
+                        queue.handle_read_failed(now, id);
+                        queue.poll_deadline()
+                    };
+                    actor.set_deadline(deadline, now, ctx);
                 }
             }));
         }
@@ -219,6 +224,12 @@ impl StorageActor {
         while let Some((worker, page)) = next() {
             Inboxes(&self.parts.mailboxes).worker(worker, page);
         }
+    }
+}
+
+impl Outbox for Mutex<OutboxProgress> {
+    fn lanes<R>(&self, act: impl FnOnce(&mut OutboxProgress) -> R) -> R {
+        act(&mut self.lock())
     }
 }
 

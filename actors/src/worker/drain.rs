@@ -44,7 +44,11 @@ impl Worker {
             return;
         }
         let conns = self.conns.borrow();
-        let whole = |conn: &Rc<Conn>| conn.phase().is_connected() && !conn.phase().is_draining();
+        // One that closes takes nothing of the budget, whether it was drained or not.
+        let whole = |conn: &Rc<Conn>| {
+            let phase = conn.phase();
+            phase.is_connected() && !phase.is_draining() && phase.closing().is_none()
+        };
         let wanted = conns.iter().filter(|(_, conn)| whole(conn)).count();
         if wanted == 0 {
             return;
@@ -166,6 +170,25 @@ mod tests {
         }
         assert_eq!(client.phase().closing(), Some(CloseReason::ConnectTimeout));
         assert!(worker.now_ms() > 20);
+    }
+
+    /// Nobody polls those that close: they stay until they are killed, and others have their turn.
+    #[test]
+    fn a_connection_that_closes_takes_nothing_of_the_budget() {
+        let worker = worker(1);
+        let client = |n: usize| connect_as(&format!("c{n}"), &worker, true, None);
+        let clients: Vec<_> = (0..20).map(client).collect();
+        worker.shared.start_drain(None);
+        let drain_for_a_second = || {
+            let since = Instant::now() - Duration::from_secs(5);
+            *worker.shared.drain_budget.lock() = crate::drain_budget::Budget::new(since);
+            worker.drain_some();
+            clients.iter().filter(|client| client.phase().is_draining()).collect::<Vec<_>>()
+        };
+        let first = drain_for_a_second();
+        assert_eq!(first.len(), 10);
+        first.iter().for_each(|client| worker.close(client, CloseReason::Drain));
+        assert_eq!(drain_for_a_second().len(), 10);
     }
 
     #[test]

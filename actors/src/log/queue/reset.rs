@@ -79,10 +79,30 @@ impl Reset {
         self.pause = self.min;
     }
 
-    /// The driver is a new one. `in_log`: records are in the log's hands, which may not have been told.
+    /// The driver is a new one. `in_log`: records are in the log's hands, which may not have been told. An order that
+    /// nobody had carried out stands.
     pub fn restart(&mut self, in_log: bool) {
         self.pause = self.min;
         self.over_at = None;
-        self.ordered = self.under_way && in_log;
+        self.ordered = self.under_way && (self.ordered || in_log);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_that_nobody_had_carried_out_stands_for_a_new_driver() {
+        let second = Duration::from_secs(1);
+        let mut reset = Reset::new(second, second);
+        reset.begin();
+        reset.restart(false);
+        assert!(reset.take_order() && !reset.take_order());
+        // Carried out, and every record was reported: it is not to be told again.
+        reset.restart(false);
+        assert!(reset.is_under_way() && !reset.take_order());
+        reset.restart(true);
+        assert!(reset.take_order());
     }
 }

@@ -26,6 +26,12 @@ pub trait Push {
     fn worker(&mut self, to: u16, work: ManagerWork);
 }
 
+/// The outbox's progress, which is shared with the log actor: lent for one call.
+pub trait Outbox {
+    /// Does something with it.
+    fn lanes<R>(&self, act: impl FnOnce(&mut OutboxProgress) -> R) -> R;
+}
+
 /// A batch that has been handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answered {

@@ -48,7 +48,7 @@ use reads::Reads;
 use request::{Request, cost};
 
 pub use batch::WriteId;
-pub use hand_out::{Answered, Push};
+pub use hand_out::{Answered, Outbox, Push};
 pub use reads::{Read, ReadId};
 
 #[cfg(test)]
@@ -221,12 +221,12 @@ impl WriteQueue {
     pub fn hand_out(
         &mut self,
         now: Now,
-        outbox: &mut OutboxProgress,
+        outbox: &impl Outbox,
         log_has_room: bool,
         to: &mut impl Push,
     ) -> Option<Answered> {
         let batch = self.in_flight.oldest_written()?;
-        self.out.hand_to_log(&batch.ops, outbox, log_has_room, to);
+        outbox.lanes(|lanes| self.out.hand_to_log(&batch.ops, lanes, log_has_room, to));
         self.out.answer(&batch.tokens, to);
         let answered = Answered { ops: batch.ops.len(), took: now.boot.since(batch.since) };
         // Only now: a panic in between answers again, which changes nothing.
@@ -307,9 +307,9 @@ impl WriteQueue {
         self.parked.len()
     }
 
-    /// Requests that have ever waited for it.
-    pub fn times_parked(&self) -> u64 {
-        self.times_parked
+    /// Requests that began to wait for it since this was asked.
+    pub fn take_times_parked(&mut self) -> u64 {
+        std::mem::take(&mut self.times_parked)
     }
 
     /// Bytes of all that is admitted and held back.

@@ -15,6 +15,12 @@ mod histories;
 mod reads;
 mod retries;
 
+impl Outbox for std::cell::RefCell<&mut crate::log::OutboxProgress> {
+    fn lanes<R>(&self, act: impl FnOnce(&mut crate::log::OutboxProgress) -> R) -> R {
+        act(&mut self.borrow_mut())
+    }
+}
+
 /// A full batch is of 80 operations or 80,000 bytes; a failure is waited out for 1 s, then 2, 4, 5.
 fn queue() -> WriteQueue {
     let storage = crate::worker::tests::settings(1).storage;

@@ -263,7 +263,7 @@ fn room_in_the_outbox_is_looked_for_while_a_request_waits_for_it() {
     assert_eq!(played.wait(), Some(LOOK));
     played.pass_until_deadline();
     assert_eq!((&played.batches[..], played.wait()), (&[1, 1, 2][..], None));
-    assert_eq!((played.queue.parked(), played.queue.times_parked()), (0, 1));
+    assert_eq!((played.queue.parked(), played.queue.take_times_parked()), (0, 1));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! What leaves the queue, and in which order.
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::vec::Drain;
 
 use super::*;
-use crate::messages::DeadWork;
-use crate::messages::{AckSource, LogWork};
+use crate::messages::{AckSource, DeadWork, LogWork};
 use crate::ports::{DeadId, DeadLetter};
 
 /// Notes what comes, in order; may panic at one of the calls.
@@ -77,7 +77,7 @@ fn begin(queue: &mut WriteQueue, outbox: &mut OutboxProgress, work: Vec<StorageW
 
 fn hand_out(queue: &mut WriteQueue, outbox: &mut OutboxProgress, room: bool) -> Vec<Out> {
     let mut to = Noted::default();
-    while queue.hand_out(at(0), outbox, room, &mut to).is_some() {}
+    while queue.hand_out(at(0), &RefCell::new(&mut *outbox), room, &mut to).is_some() {}
     to.all
 }
 
@@ -95,7 +95,7 @@ fn batches_leave_in_their_order_records_before_tokens_and_one_message_a_worker()
     assert_eq!(hand_out(&mut queue, &mut lanes, true), [], "the first is not durable");
     assert_eq!(queue.handle_written(at(7), first, true), None);
     let mut to = Noted::default();
-    let answered = queue.hand_out(at(7), &mut lanes, true, &mut to);
+    let answered = queue.hand_out(at(7), &RefCell::new(&mut lanes), true, &mut to);
     assert_eq!(answered, Some(Answered { ops: 4, took: Duration::from_millis(7) }));
     let tokens = [(0, vec![11]), (1, vec![10, 12]), (3, vec![13])];
     let tokens = tokens.map(|(worker, slots)| Out::Tokens(worker, slots));
@@ -132,7 +132,7 @@ fn a_panic_anywhere_while_a_batch_is_handed_out_loses_nothing_and_doubles_no_rec
         let write = begin(&mut queue, &mut lanes, work);
         assert_eq!(queue.handle_written(at(0), write, true), None);
         let mut to = Noted { panics_at: Some(panics_at), ..Noted::default() };
-        let step = || queue.hand_out(at(0), &mut lanes, true, &mut to);
+        let step = || queue.hand_out(at(0), &RefCell::new(&mut lanes), true, &mut to);
         assert!(catch_unwind(AssertUnwindSafe(step)).is_err(), "at {panics_at}");
         let again = hand_out(&mut queue, &mut lanes, true);
         let records = |all: &[Out]| all.iter().filter(|out| **out == Out::Log(vec![0, 1])).count();

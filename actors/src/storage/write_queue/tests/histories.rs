@@ -1,13 +1,13 @@
 //! Histories of a queue with a store that fails and answers twice, late or never, and a driver that dies: what was asked
 //! for is done once and in order, whatever comes between. `HYDRANT_SEED=7` repeats one, `HYDRANT_SEEDS=10000` plays more.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::vec::Drain;
 
 use super::*;
-use crate::messages::DeadWork;
-use crate::messages::{AckSource, LogWork};
+use crate::messages::{AckSource, DeadWork, LogWork};
 
 const SEEDS: u64 = 500;
 const WORKERS: u16 = 2;
@@ -225,7 +225,8 @@ impl History {
         let now = self.now();
         loop {
             self.handed.panics = self.random.one_in(20);
-            let out = || self.queue.hand_out(now, &mut self.lanes, true, &mut self.handed);
+            let out =
+                || self.queue.hand_out(now, &RefCell::new(&mut self.lanes), true, &mut self.handed);
             match catch_unwind(AssertUnwindSafe(out)) {
                 Ok(Some(_)) => {}
                 Ok(None) => break,
