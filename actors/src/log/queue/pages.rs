@@ -91,7 +91,7 @@ impl LogQueue {
         Some(LogOrder::ReadOutbox { id, lane, from, records, bytes })
     }
 
-    /// The answer to [`LogOrder::ReadOutbox`]. One that comes a second time, or after [`Self::handle_restart`],
+    /// The answer to `LogOrder::ReadOutbox`. One that comes a second time, or after [`Self::handle_restart`],
     /// changes nothing.
     pub fn handle_outbox_page(
         &mut self,
@@ -114,7 +114,7 @@ impl LogQueue {
         }
     }
 
-    /// The answer to [`LogOrder::ReadLetters`]; as above.
+    /// The answer to `LogOrder::ReadLetters`; as above.
     pub fn handle_letters(
         &mut self,
         now: Now,
