@@ -1,5 +1,5 @@
 //! Sessions on their way between this node and another: carries out what
-//! [`hydrant_protocol::cluster::handover`] decides. See `worker/handover.rs` for what the markers are for.
+//! [`hydrant_protocol::cluster::handover`] decides. See `worker/session_handover.rs` for what the markers are for.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Messages that are buffered for a session on its way ([`super::handover`]), and who waits until they are somebody's.
+//! Messages that are buffered for a session on its way ([`super::session_handover`]), and who waits until they are somebody's.
 //!
 //! Invariant: what another node's batch has brought is named in the store as missing for the session, until the write
 //! that stores it.

@@ -18,7 +18,7 @@
 //! |---|---|
 //! | `HeaderRead` | `connection/packets.rs`, when the PROXY header is off the front |
 //! | `Moves`, `HasMoved` | `connect`, when the client's home is another worker; `connection/io.rs`, with the socket |
-//! | `Asks`, `Granted` | `claim` and `granted` in `worker/cluster.rs`; in a cluster only |
+//! | `Asks`, `Granted` | `claim` and `granted` in `worker/peer_publish.rs`; in a cluster only |
 //! | `Attached` | `attach_session`, when the connection has its session |
 //! | `ConnackSent` | `connack_sent`, when CONNACK stands in the outgoing buffer |
 //! | `Drains` | `drain_conn`, in a shutdown and in `broker drain` |

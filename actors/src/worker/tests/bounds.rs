@@ -4,7 +4,7 @@ use super::*;
 use crate::metrics::DropReason;
 use crate::ports::StoredWill;
 use crate::worker::op_cost;
-use crate::worker::routes::LONGEST_CACHED;
+use crate::worker::route::LONGEST_CACHED;
 use crate::worker::state::sessions::{Charge, SESSION};
 
 fn route_bytes(worker: &Rc<Worker>) -> usize {

@@ -19,7 +19,7 @@ use super::{AckDependencies, Conn, Continuation, Worker};
 
 impl Worker {
     /// A QoS 2 message whose route waits for the store. One that other nodes want is kept before anything is
-    /// done with it ([`super::prepared`]). Into a log that acknowledges by itself it goes
+    /// done with it ([`super::qos2_replicate`]). Into a log that acknowledges by itself it goes
     /// first; receipt and queue entries follow in one write. A crash in between repeats a record in the
     /// log, which may happen, and nothing at the subscribers, which may not.
     ///
