@@ -57,6 +57,28 @@ impl LogRecord {
     }
 }
 
+#[cfg(test)]
+impl LogRecord {
+    /// The record of an empty publish of client `c` to topic `t`.
+    pub(crate) fn for_tests(sequence: u64) -> Self {
+        Self {
+            id: 0,
+            topic: "t".into(),
+            key: None,
+            payload: Bytes::new(),
+            mqtt_topic: "t".into(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            client_id: "c".into(),
+            epoch: 0,
+            sequence,
+            outbox: None,
+            received_ms: 0,
+            properties: None,
+        }
+    }
+}
+
 /// How one record fared. Every record handed to [`MessageLog::append`] gets exactly one.
 #[derive(Debug, Clone)]
 pub struct Report {

@@ -7,8 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hydrant_protocol::{OnRefused, QoS};
+use hydrant_protocol::OnRefused;
 
 use super::*;
 use crate::log::dead::{DeadBook, DeadState};
@@ -247,21 +246,7 @@ impl Driver {
 }
 
 fn record(sequence: u64) -> LogRecord {
-    LogRecord {
-        id: 0,
-        topic: "t".into(),
-        key: None,
-        payload: Bytes::new(),
-        mqtt_topic: "t".into(),
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        client_id: "c".into(),
-        epoch: 0,
-        sequence,
-        outbox: None,
-        received_ms: sequence,
-        properties: None,
-    }
+    LogRecord { received_ms: sequence, ..LogRecord::for_tests(sequence) }
 }
 
 /// A publish of level `kafka`: its publisher waits for the log.

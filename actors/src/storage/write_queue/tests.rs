@@ -82,21 +82,7 @@ fn queued(session: SessionId, sequence: u64) -> StoreOp {
 }
 
 pub(crate) fn outbox() -> StoreOp {
-    let record = LogRecord {
-        id: 0,
-        topic: "t".into(),
-        key: None,
-        payload: Bytes::new(),
-        mqtt_topic: "t".into(),
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        client_id: "c".into(),
-        epoch: 0,
-        sequence: 0,
-        outbox: None,
-        received_ms: 0,
-        properties: None,
-    };
+    let record = LogRecord::for_tests(0);
     StoreOp::PutOutbox { record, position: OutboxPosition { lane: 0, position: 0 } }
 }
 
