@@ -21,6 +21,7 @@ use crate::mailboxes::Mailboxes;
 use crate::node_tables::NodeTables;
 use crate::now::{Boot, Now};
 use crate::ports::{LogRecord, MessageLog, Report, SessionStore};
+use crate::step_guard::StepGuard;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// Records taken out of the inbox in one step.
@@ -49,7 +50,7 @@ pub struct LogParts {
     /// Where lanes that are behind are read from.
     pub store: Arc<dyn SessionStore>,
     /// Records under way.
-    pub state: Arc<Mutex<LogQueue>>,
+    pub queue: Arc<Mutex<LogQueue>>,
     /// What the log reports.
     pub reports: Inbox<Vec<Report>>,
 }
@@ -74,9 +75,9 @@ impl LogActor {
         let sink = reports.clone();
         log.on_report(Box::new(move |batch| sink.push(batch, 0)));
         let queue = LogQueue::new(&shared.settings.log, mailboxes.managers.len());
-        let state = Arc::new(Mutex::new(queue));
+        let queue = Arc::new(Mutex::new(queue));
         let (shared, mailboxes) = (Arc::clone(shared), Arc::clone(mailboxes));
-        LogParts { shared, mailboxes, log, store, state, reports }
+        LogParts { shared, mailboxes, log, store, queue, reports }
     }
 
     /// Prepares the actor; on its arbiter.
@@ -100,21 +101,21 @@ impl LogActor {
         let now = clock::now();
         let outside = OfNode { shared, log: &*parts.log };
         {
-            let mut queue = parts.state.lock();
+            let mut queue = parts.queue.lock();
             act(&mut queue, now, &outside);
             queue.handle_turn(now, &outside);
             queue.hand_out(&outside, &mut ToInboxes(&parts.mailboxes));
             tell(&mut queue, shared);
             self.admit(&mut queue, &outside);
         }
-        while let Some(batch) = poll(&parts.state, |queue| queue.poll_append(now)) {
+        while let Some(batch) = poll(&parts.queue, |queue| queue.poll_append(now)) {
             self.append(batch);
         }
-        while let Some(order) = poll(&parts.state, |queue| queue.poll_order(&outside)) {
+        while let Some(order) = poll(&parts.queue, |queue| queue.poll_order(&outside)) {
             self.obey(order, ctx);
         }
         let (deadline, pending) = {
-            let queue = parts.state.lock();
+            let queue = parts.queue.lock();
             (queue.poll_deadline(), queue.len())
         };
         shared.metrics.log_pending.set(pending as u64);
@@ -144,12 +145,14 @@ impl LogActor {
     fn append(&self, batch: Vec<LogRecord>) {
         let Some(first) = batch.first().map(|record| record.id) else { return };
         let offered = batch.len();
-        let unknown = Unknown { queue: &self.parts.state, first };
+        // Where the log panics, nobody knows which records it took. All count as given back and are sent again, so a
+        // record may come twice.
+        let handing = StepGuard::new(|| self.parts.queue.lock().handle_given_back(first));
         let left = self.parts.log.append(batch);
-        std::mem::forget(unknown);
+        handing.keep();
         self.parts.shared.metrics.log_appended.add((offered - left.len()) as u64);
         if let Some(first) = left.first() {
-            self.parts.state.lock().handle_given_back(first.id);
+            self.parts.queue.lock().handle_given_back(first.id);
         }
     }
 
@@ -238,19 +241,6 @@ fn poll<T>(queue: &Mutex<LogQueue>, ask: impl FnOnce(&mut LogQueue) -> T) -> T {
     ask(&mut queue.lock())
 }
 
-/// While the log is handed records from `first` on: where it panics, nobody knows which of them it
-/// took, so all count as given back and are sent again (a record may come twice).
-struct Unknown<'a> {
-    queue: &'a Mutex<LogQueue>,
-    first: u64,
-}
-
-impl Drop for Unknown<'_> {
-    fn drop(&mut self) {
-        self.queue.lock().handle_given_back(self.first);
-    }
-}
-
 impl Actor for LogActor {
     type Context = Context<Self>;
 
@@ -259,7 +249,7 @@ impl Actor for LogActor {
         self.step(ctx, |queue, _, _| queue.handle_restart());
         // Lanes fall behind without a message to this actor.
         every(ctx, Duration::from_millis(20), |actor, ctx| {
-            let waits = actor.parts.state.lock().waits();
+            let waits = actor.parts.queue.lock().waits();
             if waits || actor.parts.shared.lanes.lock().any_behind() {
                 actor.step(ctx, |_, _, _| {});
             }
@@ -298,8 +288,8 @@ pub fn depth(parts: &LogParts) -> usize {
 /// One line for `broker tree`.
 pub fn describe(parts: &LogParts) -> String {
     let (pending, held, late) = {
-        let state = parts.state.lock();
-        (state.len(), state.held(), state.late())
+        let queue = parts.queue.lock();
+        (queue.len(), queue.held(), queue.late())
     };
     let (records, bytes) = parts.shared.lanes.lock().backlog();
     let dead = parts.shared.dead_letters.book.lock().len();

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_rt::{Arbiter, System};
-use bytes::Bytes;
 use hydrant_protocol::{Message, OnRefused, QoS};
 use parking_lot::Mutex;
 
@@ -244,7 +243,7 @@ impl Node {
 
     /// Who was answered and where lane 0's cursor was moved to, once nothing is under way.
     async fn settled(&self) -> (Vec<u32>, u64) {
-        let state = Arc::clone(&self.parts.state);
+        let state = Arc::clone(&self.parts.queue);
         until("nothing is under way", || state.lock().is_empty() && self.parts.reports.is_empty())
             .await;
         until("all cursors moved", || self.shared.lanes.lock().backlog() == (0, 0)).await;
@@ -287,21 +286,7 @@ impl Node {
 }
 
 fn record(sequence: u64) -> LogRecord {
-    LogRecord {
-        id: 0,
-        topic: "t".into(),
-        key: None,
-        payload: Bytes::new(),
-        mqtt_topic: "t".into(),
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        client_id: "c".into(),
-        epoch: 0,
-        sequence,
-        outbox: None,
-        received_ms: 0,
-        properties: None,
-    }
+    LogRecord::for_tests(sequence)
 }
 
 /// Polls a condition; the sleep only yields.
@@ -362,9 +347,9 @@ fn a_log_that_panics_is_given_everything_again() {
         node.mailboxes.log.push_all(records);
         // Two were taken before the panic: they come twice, in order.
         until("it is sent again", || node.log.took() == [0, 1, 0, 1, 2, 3]).await;
-        assert_eq!((node.cell.restarts(), node.parts.state.lock().in_log()), (1, 4));
+        assert_eq!((node.cell.restarts(), node.parts.queue.lock().in_log()), (1, 4));
         node.log.report(|_| Ok(()));
-        let state = &node.parts.state;
+        let state = &node.parts.queue;
         until("nothing is under way", || state.lock().is_empty() && state.lock().in_log() == 0)
             .await;
     });

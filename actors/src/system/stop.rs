@@ -67,7 +67,7 @@ impl ActorSystem {
 
     fn say_what_stays(&self) {
         let (records, _) = self.shared.lanes.lock().backlog();
-        let pending = self.log.state.lock().len();
+        let pending = self.log.queue.lock().len();
         say::warn!(
             "the log is away: {records} records stay in the outbox for the next start, \
              {pending} were waiting in memory (those that are not in the outbox were not acknowledged)"
@@ -86,7 +86,7 @@ impl ActorSystem {
             // With the log away, what the outbox holds stays there for the next start; nothing else
             // that waits for the log was acknowledged.
             let log_idle = !self.log.log.is_up()
-                || (self.mailboxes.log.is_empty() && self.log.state.lock().is_empty());
+                || (self.mailboxes.log.is_empty() && self.log.queue.lock().is_empty());
             let dead_idle = self.mailboxes.dead_letters.is_empty();
             let peers_idle = self.mailboxes.peers.is_empty()
                 && self.shared.cluster.as_ref().is_none_or(|cluster| cluster.is_idle());

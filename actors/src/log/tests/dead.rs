@@ -144,7 +144,7 @@ fn a_refused_record_of_the_outbox_is_a_dead_letter_before_the_cursor_passes_it()
         let metrics = &node.shared.metrics;
         assert_eq!((metrics.dead_letters.get(), node.dropped()), (2, 0));
         assert_eq!(metrics.dead_letter_bytes.get(), 2 * record(0).cost() as u64);
-        assert!(node.parts.state.lock().is_empty() && node.shared.not_ready.lock().is_empty());
+        assert!(node.parts.queue.lock().is_empty() && node.shared.not_ready.lock().is_empty());
     });
 }
 
@@ -214,7 +214,7 @@ fn full_keeps_the_record_in_the_outbox_and_acknowledges_nobody() {
         until("4 is acknowledged", || node.shared.metrics.log_acked.get() == 1).await;
         assert_eq!(sequences(&wrote.letters), [0, 1]);
         assert_eq!(node.shared.lanes.lock().backlog().0, 3, "2 and 3 stay, and 4 behind them");
-        assert!(node.parts.state.lock().is_empty(), "they hold nothing up");
+        assert!(node.parts.queue.lock().is_empty(), "they hold nothing up");
         node.publish_for(7, QoS::AtLeastOnce, OnRefused::DeadLetter).await;
         node.publish_for(8, QoS::AtMostOnce, OnRefused::DeadLetter).await;
         node.log.report(refuse(|_| true));
@@ -274,7 +274,7 @@ fn records_that_stay_in_the_outbox_follow_each_other_when_the_log_takes_them() {
         }
         node.go_on("the outbox is empty", &mut wrote, |wrote| wrote.cursor == 4).await;
         assert_eq!(sequences(&wrote.letters), [0, 3]);
-        assert_eq!(node.parts.state.lock().tried(), 0);
+        assert_eq!(node.parts.queue.lock().tried(), 0);
     });
 }
 
