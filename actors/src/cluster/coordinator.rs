@@ -4,7 +4,7 @@
 //! A machine: it has no socket, clock, future or inbox. It is told what has happened, and when: [`Coordinator::work`],
 //! [`Coordinator::tick`], [`Coordinator::handle_deadline`], and of a link `connected`, `received`, `transmit`,
 //! `timed_out` and `disconnected`. [`Coordinator::hand_out`] gives what it has decided, [`Coordinator::poll_deadline`]
-//! says when it wants to be called. The driver (`driver.rs`) is the only one that borrows it. It still reads and writes
+//! says when it wants to be called. The driver (`peers/driver.rs`) is the only one that borrows it. It still reads and writes
 //! the tables that the node shares.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,7 +34,7 @@ use crate::now::{Boot, Now};
 use crate::ports::StoreError;
 
 /// See the module.
-pub(crate) struct Coordinator {
+pub struct Coordinator {
     pub cluster: Arc<Cluster>,
     pub shared: Arc<NodeTables>,
     /// Workers of this node.

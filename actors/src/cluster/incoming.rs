@@ -21,7 +21,7 @@ use crate::say;
 
 /// Another connection has taken the place of this one.
 #[derive(Debug)]
-pub(crate) struct Replaced;
+pub struct Replaced;
 
 impl Coordinator {
     /// A TCP connection to a node is open; its number.

@@ -6,8 +6,7 @@
 //! Bounds: a filter of any node once (in [`Cluster::remote`] and [`LocalInterest`]), a
 //! link by `cluster.max_link_bytes`.
 
-pub(crate) mod coordinator;
-pub(crate) mod driver;
+pub mod coordinator;
 mod forget;
 mod handovers;
 mod incoming;
@@ -15,10 +14,9 @@ mod lost_nodes;
 mod members;
 mod node_index;
 mod refresh;
-mod requests;
 mod sending;
 mod sessions;
-mod state;
+pub mod state;
 mod successors;
 mod survey;
 mod take_over;

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler, StreamHandler};
 
+use super::driver::{self, Driver, Handle};
 use super::io;
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::cluster::coordinator::Coordinator;
-use crate::cluster::driver::{self, Driver, Handle};
 use crate::every::every;
 use crate::inbox::Work;
 use crate::mailboxes::Mailboxes;

@@ -18,9 +18,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use super::driver::Handle;
 use crate::clock;
 use crate::cluster::NodeIndex;
-use crate::cluster::driver::Handle;
 use crate::connection::listener::accept_error;
 use crate::say;
 

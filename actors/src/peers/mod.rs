@@ -4,7 +4,9 @@
 
 mod actor;
 mod discovery;
+pub(crate) mod driver;
 mod io;
+mod requests;
 
 pub use actor::PeersActor;
 pub(crate) use actor::describe;

@@ -13,12 +13,12 @@ use hydrant_protocol::cluster::{Key, Load, MembershipView, Ring};
 use super::*;
 use crate::cluster::NodeIndex;
 use crate::cluster::coordinator::Coordinator;
-use crate::cluster::driver::Driver;
 use crate::cluster::state::effects::Push;
 use crate::cluster::state::requests::{Request, RequestId};
 use crate::mailboxes::Mailboxes;
 use crate::messages::{Answer, ManagerWork, PeerWork, RouterWork, StorageWork};
 use crate::now::{Boot, Now, Wall};
+use crate::peers::driver::Driver;
 use crate::ports::{Holder, Sealing, StoreError};
 
 const ME: u64 = 7;

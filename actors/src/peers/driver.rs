@@ -12,11 +12,12 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::coordinator::Coordinator;
-use super::state::effects::Push;
-use super::state::requests::{Request, RequestId};
-use super::{Cluster, NodeIndex, requests};
+use super::requests;
 use crate::clock;
+use crate::cluster::coordinator::Coordinator;
+use crate::cluster::state::effects::Push;
+use crate::cluster::state::requests::{Request, RequestId};
+use crate::cluster::{Cluster, NodeIndex};
 use crate::mailboxes::Mailboxes;
 use crate::messages::{ManagerWork, PeerWork, RouterWork, StorageWork};
 use crate::now::{Boot, Now};

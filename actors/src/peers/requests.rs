@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::Cluster;
-use super::state::requests::{Request, RequestId, TakeOverPart};
+use crate::cluster::Cluster;
+use crate::cluster::state::requests::{Request, RequestId, TakeOverPart};
 use crate::inbox::Inbox;
 use crate::mailboxes::Mailboxes;
 use crate::messages::{Answer, ManagerWork, PeerWork};
