@@ -286,7 +286,3 @@ impl std::fmt::Debug for Cluster {
         f.debug_struct("Cluster").field("node_id", &self.node_id).finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
-mod tests;

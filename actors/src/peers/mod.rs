@@ -11,3 +11,7 @@ mod requests;
 pub use actor::PeersActor;
 pub(crate) use actor::describe;
 pub use discovery::DiscoveryActor;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
+mod tests;

@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 use self::client::Client;
 use self::gate::Gate;
 use self::world::World;
-use super::{ClusterParts, ClusterSettings};
+use crate::cluster::{ClusterParts, ClusterSettings};
 use crate::mailboxes::Mailboxes;
 use crate::node_tables::NodeTables;
 use crate::ports::{LogRecord, MessageLog, Report};
