@@ -1,11 +1,17 @@
 //! What a node thinks about its cluster: the links to the other nodes, what each of them wants and holds, and what
 //! follows from what is heard.
 //!
-//! A machine: it has no socket, clock, future or inbox. It is told what has happened, and when: [`Coordinator::work`],
-//! [`Coordinator::tick`], [`Coordinator::handle_deadline`], and of a link `connected`, `received`, `transmit`,
-//! `timed_out` and `disconnected`. [`Coordinator::hand_out`] gives what it has decided, [`Coordinator::poll_deadline`]
-//! says when it wants to be called. The driver (`peers/driver.rs`) is the only one that borrows it. It still reads and writes
-//! the tables that the node shares.
+//! A machine: it has no socket, clock, future or inbox. Its methods are of three families.
+//!
+//! - It is told what has happened, and when: [`Coordinator::handle_message`] with [`Coordinator::handle_turn`] behind
+//!   some of them, [`Coordinator::handle_tick`], [`Coordinator::handle_deadline`], and of a link `handle_connected`,
+//!   `handle_received`, `handle_timed_out` and `handle_disconnected`.
+//! - It gives what is to be done: [`Coordinator::hand_out`] what it has decided, behind each step;
+//!   [`Coordinator::poll_transmit`] what goes out over a link; [`Coordinator::poll_deadline`] when it wants to be called.
+//! - The rest observes: the name of a node, its address, the way round to it.
+//!
+//! The driver (`peers/driver.rs`) is the only one that borrows it. It still reads and writes the tables that the node
+//! shares.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -92,6 +98,7 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
+    /// Of a node that has no link yet.
     pub fn new(cluster: &Arc<Cluster>, shared: &Arc<NodeTables>, now: Now) -> Self {
         *cluster.nodes.write() = vec![Node::new(&cluster.node_id, true)];
         let mut directory = Directory::new(Arc::clone(&cluster.node_id), cluster.incarnation);
@@ -152,6 +159,13 @@ impl Coordinator {
             }
         }
         self.act_on_handovers();
+    }
+
+    /// What follows from all that was handled: answers, frames, what the node is told of its cluster. Called once
+    /// behind some messages, and before [`Coordinator::hand_out`].
+    pub fn handle_turn(&mut self, now: Now) {
+        self.begin(now);
+        self.settle();
     }
 
     /// What follows from anything: actions of the directory, answers, frames.
@@ -262,7 +276,10 @@ impl Coordinator {
         self.links.iter_mut().find(|link| *link.node.id == *node)
     }
 
-    pub fn work(&mut self, work: PeerWork) {
+    /// Work for this node's part in the cluster, the answers of the store among it. What follows from several is done
+    /// once, by [`Coordinator::handle_turn`].
+    pub fn handle_message(&mut self, now: Now, work: PeerWork) {
+        self.begin(now);
         match work {
             PeerWork::Publishes { to, body, count, tokens, queues, prepared } => {
                 self.publish(to, body, count, tokens, queues.then_some(prepared));
@@ -345,7 +362,7 @@ impl Coordinator {
     }
 
     /// Half a second has passed. `may_act`: the lease in the store runs.
-    pub fn tick(&mut self, now: Now, may_act: bool) {
+    pub fn handle_tick(&mut self, now: Now, may_act: bool) {
         self.begin(now);
         self.release_all();
         self.ask_again();

@@ -25,7 +25,7 @@ pub struct Replaced;
 
 impl Coordinator {
     /// A TCP connection to a node is open; its number.
-    pub fn connected(&mut self, now: Now, node: NodeIndex, role: Role) -> Option<u64> {
+    pub fn handle_connected(&mut self, now: Now, node: NodeIndex, role: Role) -> Option<u64> {
         self.begin(now);
         let link = self.link(node)?;
         link.connection += 1;
@@ -36,7 +36,13 @@ impl Coordinator {
     }
 
     /// It has ended. True when the link was up over it.
-    pub fn disconnected(&mut self, now: Now, node: NodeIndex, connection: u64, why: &str) -> bool {
+    pub fn handle_disconnected(
+        &mut self,
+        now: Now,
+        node: NodeIndex,
+        connection: u64,
+        why: &str,
+    ) -> bool {
         self.begin(now);
         let Some(link) = self.link(node) else { return false };
         if link.connection != connection {
@@ -56,7 +62,13 @@ impl Coordinator {
     }
 
     /// Bytes of it. False: it has to be closed.
-    pub fn received(&mut self, now: Now, node: NodeIndex, connection: u64, bytes: &[u8]) -> bool {
+    pub fn handle_received(
+        &mut self,
+        now: Now,
+        node: NodeIndex,
+        connection: u64,
+        bytes: &[u8],
+    ) -> bool {
         self.begin(now);
         let Some(link) = self.link(node).filter(|link| link.connection == connection) else {
             return false;
@@ -75,7 +87,7 @@ impl Coordinator {
     }
 
     /// What may be sent now, and when to look again.
-    pub fn transmit(
+    pub fn poll_transmit(
         &mut self,
         now: Now,
         node: NodeIndex,
@@ -91,7 +103,7 @@ impl Coordinator {
     }
 
     /// A time-out of the link has come. False: the connection has to be closed.
-    pub fn timed_out(&mut self, now: Now, node: NodeIndex, connection: u64) -> bool {
+    pub fn handle_timed_out(&mut self, now: Now, node: NodeIndex, connection: u64) -> bool {
         self.begin(now);
         let Some(link) = self.link(node).filter(|link| link.connection == connection) else {
             return false;

@@ -68,6 +68,7 @@ impl Coordinator {
         self.links.push(link);
     }
 
+    /// Where a node listens, while it is a member.
     pub fn address(&self, node: NodeIndex) -> Option<String> {
         let link = self.links.get(usize::from(node).checked_sub(1)?)?;
         link.member.as_ref().map(|member| member.0.clone())
@@ -80,6 +81,7 @@ impl Coordinator {
         self.links.iter().find(|link| *link.node.id == *node).map(|link| link.index)
     }
 
+    /// Its node id.
     pub fn name(&self, node: NodeIndex) -> Arc<str> {
         let at = usize::from(node).saturating_sub(1);
         self.links.get(at).map_or_else(|| Arc::from("?"), |link| Arc::clone(&link.node.id))

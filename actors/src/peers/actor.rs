@@ -49,7 +49,8 @@ impl PeersActor {
         mailboxes: &Arc<Mailboxes>,
         listener: TcpListener,
     ) {
-        let peers = Driver::new(Coordinator::new(cluster, shared, clock::now()), mailboxes);
+        let coordinator = Coordinator::new(cluster, shared, clock::now());
+        let peers = Driver::new(coordinator, cluster, mailboxes);
         tokio::task::spawn_local(driver::deadlines(Rc::clone(&peers)));
         tokio::task::spawn_local(io::accept(Rc::clone(&peers), listener));
         PEERS.with(|slot| *slot.borrow_mut() = Some(peers));
@@ -71,7 +72,7 @@ impl PeersActor {
             every(ctx, TICK, |actor: &mut PeersActor, _| {
                 let _entered = actor.cell.enter(0);
                 let may_act = actor.peers.cluster.may_act();
-                step(&actor.peers, |peers, now| peers.tick(now, may_act));
+                step(&actor.peers, |peers, now| peers.handle_tick(now, may_act));
             });
         })
     }
@@ -86,14 +87,13 @@ impl StreamHandler<Work> for PeersActor {
         let mut entered = self.cell.enter(0);
         let mut taken = self.peers.mailboxes.peers.take(AT_ONCE);
         step(&self.peers, |peers, now| {
-            peers.begin(now);
             while taken.front_mut().is_some() {
                 self.cell.fault_point();
                 let Some(work) = taken.pop() else { break };
-                peers.work(work);
+                peers.handle_message(now, work);
                 entered.add(1);
             }
-            peers.settle();
+            peers.handle_turn(now);
         });
         // What follows from the last of them is with others before they are not counted here any more.
         drop(taken);

@@ -42,8 +42,12 @@ pub(crate) type Handle = Rc<Driver>;
 
 impl Driver {
     /// Drives this one.
-    pub fn new(coordinator: Coordinator, mailboxes: &Arc<Mailboxes>) -> Handle {
-        let (cluster, mailboxes) = (Arc::clone(&coordinator.cluster), Arc::clone(mailboxes));
+    pub fn new(
+        coordinator: Coordinator,
+        cluster: &Arc<Cluster>,
+        mailboxes: &Arc<Mailboxes>,
+    ) -> Handle {
+        let (cluster, mailboxes) = (Arc::clone(cluster), Arc::clone(mailboxes));
         let (sockets, deadline, another) = (RefCell::default(), Cell::new(None), Notify::new());
         let (coordinator, to_dial) = (RefCell::new(coordinator), RefCell::default());
         Rc::new(Self { coordinator, cluster, mailboxes, to_dial, sockets, deadline, another })

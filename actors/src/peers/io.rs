@@ -264,7 +264,7 @@ async fn first(mut stream: TcpStream) -> Result<(TcpStream, First, Vec<u8>), Str
 /// Carries the link over a connection until that ends. True when it was up.
 async fn run(peers: &Handle, node: NodeIndex, stream: TcpStream, role: Role, first: &[u8]) -> bool {
     let _ = stream.set_nodelay(true);
-    let Some(connection) = peers.step(|peers, now| peers.connected(now, node, role)) else {
+    let Some(connection) = peers.step(|peers, now| peers.handle_connected(now, node, role)) else {
         return false;
     };
     // The one before ends.
@@ -274,7 +274,7 @@ async fn run(peers: &Handle, node: NodeIndex, stream: TcpStream, role: Role, fir
     let (reader, writer) = stream.into_split();
     let heard = Notify::new();
     let ended = if first.is_empty()
-        || peers.step(|peers, now| peers.received(now, node, connection, first))
+        || peers.step(|peers, now| peers.handle_received(now, node, connection, first))
     {
         tokio::select! {
             why = read(peers, node, connection, reader, &heard) => why,
@@ -285,7 +285,7 @@ async fn run(peers: &Handle, node: NodeIndex, stream: TcpStream, role: Role, fir
         let _ = timeout(DIAL, write(peers, node, connection, writer, &heard)).await;
         "refused"
     };
-    peers.step(|peers, now| peers.disconnected(now, node, connection, ended))
+    peers.step(|peers, now| peers.handle_disconnected(now, node, connection, ended))
 }
 
 async fn read(
@@ -300,7 +300,9 @@ async fn read(
         match reader.read(&mut buffer).await {
             Ok(0) => return "it was closed by the other end",
             Ok(n) => {
-                if !peers.step(|peers, now| peers.received(now, node, connection, &buffer[..n])) {
+                if !peers
+                    .step(|peers, now| peers.handle_received(now, node, connection, &buffer[..n]))
+                {
                     return "it broke the peer protocol";
                 }
                 // With the other end's hello the link has other times: its pings begin.
@@ -320,7 +322,8 @@ async fn write(
 ) -> &'static str {
     let (mut out, more) = (Vec::with_capacity(CHUNK), peers.socket(node));
     loop {
-        let sent = peers.step(|peers, now| peers.transmit(now, node, connection, &mut out, CHUNK));
+        let sent =
+            peers.step(|peers, now| peers.poll_transmit(now, node, connection, &mut out, CHUNK));
         let Ok(next) = sent else {
             return "another connection replaced it";
         };
@@ -338,7 +341,7 @@ async fn write(
             () = more.notified() => {}
             () = heard.notified() => {}
             () = sleep(wait) => {
-                if !peers.step(|peers, now| peers.timed_out(now, node, connection)) {
+                if !peers.step(|peers, now| peers.handle_timed_out(now, node, connection)) {
                     return "nothing came of it for too long";
                 }
             }

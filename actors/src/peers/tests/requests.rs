@@ -92,9 +92,8 @@ impl Machine {
     }
 
     fn work(&mut self, work: PeerWork) {
-        self.coordinator.begin(Self::at(self.now));
-        self.coordinator.work(work);
-        self.coordinator.settle();
+        self.coordinator.handle_message(Self::at(self.now), work);
+        self.coordinator.handle_turn(Self::at(self.now));
     }
 
     fn answer(&mut self, request: RequestId, answer: Answer) {
@@ -165,7 +164,7 @@ impl Machine {
     fn ticks(&mut self, times: u32) {
         for _ in 0..times {
             self.now = self.now + TICK;
-            self.coordinator.tick(Self::at(self.now), true);
+            self.coordinator.handle_tick(Self::at(self.now), true);
         }
     }
 
@@ -344,7 +343,7 @@ fn a_node_is_dialled_for_once() {
 fn what_was_decided_before_a_panic_is_carried_out() {
     let machine = Machine::new();
     let mailboxes = Mailboxes::new(&machine.coordinator.shared.settings, 1 << 20);
-    let driver = Driver::new(machine.coordinator, &mailboxes);
+    let driver = Driver::new(machine.coordinator, &machine.cluster, &mailboxes);
     let step = || {
         driver.step(|coordinator, _| {
             coordinator.effects.manager(0, ManagerWork::FinishOpen, 1);
