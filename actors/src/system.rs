@@ -20,11 +20,13 @@ use hydrant_protocol::cluster::MembershipView;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-use crate::cluster::{Cluster, ClusterParts};
+use crate::cluster::Cluster;
 use crate::log::{Gate, LogActor, LogParts};
 use crate::mailboxes::Mailboxes;
 use crate::messages::{ConnectionInfo, ManagerWork};
 use crate::node_tables::NodeTables;
+use crate::peers::parts::{AtOnce, beginning};
+use crate::peers::{ClusterParts, OnFailure};
 use crate::ports::{Membership, MessageLog, SessionStore, StoreError};
 use crate::settings::Settings;
 use crate::storage::{StorageParts, WriteQueue};
@@ -53,7 +55,7 @@ pub struct Parts {
     /// Other nodes; `None`: this one is alone.
     pub cluster: Option<ClusterParts>,
     /// Called once when the tree cannot be kept up; the node exits non-zero with the sentence.
-    pub on_failure: Arc<dyn Fn(String) + Send + Sync>,
+    pub on_failure: OnFailure,
 }
 
 /// Why a tree did not start.
@@ -118,10 +120,9 @@ impl ActorSystem {
         };
         let settings = Arc::clone(&parts.settings);
         let cluster = parts.cluster.as_ref().map(|cluster| {
-            let store = Arc::clone(&cluster.store);
-            let cluster = Cluster::new(&settings.node_id, store, cluster.settings.clone());
-            let _ = cluster.on_failure.set(Arc::clone(&parts.on_failure));
-            cluster
+            let at_once = Arc::new(AtOnce(Arc::clone(&cluster.store)));
+            let beginning = beginning(&*cluster.store);
+            Cluster::new(&settings.node_id, beginning, &at_once, cluster.settings.clone())
         });
         let shared = make_shared(&settings, &found, cluster, Gate::new(Arc::clone(&parts.log)));
         let max_link_bytes = |cluster: &ClusterParts| cluster.settings.max_link_bytes;
@@ -164,7 +165,7 @@ impl ActorSystem {
             views: None,
         };
         let started = tokio::select! {
-            started = system.start_children(parts.listener, parts.nodelay, found, parts.cluster) => started,
+            started = system.start_children(parts.listener, parts.nodelay, found, parts.cluster, &parts.on_failure) => started,
             () = &mut interrupted => Err(StartError::Interrupted),
         };
         match started {

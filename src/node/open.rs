@@ -4,7 +4,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant_actors::cluster::{ClusterParts, ClusterSettings};
+use hydrant_actors::cluster::ClusterSettings;
+use hydrant_actors::peers::ClusterParts;
 use hydrant_actors::ports::{MessageLog, SessionStore, SharedStore};
 use hydrant_actors::settings::LogKind;
 use socket2::{Domain, Protocol, Socket, Type};

@@ -41,60 +41,60 @@ use crate::ports::StoreError;
 
 /// See the module.
 pub struct Coordinator {
-    pub cluster: Arc<Cluster>,
-    pub shared: Arc<NodeTables>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) shared: Arc<NodeTables>,
     /// Workers of this node.
-    pub workers: u16,
-    pub directory: Directory,
+    pub(super) workers: u16,
+    pub(super) directory: Directory,
     /// By [`NodeIndex`] less one: the first is this node itself.
-    pub links: Vec<PeerLink>,
-    pub claims: BTreeMap<u64, Claiming>,
+    pub(super) links: Vec<PeerLink>,
+    pub(super) claims: BTreeMap<u64, Claiming>,
     /// Their numbers, by worker and the number of the claim there.
-    pub claimants: AHashMap<(u16, u32), u64>,
-    pub lost: BTreeMap<u64, Lost>,
+    pub(super) claimants: AHashMap<(u16, u32), u64>,
+    pub(super) lost: BTreeMap<u64, Lost>,
     /// Those of them that went while this node was no member: they may be members again soon.
-    pub undecided: BTreeSet<u64>,
+    pub(super) undecided: BTreeSet<u64>,
     /// What the incarnations of other nodes want.
-    pub wants: Wants,
+    pub(super) wants: Wants,
     /// What the store says of them.
-    pub survey: Survey,
+    pub(super) survey: Survey,
     /// Retained messages that are read again.
-    pub refresh: Refresh,
+    pub(super) refresh: Refresh,
     /// What is asked of the store.
-    pub requests: Requests,
+    pub(super) requests: Requests,
     /// What was decided and is not handed out.
-    pub effects: Effects,
+    pub(super) effects: Effects,
     /// Batches that were sent to a lost node and are for sessions that are here now.
-    pub own: BTreeMap<u64, Vec<CompletionToken>>,
+    pub(super) own: BTreeMap<u64, Vec<CompletionToken>>,
     /// The same of batches with prepared publishes.
-    pub own_prepared: BTreeMap<u64, Prepared>,
+    pub(super) own_prepared: BTreeMap<u64, Prepared>,
     /// Whose batches lost nodes had stored, as the store remembers for the sessions that are here now.
-    pub origins: BTreeSet<u64>,
+    pub(super) origins: BTreeSet<u64>,
     /// Sessions on their way.
-    pub handovers: Handovers,
+    pub(super) handovers: Handovers,
     /// Sessions that other nodes take over, once what was for a lost one has been sent again.
-    pub deferred_announcements: Vec<(NodeIndex, Control)>,
+    pub(super) deferred_announcements: Vec<(NodeIndex, Control)>,
     /// Sessions to be given up, once they are here.
-    pub deferred_releases: Vec<Release>,
+    pub(super) deferred_releases: Vec<Release>,
     /// Sessions that this node should give up and does not have, while it is not sure of that: who asked, the
     /// ticket and the client id.
-    pub not_here_yet: Vec<(Arc<str>, u64, Arc<str>)>,
+    pub(super) not_here_yet: Vec<(Arc<str>, u64, Arc<str>)>,
     /// Incarnations that were only found in the store, and the start that has their sessions.
-    pub renamed: Vec<(u64, Recipient)>,
+    pub(super) renamed: Vec<(u64, Recipient)>,
     /// Lost incarnations and who has what they held.
-    pub successors: Successors,
+    pub(super) successors: Successors,
     /// Number of the last client that was let in.
-    pub last_admission: u64,
-    pub next_batch: u64,
+    pub(super) last_admission: u64,
+    pub(super) next_batch: u64,
     /// Every member has told what it wants and holds: the retained messages are read, or were.
     reads: bool,
     /// It has missed something and ends: nobody is answered any more.
-    pub ends: bool,
-    pub settling: VecDeque<(u64, CompletionToken)>,
+    pub(super) ends: bool,
+    pub(super) settling: VecDeque<(u64, CompletionToken)>,
     /// Tokens to be answered, by worker.
     completed: BTreeMap<u16, VecDeque<CompletionToken>>,
     /// The time of the step under way, as its driver has read it.
-    pub now: Now,
+    pub(super) now: Now,
 }
 
 impl Coordinator {
@@ -138,12 +138,12 @@ impl Coordinator {
     }
 
     /// A step begins at this time. No clock is read in it.
-    pub fn begin(&mut self, now: Now) {
+    pub(super) fn begin(&mut self, now: Now) {
         self.now = now;
     }
 
     /// What the directory and the handovers want done.
-    pub fn act(&mut self) {
+    pub(super) fn act(&mut self) {
         while let Some(action) = self.directory.poll_action() {
             match action {
                 Action::Send(node, message) => {
@@ -169,7 +169,7 @@ impl Coordinator {
     }
 
     /// What follows from anything: actions of the directory, answers, frames.
-    pub fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.act();
         self.check_settled();
         for (worker, tokens) in std::mem::take(&mut self.completed) {
@@ -262,17 +262,17 @@ impl Coordinator {
     }
 
     /// Answers tokens, soon.
-    pub fn complete(&mut self, tokens: impl IntoIterator<Item = CompletionToken>) {
+    pub(super) fn complete(&mut self, tokens: impl IntoIterator<Item = CompletionToken>) {
         for token in tokens.into_iter().filter(|_| !self.ends) {
             self.completed.entry(token.worker).or_default().push_back(token);
         }
     }
 
-    pub fn link(&mut self, node: NodeIndex) -> Option<&mut PeerLink> {
+    pub(super) fn link(&mut self, node: NodeIndex) -> Option<&mut PeerLink> {
         self.links.get_mut(usize::from(node).checked_sub(1)?)
     }
 
-    pub fn link_of(&mut self, node: &str) -> Option<&mut PeerLink> {
+    pub(super) fn link_of(&mut self, node: &str) -> Option<&mut PeerLink> {
         self.links.iter_mut().find(|link| *link.node.id == *node)
     }
 
@@ -357,7 +357,7 @@ impl Coordinator {
     }
 
     /// Sessions are given up once what was begun for them before this start goes on.
-    pub fn may_give_up(&self) -> bool {
+    pub(super) fn may_give_up(&self) -> bool {
         self.cluster.synced.load(Ordering::SeqCst)
     }
 

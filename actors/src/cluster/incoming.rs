@@ -227,12 +227,12 @@ impl Coordinator {
     }
 
     /// The router that a marker goes through, or the first of all where it stands for all routers.
-    pub fn first_router(&self, router: u16) -> u16 {
+    pub(super) fn first_router(&self, router: u16) -> u16 {
         self.router_of(if router == ALL_STREAMS { 0 } else { router })
     }
 
     /// The router that routes what a router of another node publishes.
-    pub fn router_of(&self, router: u16) -> u16 {
+    pub(super) fn router_of(&self, router: u16) -> u16 {
         router.checked_rem(self.workers).unwrap_or_default()
     }
 
@@ -347,7 +347,7 @@ impl Coordinator {
     }
 
     /// The start of a node that this one has met last; its own for itself.
-    pub fn incarnation_of(&mut self, node: NodeIndex) -> Option<u64> {
+    pub(super) fn incarnation_of(&mut self, node: NodeIndex) -> Option<u64> {
         match node {
             SELF => Some(self.cluster.incarnation),
             node => self.link(node)?.link.peer_incarnation(),
@@ -362,14 +362,14 @@ impl Coordinator {
     }
 
     /// Another node wants this now.
-    pub fn wants(&mut self, node: NodeIndex, changes: &[(Arc<str>, Interest)]) {
+    pub(super) fn wants(&mut self, node: NodeIndex, changes: &[(Arc<str>, Interest)]) {
         let Some(recipient) = self.met(node) else { return };
         self.wants.change(recipient, changes);
         self.apply(recipient, changes);
     }
 
     /// What an incarnation wants is in force for the routers.
-    pub fn apply(&self, recipient: Recipient, changes: &[(Arc<str>, Interest)]) {
+    pub(super) fn apply(&self, recipient: Recipient, changes: &[(Arc<str>, Interest)]) {
         let mut remote = self.cluster.remote.write();
         for (filter, level) in changes {
             remote.set(recipient, filter, *level);
@@ -389,14 +389,14 @@ impl Coordinator {
     }
 
     /// An incarnation is over: its successor has all that it wanted.
-    pub fn wants_nothing(&mut self, incarnation: u64) {
+    pub(super) fn wants_nothing(&mut self, incarnation: u64) {
         let Some((recipient, all)) = self.wants.remove(incarnation) else { return };
         self.apply(recipient, &all);
         self.cluster.remote.write().forget(incarnation);
     }
 
     /// What the store has retained. What was heard of later counts.
-    pub fn retained_found(&self, found: Vec<(Arc<Message>, u64)>) {
+    pub(super) fn retained_found(&self, found: Vec<(Arc<Message>, u64)>) {
         if let Some(newest) = found.iter().map(|(_, version)| *version).max() {
             self.shared.retained_clock.fetch_max(newest, Ordering::Relaxed);
         }

@@ -13,7 +13,7 @@ use super::{Node, NodeIndex};
 
 impl Coordinator {
     /// The members have changed.
-    pub fn members_changed(&mut self, view: MembershipView) {
+    pub(super) fn members_changed(&mut self, view: MembershipView) {
         for member in view.members.iter() {
             if *member.node_id == *self.cluster.node_id {
                 continue;
@@ -74,7 +74,7 @@ impl Coordinator {
         link.member.as_ref().map(|member| member.0.clone())
     }
 
-    pub fn index_of(&self, node: &str) -> Option<NodeIndex> {
+    pub(super) fn index_of(&self, node: &str) -> Option<NodeIndex> {
         if *self.cluster.node_id == *node {
             return Some(SELF);
         }

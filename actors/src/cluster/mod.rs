@@ -10,6 +10,7 @@ pub mod coordinator;
 mod forget;
 mod handovers;
 mod incoming;
+mod lease;
 mod lost_nodes;
 mod members;
 mod node_index;
@@ -22,9 +23,8 @@ mod survey;
 mod take_over;
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ahash::AHashMap;
@@ -33,25 +33,14 @@ use hydrant_protocol::cluster::dedup::DedupWindow;
 use hydrant_protocol::cluster::message::{Interest, PublishId};
 use parking_lot::{Mutex, RwLock};
 
-use crate::ports::{Membership, PreparedPublish, SealedIncarnation, SharedStore, StoredBatch};
+use crate::ports::{PreparedPublish, SealedIncarnation, SessionId, StoredBatch};
 
+pub use lease::{Beginning, GiveUp, Lease};
 pub use lost_nodes::{LostNode, LostNodes};
 pub use node_index::{EARLIER_STARTS, Node, NodeIndex, Recipient};
 pub use state::interest::LocalInterest;
 pub use state::remote::RemoteInterest;
 pub use state::retained::RetainedVersions;
-
-/// What a cluster needs from outside.
-pub struct ClusterParts {
-    /// Who else there is.
-    pub membership: Arc<dyn Membership>,
-    /// The store that all nodes share.
-    pub store: Arc<dyn SharedStore>,
-    /// The bound socket for the other nodes, non-blocking.
-    pub listener: Arc<TcpListener>,
-    /// Choices and bounds.
-    pub settings: ClusterSettings,
-}
 
 /// Choices and bounds of a cluster.
 #[derive(Debug, Clone)]
@@ -100,8 +89,8 @@ pub struct Cluster {
     pub lineage: u64,
     /// Choices and bounds.
     pub settings: ClusterSettings,
-    /// The store that all nodes share.
-    pub store: Arc<dyn SharedStore>,
+    lease: Arc<dyn Lease>,
+    store: Arc<dyn GiveUp>,
     /// What other nodes want, by incarnation.
     pub remote: RwLock<RemoteInterest>,
     /// What this node wants.
@@ -143,8 +132,6 @@ pub struct Cluster {
     /// Batches for other nodes that are not stored there yet, and that somebody waits for or has to
     /// have.
     pub unstored: AtomicUsize,
-    /// Ends this node with a sentence; set once its tree is begun.
-    pub on_failure: OnceLock<Arc<dyn Fn(String) + Send + Sync>>,
 }
 
 /// Batches by the sender's incarnation and number, each with the clients for whose sessions it is not known.
@@ -160,26 +147,28 @@ const MOVE_BITS: u32 = 32;
 
 impl Cluster {
     /// Of a node that has not joined yet.
-    pub fn new(
+    pub fn new<S: Lease + GiveUp + 'static>(
         node_id: &Arc<str>,
-        store: Arc<dyn SharedStore>,
+        beginning: Beginning,
+        store: &Arc<S>,
         settings: ClusterSettings,
     ) -> Arc<Self> {
-        let (store_incarnation, lineage) = (store.incarnation(), store.lineage());
-        let stored_batches = store.stored_batches().into_iter().map(known_batch).collect();
-        let continued = store.continues();
+        let Beginning { incarnation, lineage, continued, batches, prepared } = beginning;
+        let stored_batches = batches.into_iter().map(known_batch).collect();
+        let begun = prepared.iter().map(|publish| publish.id).collect();
         Arc::new(Self {
             node_id: Arc::clone(node_id),
-            incarnation: store_incarnation,
+            incarnation,
             lineage,
             settings,
-            store,
+            lease: Arc::clone(store) as Arc<dyn Lease>,
+            store: Arc::clone(store) as Arc<dyn GiveUp>,
             remote: RwLock::default(),
             interest: Mutex::new(LocalInterest::default()),
             retained: Mutex::default(),
             stored_batches: Mutex::new(stored_batches),
             dedup: Mutex::default(),
-            begun: Mutex::default(),
+            begun: Mutex::new(begun),
             continued,
             sealing: AtomicUsize::new(0),
             nodes: RwLock::default(),
@@ -188,17 +177,21 @@ impl Cluster {
             members: AtomicUsize::new(0),
             some_are_absent: AtomicBool::new(false),
             announced: AtomicU64::new(0),
-            next_move: AtomicU64::new(store_incarnation << MOVE_BITS),
+            next_move: AtomicU64::new(incarnation << MOVE_BITS),
             confirmed: AtomicU64::new(0),
             waits_for: Mutex::default(),
             unstored: AtomicUsize::new(0),
-            on_failure: OnceLock::new(),
         })
     }
 
     /// The lease in the store runs: what leaves this node counts.
     pub fn may_act(&self) -> bool {
-        self.store.holds_lease()
+        self.lease.holds()
+    }
+
+    /// A session is another node's to take: see [`GiveUp::give_up`].
+    pub fn give_up(&self, session: SessionId) -> u64 {
+        self.store.give_up(session)
     }
 
     /// Other nodes have stored what was published here and handed to PeersActor.
@@ -286,3 +279,7 @@ impl std::fmt::Debug for Cluster {
         f.debug_struct("Cluster").field("node_id", &self.node_id).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests;

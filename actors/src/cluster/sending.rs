@@ -74,7 +74,7 @@ impl Coordinator {
     }
 
     /// Sends a node what was kept for the incarnation that is there, once that has greeted.
-    pub fn send_kept(&mut self, node: NodeIndex) {
+    pub(super) fn send_kept(&mut self, node: NodeIndex) {
         if self.incarnation_of(node).is_some_and(|incarnation| self.wants.is_whole(incarnation))
             && let Some(link) = self.link(node)
         {
@@ -83,7 +83,7 @@ impl Coordinator {
     }
 
     /// Tells the others what changed in what this node wants.
-    pub fn announce(&mut self, token: Option<CompletionToken>) {
+    pub(super) fn announce(&mut self, token: Option<CompletionToken>) {
         let (changes, announced) = {
             let mut interest = self.cluster.interest.lock();
             (interest.take_changes(), self.cluster.announced.load(Ordering::SeqCst))

@@ -15,6 +15,7 @@ use actix::{Actor, Context, Handler, StreamHandler};
 
 use super::driver::{self, Driver, Handle};
 use super::io;
+use super::parts::OnFailure;
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::cluster::coordinator::Coordinator;
@@ -23,6 +24,7 @@ use crate::inbox::Work;
 use crate::mailboxes::Mailboxes;
 use crate::node_tables::NodeTables;
 use crate::now::Now;
+use crate::ports::SharedStore;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 
 /// How often claims that wait long and nodes that are lost are looked at.
@@ -48,9 +50,11 @@ impl PeersActor {
         shared: &Arc<NodeTables>,
         mailboxes: &Arc<Mailboxes>,
         listener: TcpListener,
+        store: &Arc<dyn SharedStore>,
+        on_failure: &OnFailure,
     ) {
         let coordinator = Coordinator::new(cluster, shared, clock::now());
-        let peers = Driver::new(coordinator, cluster, mailboxes);
+        let peers = Driver::new(coordinator, cluster, mailboxes, store, on_failure);
         tokio::task::spawn_local(driver::deadlines(Rc::clone(&peers)));
         tokio::task::spawn_local(io::accept(Rc::clone(&peers), listener));
         PEERS.with(|slot| *slot.borrow_mut() = Some(peers));

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use super::parts::OnFailure;
 use super::requests;
 use crate::clock;
 use crate::cluster::coordinator::Coordinator;
@@ -21,12 +22,15 @@ use crate::cluster::{Cluster, NodeIndex};
 use crate::mailboxes::Mailboxes;
 use crate::messages::{ManagerWork, PeerWork, RouterWork, StorageWork};
 use crate::now::{Boot, Now};
+use crate::ports::SharedStore;
 
 /// See the module.
 pub(crate) struct Driver {
     coordinator: RefCell<Coordinator>,
     pub cluster: Arc<Cluster>,
     pub mailboxes: Arc<Mailboxes>,
+    store: Arc<dyn SharedStore>,
+    on_failure: OnFailure,
     /// Nodes for which PeersActor has to begin a task.
     to_dial: RefCell<Vec<NodeIndex>>,
     /// Each wakes the task that writes the link's socket; by node, and kept.
@@ -46,11 +50,24 @@ impl Driver {
         coordinator: Coordinator,
         cluster: &Arc<Cluster>,
         mailboxes: &Arc<Mailboxes>,
+        store: &Arc<dyn SharedStore>,
+        on_failure: &OnFailure,
     ) -> Handle {
         let (cluster, mailboxes) = (Arc::clone(cluster), Arc::clone(mailboxes));
+        let (store, on_failure) = (Arc::clone(store), Arc::clone(on_failure));
         let (sockets, deadline, another) = (RefCell::default(), Cell::new(None), Notify::new());
         let (coordinator, to_dial) = (RefCell::new(coordinator), RefCell::default());
-        Rc::new(Self { coordinator, cluster, mailboxes, to_dial, sockets, deadline, another })
+        Rc::new(Self {
+            coordinator,
+            cluster,
+            mailboxes,
+            store,
+            on_failure,
+            to_dial,
+            sockets,
+            deadline,
+            another,
+        })
     }
 
     /// One step. What was decided before a panic is carried out: it is not decided again.
@@ -102,7 +119,7 @@ impl Push for Outside<'_> {
     }
 
     fn request(&mut self, id: RequestId, request: Request) {
-        requests::begin(&self.0.cluster, &self.0.mailboxes, id, request);
+        requests::begin(&self.0.store, &self.0.mailboxes, id, request);
     }
 
     fn dial(&mut self, node: NodeIndex) {
@@ -114,9 +131,7 @@ impl Push for Outside<'_> {
     }
 
     fn end(&mut self, why: String) {
-        if let Some(on_failure) = self.0.cluster.on_failure.get() {
-            on_failure(why);
-        }
+        (self.0.on_failure)(why);
     }
 }
 

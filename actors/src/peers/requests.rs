@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::cluster::Cluster;
 use crate::cluster::state::requests::{Request, RequestId, TakeOverPart};
 use crate::inbox::Inbox;
 use crate::mailboxes::Mailboxes;
 use crate::messages::{Answer, ManagerWork, PeerWork};
-use crate::ports::StoreError;
+use crate::ports::{SharedStore, StoreError};
 
 /// Bytes that an answer counts in the inbox, about.
 const LIST: usize = 1024;
@@ -18,12 +17,12 @@ const SHORT: usize = 64;
 
 /// Begins it. The answer goes to PeersActor.
 pub(super) fn begin(
-    cluster: &Arc<Cluster>,
+    store: &Arc<dyn SharedStore>,
     mailboxes: &Arc<Mailboxes>,
     id: RequestId,
     request: Request,
 ) {
-    let (cluster, mailboxes) = (Arc::clone(cluster), Arc::clone(mailboxes));
+    let (store, mailboxes) = (Arc::clone(store), Arc::clone(mailboxes));
     if let Request::TakeOver { incarnation, batches, parts } = request {
         let give = |(manager, part): (&Inbox<ManagerWork>, TakeOverPart)| {
             let TakeOverPart { sessions, wills, prepared } = part;
@@ -42,7 +41,7 @@ pub(super) fn begin(
             answer(&mailboxes, id, Answer::TakenOver, SHORT);
         });
     } else {
-        tokio::task::spawn_local(ask(cluster, mailboxes, id, request));
+        tokio::task::spawn_local(ask(store, mailboxes, id, request));
     }
 }
 
@@ -50,11 +49,15 @@ fn answer(mailboxes: &Mailboxes, request: RequestId, answer: Answer, cost: usize
     mailboxes.peers.push(PeerWork::Answered { request, answer }, cost);
 }
 
-async fn ask(cluster: Arc<Cluster>, mailboxes: Arc<Mailboxes>, id: RequestId, request: Request) {
-    let store = &cluster.store;
+async fn ask(
+    store: Arc<dyn SharedStore>,
+    mailboxes: Arc<Mailboxes>,
+    id: RequestId,
+    request: Request,
+) {
     let (answer, cost) = match request {
         Request::Incarnations => (Answer::Incarnations(store.incarnations().await), LIST),
-        Request::Wanted { lineages } => (Answer::Wanted(wanted(&cluster, &lineages).await), LIST),
+        Request::Wanted { lineages } => (Answer::Wanted(wanted(&*store, &lineages).await), LIST),
         Request::Retained => (Answer::Retained(store.retained().await), LIST),
         Request::Locate { client } => (Answer::Located(store.locate(client).await), SHORT),
         Request::Take { client, from, until } => {
@@ -68,10 +71,10 @@ async fn ask(cluster: Arc<Cluster>, mailboxes: Arc<Mailboxes>, id: RequestId, re
     self::answer(&mailboxes, id, answer, cost);
 }
 
-async fn wanted(cluster: &Cluster, lineages: &[u64]) -> Result<Vec<Arc<str>>, StoreError> {
+async fn wanted(store: &dyn SharedStore, lineages: &[u64]) -> Result<Vec<Arc<str>>, StoreError> {
     let mut all = Vec::new();
     for lineage in lineages {
-        all.append(&mut cluster.store.wanted(*lineage).await?);
+        all.append(&mut store.wanted(*lineage).await?);
     }
     Ok(all)
 }

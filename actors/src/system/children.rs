@@ -12,11 +12,13 @@ use tokio::sync::oneshot;
 use super::found::Found;
 use super::workers::with_worker;
 use super::{ActorSystem, StartError};
-use crate::cluster::ClusterParts;
 use crate::connection::listener::Listener;
 use crate::connection::manager::ConnectionManager;
 use crate::log::{self as log_actor, LogActor};
-use crate::peers::{DiscoveryActor, PeersActor, describe as describe_peers};
+use crate::peers::parts::beginning;
+use crate::peers::{
+    ClusterParts, DiscoveryActor, OnFailure, PeersActor, describe as describe_peers,
+};
 use crate::routing::router::TopicRouter;
 use crate::storage::StorageActor;
 use crate::supervision::{ActorCell, Child};
@@ -29,6 +31,7 @@ impl ActorSystem {
         nodelay: bool,
         found: Found,
         cluster: Option<ClusterParts>,
+        on_failure: &OnFailure,
     ) -> Result<(), StartError> {
         let main = Arbiter::current();
         self.watch("main", &main);
@@ -53,7 +56,8 @@ impl ActorSystem {
                 .with_detail(move || log_actor::describe(&detail))
         });
         let peering = cluster.as_ref().map(|_| self.cluster_cells());
-        self.restore(&workers, found).await;
+        let beginning = cluster.as_ref().map(|parts| beginning(&*parts.store));
+        self.restore(&workers, found, beginning).await;
         let parts = self.storage.clone();
         self.child(storing, &services, move |cell| StorageActor::build(&parts, cell));
         let parts = self.log.clone();
@@ -67,7 +71,7 @@ impl ActorSystem {
             });
         }
         if let (Some(parts), Some(cells)) = (cluster, peering) {
-            self.join(parts, cells).await?;
+            self.join(parts, cells, on_failure).await?;
         }
         self.child(listening, &main, move |cell| {
             match Listener::build(&shared, &mailboxes, &socket, nodelay, cell) {
@@ -99,17 +103,19 @@ impl ActorSystem {
         &mut self,
         parts: ClusterParts,
         (discovery, peers): (Arc<ActorCell>, Arc<ActorCell>),
+        on_failure: &OnFailure,
     ) -> Result<(), StartError> {
         let Some(cluster) = self.shared.cluster.clone() else { return Ok(()) };
         let arbiter = self.arbiter("peers");
         let (shared, known) = (Arc::clone(&self.shared), Arc::clone(&cluster));
         let mailboxes = Arc::clone(&self.mailboxes);
+        let (store, on_failure) = (Arc::clone(&parts.store), Arc::clone(on_failure));
         let (done, prepared) = oneshot::channel();
         let listener = parts.listener.try_clone().map_err(|error| {
             StartError::Cluster(format!("the peer port cannot be watched: {error}"))
         })?;
         arbiter.spawn_fn(move || {
-            PeersActor::prepare(&known, &shared, &mailboxes, listener);
+            PeersActor::prepare(&known, &shared, &mailboxes, listener, &store, &on_failure);
             let _ = done.send(());
         });
         let _ = prepared.await;

@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 
 use super::ActorSystem;
 use super::found::Found;
-use crate::cluster::EARLIER_STARTS;
+use crate::cluster::{Beginning, EARLIER_STARTS};
 use crate::messages::PeerWork;
+use crate::ports::StoredBatch;
 use crate::sys::Sys;
 use crate::worker::{Origin, Worker};
 
@@ -35,24 +36,30 @@ pub(super) fn with_worker<T>(build: impl FnOnce(&Rc<Worker>) -> T) -> T {
 
 impl ActorSystem {
     /// Makes the workers and gives each the sessions and wills whose home it is.
-    pub(super) async fn restore(&self, workers: &[ArbiterHandle], found: Found) {
+    pub(super) async fn restore(
+        &self,
+        workers: &[ArbiterHandle],
+        found: Found,
+        beginning: Option<Beginning>,
+    ) {
         let held: Vec<Arc<str>> =
             found.sessions.iter().map(|session| Arc::clone(&session.client_id)).collect();
         let mut sessions = self.shared.by_home(found.sessions, |session| &session.client_id);
         let mut wills = self.shared.by_home(found.wills, |will| &will.client_id);
         let mut restored = Vec::new();
-        let mut prepared = HashMap::new();
-        if let Some(cluster) = &self.shared.cluster {
+        let (mut prepared, mut batches) = (HashMap::new(), Vec::new());
+        if let Some(beginning) = beginning {
             self.mailboxes.peers.push(PeerWork::Holds(held), 1024);
-            let begun = cluster.store.prepared_publishes();
-            cluster.finishes(&begun);
-            prepared = self.shared.by_home(begun, |publish| &publish.publisher);
+            prepared = self.shared.by_home(beginning.prepared, |publish| &publish.publisher);
+            batches = beginning.batches;
         }
+        let batches: Arc<[StoredBatch]> = batches.into();
         for (index, worker) in (0_u16..).zip(workers) {
             let (shared, mailboxes) = (Arc::clone(&self.shared), Arc::clone(&self.mailboxes));
             let sessions = sessions.remove(&index).unwrap_or_default();
             let wills = wills.remove(&index).unwrap_or_default();
             let prepared = prepared.remove(&index).unwrap_or_default();
+            let batches = Arc::clone(&batches);
             let (done, wait) = oneshot::channel();
             worker.spawn_fn(move || {
                 let clustered = shared.cluster.is_some();
@@ -64,7 +71,7 @@ impl ActorSystem {
                 if let Some(cluster) = &worker.shared.cluster
                     && let Some(predecessor) = cluster.predecessor()
                 {
-                    worker.begin_dedup(predecessor, &cluster.store.stored_batches());
+                    worker.begin_dedup(predecessor, &batches);
                 }
                 worker.hold_prepared(&prepared);
                 for will in wills {

@@ -461,7 +461,7 @@ impl Worker {
             let Some(session) = sessions.get(slot) else { return };
             let client = Arc::clone(&session.client_id);
             if let (Some(stored), Some(cluster)) = (&mut session.stored, &self.shared.cluster) {
-                stored.given_up = cluster.store.give_up(stored.id);
+                stored.given_up = cluster.give_up(stored.id);
             }
             let handed = self.handed(session);
             let offer = session.handover.as_mut().and_then(|handover| handover.offer.as_mut());

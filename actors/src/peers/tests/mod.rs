@@ -3,13 +3,14 @@
 
 mod absent;
 mod client;
+mod driver;
 mod faults;
 mod gate;
 mod leave;
 mod order;
 mod owed;
-mod requests;
 mod restarts;
+mod settings;
 mod slow;
 mod twice;
 mod wills;
@@ -21,18 +22,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hydrant_protocol::mapping::Mapping;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use self::client::Client;
 use self::gate::Gate;
+use self::settings::{cluster_settings, settings_of};
 use self::world::World;
-use crate::cluster::{ClusterParts, ClusterSettings};
 use crate::mailboxes::Mailboxes;
 use crate::node_tables::NodeTables;
+use crate::peers::ClusterParts;
 use crate::ports::{LogRecord, MessageLog, Report};
-use crate::settings::{LogKind, Settings};
 use crate::system::{ActorSystem, Parts};
 
 /// Every test's deadline for anything it waits for.
@@ -55,38 +55,6 @@ impl MessageLog for Silent {
     fn describe(&self) -> String {
         "none".to_owned()
     }
-}
-
-fn settings(node_id: &str, workers: u16) -> Settings {
-    let mut settings = crate::worker::tests::settings(workers.into());
-    settings.node_id = node_id.into();
-    settings.limits.connect_timeout = DEADLINE;
-    settings.limits.write_timeout = DEADLINE;
-    settings.limits.max_packet_size = 1 << 20;
-    settings.limits.max_retained_messages = 1000;
-    settings.limits.max_retained_bytes = 1_000_000;
-    settings.limits.max_output_bytes = 1 << 20;
-    settings.limits.max_unacknowledged = 100;
-    settings.limits.max_router_bytes = 1 << 20;
-    settings.limits.connect_rate = 10_000;
-    settings.session.max_queued_messages = 1_000_000;
-    settings.session.max_queued_in_memory = 100;
-    settings.session.max_queued_bytes = 1_000_000_000;
-    settings.session.max_sessions = 1000;
-    settings.session.max_queued_in_memory_bytes = 1 << 20;
-    settings.session.max_total_bytes = 1 << 30;
-    settings.limits.max_buffer_bytes = 1 << 30;
-    settings.session.max_inflight = 100;
-    settings.session.expiry = Duration::ZERO;
-    settings.storage.max_pending_bytes = 1 << 20;
-    settings.storage.retry_min = Duration::from_millis(10);
-    settings.storage.max_in_flight = 4;
-    settings.supervision.stall_timeout = DEADLINE;
-    settings.supervision.watchdog_warn = DEADLINE;
-    settings.supervision.watchdog_exit = Duration::ZERO;
-    settings.log.kind = LogKind::None;
-    settings.mapping = Arc::new(Mapping::default());
-    settings
 }
 
 struct TestNode {
@@ -133,7 +101,7 @@ fn start_as(world: &World, id: &'static str, incarnation: u64, node: Arc<world::
         0 => 2,
         workers => workers as u16,
     };
-    let mut settings = settings(id, workers);
+    let mut settings = settings_of(id, workers);
     match world.1.connect_timeout.load(Ordering::SeqCst) {
         0 => {}
         ms => settings.limits.connect_timeout = Duration::from_millis(ms),
@@ -150,15 +118,7 @@ fn start_as(world: &World, id: &'static str, incarnation: u64, node: Arc<world::
                     membership: Arc::clone(&theirs) as _,
                     store: theirs,
                     listener: Arc::new(peer),
-                    settings: ClusterSettings {
-                        id: "test".into(),
-                        peer: peer_address.to_string(),
-                        mqtt: vec![address.to_string()],
-                        version: "0".to_owned(),
-                        max_link_bytes: 1 << 20,
-                        take_over: Duration::from_secs(4),
-                        repair: Duration::from_secs(5),
-                    },
+                    settings: cluster_settings(peer_address.to_string(), vec![address.to_string()]),
                 }),
                 on_failure: Arc::new(move |why| match ends.may_end.load(Ordering::SeqCst) {
                     true => *ends.ended.lock() = Some(why),

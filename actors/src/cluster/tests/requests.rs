@@ -1,183 +1,17 @@
 //! What the coordinator asks of the store, in virtual time: when it asks again, and what an answer changes that comes
 //! late, a second time or for nothing.
 
-use std::collections::VecDeque;
-use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use hydrant_protocol::cluster::directory::Holder as Member;
 use hydrant_protocol::cluster::message::Control;
-use hydrant_protocol::cluster::{Key, Load, MembershipView, Ring};
+use hydrant_protocol::cluster::{Key, Ring};
 
 use super::*;
-use crate::cluster::NodeIndex;
-use crate::cluster::coordinator::Coordinator;
-use crate::cluster::state::effects::Push;
-use crate::cluster::state::requests::{Request, RequestId};
-use crate::mailboxes::Mailboxes;
-use crate::messages::{Answer, ManagerWork, PeerWork, RouterWork, StorageWork};
-use crate::now::{Boot, Now, Wall};
-use crate::peers::driver::Driver;
-use crate::ports::{Holder, Sealing, StoreError};
+use crate::messages::{Answer, ManagerWork, PeerWork};
+use crate::ports::{Holder, Sealing};
 
-const ME: u64 = 7;
-const OTHER: u64 = 3;
 const ID: u64 = 5;
-/// The coordinator's own, which are private.
-const TICK: Duration = Duration::from_millis(500);
-
-/// Node n1 with one worker, and nothing around it.
-struct Machine {
-    coordinator: Coordinator,
-    outside: Outside,
-    cluster: Arc<crate::cluster::Cluster>,
-    now: Boot,
-}
-
-/// What was handed out and not looked at.
-#[derive(Default)]
-struct Outside {
-    requests: VecDeque<(RequestId, Request)>,
-    managers: Vec<ManagerWork>,
-    dialled: Vec<NodeIndex>,
-}
-
-impl Push for Outside {
-    fn manager(&mut self, _: u16, work: ManagerWork, _: usize) {
-        self.managers.push(work);
-    }
-    fn router(&mut self, _: u16, _: RouterWork, _: usize) {}
-    fn storage(&mut self, _: StorageWork, _: usize) {}
-    fn coordinator(&mut self, work: PeerWork, _: usize) {
-        panic!("{work:?}");
-    }
-    fn request(&mut self, id: RequestId, request: Request) {
-        self.requests.push_back((id, request));
-    }
-    fn dial(&mut self, node: NodeIndex) {
-        self.dialled.push(node);
-    }
-    fn link(&mut self, _: NodeIndex) {}
-    fn end(&mut self, why: String) {
-        panic!("{why}");
-    }
-}
-
-fn error<T>() -> Result<T, StoreError> {
-    Err(StoreError::Unavailable("away".into()))
-}
-
-impl Machine {
-    fn new() -> Self {
-        let settings = ClusterSettings {
-            id: "test".into(),
-            peer: String::new(),
-            mqtt: Vec::new(),
-            version: "0".to_owned(),
-            max_link_bytes: 1 << 20,
-            take_over: Duration::from_secs(4),
-            repair: Duration::from_secs(5),
-        };
-        let store = World::default().node("n1", ME);
-        let cluster = crate::cluster::Cluster::new(&"n1".into(), store, settings);
-        let shared = crate::system::shared_for_tests(&Arc::new(super::settings("n1", 1)));
-        let now = Boot(1_000_000_000);
-        let coordinator = Coordinator::new(&cluster, &shared, Self::at(now));
-        Self { coordinator, outside: Outside::default(), cluster, now }
-    }
-
-    fn at(boot: Boot) -> Now {
-        Now { boot, wall: Wall(0) }
-    }
-
-    fn work(&mut self, work: PeerWork) {
-        self.coordinator.handle_message(Self::at(self.now), work);
-        self.coordinator.handle_turn(Self::at(self.now));
-    }
-
-    fn answer(&mut self, request: RequestId, answer: Answer) {
-        self.work(PeerWork::Answered { request, answer });
-    }
-
-    fn sees(&mut self, members: &[(&str, u64)]) {
-        let member = |(id, incarnation): &(&str, u64)| hydrant_protocol::cluster::Member {
-            node_id: (*id).into(),
-            incarnation: *incarnation,
-            peer: "127.0.0.1:1".into(),
-            mqtt: Vec::new(),
-            version: "0".to_owned(),
-            protocol: (1, 1),
-            load: Load { connections: 0, max_connections: 1 },
-            draining: false,
-        };
-        let members = members.iter().map(member).collect();
-        self.work(PeerWork::Members(MembershipView { generation: 0, members, current: true }));
-        let (survey, request) = self.next().unwrap();
-        assert!(matches!(request, Request::Incarnations), "{request:?}");
-        self.answer(survey, Answer::Incarnations(Ok(Vec::new())));
-    }
-
-    /// It is alone, has read the retained messages, and may give sessions up.
-    fn is_synced(&mut self) {
-        self.sees(&[("n1", ME)]);
-        let (retained, request) = self.asked();
-        assert!(matches!(request, Request::Retained), "{request:?}");
-        self.answer(retained, Answer::Retained(Ok(Vec::new())));
-        self.told();
-    }
-
-    fn claims(&mut self, client: &str) {
-        let (worker, conn, client) = (0, (3, 1), client.into());
-        self.work(PeerWork::Claim { worker, conn, client, clean: false, known: false });
-    }
-
-    fn next(&mut self) -> Option<(RequestId, Request)> {
-        self.coordinator.hand_out(&mut self.outside);
-        self.outside.requests.pop_front()
-    }
-
-    /// The one request that is to be carried out.
-    fn asked(&mut self) -> (RequestId, Request) {
-        let asked = self.next().unwrap();
-        assert!(self.next().is_none(), "one at a time");
-        asked
-    }
-
-    fn locates(&mut self) -> RequestId {
-        let (id, request) = self.asked();
-        assert!(matches!(&request, Request::Locate { client } if &**client == "c"), "{request:?}");
-        id
-    }
-
-    /// It asks again after this time and not before.
-    fn waits(&mut self, time: Duration) {
-        let at = self.now + time;
-        assert_eq!(self.coordinator.poll_deadline(), Some(at));
-        self.coordinator.handle_deadline(Self::at(Boot(at.0 - 1)));
-        assert!(self.next().is_none());
-        self.now = at;
-        self.coordinator.handle_deadline(Self::at(at));
-        assert_eq!(self.coordinator.poll_deadline(), None);
-    }
-
-    fn ticks(&mut self, times: u32) {
-        for _ in 0..times {
-            self.now = self.now + TICK;
-            self.coordinator.handle_tick(Self::at(self.now), true);
-        }
-    }
-
-    /// What its worker's manager is told.
-    fn told(&mut self) -> Vec<ManagerWork> {
-        self.coordinator.hand_out(&mut self.outside);
-        mem::take(&mut self.outside.managers)
-    }
-
-    fn is_synced_now(&self) -> bool {
-        self.cluster.synced.load(Ordering::SeqCst)
-    }
-}
 
 fn own() -> Option<Holder> {
     Some(Holder { id: ID, incarnation: ME })
@@ -336,22 +170,4 @@ fn a_node_is_dialled_for_once() {
     machine.sees(&[("n1", ME), ("n2", 5)]);
     machine.told();
     assert_eq!(machine.outside.dialled, [2]);
-}
-
-/// The actor dies and is rebuilt: what it had decided does not wait for another step.
-#[test]
-fn what_was_decided_before_a_panic_is_carried_out() {
-    let machine = Machine::new();
-    let mailboxes = Mailboxes::new(&machine.coordinator.shared.settings, 1 << 20);
-    let driver = Driver::new(machine.coordinator, &machine.cluster, &mailboxes);
-    let step = || {
-        driver.step(|coordinator, _| {
-            coordinator.effects.manager(0, ManagerWork::FinishOpen, 1);
-            panic!("as a fault would");
-        });
-    };
-    assert!(catch_unwind(AssertUnwindSafe(step)).is_err());
-    assert_eq!(mailboxes.managers[0].len(), 1);
-    driver.step(|_, _| {});
-    assert_eq!(mailboxes.managers[0].len(), 1, "once");
 }
