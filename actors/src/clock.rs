@@ -23,7 +23,7 @@ const JUMP_MS: u64 = 2000;
 #[derive(Debug)]
 pub struct Clock {
     began: Reading,
-    /// How far the wall clock is ahead of [`Clock::now_ms`], at the last look.
+    /// How far the wall clock is ahead of [`Clock::at`], at the last look.
     ahead_ms: Mutex<i64>,
     /// How often the wall clock was seen to be set.
     jumps: AtomicU64,
@@ -53,35 +53,36 @@ impl Default for Clock {
 }
 
 impl Clock {
-    fn read(&self) -> Reading {
-        let now = Reading { wall_ms: unix_ms(), boot_ms: boot_ms() };
+    /// Reads both clocks, once for a step of a machine that the node's own time is told by.
+    pub fn now(&self) -> Now {
+        let now = now();
         #[cfg(test)]
         let now = {
             let shift = self.shift.lock();
-            Reading { wall_ms: now.wall_ms + shift.wall_ms, boot_ms: now.boot_ms + shift.boot_ms }
+            let (wall, boot) = (shift.wall_ms * 1_000_000, shift.boot_ms * 1_000);
+            Now { boot: Boot(now.boot.0 + boot), wall: Wall(now.wall.0 + wall) }
         };
         now
     }
 
-    fn at(&self, now: Reading) -> u64 {
-        self.began.wall_ms + now.boot_ms.saturating_sub(self.began.boot_ms)
-    }
-
     /// Milliseconds, by which differences are measured: the wall clock at the start, and what has passed since.
+    pub fn at(&self, now: Now) -> u64 {
+        self.began.wall_ms + now.boot.ms().saturating_sub(self.began.boot_ms)
+    }
+
+    /// [`Self::at`] by a look at the clock.
     pub fn now_ms(&self) -> u64 {
-        self.at(self.read())
+        self.at(self.now())
     }
 
-    /// When something was, by [`Self::now_ms`], that has this stamp of the wall clock. No stamp is in the future.
-    pub fn of_wall(&self, stamp_ms: u64) -> u64 {
-        let now = self.read();
-        self.at(now).saturating_sub(now.wall_ms.saturating_sub(stamp_ms))
+    /// When something was, by [`Self::at`], that has this stamp of the wall clock. No stamp is in the future.
+    pub fn of_wall(&self, now: Now, stamp_ms: u64) -> u64 {
+        self.at(now).saturating_sub(now.wall.ms().saturating_sub(stamp_ms))
     }
 
-    /// The stamp of the wall clock, as it is set now, of a moment that is told by [`Self::now_ms`].
-    pub fn to_wall(&self, at_ms: u64) -> u64 {
-        let now = self.read();
-        now.wall_ms.saturating_sub(self.at(now).saturating_sub(at_ms))
+    /// The stamp of the wall clock, as it is set now, of a moment that is told by [`Self::at`].
+    pub fn to_wall(&self, now: Now, at_ms: u64) -> u64 {
+        now.wall.ms().saturating_sub(self.at(now).saturating_sub(at_ms))
     }
 
     /// How often the wall clock was seen to be set. What was stamped before has a stamp of the clock as it was.
@@ -91,8 +92,8 @@ impl Clock {
 
     /// Looks for a jump of the wall clock; says so.
     pub fn look(&self) {
-        let now = self.read();
-        let ahead = now.wall_ms.cast_signed() - self.at(now).cast_signed();
+        let now = self.now();
+        let ahead = now.wall.ms().cast_signed() - self.at(now).cast_signed();
         let before = std::mem::replace(&mut *self.ahead_ms.lock(), ahead);
         if ahead.abs_diff(before) >= JUMP_MS {
             self.jumps.fetch_add(1, Ordering::Release);

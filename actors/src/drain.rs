@@ -8,7 +8,6 @@
 //! waits for its acknowledgements `node.shutdown_deadline` at most.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -30,7 +29,7 @@ impl NodeTables {
         }
         let rate = rate.unwrap_or(self.settings.drain_rate).max(1);
         self.drain_rate.store(rate, Ordering::Relaxed);
-        *self.drain_budget.lock() = Budget::new(Instant::now());
+        *self.drain_budget.lock() = Budget::new(self.clock.now().boot);
         if again {
             log::info!("broker drain: connections close at {rate} a second from now on");
             return;

@@ -39,6 +39,7 @@ pub mod routing;
 pub mod say;
 pub mod settings;
 
+mod step;
 mod step_guard;
 pub mod storage;
 pub mod subscriptions;

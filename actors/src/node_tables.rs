@@ -21,6 +21,7 @@ use crate::dropped::DropLines;
 use crate::generations::Generations;
 use crate::log::{DeadLetters, Gate, OutboxProgress};
 use crate::metrics::Metrics;
+use crate::now::Wall;
 use crate::say;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriber;
@@ -168,8 +169,8 @@ impl NodeTables {
     }
 
     /// The version of a change of a retained message: by the clock, and above every one before.
-    pub fn retained_version(&self) -> u64 {
-        let now = crate::worker::unix_ns();
+    pub fn retained_version(&self, now: Wall) -> u64 {
+        let now = now.0;
         let next = |last: u64| Some(now.max(last.saturating_add(1)));
         let last = self.retained_clock.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         now.max(last.unwrap_or_else(|last| last).saturating_add(1))

@@ -13,12 +13,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hydrant_actors::clock::unix_ns;
 use hydrant_actors::ports::{
     DeadId, OutboxPosition, OutgoingStage, QueueEntry, SessionId, SessionStore, StoreError,
     StoreOp, StoredWill, UNFINISHED,
 };
 use hydrant_actors::say;
-use hydrant_actors::worker::unix_ns;
 use hydrant_protocol::{Message, PacketId, QoS};
 
 use super::error::TransferError;

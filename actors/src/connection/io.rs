@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::messages::{ManagerWork, NewSocket};
 use crate::metrics::CloseReason;
+use crate::step::begin;
 use crate::worker::{Conn, Event, Phase, Worker, moment};
 
 /// What the actor handles.
@@ -71,6 +72,7 @@ impl ConnectionIo {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     if self.conn.write_blocked_ms.get().is_none() {
+                        begin(&self.worker);
                         self.conn.write_blocked_ms.set(Some(moment(self.worker.now_ms())));
                     }
                     // What is out is not kept; the rest moves to the front once it is the smaller
@@ -151,6 +153,7 @@ impl ConnectionIo {
             }
         };
         self.conn.hides_end.set(packets);
+        begin(&self.worker);
         self.worker.has_left(&self.conn, packets).then_some(reason)
     }
 
@@ -271,7 +274,7 @@ impl Stream for ConnectionIo {
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use std::net::TcpListener;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
     use crate::ports::StoreOp;
@@ -359,11 +362,7 @@ mod tests {
         socket.set_nonblocking(true).unwrap();
         let worker = worker(1);
         let conn = crate::worker::tests::conn(&worker);
-        let soon = Instant::now() + Duration::from_secs(10);
-        while u128::from(worker.now_ms()) < since.as_millis() {
-            assert!(Instant::now() < soon);
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        worker.shared.clock.shift(0, u64::try_from(since.as_millis()).unwrap());
         *conn.partial.borrow_mut() = CONNECT.to_vec();
         conn.enter(Event::Asks(std::num::NonZeroU32::MIN));
         runtime.block_on(async {

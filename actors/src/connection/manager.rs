@@ -15,6 +15,7 @@ use crate::connection;
 use crate::every::every;
 use crate::inbox::Work;
 use crate::messages::{ConnectionInfo, ManagerWork};
+use crate::step::begin;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 use crate::worker::Worker;
 
@@ -53,6 +54,7 @@ impl ConnectionManager {
 
     fn tick(&mut self) {
         let _entered = self.cell.enter(0);
+        begin(&self.worker);
         self.ticks += 1;
         self.worker.check_timers();
         // A rebuilt router or a store that came back may have left credit nobody was told of.
@@ -82,6 +84,7 @@ impl ConnectionManager {
     fn work(&self) {
         let mut entered = self.cell.enter(0);
         let worker = &self.worker;
+        begin(worker);
         let inbox = worker.mailboxes.managers[usize::from(worker.index)].clone();
         let mut taken = inbox.take(AT_ONCE);
         loop {

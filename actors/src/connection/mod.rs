@@ -20,6 +20,7 @@ use actix::{Actor, ActorContext, AsyncContext, Context, StreamHandler};
 use crate::messages::{ConnectionFault, NewSocket};
 use crate::metrics::CloseReason;
 use crate::say::{self, cut};
+use crate::step::begin;
 use crate::supervision::{ExitStatus, spawn_temporary};
 use crate::worker::{Conn, Event, Phase, Worker};
 use io::{ConnectionIo, IoEvent};
@@ -36,6 +37,7 @@ impl Actor for Connection {
 
 impl StreamHandler<IoEvent> for Connection {
     fn handle(&mut self, event: IoEvent, ctx: &mut Self::Context) {
+        begin(&self.worker);
         if let Some(fault) = self.conn.fault.take() {
             match fault {
                 // The sentence of a test's fault; supervision is what is tested.
@@ -73,6 +75,7 @@ fn ended(worker: &Rc<Worker>, conn: &Rc<Conn>, status: &ExitStatus) {
     let reason = if died { CloseReason::ActorDied } else { CloseReason::Io };
     let reason = conn.phase().closing().unwrap_or(reason);
     let moved = conn.phase() == Phase::Moved;
+    begin(worker);
     worker.detach(conn, reason);
     worker.conns.borrow_mut().try_remove(conn.key());
     worker.give_buffers_back(conn);
@@ -111,6 +114,7 @@ pub fn start(worker: &Rc<Worker>, socket: NewSocket) {
         }
     };
     let handed_over = !socket.read.is_empty();
+    begin(worker);
     let phase = if socket.header_first { Phase::ProxyHeader } else { Phase::AwaitConnect };
     let conn = {
         let mut conns = worker.conns.borrow_mut();

@@ -12,6 +12,7 @@ use futures_util::Stream;
 
 use crate::inbox::{InboxStream, Work};
 use crate::messages::RouterWork;
+use crate::step::begin;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
 use crate::worker::Worker;
 
@@ -27,6 +28,7 @@ pub struct TopicRouter {
 impl TopicRouter {
     /// Prepares the router of a worker; on its thread.
     pub fn build(worker: &Rc<Worker>, cell: &Arc<ActorCell>) -> Running {
+        begin(worker);
         if worker.router_died_on_the_same(POISONED_AFTER) {
             worker.skip_poisoned();
         }
@@ -50,6 +52,7 @@ impl StreamHandler<Work> for TopicRouter {
     fn handle(&mut self, _: Work, _: &mut Self::Context) {
         let mut entered = self.cell.enter(0);
         let worker = &self.worker;
+        begin(worker);
         entered.add(worker.route_all(|| self.cell.fault_point()));
         let inbox = &worker.mailboxes.routers[usize::from(worker.index)];
         let mut taken = inbox.take(64);

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
-use std::time::Instant;
 
 use hydrant_protocol::topic::{Retained, SubscriptionTable};
 use parking_lot::{Mutex, RwLock};
@@ -36,7 +35,7 @@ pub(super) fn make_shared(
     let next_session = match &cluster {
         // Two nodes may start in one millisecond; of incarnations each has its own.
         Some(cluster) => (cluster.incarnation << SESSION_BITS) + 1,
-        None => (highest + 1).max(crate::worker::unix_ms() << 20),
+        None => (highest + 1).max(crate::clock::unix_ms() << 20),
     };
     let mut retained = Retained::new();
     for message in found.retained.iter() {
@@ -77,7 +76,7 @@ pub(super) fn make_shared(
         cluster,
         draining: AtomicBool::new(false),
         drain_rate: AtomicU32::new(settings.drain_rate),
-        drain_budget: Mutex::new(Budget::new(Instant::now())),
+        drain_budget: Mutex::new(Budget::new(crate::clock::now().boot)),
         clock: Clock::default(),
         drops: Mutex::default(),
         not_ready: Mutex::new(HashMap::new()),

@@ -63,7 +63,7 @@ impl ActorSystem {
             let (done, wait) = oneshot::channel();
             worker.spawn_fn(move || {
                 let clustered = shared.cluster.is_some();
-                let worker = Worker::new(index, shared, mailboxes);
+                let worker = Worker::new(index, Arc::clone(&shared), mailboxes, shared.clock.now());
                 for session in &sessions {
                     worker.restore_session(session, EARLIER_STARTS);
                 }

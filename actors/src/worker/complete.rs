@@ -9,11 +9,11 @@
 //! Last Will.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use hydrant_protocol::wire;
 
 use crate::messages::{AckSource, CompletionToken, ManagerWork, SMALL};
+use crate::now::Boot;
 
 use super::abandon::Begun;
 use super::conn::AckKind;
@@ -193,11 +193,11 @@ impl Worker {
         self.send_acks(conn);
     }
 
-    fn count_ack(&self, level: u8, at: Instant) {
+    fn count_ack(&self, level: u8, at: Boot) {
         if let Some(acks) = self.metrics.acks.get(usize::from(level)) {
             acks.add_unshared(1);
         }
-        self.metrics.ack_latency.record_unshared(at.elapsed());
+        self.metrics.ack_latency.record_unshared(self.now().boot.since(at));
     }
 
     /// Sends an answer now if none before it waits, else in its turn.

@@ -12,7 +12,6 @@ use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
 
 use hydrant_protocol::PacketId;
 use hydrant_protocol::wire::Arriving;
@@ -295,11 +294,10 @@ impl Conn {
     }
 
     /// Wakes the actor once for any number of packets, and notes when.
-    pub(super) fn wake_dirty(&self, started: Instant) {
+    pub(super) fn wake_dirty(&self, now_ms: u64) {
         if !self.dirty.get() {
             if self.woken_ms.get().is_none() {
-                let now = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-                self.woken_ms.set(Some(moment(now)));
+                self.woken_ms.set(Some(moment(now_ms)));
             }
             self.wake();
         }

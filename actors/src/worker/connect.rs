@@ -10,7 +10,6 @@ use hydrant_protocol::session::{Inbound, Outbound, RangeSet};
 use hydrant_protocol::wire::{self, Connect, Version};
 use hydrant_protocol::{Message, topic::TopicFilter};
 
-use crate::clock::unix_ms;
 use crate::metrics::CloseReason;
 use crate::ports::{StoreOp, StoredSession, StoredWill};
 use crate::say::{self, cut};
@@ -186,7 +185,7 @@ impl Worker {
 
     fn attach_session(&self, conn: &Rc<Conn>, client_id: &Arc<str>, clean: bool) -> bool {
         let mut sessions = self.sessions.borrow_mut();
-        let now = unix_ms();
+        let now = self.unix_ms();
         let known = sessions.by_client.get(client_id).copied();
         let slot = known.unwrap_or_else(|| {
             let stored = (!clean).then(|| {
@@ -368,8 +367,8 @@ impl Worker {
             stored.queued_bytes = found.queued_bytes;
             // The node died with the connection: its absence begins now.
             let clock = &self.shared.clock;
-            let since = found.disconnected_ms.map(|wall_ms| clock.of_wall(wall_ms));
-            stored.offline_since = Some(since.unwrap_or_else(|| clock.now_ms()));
+            let since = found.disconnected_ms.map(|wall_ms| clock.of_wall(self.now(), wall_ms));
+            stored.offline_since = Some(since.unwrap_or_else(|| clock.at(self.now())));
         }
         self.shared.persistent_sessions.fetch_add(1, Ordering::Relaxed);
     }

@@ -5,7 +5,6 @@
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -54,7 +53,7 @@ impl Worker {
             return;
         }
         let rate = self.shared.drain_rate.load(Ordering::Relaxed);
-        let now = self.shared.drain_budget.lock().take(Instant::now(), rate, wanted);
+        let now = self.shared.drain_budget.lock().take(self.now().boot, rate, wanted);
         for (_, conn) in conns.iter().filter(|(_, conn)| whole(conn)).take(now) {
             self.drain_conn(conn);
         }
@@ -99,13 +98,14 @@ fn low(ms: u64) -> u32 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use hydrant_protocol::wire::Publish;
     use hydrant_protocol::{PacketId, QoS};
 
     use super::*;
-    use crate::worker::tests::{conn, connect, connect_as, settings, worker, worker_with};
+    use crate::now::Boot;
+    use crate::worker::tests::{conn, connect, connect_as, settings, tick, worker, worker_with};
 
     fn submit(worker: &Rc<Worker>, conn: &Rc<Conn>) {
         let (topic, payload) = ("t", b"x");
@@ -149,6 +149,7 @@ mod tests {
         // It is late and never polled: the second look finds that, a millisecond later.
         while client.killed().is_none() {
             assert!(Instant::now() < soon, "after {} ms", worker.now_ms() - since);
+            tick(&worker);
             worker.check_timers();
         }
         assert_eq!(client.phase().closing(), Some(CloseReason::ActorDied));
@@ -166,6 +167,7 @@ mod tests {
         while client.phase().closing().is_none() {
             assert!(Instant::now() < soon);
             client.polled(std::task::Waker::noop());
+            tick(&worker);
             worker.check_timers();
         }
         assert_eq!(client.phase().closing(), Some(CloseReason::ConnectTimeout));
@@ -180,7 +182,7 @@ mod tests {
         let clients: Vec<_> = (0..20).map(client).collect();
         worker.shared.start_drain(None);
         let drain_for_a_second = || {
-            let since = Instant::now() - Duration::from_secs(5);
+            let since = Boot(worker.now().boot.0 - 5_000_000);
             *worker.shared.drain_budget.lock() = crate::drain_budget::Budget::new(since);
             worker.drain_some();
             clients.iter().filter(|client| client.phase().is_draining()).collect::<Vec<_>>()
@@ -200,7 +202,7 @@ mod tests {
         worker.drain_some();
         assert!(clients.iter().all(|client| !client.phase().is_draining()));
         worker.shared.start_drain(None);
-        let since = Instant::now() - Duration::from_secs(5);
+        let since = Boot(worker.now().boot.0 - 5_000_000);
         *worker.shared.drain_budget.lock() = crate::drain_budget::Budget::new(since);
         worker.drain_some();
         let draining = clients.iter().filter(|client| client.phase().is_draining()).count();

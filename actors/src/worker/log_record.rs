@@ -13,7 +13,6 @@ use crate::settings::LogKind;
 use super::state::publication::Publication;
 use super::state::routes::Route;
 use super::{AckDependencies, Worker};
-use crate::clock::unix_ms;
 use crate::messages::LogWork;
 
 impl Worker {
@@ -56,7 +55,7 @@ impl Worker {
             epoch,
             sequence,
             outbox: None,
-            received_ms: unix_ms(),
+            received_ms: self.unix_ms(),
             properties: None,
         };
         let mut effects = self.effects.borrow_mut();

@@ -48,7 +48,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
-use std::time::Instant;
 
 use ahash::AHashMap;
 use hydrant_protocol::cluster::stream_marker::MarkedStreams;
@@ -56,7 +55,6 @@ use hydrant_protocol::wire;
 use slab::Slab;
 use tokio::sync::oneshot;
 
-pub use crate::clock::{unix_ms, unix_ns};
 pub use conn::{Ack, AckKind, Conn, moment};
 pub use state::ingress::{Origin, PublishBatch};
 
@@ -70,6 +68,7 @@ pub use state::sessions::Session;
 use crate::mailboxes::Mailboxes;
 use crate::metrics::WorkerMetrics;
 use crate::node_tables::NodeTables;
+use crate::now::{Boot, Now};
 use state::buffers::Buffers;
 use state::effects::Effects;
 use state::exactly_once::PreparedPublishes;
@@ -122,7 +121,10 @@ pub struct Worker {
     buffers: RefCell<Vec<Vec<u8>>>,
     /// Connections whose retained messages wait for a turn of the router, each once.
     streaming: RefCell<VecDeque<Rc<Conn>>>,
-    started: Instant,
+    /// What the clocks showed when the step began, and when the worker was made.
+    now: Cell<Now>,
+    /// See `now`.
+    started: Boot,
     draining: Cell<bool>,
     drained: RefCell<Vec<oneshot::Sender<()>>>,
     /// The publish at which the router before this one ended, and how many did.
@@ -165,7 +167,12 @@ pub struct Worker {
 
 impl Worker {
     /// An empty worker for worker `index`.
-    pub fn new(index: u16, shared: Arc<NodeTables>, mailboxes: Arc<Mailboxes>) -> Rc<Self> {
+    pub fn new(
+        index: u16,
+        shared: Arc<NodeTables>,
+        mailboxes: Arc<Mailboxes>,
+        now: Now,
+    ) -> Rc<Self> {
         let limits = &shared.settings.limits;
         let wire_limits = wire::Limits {
             max_packet_size: limits.max_packet_size,
@@ -198,7 +205,8 @@ impl Worker {
             paused: RefCell::default(),
             buffers: RefCell::default(),
             streaming: RefCell::default(),
-            started: Instant::now(),
+            now: Cell::new(now),
+            started: now.boot,
             draining: Cell::new(false),
             drained: RefCell::default(),
             router_deaths: Cell::new((u64::MAX, 0)),
@@ -224,9 +232,26 @@ impl Worker {
         })
     }
 
-    /// Milliseconds since the worker was made.
+    /// Milliseconds from when the worker was made to the beginning of the step.
     pub fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.now.get().boot.0.saturating_sub(self.started.0) / 1_000
+    }
+
+    /// A step begins: both clocks as its driver has just read them. They stand still until the next one.
+    #[inline]
+    pub fn begin(&self, now: Now) {
+        self.now.set(now);
+    }
+
+    /// What the clocks showed when the step began.
+    #[inline]
+    pub fn now(&self) -> Now {
+        self.now.get()
+    }
+
+    /// Milliseconds since the Unix epoch, for stamps that others read.
+    fn unix_ms(&self) -> u64 {
+        self.now.get().wall.ms()
     }
 
     /// A number that was not given lately: the generation of a slot, or it names a claim or a read.
@@ -443,7 +468,7 @@ impl Worker {
         self.output_changed(before, out.len());
         drop(out);
         conn.packets_out.set(conn.packets_out.get() + 1);
-        conn.wake_dirty(self.started);
+        conn.wake_dirty(self.now_ms());
         result
     }
 

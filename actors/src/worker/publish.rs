@@ -6,7 +6,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use hydrant_protocol::cluster::message::Recipients;
 use hydrant_protocol::{AckLevel, Message, PacketId, QoS, wire};
@@ -24,7 +23,6 @@ use super::state::publication::Publication;
 use super::state::routes::Route;
 use super::state::sessions::SessionKey;
 use super::{AckDependencies, Conn, Continuation, SYS_PREFIX, Worker};
-use crate::clock::unix_ms;
 use crate::messages::{AckSource, RemoteBatch};
 
 /// Publishes of the node's own that the router begins in one turn: Last Wills, `$SYS`, what lost nodes had begun. A
@@ -226,7 +224,7 @@ impl Worker {
                 receipt: entry.receipt,
                 persistent: self.stored_session(entry.receipt).is_some(),
                 level: route.level as u8,
-                at: Instant::now(),
+                at: self.now().boot,
                 record: identity,
                 ops: Vec::new(),
                 prepared: None,
@@ -255,7 +253,7 @@ impl Worker {
             conn: Rc::clone(conn),
             index,
             receipt: entry.receipt.map(|session| (session, id)),
-            at: Instant::now(),
+            at: self.now().boot,
             level: route.level as u8,
         };
         self.attach(deps, kind);
@@ -311,7 +309,7 @@ impl Worker {
             Origin::Will(client_id)
                 if route.mapped.is_some() && !self.has_no_place(&route, client_id) =>
             {
-                Some((Arc::clone(client_id), unix_ms(), u64::MAX))
+                Some((Arc::clone(client_id), self.unix_ms(), u64::MAX))
             }
             _ => None,
         };
@@ -329,7 +327,7 @@ impl Worker {
                 receipt: None,
                 persistent: false,
                 level: route.level as u8,
-                at: Instant::now(),
+                at: self.now().boot,
                 record: identity,
                 ops,
                 prepared: None,

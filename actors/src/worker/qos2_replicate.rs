@@ -9,7 +9,6 @@
 //! only live subscribers of other nodes do not have yet.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use hydrant_protocol::cluster::dedup::{Roamed, Visit};
 use hydrant_protocol::cluster::message::{Prepared, PublishId, Recipients};
@@ -22,6 +21,7 @@ use super::state::sessions::{Session, SessionKey, Stored};
 use super::{AckDependencies, Continuation, Worker};
 use crate::cluster::EARLIER_STARTS;
 use crate::messages::{PeerWork, SMALL};
+use crate::now::Boot;
 use crate::ports::{PreparedPublish, StoreOp, StoredWill};
 
 /// Past so many prepared ones of a worker nothing waits for live subscribers elsewhere: they are at a node that is
@@ -221,7 +221,7 @@ impl Worker {
     fn remember_for_a_while(&self, slot: u32) {
         let key = self.sessions.borrow_mut().get(slot).map(|session| session.key(slot));
         if let Some(key) = key {
-            self.prepared.roaming.borrow_mut().push_back((Instant::now(), key));
+            self.prepared.roaming.borrow_mut().push_back((self.now().boot, key));
         }
     }
 
@@ -231,7 +231,8 @@ impl Worker {
         let repair = u64::try_from(cluster.settings.repair.as_millis()).unwrap_or(u64::MAX);
         self.forget_dedup(repair.saturating_mul(2));
         let mut roaming = self.prepared.roaming.borrow_mut();
-        let is_over = |at: &Instant| at.elapsed() > 2 * cluster.settings.repair;
+        let now = self.now().boot;
+        let is_over = |at: &Boot| now.since(*at) > 2 * cluster.settings.repair;
         while let Some((_, key)) = roaming.pop_front_if(|(at, _)| is_over(at)) {
             // It may have moved again since.
             if roaming.iter().any(|(_, other)| *other == key) {
@@ -326,7 +327,7 @@ impl Worker {
                 receipt,
                 persistent: receipt.is_some(),
                 level: route.level as u8,
-                at: Instant::now(),
+                at: self.now().boot,
                 // With what is queued its record is in the outbox, or was in the log before.
                 record: identity.filter(|_| !publish.queued),
                 ops: Vec::new(),

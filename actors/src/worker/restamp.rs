@@ -47,7 +47,7 @@ impl Worker {
                     id: stored.id,
                     client_id: Arc::clone(&session.client_id),
                     epoch: session.epoch,
-                    disconnected_ms: Some(clock.to_wall(since)),
+                    disconnected_ms: Some(clock.to_wall(self.now(), since)),
                 });
             }
             at += 1;

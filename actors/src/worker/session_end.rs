@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::clock::unix_ms;
 use crate::metrics::{CloseReason, DropReason};
 use crate::ports::{StoreOp, StoredWill};
 use crate::say::cut;
@@ -94,7 +93,7 @@ impl Worker {
         let Some(limit) = self
             .shared
             .clock
-            .now_ms()
+            .at(self.now())
             .checked_sub(u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX))
         else {
             return;
@@ -148,7 +147,7 @@ impl Worker {
             session.conn = None;
             match &mut session.stored {
                 Some(stored) => {
-                    stored.offline_since = Some(self.shared.clock.now_ms());
+                    stored.offline_since = Some(self.shared.clock.at(self.now()));
                     // Acknowledgements may have come in any order: below this, nothing is left.
                     let unread =
                         if stored.spilled { stored.read_from } else { stored.next_sequence };
@@ -168,7 +167,7 @@ impl Worker {
                         id: stored.id,
                         client_id: Arc::clone(&session.client_id),
                         epoch: session.epoch,
-                        disconnected_ms: Some(unix_ms()),
+                        disconnected_ms: Some(self.unix_ms()),
                     };
                     let mut effects = self.effects.borrow_mut();
                     effects.ops.push(op);

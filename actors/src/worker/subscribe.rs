@@ -202,7 +202,7 @@ impl Worker {
             // Nothing to remove.
             before?;
         }
-        let version = self.shared.retained_version();
+        let version = self.shared.retained_version(self.now().wall);
         let message = (!full && !publication.payload.is_empty()).then(|| publication.message());
         if ahead {
             let topic = Arc::clone(&publication.message().topic);

@@ -129,7 +129,14 @@ pub(crate) fn worker_with(settings: Settings) -> Rc<Worker> {
 /// One in front of a log.
 fn worker_before(settings: Settings, gate: Gate) -> Rc<Worker> {
     let mailboxes = Mailboxes::new(&settings, usize::MAX);
-    Worker::new(0, crate::system::shared_before_for_tests(&Arc::new(settings), gate), mailboxes)
+    let shared = crate::system::shared_before_for_tests(&Arc::new(settings), gate);
+    let now = shared.clock.now();
+    Worker::new(0, shared, mailboxes, now)
+}
+
+/// A step begins, at the time that it is.
+pub(crate) fn tick(worker: &Worker) {
+    worker.begin(worker.shared.clock.now());
 }
 
 pub(crate) fn conn(worker: &Rc<Worker>) -> Rc<Conn> {
@@ -378,12 +385,13 @@ fn a_retained_message_without_room_replaces_none_by_an_old_one() {
 #[test]
 fn versions_of_retained_messages_rise_whatever_the_clock_says() {
     let shared = &worker(1).shared;
-    let first = shared.retained_version();
-    assert!(first.abs_diff(super::unix_ns()) < 60_000_000_000);
+    let now = shared.clock.now().wall;
+    let first = shared.retained_version(now);
+    assert!(first.abs_diff(crate::clock::unix_ns()) < 60_000_000_000);
     // Another node's clock goes before.
     shared.retained_clock.store(first + (1 << 50), Ordering::Relaxed);
-    assert_eq!(shared.retained_version(), first + (1 << 50) + 1);
-    assert_eq!(shared.retained_version(), first + (1 << 50) + 2);
+    assert_eq!(shared.retained_version(now), first + (1 << 50) + 1);
+    assert_eq!(shared.retained_version(now), first + (1 << 50) + 2);
 }
 
 #[test]

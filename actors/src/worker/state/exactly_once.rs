@@ -4,12 +4,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use hydrant_protocol::cluster::dedup::{DedupWindow, PreparedSequence};
 
 use super::pending_acks::{Exact, Owed};
 use super::sessions::SessionKey;
+use crate::now::Boot;
 use crate::ports::StoredWill;
 
 /// A session, and its Last Will.
@@ -34,5 +34,5 @@ pub struct PreparedPublishes {
     /// Below this the store was last told to forget them.
     pub forgot: Cell<u64>,
     /// Sessions that have come from other nodes a while ago, and when.
-    pub roaming: RefCell<VecDeque<(Instant, SessionKey)>>,
+    pub roaming: RefCell<VecDeque<(Boot, SessionKey)>>,
 }

@@ -5,7 +5,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use hydrant_protocol::{Message, PacketId, QoS};
 
@@ -13,6 +12,7 @@ use super::replica::Preparation;
 use super::sessions::SessionKey;
 use crate::cluster::NodeIndex;
 use crate::messages::{CompletionToken, PeerWork};
+use crate::now::Boot;
 use crate::ports::StoreOp;
 use crate::worker::Conn;
 
@@ -34,7 +34,7 @@ pub struct Exact {
     /// Acknowledgement level, for the counters.
     pub level: u8,
     /// When it was routed.
-    pub at: Instant,
+    pub at: Boot,
     /// Its record for the log is still to be made: publisher, epoch and number there.
     pub record: Option<(Arc<str>, u64, u64)>,
     /// Written together with what it causes here.
@@ -68,7 +68,7 @@ pub enum Continuation {
         /// QoS 2: the session that holds the receipt, and its id.
         receipt: Option<(SessionKey, PacketId)>,
         /// When it was routed.
-        at: Instant,
+        at: Boot,
         /// Acknowledgement level, for the counters.
         level: u8,
     },

@@ -347,7 +347,8 @@ fn a_retained_message_is_ahead_until_each_worker_has_it() {
         found.len()
     };
     assert_eq!((seen(0), seen(1)), (1, 0));
-    let other = Worker::new(1, Arc::clone(&worker.shared), Arc::clone(&worker.mailboxes));
+    let other =
+        Worker::new(1, Arc::clone(&worker.shared), Arc::clone(&worker.mailboxes), worker.now());
     let mut taken = worker.mailboxes.routers[1].take(10);
     let Some(RouterWork::Deliver(batch)) = taken.front_mut() else { panic!() };
     other.route_remote(batch, || ());
