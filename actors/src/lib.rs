@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod connection;
 pub mod drain;
 pub mod drain_budget;
+mod driver;
 pub mod dropped;
 mod every;
 pub mod generations;
@@ -39,7 +40,6 @@ pub mod routing;
 pub mod say;
 pub mod settings;
 
-mod step;
 mod step_guard;
 pub mod storage;
 pub mod subscriptions;

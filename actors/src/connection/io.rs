@@ -1,4 +1,4 @@
-//! The socket of one connection as a stream of events: what was read stands in the worker's
+//! The socket of one connection as a stream of events: what was read stands in the thread's
 //! buffer while the event is handled; what waits in the outgoing buffer is written at each poll,
 //! many packets in one call.
 //!
@@ -16,15 +16,16 @@ use hydrant_protocol::wire::{self, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::link::Link;
+use crate::driver::WorkerDriver;
 use crate::messages::{ManagerWork, NewSocket};
 use crate::metrics::CloseReason;
-use crate::step::begin;
-use crate::worker::{Conn, Event, Phase, Worker, moment};
+use crate::worker::{Event, Phase};
 
 /// What the actor handles.
 #[derive(Debug)]
 pub enum IoEvent {
-    /// So many bytes stand in the worker's read buffer.
+    /// So many bytes stand in the thread's read buffer.
     Read(usize),
     /// Bytes that came before (with a handed-over socket, or left undecoded for want of credit)
     /// can be decoded.
@@ -36,8 +37,8 @@ pub enum IoEvent {
 }
 
 pub struct ConnectionIo {
-    worker: Rc<Worker>,
-    conn: Rc<Conn>,
+    driver: Rc<WorkerDriver>,
+    link: Rc<Link>,
     /// Bytes of the outgoing buffer that the socket has taken.
     written: usize,
     resume: bool,
@@ -47,33 +48,33 @@ pub struct ConnectionIo {
 }
 
 impl ConnectionIo {
-    pub fn new(worker: Rc<Worker>, conn: Rc<Conn>, stream: TcpStream, resume: bool) -> Self {
-        *conn.socket.borrow_mut() = Some(stream);
-        Self { worker, conn, written: 0, resume, ended: false, full_read: false }
+    pub fn new(driver: Rc<WorkerDriver>, link: Rc<Link>, stream: TcpStream, resume: bool) -> Self {
+        *link.socket.borrow_mut() = Some(stream);
+        Self { driver, link, written: 0, resume, ended: false, full_read: false }
     }
 
     /// Writes what waits. Ready when the buffer is empty.
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut socket = self.conn.socket.borrow_mut();
+        let (worker, conn) = (&self.driver.worker, &self.link.conn);
+        let mut socket = self.link.socket.borrow_mut();
         let Some(stream) = socket.as_mut() else { return Poll::Ready(Ok(())) };
-        if !self.worker.shared.may_act() {
+        if !worker.shared.may_act() {
             // Another may have what this node held: nothing leaves it. The clocks look again.
             return Poll::Pending;
         }
-        let mut out = self.conn.out.borrow_mut();
+        let mut out = conn.out.borrow_mut();
         while self.written < out.len() {
             match Pin::new(&mut *stream).poll_write(cx, &out[self.written..]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
                     self.written += n;
-                    self.worker.metrics.bytes_out.add(n as u64);
-                    self.conn.write_blocked_ms.set(None);
+                    worker.metrics.bytes_out.add(n as u64);
+                    self.link.takes();
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    if self.conn.write_blocked_ms.get().is_none() {
-                        begin(&self.worker);
-                        self.conn.write_blocked_ms.set(Some(moment(self.worker.now_ms())));
+                    if !self.link.is_blocked() {
+                        self.link.blocks(self.driver.step().now_ms());
                     }
                     // What is out is not kept; the rest moves to the front once it is the smaller
                     // part, so that a slow socket costs no copy a packet.
@@ -81,7 +82,7 @@ impl ConnectionIo {
                         let before = out.len();
                         out.drain(..self.written);
                         self.written = 0;
-                        self.worker.output_changed(before, out.len());
+                        worker.output_changed(before, out.len());
                     }
                     return Poll::Pending;
                 }
@@ -91,9 +92,9 @@ impl ConnectionIo {
             self.written = 0;
             let buffer = std::mem::take(&mut *out);
             drop(out);
-            self.worker.output_changed(buffer.len(), 0);
-            self.worker.give_buffer(buffer);
-            self.worker.metrics.packets_out.add(self.conn.packets_out.take().into());
+            worker.output_changed(buffer.len(), 0);
+            worker.give_buffer(buffer);
+            worker.metrics.packets_out.add(conn.packets_out.take().into());
         }
         Poll::Ready(Ok(()))
     }
@@ -102,28 +103,29 @@ impl ConnectionIo {
     /// drained, what its client has said since is looked at for a DISCONNECT, which discards the will
     /// ([MQTT-3.14.4-3]).
     fn end(&mut self) -> Poll<Option<IoEvent>> {
+        let (worker, conn) = (&self.driver.worker, &self.link.conn);
         let abrupt = matches!(
-            self.conn.phase().closing(),
+            conn.phase().closing(),
             Some(CloseReason::Io | CloseReason::WriteTimeout | CloseReason::ActorDied)
         );
         let drained =
-            matches!(self.conn.phase().closing(), Some(CloseReason::Drain | CloseReason::Shutdown));
-        if drained && self.conn.will.borrow().is_some() && self.worker.takes_leave(&self.conn) {
-            self.conn.enter(Event::TakesLeave);
+            matches!(conn.phase().closing(), Some(CloseReason::Drain | CloseReason::Shutdown));
+        if drained && conn.has_will() && worker.takes_leave(conn) {
+            conn.enter(Event::TakesLeave);
         }
-        let stream = self.conn.socket.take();
+        let stream = self.link.socket.take();
         if let Some(stream) = stream
             && let Ok(mut stream) = stream.into_std()
         {
             // Nothing leaves while another may have what this node held.
-            if !abrupt && self.worker.shared.may_act() {
+            if !abrupt && worker.shared.may_act() {
                 // The socket itself is asked: of one that has just moved here the runtime does not
                 // know yet that it can be written. It does not block.
-                let out = self.conn.out.borrow();
+                let out = conn.out.borrow();
                 let rest = &out[self.written..];
                 if stream.write_all(rest).is_ok() {
-                    self.worker.metrics.bytes_out.add(rest.len() as u64);
-                    self.worker.metrics.packets_out.add(self.conn.packets_out.take().into());
+                    worker.metrics.bytes_out.add(rest.len() as u64);
+                    worker.metrics.packets_out.add(conn.packets_out.take().into());
                 }
             }
             let _ = stream.shutdown(Shutdown::Both);
@@ -134,7 +136,7 @@ impl ConnectionIo {
     /// Whether the client of a claim has left: it wakes when that shows, and reads nothing. What stands behind the
     /// CONNECT hides an end of it from a look at the bytes; the clocks look again then.
     fn poll_left(&self, cx: &mut Context<'_>) -> Option<CloseReason> {
-        let socket = self.conn.socket.borrow();
+        let socket = self.link.socket.borrow();
         let stream = socket.as_ref()?;
         let mut byte = [0; 1];
         let (packets, reason) = match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
@@ -146,36 +148,37 @@ impl ConnectionIo {
                 let ready = pin!(stream.ready(Interest::READABLE)).poll(&mut noop);
                 let closed = matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed());
                 if !closed {
-                    self.conn.hides_end.set(true);
+                    self.link.conn.hides_end.set(true);
                     return None;
                 }
                 (true, CloseReason::Eof)
             }
         };
-        self.conn.hides_end.set(packets);
-        begin(&self.worker);
-        self.worker.has_left(&self.conn, packets).then_some(reason)
+        self.link.conn.hides_end.set(packets);
+        self.driver.step().has_left(&self.link.conn, packets).then_some(reason)
     }
 
     fn has_more_than_connect(&self) -> bool {
-        let read = self.conn.partial.borrow();
-        let first = wire::next_frame(&read, self.worker.wire_limits.max_packet_size);
-        !matches!(first, Ok(Frame::Complete { len, .. }) if len == read.len())
+        let most = self.driver.worker.wire_limits.max_packet_size;
+        self.link.conn.partial(|read| {
+            let first = wire::next_frame(read, most);
+            !matches!(first, Ok(Frame::Complete { len, .. }) if len == read.len())
+        })
     }
 
     /// The socket moves to another worker with what was read of it.
     fn hand_over(&mut self, home: u16) -> Poll<Option<IoEvent>> {
-        let stream = self.conn.socket.take();
+        let stream = self.link.socket.take();
         if let Some(stream) = stream {
             // A socket that cannot move ends with its actor.
             if let Ok(stream) = stream.into_std() {
-                let read = self.conn.partial.take();
-                self.worker.recount_partial(&self.conn, 0);
-                let socket =
-                    NewSocket { stream, peer: self.conn.peer.get(), read, header_first: false };
-                let managers = &self.worker.mailboxes.managers;
+                let conn = &self.link.conn;
+                let read = conn.partial.take();
+                self.driver.worker.recount_partial(conn, 0);
+                let socket = NewSocket { stream, peer: conn.peer.get(), read, header_first: false };
+                let managers = &self.driver.mailboxes.managers;
                 managers[usize::from(home)].push(ManagerWork::Accept(socket), 256);
-                self.conn.enter(Event::HasMoved);
+                conn.enter(Event::HasMoved);
             }
         }
         Poll::Ready(None)
@@ -185,7 +188,7 @@ impl ConnectionIo {
 impl Drop for ConnectionIo {
     /// Also of an actor that is ended from outside.
     fn drop(&mut self) {
-        drop(self.conn.socket.take());
+        drop(self.link.socket.take());
     }
 }
 
@@ -194,15 +197,16 @@ impl Stream for ConnectionIo {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<IoEvent>> {
         let this = &mut *self;
-        let conn = Rc::clone(&this.conn);
-        conn.polled(cx.waker());
+        let link = Rc::clone(&this.link);
+        let conn = &link.conn;
+        link.polled(cx.waker());
         if let Phase::Moving(home) = conn.phase() {
             return this.hand_over(home);
         }
         if this.ended || conn.phase().closing().is_some() {
             return this.end();
         }
-        if conn.fault.get().is_some() {
+        if link.fault.get().is_some() {
             return Poll::Ready(Some(IoEvent::Resume));
         }
         match this.poll_write_out(cx) {
@@ -210,7 +214,7 @@ impl Stream for ConnectionIo {
                 if conn.wants_pump.replace(false) {
                     return Poll::Ready(Some(IoEvent::Drained));
                 }
-                if let Some(reason) = this.worker.drained(&conn) {
+                if let Some(reason) = this.driver.worker.drained(conn) {
                     conn.enter(Event::Closes(reason));
                     return this.end();
                 }
@@ -232,8 +236,8 @@ impl Stream for ConnectionIo {
             }
             _ => {}
         }
-        if !this.worker.has_credit(&conn) {
-            this.worker.pause(&conn);
+        if !this.driver.worker.has_credit(conn) {
+            this.driver.worker.pause(conn);
             return Poll::Pending;
         }
         if std::mem::take(&mut this.full_read) {
@@ -245,10 +249,10 @@ impl Stream for ConnectionIo {
             conn.set_undecoded(false);
             return Poll::Ready(Some(IoEvent::Resume));
         }
-        let mut socket = conn.socket.borrow_mut();
+        let mut socket = link.socket.borrow_mut();
         let Some(stream) = socket.as_mut() else { return Poll::Ready(None) };
-        let mut buffer = this.worker.read_buffer.borrow_mut();
-        let size = this.worker.read_size();
+        let mut buffer = this.driver.read_buffer.borrow_mut();
+        let size = this.driver.worker.read_size();
         let mut read = ReadBuf::new(&mut buffer[..size]);
         match Pin::new(stream).poll_read(cx, &mut read) {
             Poll::Pending => Poll::Pending,
@@ -263,7 +267,7 @@ impl Stream for ConnectionIo {
                     return Poll::Ready(Some(IoEvent::End(CloseReason::Eof)));
                 }
                 this.full_read = n == size;
-                this.worker.metrics.bytes_in.add(n as u64);
+                this.driver.worker.metrics.bytes_in.add(n as u64);
                 Poll::Ready(Some(IoEvent::Read(n)))
             }
         }
@@ -277,30 +281,38 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::driver::tests::driver;
     use crate::ports::StoreOp;
-    use crate::worker::tests::{connect, store, worker};
+    use crate::worker::Conn;
+    use crate::worker::tests::{connect, store};
 
     const CONNECT: &[u8] = &[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c'];
     const DISCONNECT: &[u8] = &[0xe0, 0];
     /// A PUBLISH of QoS 1 and, but for its end, another.
     const PUBLISH: &[u8] = &[0x32, 6, 0, 1, b't', 0, 7, b'x', 0x32, 6, 0, 1];
 
+    fn linked(driver: &WorkerDriver, conn: &Rc<Conn>) -> Rc<Link> {
+        let link = Rc::new(Link::new(Rc::clone(conn)));
+        driver.links.insert(&link);
+        link
+    }
+
     /// Its client has sent `sent` since it drains, after `partial`; whether its will is discarded
     /// as it ends for `reason`.
     fn discards_the_will(reason: CloseReason, partial: &[u8], sent: &[u8]) -> bool {
-        will_is_discarded(partial, sent, |worker, conn, io| {
+        will_is_discarded(partial, sent, |driver, conn, io| {
             conn.enter(Event::Drains);
             conn.enter(Event::Closes(reason));
             let next = Pin::new(io).poll_next(&mut Context::from_waker(Waker::noop()));
             assert!(matches!(next, Poll::Ready(None)));
-            worker.detach(conn, reason);
+            driver.worker.detach(conn, reason);
         })
     }
 
     fn will_is_discarded(
         partial: &[u8],
         sent: &[u8],
-        end: impl FnOnce(&Rc<Worker>, &Rc<Conn>, &mut ConnectionIo),
+        end: impl FnOnce(&Rc<WorkerDriver>, &Rc<Conn>, &mut ConnectionIo),
     ) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let _entered = runtime.enter();
@@ -311,31 +323,33 @@ mod tests {
         // It is there: no other way leads to the socket.
         socket.peek(&mut [0; 1]).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let worker = worker(1);
-        let conn = connect(&worker, false, Some("gone"));
-        store(&worker);
-        *conn.partial.borrow_mut() = partial.to_vec();
+        let driver = driver(1);
+        let worker = &driver.worker;
+        let conn = connect(worker, false, Some("gone"));
+        store(worker);
+        conn.partial.set(partial.to_vec());
         let stream = TcpStream::from_std(socket).unwrap();
-        let mut io = ConnectionIo::new(Rc::clone(&worker), Rc::clone(&conn), stream, false);
-        end(&worker, &conn, &mut io);
+        let link = linked(&driver, &conn);
+        let mut io = ConnectionIo::new(Rc::clone(&driver), link, stream, false);
+        end(&driver, &conn, &mut io);
         worker.flush();
         let discarded = |op: &StoreOp| matches!(op, StoreOp::DeleteWill { .. });
-        store(&worker).0.iter().any(discarded)
+        store(worker).0.iter().any(discarded)
     }
 
     #[test]
     fn who_takes_leave_and_connects_again_has_no_will() {
         let back = |partial: &[u8], sent: &[u8]| {
-            will_is_discarded(partial, sent, |worker, old, _| {
-                // Its CONNECT stands in the worker's buffer.
-                let _in_use = worker.read_buffer.borrow();
-                connect(worker, false, None);
+            will_is_discarded(partial, sent, |driver, old, _| {
+                // Its CONNECT stands in the thread's buffer.
+                let _in_use = driver.read_buffer.borrow();
+                connect(&driver.worker, false, None);
                 assert!(old.phase().closing().is_some());
             })
         };
         let elsewhere = |partial: &[u8], sent: &[u8]| {
-            will_is_discarded(partial, sent, |worker, old, _| {
-                worker.give_up_session(&"n2".into(), 1, &"c".into(), &"n3".into());
+            will_is_discarded(partial, sent, |driver, old, _| {
+                driver.worker.give_up_session(&"n2".into(), 1, &"c".into(), &"n3".into());
                 assert!(old.phase().closing().is_some());
             })
         };
@@ -360,14 +374,15 @@ mod tests {
             client.shutdown(Shutdown::Write).unwrap();
         }
         socket.set_nonblocking(true).unwrap();
-        let worker = worker(1);
-        let conn = crate::worker::tests::conn(&worker);
-        worker.shared.clock.shift(0, u64::try_from(since.as_millis()).unwrap());
-        *conn.partial.borrow_mut() = CONNECT.to_vec();
+        let driver = driver(1);
+        let conn = crate::worker::tests::conn(&driver.worker);
+        driver.worker.shared.clock.shift(0, u64::try_from(since.as_millis()).unwrap());
+        conn.partial.set(CONNECT.to_vec());
         conn.enter(Event::Asks(std::num::NonZeroU32::MIN));
         runtime.block_on(async {
             let stream = TcpStream::from_std(socket).unwrap();
-            let mut io = ConnectionIo::new(Rc::clone(&worker), Rc::clone(&conn), stream, false);
+            let link = linked(&driver, &conn);
+            let mut io = ConnectionIo::new(Rc::clone(&driver), link, stream, false);
             let look = std::future::poll_fn(|cx| match Pin::new(&mut io).poll_next(cx) {
                 Poll::Ready(Some(IoEvent::End(CloseReason::Eof))) => Poll::Ready(true),
                 Poll::Ready(other) => panic!("{other:?}"),

@@ -9,15 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, StreamHandler};
-use tokio::sync::oneshot;
 
 use crate::connection;
+use crate::driver::WorkerDriver;
 use crate::every::every;
 use crate::inbox::Work;
 use crate::messages::{ConnectionInfo, ManagerWork};
-use crate::step::begin;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
-use crate::worker::Worker;
+use crate::worker::{SocketState, Worker};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
@@ -36,16 +35,16 @@ const GIVEN_UP_AFTER: u32 = 2;
 
 /// See the module.
 pub struct ConnectionManager {
-    worker: Rc<Worker>,
+    driver: Rc<WorkerDriver>,
     cell: Arc<ActorCell>,
     ticks: u64,
 }
 
 impl ConnectionManager {
     /// Prepares the manager of a worker; on its thread.
-    pub fn build(worker: &Rc<Worker>, cell: &Arc<ActorCell>) -> Running {
-        let work = worker.mailboxes.managers[usize::from(worker.index)].stream();
-        let manager = Self { worker: Rc::clone(worker), cell: Arc::clone(cell), ticks: 0 };
+    pub fn build(driver: &Rc<WorkerDriver>, cell: &Arc<ActorCell>) -> Running {
+        let work = driver.mailboxes.managers[usize::from(driver.worker.index)].stream();
+        let manager = Self { driver: Rc::clone(driver), cell: Arc::clone(cell), ticks: 0 };
         Running::new(manager, |ctx| {
             ConnectionManager::add_stream(work, ctx);
             every(ctx, TICK, |manager, _| manager.tick());
@@ -54,38 +53,39 @@ impl ConnectionManager {
 
     fn tick(&mut self) {
         let _entered = self.cell.enter(0);
-        begin(&self.worker);
+        let (worker, links) = (self.driver.step(), &self.driver.links);
         self.ticks += 1;
-        self.worker.check_timers();
+        let (settings, now) = (&worker.shared.settings, worker.now_ms());
+        worker.check_timers(|conn, stood_still| match links.get(conn.id()) {
+            Some(link) => link.look(settings, now, stood_still),
+            None => SocketState::Goes,
+        });
         // A rebuilt router or a store that came back may have left credit nobody was told of.
-        self.worker.resume_paused();
-        if self.worker.index == 0 {
-            self.worker.shared.clock.look();
-            self.worker.shared.drops.lock().look(&self.worker.shared.metrics);
+        worker.resume_paused();
+        if worker.index == 0 {
+            worker.shared.clock.look();
+            worker.shared.drops.lock().look(&worker.shared.metrics);
         }
-        self.worker.restamp_sessions();
+        worker.restamp_sessions();
         if self.ticks.is_multiple_of(EXPIRY_TICKS) {
-            self.worker.expire_sessions();
-            self.worker.forget_stays();
+            worker.expire_sessions();
+            worker.forget_stays();
         }
         // A walk over all sessions: seldom where there are many.
-        if self.ticks.is_multiple_of(EXPIRY_TICKS)
-            || self.worker.session_count() < COUNTED_EACH_TICK
-        {
-            self.worker.count_sessions();
+        if self.ticks.is_multiple_of(EXPIRY_TICKS) || worker.session_count() < COUNTED_EACH_TICK {
+            worker.count_sessions();
         }
-        self.worker.drain_some();
-        self.worker.forget_prepared();
-        self.worker.flush();
-        self.worker.report_drained();
+        worker.drain_some();
+        worker.forget_prepared();
+        worker.flush();
+        self.driver.report_drained();
     }
 
     /// Works off what is in the inbox.
     fn work(&self) {
         let mut entered = self.cell.enter(0);
-        let worker = &self.worker;
-        begin(worker);
-        let inbox = worker.mailboxes.managers[usize::from(worker.index)].clone();
+        let worker = self.driver.step();
+        let inbox = self.driver.mailboxes.managers[usize::from(worker.index)].clone();
         let mut taken = inbox.take(AT_ONCE);
         loop {
             self.cell.fault_point();
@@ -121,7 +121,7 @@ impl ConnectionManager {
                 Some(ManagerWork::Connected { reply }) => {
                     let _ = reply.send(worker.connected());
                 }
-                Some(ManagerWork::Drain { done }) => self.drain(done),
+                Some(ManagerWork::Drain { done }) => self.driver.drain(done),
                 Some(ManagerWork::Granted { conn, client, taken, admission }) => {
                     worker.granted(conn, &client, taken.as_deref(), admission);
                 }
@@ -164,33 +164,27 @@ impl ConnectionManager {
     }
 
     fn accept(&self, socket: crate::messages::NewSocket) {
-        connection::start(&self.worker, socket);
+        connection::start(&self.driver, socket);
     }
 
     fn list(&self, skip: usize, limit: usize) -> Vec<ConnectionInfo> {
-        let conns = self.worker.conns.borrow();
-        conns
-            .iter()
-            .skip(skip)
-            .take(limit)
-            .map(|(_, conn)| self.worker.connection_info(conn))
-            .collect()
+        let worker = &self.driver.worker;
+        let conns = worker.conns.borrow();
+        conns.iter().skip(skip).take(limit).map(|(_, conn)| worker.connection_info(conn)).collect()
     }
 
     fn fault(&self, client_id: &str, fault: crate::messages::ConnectionFault) {
-        let conns = self.worker.conns.borrow();
+        let worker = &self.driver.worker;
+        let conns = worker.conns.borrow();
         let found = conns
             .iter()
             .find(|(_, conn)| conn.client_id.borrow().as_deref().is_some_and(|id| id == client_id));
         if let Some((_, conn)) = found {
-            conn.fault.set(Some(fault));
-            conn.wake();
+            if let Some(link) = self.driver.links.get(conn.id()) {
+                link.fault.set(Some(fault));
+            }
+            worker.wake(conn);
         }
-    }
-
-    fn drain(&self, done: oneshot::Sender<()>) {
-        self.worker.start_draining(done);
-        self.worker.report_drained();
     }
 }
 

@@ -6,6 +6,7 @@
 //! starts the connections and looks at their clocks.
 
 mod io;
+pub mod link;
 pub mod listener;
 pub mod manager;
 mod packets;
@@ -17,18 +18,19 @@ use std::sync::atomic::Ordering;
 
 use actix::{Actor, ActorContext, AsyncContext, Context, StreamHandler};
 
+use crate::driver::WorkerDriver;
 use crate::messages::{ConnectionFault, NewSocket};
 use crate::metrics::CloseReason;
 use crate::say::{self, cut};
-use crate::step::begin;
 use crate::supervision::{ExitStatus, spawn_temporary};
-use crate::worker::{Conn, Event, Phase, Worker};
+use crate::worker::Phase;
 use io::{ConnectionIo, IoEvent};
+use link::Link;
 
 /// See the module.
 struct Connection {
-    worker: Rc<Worker>,
-    conn: Rc<Conn>,
+    driver: Rc<WorkerDriver>,
+    link: Rc<Link>,
 }
 
 impl Actor for Connection {
@@ -37,8 +39,8 @@ impl Actor for Connection {
 
 impl StreamHandler<IoEvent> for Connection {
     fn handle(&mut self, event: IoEvent, ctx: &mut Self::Context) {
-        begin(&self.worker);
-        if let Some(fault) = self.conn.fault.take() {
+        let (worker, conn) = (self.driver.step(), &self.link.conn);
+        if let Some(fault) = self.link.fault.take() {
             match fault {
                 // The sentence of a test's fault; supervision is what is tested.
                 #[allow(clippy::panic)]
@@ -48,19 +50,22 @@ impl StreamHandler<IoEvent> for Connection {
                     return;
                 }
                 ConnectionFault::Fail => {
-                    self.worker.close(&self.conn, CloseReason::ActorDied);
+                    worker.close(conn, CloseReason::ActorDied);
                     return;
                 }
             }
         }
         match event {
-            IoEvent::Read(bytes) => packets::read(&self.worker, &self.conn, bytes),
-            IoEvent::Resume => packets::resume(&self.worker, &self.conn),
-            IoEvent::Drained => {
-                self.worker.pump(&self.conn);
-                self.worker.flush();
+            IoEvent::Read(bytes) => {
+                let buffer = self.driver.read_buffer.borrow();
+                packets::read(worker, conn, &buffer[..bytes]);
             }
-            IoEvent::End(reason) => self.worker.close(&self.conn, reason),
+            IoEvent::Resume => packets::resume(worker, conn),
+            IoEvent::Drained => {
+                worker.pump(conn);
+                worker.flush();
+            }
+            IoEvent::End(reason) => worker.close(conn, reason),
         }
     }
 
@@ -70,25 +75,18 @@ impl StreamHandler<IoEvent> for Connection {
 }
 
 /// The actor has ended, however: its session goes on without it.
-fn ended(worker: &Rc<Worker>, conn: &Rc<Conn>, status: &ExitStatus) {
+fn ended(driver: &WorkerDriver, link: &Link, status: &ExitStatus) {
+    let (worker, conn) = (driver.step(), &link.conn);
     let died = !matches!(status, ExitStatus::Stopped);
     let reason = if died { CloseReason::ActorDied } else { CloseReason::Io };
-    let reason = conn.phase().closing().unwrap_or(reason);
-    let moved = conn.phase() == Phase::Moved;
-    begin(worker);
-    worker.detach(conn, reason);
-    worker.conns.borrow_mut().try_remove(conn.key());
-    worker.give_buffers_back(conn);
-    worker.metrics.connections.sub(1);
-    if moved {
-        return;
-    }
-    worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
+    let ended = worker.handle_ended(conn, reason);
+    driver.links.remove(conn.id());
+    let Some(reason) = ended else { return };
     worker.metrics.close(if died { CloseReason::ActorDied } else { reason });
     let client_id = conn.client_id.borrow().clone().unwrap_or_else(|| Arc::from("(no CONNECT)"));
     let manager = worker.index;
     if died {
-        let why = conn.killed().map_or_else(|| status.to_string(), |why| format!("killed: {why}"));
+        let why = link.killed().map_or_else(|| status.to_string(), |why| format!("killed: {why}"));
         say::warn!(
             target: "hydrant::actors",
             "actor connection-manager/{manager}/connection {} {why}; its client may reconnect", cut(&client_id)
@@ -103,7 +101,8 @@ fn ended(worker: &Rc<Worker>, conn: &Rc<Conn>, status: &ExitStatus) {
 }
 
 /// Starts a connection actor for a socket, as a task of its own in this worker.
-pub fn start(worker: &Rc<Worker>, socket: NewSocket) {
+pub fn start(driver: &Rc<WorkerDriver>, socket: NewSocket) {
+    let worker = driver.step();
     let stream = match tokio::net::TcpStream::from_std(socket.stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -114,22 +113,10 @@ pub fn start(worker: &Rc<Worker>, socket: NewSocket) {
         }
     };
     let handed_over = !socket.read.is_empty();
-    begin(worker);
     let phase = if socket.header_first { Phase::ProxyHeader } else { Phase::AwaitConnect };
-    let conn = {
-        let mut conns = worker.conns.borrow_mut();
-        let slot = conns.vacant_entry();
-        let conn = Rc::new(Conn::new(slot.key(), phase, socket.peer, worker.now_ms(), socket.read));
-        slot.insert(Rc::clone(&conn));
-        conn
-    };
-    worker.recount_partial(&conn, conn.partial.borrow().len());
-    worker.metrics.connections.inc();
+    let conn = worker.handle_accepted(phase, socket.peer, socket.read);
     if !handed_over {
         worker.metrics.accepted.inc();
-    }
-    if worker.is_draining() {
-        conn.enter(Event::Drains);
     }
     if !handed_over {
         log::debug!(
@@ -138,29 +125,35 @@ pub fn start(worker: &Rc<Worker>, socket: NewSocket) {
         );
     }
     let mut ctx = Context::new();
-    ctx.add_stream(ConnectionIo::new(Rc::clone(worker), Rc::clone(&conn), stream, handed_over));
-    let actor = Connection { worker: Rc::clone(worker), conn: Rc::clone(&conn) };
-    let (ending_worker, ending) = (Rc::clone(worker), Rc::clone(&conn));
-    let abort = spawn_temporary(ctx, actor, move |status| ended(&ending_worker, &ending, &status));
-    conn.set_abort(abort);
+    let link = Rc::new(Link::new(conn));
+    driver.links.insert(&link);
+    ctx.add_stream(ConnectionIo::new(Rc::clone(driver), Rc::clone(&link), stream, handed_over));
+    let actor = Connection { driver: Rc::clone(driver), link: Rc::clone(&link) };
+    let (ending_driver, ending) = (Rc::clone(driver), Rc::clone(&link));
+    let abort = spawn_temporary(ctx, actor, move |status| ended(&ending_driver, &ending, &status));
+    link.set_abort(abort);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::tests::{conn, worker};
+    use crate::driver::tests::driver;
+    use crate::worker::Event;
+    use crate::worker::tests::conn;
 
     /// Connections that the node counts when the actor of one has ended that moves to another worker.
     fn counted(has_moved: bool) -> usize {
-        let worker = worker(2);
+        let driver = driver(2);
+        let worker = &driver.worker;
         worker.shared.connections.store(1, Ordering::Relaxed);
         worker.metrics.connections.inc();
-        let conn = conn(&worker);
+        let conn = conn(worker);
         assert!(conn.enter(Event::Moves(1)));
         if has_moved {
             assert!(conn.enter(Event::HasMoved));
         }
-        ended(&worker, &conn, &ExitStatus::Panicked("injected".to_owned()));
+        let link = Link::new(conn);
+        ended(&driver, &link, &ExitStatus::Panicked("injected".to_owned()));
         worker.shared.connections.load(Ordering::Relaxed)
     }
 

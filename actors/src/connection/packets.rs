@@ -18,23 +18,21 @@ use crate::metrics::CloseReason;
 use crate::say;
 use crate::worker::{Conn, Event, Phase, Worker};
 
-/// So many bytes stand in the worker's read buffer.
-pub fn read(worker: &Rc<Worker>, conn: &Rc<Conn>, bytes: usize) {
+/// These bytes have come.
+pub fn read(worker: &Rc<Worker>, conn: &Rc<Conn>, input: &[u8]) {
     let mut partial = conn.partial.take();
     let before = partial.len();
     if partial.is_empty() && conn.phase() != Phase::ProxyHeader {
         // Most reads: whole packets, decoded where they are.
-        let buffer = worker.read_buffer.borrow();
-        let input = &buffer[..bytes];
         let used = packets(worker, conn, input);
         if used < input.len() && conn.phase().closing().is_none() {
             partial.extend_from_slice(&input[used..]);
         }
     } else {
-        partial.extend_from_slice(&worker.read_buffer.borrow()[..bytes]);
+        partial.extend_from_slice(input);
         consume(worker, conn, &mut partial);
     }
-    let begins = before == 0 || partial.len() != before + bytes;
+    let begins = before == 0 || partial.len() != before + input.len();
     keep(worker, conn, partial, begins);
     worker.flush();
 }
@@ -112,7 +110,7 @@ fn keep(worker: &Rc<Worker>, conn: &Rc<Conn>, mut partial: Vec<u8>, begins: bool
     if !conn.has_undecoded() && worker.is_past_incoming_share(partial.len()) {
         worker.close(conn, CloseReason::BuffersFull);
     }
-    *conn.partial.borrow_mut() = partial;
+    conn.partial.set(partial);
 }
 
 /// Handles whole packets from the front of `input`; returns how many bytes they took.

@@ -10,34 +10,33 @@ use std::task::{Context as TaskContext, Poll};
 use actix::{Actor, Context, Handler, StreamHandler};
 use futures_util::Stream;
 
+use crate::driver::WorkerDriver;
 use crate::inbox::{InboxStream, Work};
 use crate::messages::RouterWork;
-use crate::step::begin;
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
-use crate::worker::Worker;
 
 /// A publish that ended so many routers is given up.
 const POISONED_AFTER: u8 = 2;
 
 /// See the module.
 pub struct TopicRouter {
-    worker: Rc<Worker>,
+    driver: Rc<WorkerDriver>,
     cell: Arc<ActorCell>,
 }
 
 impl TopicRouter {
     /// Prepares the router of a worker; on its thread.
-    pub fn build(worker: &Rc<Worker>, cell: &Arc<ActorCell>) -> Running {
-        begin(worker);
+    pub fn build(driver: &Rc<WorkerDriver>, cell: &Arc<ActorCell>) -> Running {
+        let worker = driver.step();
         if worker.router_died_on_the_same(POISONED_AFTER) {
             worker.skip_poisoned();
         }
         let work = RouterStream {
-            inbox: worker.mailboxes.routers[usize::from(worker.index)].stream(),
-            worker: Rc::clone(worker),
+            inbox: driver.mailboxes.routers[usize::from(worker.index)].stream(),
+            driver: Rc::clone(driver),
             had_turn: false,
         };
-        let router = Self { worker: Rc::clone(worker), cell: Arc::clone(cell) };
+        let router = Self { driver: Rc::clone(driver), cell: Arc::clone(cell) };
         Running::new(router, |ctx| {
             TopicRouter::add_stream(work, ctx);
         })
@@ -51,10 +50,9 @@ impl Actor for TopicRouter {
 impl StreamHandler<Work> for TopicRouter {
     fn handle(&mut self, _: Work, _: &mut Self::Context) {
         let mut entered = self.cell.enter(0);
-        let worker = &self.worker;
-        begin(worker);
+        let worker = self.driver.step();
         entered.add(worker.route_all(|| self.cell.fault_point()));
-        let inbox = &worker.mailboxes.routers[usize::from(worker.index)];
+        let inbox = &self.driver.mailboxes.routers[usize::from(worker.index)];
         let mut taken = inbox.take(64);
         let poisoned = taken.attempts() > u32::from(POISONED_AFTER);
         if poisoned {
@@ -124,7 +122,7 @@ impl Handler<Ping> for TopicRouter {
 /// Yields while publishes wait here or in the inbox, and once a poll for retained messages: connections and other
 /// actors have their turn before the next.
 struct RouterStream {
-    worker: Rc<Worker>,
+    driver: Rc<WorkerDriver>,
     inbox: InboxStream<RouterWork>,
     had_turn: bool,
 }
@@ -133,12 +131,15 @@ impl Stream for RouterStream {
     type Item = Work;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Work>> {
-        self.worker.set_router_waker(cx.waker());
-        let may_route = self.worker.has_router_work() && self.worker.may_route();
-        if may_route || self.worker.poll_remote_room(cx.waker()) {
+        let (worker, routers) = (&self.driver.worker, &self.driver.mailboxes.routers);
+        self.driver.links.set_router(cx.waker());
+        worker.router_polled();
+        let may_route = worker.has_router_work() && worker.may_route();
+        let wait = |full: u16| routers[usize::from(full)].wait_room(cx.waker());
+        if may_route || worker.poll_remote_room(wait) {
             return Poll::Ready(Some(Work));
         }
-        if !self.worker.has_retained_to_send() {
+        if !worker.has_retained_to_send() {
             self.had_turn = false;
         } else if !std::mem::replace(&mut self.had_turn, true) {
             return Poll::Ready(Some(Work));

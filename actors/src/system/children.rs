@@ -10,7 +10,7 @@ use hydrant_protocol::cluster::{Load, Member};
 use tokio::sync::oneshot;
 
 use super::found::Found;
-use super::workers::with_worker;
+use super::workers::with_driver;
 use super::{ActorSystem, StartError};
 use crate::connection::listener::Listener;
 use crate::connection::manager::ConnectionManager;
@@ -64,10 +64,10 @@ impl ActorSystem {
         self.child(logging, &services, move |cell| LogActor::build(&parts, cell));
         for (n, worker) in workers.iter().enumerate() {
             self.child(Arc::clone(&routers[n]), worker, |cell| {
-                with_worker(|worker| TopicRouter::build(worker, cell))
+                with_driver(|driver| TopicRouter::build(driver, cell))
             });
             self.child(Arc::clone(&managers[n]), worker, |cell| {
-                with_worker(|worker| ConnectionManager::build(worker, cell))
+                with_driver(|driver| ConnectionManager::build(driver, cell))
             });
         }
         if let (Some(parts), Some(cells)) = (cluster, peering) {

@@ -11,23 +11,24 @@ use tokio::sync::oneshot;
 use super::ActorSystem;
 use super::found::Found;
 use crate::cluster::{Beginning, EARLIER_STARTS};
+use crate::driver::WorkerDriver;
 use crate::messages::PeerWork;
 use crate::ports::StoredBatch;
 use crate::sys::Sys;
-use crate::worker::{Origin, Worker};
+use crate::worker::Origin;
 
 thread_local! {
-    static WORKER: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
+    static DRIVER: RefCell<Option<Rc<WorkerDriver>>> = const { RefCell::new(None) };
 }
 
-/// The worker of this arbiter's thread.
-fn current_worker() -> Option<Rc<Worker>> {
-    WORKER.with(|worker| worker.borrow().clone())
+/// What drives the worker of this arbiter's thread.
+fn current_driver() -> Option<Rc<WorkerDriver>> {
+    DRIVER.with(|driver| driver.borrow().clone())
 }
 
-pub(super) fn with_worker<T>(build: impl FnOnce(&Rc<Worker>) -> T) -> T {
-    match current_worker() {
-        Some(worker) => build(&worker),
+pub(super) fn with_driver<T>(build: impl FnOnce(&Rc<WorkerDriver>) -> T) -> T {
+    match current_driver() {
+        Some(driver) => build(&driver),
         // Children of a worker are added after its worker was made.
         #[allow(clippy::unreachable)]
         None => unreachable!("a worker's actor is built on its worker"),
@@ -63,7 +64,8 @@ impl ActorSystem {
             let (done, wait) = oneshot::channel();
             worker.spawn_fn(move || {
                 let clustered = shared.cluster.is_some();
-                let worker = Worker::new(index, Arc::clone(&shared), mailboxes, shared.clock.now());
+                let driver = WorkerDriver::new(index, shared, mailboxes);
+                let worker = &driver.worker;
                 for session in &sessions {
                     worker.restore_session(session, EARLIER_STARTS);
                 }
@@ -81,7 +83,7 @@ impl ActorSystem {
                         false => worker.restore_will(&will),
                     }
                 }
-                WORKER.with(|slot| *slot.borrow_mut() = Some(worker));
+                DRIVER.with(|slot| *slot.borrow_mut() = Some(driver));
                 let _ = done.send(());
             });
             restored.push(wait);
@@ -103,7 +105,8 @@ impl ActorSystem {
             let mut timer = tokio::time::interval(interval);
             loop {
                 timer.tick().await;
-                let Some(worker) = current_worker() else { return };
+                let Some(driver) = current_driver() else { return };
+                let worker = driver.step();
                 for message in sys.messages(&worker.shared) {
                     worker.publish_internal(Origin::Node, message, Vec::new());
                 }

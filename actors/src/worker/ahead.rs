@@ -42,7 +42,7 @@ impl Worker {
             effects.remote(usize::from(to.worker)).push(publication, true, Recipients::Live);
         }
         let gets = |place: &usize| now.remote.iter().any(|to| usize::from(to.worker) == *place);
-        let places = (0..self.mailboxes.routers.len()).filter(|place| !gets(place));
+        let places = (0..self.shared.workers()).filter(|place| !gets(place));
         retained.reaches(publication.topic, publication.shows, places);
     }
 

@@ -74,7 +74,7 @@ impl Worker {
         for token in late {
             if slots.is_empty() {
                 let completed = ManagerWork::Completed([token].into());
-                self.mailboxes.managers[usize::from(token.worker)].push(completed, SMALL);
+                self.outside.manager(token.worker, completed, SMALL);
                 continue;
             }
             let pending = self.pend(false, false, slots.len(), Continuation::Forward(token));

@@ -160,7 +160,7 @@ impl Worker {
             Continuation::ToPeers(work) => self.to_peers(*work, SMALL),
             Continuation::Forward(token) => {
                 let completed = ManagerWork::Completed([token].into());
-                self.mailboxes.managers[usize::from(token.worker)].push(completed, SMALL);
+                self.outside.manager(token.worker, completed, SMALL);
             }
             Continuation::Release { conn, packet_id } => {
                 if conn.phase().closing().is_none() {
@@ -219,7 +219,7 @@ impl Worker {
             self.send_ack(conn, kind);
         }
         if conn.paused.get() || conn.phase().is_draining() {
-            conn.wake();
+            self.wake(conn);
         }
     }
 

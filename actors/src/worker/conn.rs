@@ -1,6 +1,5 @@
-//! One client's socket as the rest of its worker sees it: its [phase](super::state::phase), the outgoing buffer,
-//! the acknowledgements in their order, and the clocks. The socket itself belongs to the connection
-//! actor; who ends the connection looks into it for a DISCONNECT.
+//! One client's connection as its worker sees it: its [phase](super::state::phase), the outgoing buffer,
+//! the acknowledgements in their order, and the clocks. The socket itself is its driver's, which finds it by [`ConnId`].
 //!
 //! Bounds: `out` by `limits.max_output_bytes` (checked by who delivers), `acks` by
 //! `limits.max_unacknowledged` (checked before reading), `partial` by `limits.max_packet_size`. What all
@@ -11,14 +10,10 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::task::Waker;
 
 use hydrant_protocol::PacketId;
 use hydrant_protocol::wire::Arriving;
-use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 
-use crate::messages::ConnectionFault;
 use crate::ports::StoredWill;
 use crate::say::cut;
 
@@ -75,9 +70,34 @@ pub fn moment(ms: u64) -> Moment {
     NonZeroU64::new(ms).unwrap_or(NonZeroU64::MIN)
 }
 
+/// Names one connection of a worker. A slot that is used again has another generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnId {
+    slot: u32,
+    generation: u32,
+}
+
+impl ConnId {
+    /// Its key in the worker's slab.
+    pub fn key(self) -> usize {
+        self.slot as usize
+    }
+}
+
+/// What a look at a connection's socket and task finds, which its driver alone knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketState {
+    /// Nothing that ends the connection.
+    Goes,
+    /// It was woken, and does not answer: it is ended.
+    Stalled,
+    /// It has taken nothing for `limits.write_timeout`.
+    Blocked,
+}
+
 /// See the module.
 pub struct Conn {
-    id: u32,
+    id: ConnId,
     phase: Cell<Phase>,
     /// The client: the socket's peer, or who its PROXY header says.
     pub peer: Cell<SocketAddr>,
@@ -122,24 +142,16 @@ pub struct Conn {
     pub wants_pump: Cell<bool>,
     /// It waits for a turn of the router with its retained messages.
     pub streams: Cell<bool>,
-    /// Since when the socket takes nothing.
-    pub write_blocked_ms: Cell<Option<Moment>>,
-    /// Woken and not polled since.
-    pub woken_ms: Cell<Option<Moment>>,
-    /// A fault that a test asked for.
-    pub fault: Cell<Option<ConnectionFault>>,
     /// Packets encoded since they were last counted.
     pub packets_out: Cell<u32>,
     /// Epoch of the session, and the number of its next publish.
     pub epoch: Cell<u64>,
     /// See `epoch`.
     pub publishes: Cell<u64>,
-    /// The socket, while the actor has it: the actor alone reads and writes while the connection lasts.
-    pub socket: RefCell<Option<TcpStream>>,
     /// Encoded packets that wait for the socket.
     pub out: RefCell<Vec<u8>>,
     /// The beginning of a packet whose rest has not come.
-    pub partial: RefCell<Vec<u8>>,
+    pub partial: Cell<Vec<u8>>,
     /// Bytes of `partial`, as they are counted; see `memory.rs`.
     pub partial_bytes: Cell<u32>,
     /// The same of messages that wait in memory for its session.
@@ -147,7 +159,7 @@ pub struct Conn {
     /// The same of `will`.
     pub will_bytes: Cell<u32>,
     /// The Last Will of this connection.
-    pub will: RefCell<Option<Box<StoredWill>>>,
+    pub will: Cell<Option<Box<StoredWill>>>,
     /// The number that its will is stored under; 0: it has had none.
     pub number: Cell<u64>,
     /// Client id, once known.
@@ -156,9 +168,6 @@ pub struct Conn {
     /// Index of the front of `acks`, counted from the first there ever was.
     acks_from: Cell<u32>,
     dirty: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-    abort: RefCell<Option<AbortHandle>>,
-    killed: Cell<Option<&'static &'static str>>,
     undecoded: Cell<bool>,
 }
 
@@ -171,7 +180,12 @@ impl std::fmt::Debug for Conn {
 impl Conn {
     /// Its key in the worker's slab.
     pub fn key(&self) -> usize {
-        self.id as usize
+        self.id.key()
+    }
+
+    /// What its driver knows it by.
+    pub fn id(&self) -> ConnId {
+        self.id
     }
 
     /// Where it is in its life.
@@ -195,10 +209,16 @@ impl Conn {
     }
 
     /// A connection before CONNECT, in its first phase.
-    pub fn new(id: usize, phase: Phase, peer: SocketAddr, now_ms: u64, read: Vec<u8>) -> Self {
+    pub fn new(
+        (slot, generation): (usize, u32),
+        phase: Phase,
+        peer: SocketAddr,
+        now_ms: u64,
+        read: Vec<u8>,
+    ) -> Self {
         Self {
             // Below `limits.max_connections`.
-            id: u32::try_from(id).unwrap_or(u32::MAX),
+            id: ConnId { slot: u32::try_from(slot).unwrap_or(u32::MAX), generation },
             phase: Cell::new(phase),
             peer: Cell::new(peer),
             accepted_ms: now_ms,
@@ -220,45 +240,49 @@ impl Conn {
             has_routed_exact: Cell::new(false),
             wants_pump: Cell::new(false),
             streams: Cell::new(false),
-            write_blocked_ms: Cell::new(None),
-            woken_ms: Cell::new(None),
-            fault: Cell::new(None),
             packets_out: Cell::new(0),
             epoch: Cell::new(0),
             publishes: Cell::new(0),
-            socket: RefCell::default(),
             out: RefCell::default(),
-            partial: RefCell::new(read),
+            partial: Cell::new(read),
             partial_bytes: Cell::new(0),
             waiting_bytes: Cell::new(0),
             will_bytes: Cell::new(0),
-            will: RefCell::default(),
+            will: Cell::default(),
             number: Cell::new(0),
             client_id: RefCell::default(),
             acks: RefCell::default(),
             acks_from: Cell::new(0),
             dirty: Cell::new(false),
-            waker: RefCell::default(),
-            abort: RefCell::default(),
-            killed: Cell::new(None),
             undecoded: Cell::new(false),
         }
     }
 
-    /// Keeps the waker of the actor's stream; called at every poll.
-    pub fn polled(&self, waker: &Waker) {
-        self.woken_ms.set(None);
+    /// Its driver looks at it from here on: it is to be woken for what comes then.
+    pub fn polled(&self) {
         self.dirty.set(false);
-        let mut slot = self.waker.borrow_mut();
-        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *slot = Some(waker.clone());
-        }
+    }
+
+    /// Looks at the beginning of a packet whose rest has not come.
+    pub fn partial<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+        let partial = self.partial.take();
+        let found = look(&partial);
+        self.partial.set(partial);
+        found
+    }
+
+    /// Whether it has a Last Will.
+    pub fn has_will(&self) -> bool {
+        let will = self.will.take();
+        let has = will.is_some();
+        self.will.set(will);
+        has
     }
 
     /// Whether bytes of a packet on its way are a sign of life.
     pub(super) fn lives_by_bytes(&self, now_ms: u64, patience_ms: u64, least_rate: u64) -> bool {
         let Some(mut arriving) = self.arriving.take() else { return false };
-        let lives = arriving.lives(now_ms, self.partial.borrow().len(), patience_ms, least_rate);
+        let lives = arriving.lives(now_ms, self.partial(<[u8]>::len), patience_ms, least_rate);
         self.arriving.set(Some(arriving));
         lives
     }
@@ -267,7 +291,7 @@ impl Conn {
     pub(super) fn clocks_begin_anew(&self, now_ms: u64) {
         self.last_packet_ms.set(now_ms);
         if let Some(mut arriving) = self.arriving.take() {
-            *arriving = Arriving::new(now_ms, self.partial.borrow().len());
+            *arriving = Arriving::new(now_ms, self.partial(<[u8]>::len));
             self.arriving.set(Some(arriving));
         }
     }
@@ -281,44 +305,13 @@ impl Conn {
     }
 
     /// Woken and not polled since.
-    pub(super) fn is_woken(&self) -> bool {
+    pub fn is_woken(&self) -> bool {
         self.dirty.get()
     }
 
-    /// Wakes the actor.
-    pub fn wake(&self) {
-        self.dirty.set(true);
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Wakes the actor once for any number of packets, and notes when.
-    pub(super) fn wake_dirty(&self, now_ms: u64) {
-        if !self.dirty.get() {
-            if self.woken_ms.get().is_none() {
-                self.woken_ms.set(Some(moment(now_ms)));
-            }
-            self.wake();
-        }
-    }
-
-    /// Keeps the handle by which the actor's task can be ended.
-    pub fn set_abort(&self, handle: AbortHandle) {
-        *self.abort.borrow_mut() = Some(handle);
-    }
-
-    /// Ends the actor's task.
-    pub fn abort(&self, why: &'static &'static str) {
-        self.killed.set(Some(why));
-        if let Some(handle) = self.abort.borrow().as_ref() {
-            handle.abort();
-        }
-    }
-
-    /// Why the task was ended from outside.
-    pub fn killed(&self) -> Option<&'static str> {
-        self.killed.get().copied()
+    /// It is woken; true: it was already.
+    pub(super) fn set_woken(&self) -> bool {
+        self.dirty.replace(true)
     }
 
     /// Whole packets may stand in `partial`: decoding stopped for want of credit.
@@ -377,5 +370,5 @@ impl Conn {
     }
 }
 
-/// jemalloc has a class of 448 bytes: with more, each connection takes 512.
-const _: () = assert!(size_of::<Conn>() + 2 * size_of::<usize>() <= 448);
+/// jemalloc has a class of 320 bytes: with more, each connection takes 384.
+const _: () = assert!(size_of::<Conn>() + 2 * size_of::<usize>() <= 320);

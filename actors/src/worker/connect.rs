@@ -96,7 +96,7 @@ impl Worker {
             // Everything about a client id is on one worker: the socket moves, with what was
             // read of it, and its CONNECT is decoded again there.
             conn.enter(Event::Moves(home));
-            conn.wake();
+            self.wake(conn);
             return;
         }
         if self.shared.cluster.is_some() && !empty && conn.phase() != Phase::LetIn {
@@ -263,7 +263,7 @@ impl Worker {
         let connection = conn.number.get();
         let will = StoredWill { client_id: Arc::clone(client_id), connection, message };
         self.recount_will(conn, will.message.cost());
-        *conn.will.borrow_mut() = Some(Box::new(will.clone()));
+        conn.will.set(Some(Box::new(will.clone())));
         self.effects.borrow_mut().ops.push(StoreOp::PutWill { will });
     }
 

@@ -362,7 +362,7 @@ impl Worker {
             let request = self.next_number();
             stored.reading = Some(request);
             stored.read_until = stored.next_sequence;
-            self.mailboxes.storage.push(
+            self.outside.storage(
                 StorageWork::ReadQueue {
                     worker: self.index,
                     slot,

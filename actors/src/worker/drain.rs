@@ -6,26 +6,18 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::oneshot;
-
 use super::{Conn, Event, Worker};
 use crate::metrics::CloseReason;
 
 impl Worker {
-    /// Tells who waits for it that the last connection is gone.
-    pub fn report_drained(&self) {
-        if self.draining.get() && self.conns.borrow().is_empty() && !self.has_router_work() {
-            for done in self.drained.take() {
-                let _ = done.send(());
-            }
-        }
+    /// After [`Self::start_draining`]: the last connection is gone, and what it has sent is routed.
+    pub fn is_drained(&self) -> bool {
+        self.draining.get() && self.conns.borrow().is_empty() && !self.has_router_work()
     }
 
     /// Stops taking work from sockets; connections close once their acknowledgements are out.
-    /// `done` is told when the last one is gone.
-    pub fn start_draining(&self, done: oneshot::Sender<()>) {
+    pub fn start_draining(&self) {
         self.draining.set(true);
-        self.drained.borrow_mut().push(done);
         for (_, conn) in self.conns.borrow().iter() {
             self.drain_conn(conn);
         }
@@ -59,11 +51,11 @@ impl Worker {
         }
     }
 
-    fn drain_conn(&self, conn: &Conn) {
+    pub(crate) fn drain_conn(&self, conn: &Conn) {
         conn.drain_at.set(low(self.routed_total.get() + self.router_depth() as u64));
         conn.drain_ms.set(low(self.now_ms()));
         conn.enter(Event::Drains);
-        conn.wake();
+        self.wake(conn);
     }
 
     /// Why a draining connection may close now; `None`: something it sent is not answered.
@@ -98,14 +90,16 @@ fn low(ms: u64) -> u32 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use hydrant_protocol::wire::Publish;
     use hydrant_protocol::{PacketId, QoS};
 
     use super::*;
     use crate::now::Boot;
-    use crate::worker::tests::{conn, connect, connect_as, settings, tick, worker, worker_with};
+    use crate::worker::tests::{
+        conn, connect, connect_as, ready, settings, tick, worker, worker_with,
+    };
 
     fn submit(worker: &Rc<Worker>, conn: &Rc<Conn>) {
         let (topic, payload) = ("t", b"x");
@@ -136,25 +130,6 @@ mod tests {
         assert_eq!(worker.drained(&drained), Some(CloseReason::Shutdown));
     }
 
-    #[test]
-    fn an_actor_that_stalls_while_it_drains_is_aborted() {
-        let mut settings = settings(1);
-        settings.shutdown_deadline = Duration::ZERO;
-        settings.supervision.stall_timeout = Duration::ZERO;
-        let worker = worker_with(settings);
-        let client = connect(&worker, true, None);
-        worker.drain_conn(&client);
-        let since = worker.now_ms();
-        let soon = Instant::now() + Duration::from_secs(10);
-        // It is late and never polled: the second look finds that, a millisecond later.
-        while client.killed().is_none() {
-            assert!(Instant::now() < soon, "after {} ms", worker.now_ms() - since);
-            tick(&worker);
-            worker.check_timers();
-        }
-        assert_eq!(client.phase().closing(), Some(CloseReason::ActorDied));
-    }
-
     /// Nothing else says that its client has left where the network swallows that.
     #[test]
     fn a_client_waits_to_be_let_in_no_longer_than_for_its_connect() {
@@ -163,12 +138,12 @@ mod tests {
         let worker = worker_with(settings);
         let client = conn(&worker);
         client.enter(Event::Asks(std::num::NonZeroU32::MIN));
-        let soon = Instant::now() + Duration::from_secs(10);
         while client.phase().closing().is_none() {
-            assert!(Instant::now() < soon);
-            client.polled(std::task::Waker::noop());
+            assert!(worker.now_ms() < 10_000);
+            client.polled();
+            worker.shared.clock.shift(0, 1);
             tick(&worker);
-            worker.check_timers();
+            worker.check_timers(ready);
         }
         assert_eq!(client.phase().closing(), Some(CloseReason::ConnectTimeout));
         assert!(worker.now_ms() > 20);

@@ -1,29 +1,21 @@
 //! Clients that take leave of a connection that is about to end for another reason: who has sent DISCONNECT by
 //! then has no will ([MQTT-3.14.4-3]).
 //!
-//! Bounds: one read of the socket, [`READ_BUFFER`] bytes.
+//! Bounds: one read of the socket, [`READ_BUFFER`](super::READ_BUFFER) bytes.
 
-use std::io::Read as _;
 use std::rc::Rc;
 
 use hydrant_protocol::wire::{self, Frame, Packet};
-use socket2::SockRef;
 
-use super::{Conn, Event, READ_BUFFER, Worker};
+use super::{Conn, Event, Worker};
 use crate::metrics::CloseReason;
 
 impl Worker {
-    /// Whether a DISCONNECT is among what has come on a connection and is not handled any more. The socket itself
-    /// is asked, and does not block: the runtime may not know yet that something stands there.
+    /// Whether a DISCONNECT is among what has come on a connection and is not handled any more. Its socket is
+    /// asked for that.
     pub fn takes_leave(&self, conn: &Conn) -> bool {
         let mut come = conn.partial.take();
-        if let Some(stream) = conn.socket.borrow().as_ref() {
-            // The worker's buffer may be in use: by the CONNECT that takes this connection over.
-            let mut buffer = vec![0; READ_BUFFER];
-            if let Ok(n) = (&*SockRef::from(stream)).read(&mut buffer) {
-                come.extend_from_slice(&buffer[..n]);
-            }
-        }
+        self.outside.unread(conn.id(), &mut come);
         self.has_disconnect(conn, &come)
     }
 
@@ -47,7 +39,7 @@ impl Worker {
     pub(super) fn close_old(&self, old: &Rc<Conn>) {
         let reason = old.phase().closing();
         let ends = matches!(reason, None | Some(CloseReason::Drain | CloseReason::Shutdown));
-        if ends && old.will.borrow().is_some() && self.takes_leave(old) {
+        if ends && old.has_will() && self.takes_leave(old) {
             old.enter(Event::TakesLeave);
         }
         self.close(old, CloseReason::Takeover);

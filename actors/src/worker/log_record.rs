@@ -34,7 +34,7 @@ impl Worker {
     ) {
         let kind = self.shared.settings.log.kind;
         let qos0 = publication.qos == QoS::AtMostOnce && !publication.must_last;
-        let room = self.mailboxes.log.has_room();
+        let room = self.outside.log_has_room();
         if qos0 && !room {
             self.metrics.drop_one(DropReason::LogFull, &client_id, publication.topic);
             return;

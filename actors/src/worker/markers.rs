@@ -18,7 +18,7 @@ impl Worker {
     /// This router passes a marker.
     pub fn pass_marker(&self, marker: &Arc<StreamMarker>) {
         self.flush();
-        let routers = u16::try_from(self.mailboxes.routers.len()).unwrap_or(u16::MAX);
+        let routers = self.worker_count();
         let passed =
             PeerWork::MarkerPassed { marker: Arc::clone(marker), router: (self.index, routers) };
         match &marker.reason {
@@ -48,15 +48,14 @@ impl Worker {
             return self.send_marker(id, &client, stream, routers);
         }
         // Behind what any of them has of that node: through one after the other.
-        let next = usize::from(self.index) + 1;
-        let (to, work) = match self.mailboxes.routers.get(next) {
-            Some(_) => (next, RouterWork::ForwardMarker { id, client, stream, routers }),
-            None => {
-                let home = usize::from(self.shared.home(&client));
-                (home, RouterWork::MarkerArrived { id, client, stream, routers })
-            }
+        let next = self.index + 1;
+        let (to, work) = if next < self.worker_count() {
+            (next, RouterWork::ForwardMarker { id, client, stream, routers })
+        } else {
+            let home = self.shared.home(&client);
+            (home, RouterWork::MarkerArrived { id, client, stream, routers })
         };
-        self.mailboxes.routers[to].push(work, SMALL);
+        self.outside.router(to, work, SMALL);
     }
 
     /// To where the session is. Here it counts at once: behind what stands in this router's own inbox
@@ -67,7 +66,7 @@ impl Worker {
             return self.marked(id, client, stream, routers);
         }
         let marked = RouterWork::MarkerArrived { id, client: Arc::clone(client), stream, routers };
-        self.mailboxes.routers[usize::from(home)].push(marked, SMALL);
+        self.outside.router(home, marked, SMALL);
     }
 
     /// A stream has marked the session.
@@ -90,11 +89,10 @@ impl Worker {
     /// A stream has sent again what a lost incarnation had not stored: on to every worker.
     pub fn pass_on_resent(&self, incarnation: u64, stream: PublishStream, routers: u16) {
         self.flush();
-        let next = usize::from(self.index) + 1;
-        if stream.router == ALL_STREAMS
-            && let Some(router) = self.mailboxes.routers.get(next)
-        {
-            return router.push(RouterWork::Resent { incarnation, stream, routers }, SMALL);
+        let next = self.index + 1;
+        if stream.router == ALL_STREAMS && next < self.worker_count() {
+            let resent = RouterWork::Resent { incarnation, stream, routers };
+            return self.outside.router(next, resent, SMALL);
         }
         if stream == PublishStream::new(0, self.index) {
             self.held_up.set(self.held_up.get().saturating_sub(1));
@@ -105,11 +103,12 @@ impl Worker {
                 self.finish_prepared();
             }
         }
-        for (index, router) in (0..).zip(&self.mailboxes.routers) {
+        for index in 0..self.worker_count() {
             if index == self.index && stream.router != ALL_STREAMS {
                 self.resent(incarnation, stream, routers);
             } else {
-                router.push(RouterWork::ResentHere { incarnation, stream, routers }, SMALL);
+                let resent = RouterWork::ResentHere { incarnation, stream, routers };
+                self.outside.router(index, resent, SMALL);
             }
         }
     }

@@ -126,7 +126,7 @@ impl Worker {
             output += out + conn.waiting_bytes.get() as usize;
             // No socket that empties wakes it.
             if has_room && out == 0 && conn.wants_pump.get() {
-                conn.wake();
+                self.wake(conn);
             }
         }
         self.incoming.held.set(incoming);

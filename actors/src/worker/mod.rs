@@ -9,12 +9,14 @@
 //! flushed, also when that handler panics.
 
 mod abandon;
+mod accepted;
 mod acknowledge;
 mod ahead;
 mod buffered;
 mod complete;
 mod conn;
 mod connect;
+mod credit;
 mod deliver;
 mod drain;
 mod leave;
@@ -23,6 +25,7 @@ mod markers;
 mod memory;
 mod order;
 mod orphan_dedup;
+mod outside;
 mod peer_publish;
 mod places;
 mod publish;
@@ -46,16 +49,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::task::Waker;
 
 use ahash::AHashMap;
 use hydrant_protocol::cluster::stream_marker::MarkedStreams;
 use hydrant_protocol::wire;
 use slab::Slab;
-use tokio::sync::oneshot;
 
-pub use conn::{Ack, AckKind, Conn, moment};
+pub use conn::{Ack, AckKind, Conn, ConnId, Moment, SocketState, moment};
+pub use outside::Outside;
 pub use state::ingress::{Origin, PublishBatch};
 
 pub use state::dependencies::AckDependencies;
@@ -65,7 +66,6 @@ pub use state::phase::{Event, Phase};
 pub(crate) use state::publication::SYS_PREFIX;
 pub use state::sessions::Session;
 
-use crate::mailboxes::Mailboxes;
 use crate::metrics::WorkerMetrics;
 use crate::node_tables::NodeTables;
 use crate::now::{Boot, Now};
@@ -92,15 +92,12 @@ pub struct Worker {
     pub index: u16,
     /// What the workers share.
     pub shared: Arc<NodeTables>,
-    /// The inboxes of the node's actors.
-    pub mailboxes: Arc<Mailboxes>,
+    outside: Box<dyn Outside>,
     /// Counters of this worker.
     pub metrics: Arc<WorkerMetrics>,
     /// What wire decoding holds packets against.
     pub wire_limits: wire::Limits,
-    /// What a socket is read into.
-    pub read_buffer: RefCell<Box<[u8]>>,
-    /// Sockets, by the id in [`Conn`].
+    /// Connections, by the slot in their [`ConnId`].
     pub conns: RefCell<Slab<Rc<Conn>>>,
     sessions: RefCell<Sessions>,
     routes: RefCell<Routes>,
@@ -116,7 +113,8 @@ pub struct Worker {
     internal: RefCell<VecDeque<InternalPublish>>,
     /// Some of them were left at the end of a turn.
     internal_goes_on: Cell<bool>,
-    router_waker: RefCell<Option<Waker>>,
+    /// The router is woken and has not looked since.
+    router_woken: Cell<bool>,
     paused: RefCell<Vec<Rc<Conn>>>,
     buffers: RefCell<Vec<Vec<u8>>>,
     /// Connections whose retained messages wait for a turn of the router, each once.
@@ -126,7 +124,6 @@ pub struct Worker {
     /// See `now`.
     started: Boot,
     draining: Cell<bool>,
-    drained: RefCell<Vec<oneshot::Sender<()>>>,
     /// The publish at which the router before this one ended, and how many did.
     router_deaths: Cell<(u64, u8)>,
     routed_total: Cell<u64>,
@@ -166,11 +163,11 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// An empty worker for worker `index`.
+    /// An empty worker for worker `index`, made at `now`.
     pub fn new(
         index: u16,
         shared: Arc<NodeTables>,
-        mailboxes: Arc<Mailboxes>,
+        outside: Box<dyn Outside>,
         now: Now,
     ) -> Rc<Self> {
         let limits = &shared.settings.limits;
@@ -185,10 +182,9 @@ impl Worker {
         let buffers = limits.max_buffer_bytes / 2 / shared.workers();
         Rc::new(Self {
             index,
-            mailboxes,
+            outside,
             metrics,
             wire_limits,
-            read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             conns: RefCell::default(),
             sessions: RefCell::default(),
             routes: RefCell::default(),
@@ -201,14 +197,13 @@ impl Worker {
             routed: Cell::new(0),
             internal: RefCell::default(),
             internal_goes_on: Cell::new(false),
-            router_waker: RefCell::default(),
+            router_woken: Cell::new(false),
             paused: RefCell::default(),
             buffers: RefCell::default(),
             streaming: RefCell::default(),
             now: Cell::new(now),
             started: now.boot,
             draining: Cell::new(false),
-            drained: RefCell::default(),
             router_deaths: Cell::new((u64::MAX, 0)),
             routed_total: Cell::new(0),
             checked_ms: Cell::new(0),
@@ -280,152 +275,34 @@ impl Worker {
         self.batch.borrow().len() + self.routing.borrow().len().saturating_sub(self.routed.get())
     }
 
-    /// Keeps the waker of the router's stream.
-    pub fn set_router_waker(&self, waker: &Waker) {
-        let mut slot = self.router_waker.borrow_mut();
-        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *slot = Some(waker.clone());
-        }
+    /// The router looks for work from here on: it is to be woken for what comes then.
+    pub fn router_polled(&self) {
+        self.router_woken.set(false);
     }
 
     fn wake_router(&self) {
-        // Taken, so that a hundred publishes in a row wake it once; the stream puts it back.
-        if let Some(waker) = self.router_waker.borrow_mut().take() {
-            waker.wake();
+        // A hundred publishes in a row wake it once.
+        if !self.router_woken.replace(true) {
+            self.outside.wake_router();
         }
     }
 
-    /// Whether a connection may read more: what it has caused itself is not too much, and the actors its
-    /// publishes wait for have room.
-    pub fn has_credit(&self, conn: &Conn) -> bool {
-        self.has_credit_within_read(conn) && self.others_have_room(conn)
-    }
-
-    /// The half of [`has_credit`](Self::has_credit) that each packet of a read may change.
-    #[inline]
-    pub fn has_credit_within_read(&self, conn: &Conn) -> bool {
-        let limits = &self.shared.settings.limits;
-        if conn.acks_outstanding() >= limits.max_unacknowledged {
-            return false;
-        }
-        if conn.held.get() && (conn.replaying.get() || self.awaits_router(conn)) {
-            return false;
-        }
-        // Deliveries end at max_output_bytes; past twice that it is answers which the client does
-        // not read.
-        let waits = conn.out.borrow().len();
-        if waits >= 2 * limits.max_output_bytes || self.is_past_share(waits) {
-            return false;
-        }
-        conn.phase().claim().is_none() && self.batch.borrow().bytes() < limits.max_router_bytes
-    }
-
-    /// The other half: it stands while one read is handled, because what that causes is handed out at its end.
-    pub fn others_have_room(&self, conn: &Conn) -> bool {
-        if self.remote_full.get() || !self.shared.may_act() {
-            return false;
-        }
-        // A full store or log pauses those who wait for it; the others only far past the bound.
-        let waits = conn.acks_outstanding() > 0;
-        let storage = &self.mailboxes.storage;
-        let pending = storage.bytes() + self.shared.parked_bytes.load(Ordering::Relaxed);
-        let max = self.shared.settings.storage.max_pending_bytes;
-        if pending >= max && (waits || storage.bytes() > 2 * max || pending > 4 * max) {
-            return false;
-        }
-        conn.log_waits.get() == 0 || self.mailboxes.log.has_room()
-    }
-
-    /// Whether a packet has to wait, with what is behind it. SUBSCRIBE and UNSUBSCRIBE wait for the
-    /// router while it has publishes of their connection: they bear on what comes after them, and
-    /// what came before is retained by then ([MQTT-3.3.1-8]). PUBREC waits until what was in flight
-    /// has been read back: no PUBREL may precede a PUBLISH that is sent again ([MQTT-4.3.3-1]).
-    pub fn must_wait(&self, conn: &Conn, packet: &wire::Packet<'_>) -> bool {
-        let waits = match packet {
-            wire::Packet::Subscribe(_) | wire::Packet::Unsubscribe(_) => self.awaits_router(conn),
-            wire::Packet::Pubrec(_) => conn.replaying.get(),
-            _ => false,
-        };
-        if waits {
-            conn.held.set(true);
-        }
-        waits
-    }
-
-    fn awaits_router(&self, conn: &Conn) -> bool {
-        conn.unrouted.get() && self.has_router_work()
-    }
-
-    /// Remembers a connection that stopped reading for want of credit.
-    pub fn pause(&self, conn: &Rc<Conn>) {
-        if !conn.paused.replace(true) {
-            self.metrics.paused.inc();
-            self.paused.borrow_mut().push(Rc::clone(conn));
-        }
-    }
-
-    /// Lets paused connections that have credit again go on.
-    pub fn resume_paused(&self) {
-        if self.paused.borrow().is_empty() {
-            return;
-        }
-        let now = self.now_ms();
-        let mut paused = self.paused.take();
-        paused.retain(|conn| {
-            if conn.phase().closing().is_none() && !self.has_credit(conn) {
-                return true;
-            }
-            conn.paused.set(false);
-            if conn.held.replace(false) {
-                // It has submitted nothing since.
-                conn.unrouted.set(false);
-            }
-            // The keep-alive does not run while we did not read ([MQTT-3.1.2-24]).
-            conn.clocks_begin_anew(now);
-            conn.wake();
-            false
-        });
-        self.paused.replace(paused);
+    /// A connection has something to do.
+    pub fn wake(&self, conn: &Conn) {
+        conn.set_woken();
+        self.outside.wake(conn.id(), self.now_ms());
     }
 
     /// Sends what the handlers have decided.
     pub fn flush(&self) {
-        if self.effects.borrow_mut().hand_out(self.index, &self.shared, &self.mailboxes) {
+        if self.effects.borrow_mut().hand_out(self.index, &self.shared, &*self.outside) {
             self.remote_is_full();
         }
     }
 
-    /// Another worker's router got more than it has room for: nothing is read here until it has
-    /// some again.
-    fn remote_is_full(&self) {
-        if !self.remote_full.replace(true) {
-            // It registers for the room ([`Self::poll_remote_room`]).
-            self.wake_router();
-        }
-    }
-
-    /// True once, when every other worker's router that was full has room again; has `waker` woken
-    /// then. For the router's stream.
-    pub fn poll_remote_room(&self, waker: &Waker) -> bool {
-        if !self.remote_full.get() {
-            return false;
-        }
-        let full = self
-            .mailboxes
-            .routers
-            .iter()
-            .enumerate()
-            .find(|(at, router)| *at != usize::from(self.index) && !router.has_room());
-        match full {
-            Some((_, router)) => router.wait_room(waker),
-            None => self.remote_full.set(false),
-        }
-        !self.remote_full.get()
-    }
-
-    /// Connections that stopped reading.
-    pub fn paused_count(&self) -> usize {
-        self.paused.borrow().len()
+    /// How many workers the node has.
+    fn worker_count(&self) -> u16 {
+        u16::try_from(self.shared.workers()).unwrap_or(u16::MAX)
     }
 
     /// A buffer to encode into, from the pool.
@@ -468,14 +345,17 @@ impl Worker {
         self.output_changed(before, out.len());
         drop(out);
         conn.packets_out.set(conn.packets_out.get() + 1);
-        conn.wake_dirty(self.now_ms());
+        // Once for any number of packets.
+        if !conn.set_woken() {
+            self.outside.wake(conn.id(), self.now_ms());
+        }
         result
     }
 
     /// Closes a connection from outside its actor: the actor ends at its next poll.
     pub fn close(&self, conn: &Conn, reason: crate::metrics::CloseReason) {
         conn.enter(Event::Closes(reason));
-        conn.wake();
+        self.wake(conn);
     }
 
     /// A router starts: true when `limit` routers before it ended at the publish that it would

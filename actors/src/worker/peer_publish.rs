@@ -35,7 +35,7 @@ const USUAL_MS: u64 = 1000;
 impl Worker {
     pub(super) fn to_peers(&self, work: PeerWork, bytes: usize) {
         if self.shared.cluster.is_some() {
-            self.mailboxes.peers.push(work, bytes);
+            self.outside.peers(work, bytes);
         }
     }
 
@@ -294,7 +294,7 @@ impl Worker {
                 if let Some(before) = before {
                     self.close(&before, CloseReason::Takeover);
                 }
-                conn.wake();
+                self.wake(&conn);
             }
             None if !known() && !self.arriving.borrow().contains_key(client) => {
                 self.send_gone(client);

@@ -463,7 +463,7 @@ impl Worker {
     pub(super) fn pump_all(&self) {
         for (_, conn) in self.conns.borrow().iter() {
             conn.wants_pump.set(true);
-            conn.wake();
+            self.wake(conn);
         }
     }
 }

@@ -25,7 +25,7 @@ impl Worker {
         let Some(first) = walk.next else { return };
         // What is inherited is not told from what is being written of it; and a store that is behind comes first.
         let pending =
-            self.mailboxes.storage.bytes() + self.shared.parked_bytes.load(Ordering::Relaxed);
+            self.outside.storage_bytes() + self.shared.parked_bytes.load(Ordering::Relaxed);
         let is_behind = pending >= self.shared.settings.storage.max_pending_bytes;
         if is_behind || !self.orphans.borrow().is_empty() {
             return self.restamp.set(walk);

@@ -227,7 +227,7 @@ impl Worker {
         }
         offer.read = Some(request);
         let next = stored.next_sequence;
-        self.mailboxes.storage.push(
+        self.outside.storage(
             StorageWork::ReadQueue {
                 worker: self.index,
                 slot,

@@ -206,7 +206,7 @@ impl Worker {
         let message = (!full && !publication.payload.is_empty()).then(|| publication.message());
         if ahead {
             let topic = Arc::clone(&publication.message().topic);
-            let places = self.mailboxes.routers.len();
+            let places = self.shared.workers();
             retained.change_ahead(&topic, message.clone(), version, places);
         } else if let Some(message) = &message {
             retained.insert(Arc::clone(message));

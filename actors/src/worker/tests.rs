@@ -4,7 +4,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +13,7 @@ use hydrant_protocol::wire::{self, Connect, Publish, Subscribe, Version, Will};
 use hydrant_protocol::{Message, PacketId, QoS};
 
 use super::{Conn, Worker};
+use crate::driver::WorkerDriver;
 use crate::log::Gate;
 use crate::mailboxes::Mailboxes;
 use crate::messages::{RouterWork, StorageWork};
@@ -33,7 +33,10 @@ mod pages;
 mod panics;
 mod places;
 mod retained;
+mod steps;
 mod wills;
+
+pub(crate) use steps::{ready, tick};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -130,20 +133,14 @@ pub(crate) fn worker_with(settings: Settings) -> Rc<Worker> {
 fn worker_before(settings: Settings, gate: Gate) -> Rc<Worker> {
     let mailboxes = Mailboxes::new(&settings, usize::MAX);
     let shared = crate::system::shared_before_for_tests(&Arc::new(settings), gate);
-    let now = shared.clock.now();
-    Worker::new(0, shared, mailboxes, now)
-}
-
-/// A step begins, at the time that it is.
-pub(crate) fn tick(worker: &Worker) {
-    worker.begin(worker.shared.clock.now());
+    Rc::clone(&WorkerDriver::new(0, shared, mailboxes).worker)
 }
 
 pub(crate) fn conn(worker: &Rc<Worker>) -> Rc<Conn> {
     let mut conns = worker.conns.borrow_mut();
     let slot = conns.vacant_entry();
     let conn = Rc::new(Conn::new(
-        slot.key(),
+        (slot.key(), worker.next_number()),
         super::Phase::AwaitConnect,
         ([127, 0, 0, 1], 1).into(),
         worker.now_ms(),
@@ -197,7 +194,7 @@ fn connect_with(
 /// Everything handed to the store so far: its operations, with all tokens answered; its reads.
 pub(crate) fn store(worker: &Rc<Worker>) -> (Vec<StoreOp>, Vec<(u32, u32, u64)>) {
     let (mut written, mut reads) = (Vec::new(), Vec::new());
-    let mut taken = worker.mailboxes.storage.take(1000);
+    let mut taken = worker.mailboxes().storage.take(1000);
     while let Some(work) = taken.pop() {
         match work {
             StorageWork::Write { ops, tokens, .. } => {
@@ -306,7 +303,7 @@ fn a_receipt_stored_after_a_reconnect_is_told_to_who_sent_it_again() {
         worker.submit(&first, &publish, receipt);
         worker.route_all(|| ());
         let mut late = Vec::new();
-        let mut taken = worker.mailboxes.storage.take(10);
+        let mut taken = worker.mailboxes().storage.take(10);
         while let Some(work) = taken.pop() {
             if let StorageWork::Write { tokens, .. } = work {
                 late.extend(tokens);
@@ -342,24 +339,19 @@ fn a_client_that_reads_no_answers_is_not_read_either() {
 
 #[test]
 fn a_full_router_elsewhere_stops_reading_here_until_it_has_room() {
-    struct Nobody;
-    impl Wake for Nobody {
-        fn wake(self: Arc<Self>) {}
-    }
-    let waker = Waker::from(Arc::new(Nobody));
     let worker = worker(2);
     let elsewhere = crate::subscriptions::Subscriber { worker: 1, persistent: false, slot: 0 };
     let filter = TopicFilter::parse("t", &wire::Limits::PROTOCOL).unwrap();
     worker.set_subscription(&filter, elsewhere, QoS::AtMostOnce);
     let publisher = conn(&worker);
     publish(&worker, &publisher, "t", &[b'x'; 1500], false);
-    assert!(worker.has_credit(&publisher) && !worker.poll_remote_room(&waker));
+    assert!(worker.has_credit(&publisher) && !worker.poll_remote_room(|_| ()));
     publish(&worker, &publisher, "t", &[b'x'; 1500], false);
-    assert!(!worker.has_credit(&publisher) && !worker.poll_remote_room(&waker));
-    let mut taken = worker.mailboxes.routers[1].take(10);
+    assert!(!worker.has_credit(&publisher) && !worker.poll_remote_room(|_| ()));
+    let mut taken = worker.mailboxes().routers[1].take(10);
     while let Some(RouterWork::Deliver(_)) = taken.pop() {}
     drop(taken);
-    assert!(worker.poll_remote_room(&waker));
+    assert!(worker.poll_remote_room(|_| ()));
     assert!(worker.has_credit(&publisher));
 }
 
@@ -435,7 +427,7 @@ fn subscribe_elsewhere(worker: &Rc<Worker>, topic: &str) {
 /// Transaction and origin of each write handed to the store; nothing is answered.
 fn origins(worker: &Rc<Worker>) -> Vec<(Option<u64>, Option<u16>)> {
     let mut origins = Vec::new();
-    let mut taken = worker.mailboxes.storage.take(1000);
+    let mut taken = worker.mailboxes().storage.take(1000);
     while let Some(work) = taken.pop() {
         if let StorageWork::Write { transaction, origin, .. } = work {
             origins.push((transaction.map(|transaction| transaction.id), origin));
@@ -453,7 +445,7 @@ fn a_part_of_another_workers_transaction_has_no_origin() {
     publish(&worker, &publisher, "own", b"x", true);
     assert_eq!(origins(&worker), [(Some(1), Some(0)), (None, Some(0))]);
     // What went to the other worker, as if it had come from there.
-    let mut taken = worker.mailboxes.routers[1].take(10);
+    let mut taken = worker.mailboxes().routers[1].take(10);
     let Some(RouterWork::Deliver(batch)) = taken.front_mut() else { panic!() };
     worker.route_remote(batch, || ());
     assert_eq!(origins(&worker), [(Some(1), None)]);

@@ -5,20 +5,20 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Conn, Event, Worker, moment};
+use super::{Conn, Event, SocketState, Worker};
 
 /// Clocks that were not looked at for so long: the thread was blocked, or the machine asleep.
 const STOOD_STILL_MS: u64 = 1000;
 
 impl Worker {
     /// Looks at every connection's clocks: CONNECT in time, keep-alive, a socket that takes
-    /// nothing, an actor that does not answer.
-    pub fn check_timers(&self) {
+    /// nothing, an actor that does not answer. Of the last two `look` tells, which is called for each connection;
+    /// true: the thread stood still, and nobody's silence means anything.
+    pub fn check_timers(&self, look: impl Fn(&Conn, bool) -> SocketState) {
         use crate::metrics::CloseReason;
         let now = self.now_ms();
         let limits = &self.shared.settings.limits;
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-        let stall = ms(self.shared.settings.supervision.stall_timeout);
         let conns: Vec<Rc<Conn>> =
             self.conns.borrow().iter().map(|(_, conn)| Rc::clone(conn)).collect();
         self.count_buffers(conns.iter().map(|conn| &**conn));
@@ -27,24 +27,20 @@ impl Worker {
         // After this thread itself stood still nobody's silence means anything: one more turn.
         let stood_still = now.saturating_sub(self.checked_ms.replace(now)) > STOOD_STILL_MS;
         for conn in conns {
-            if conn.is_woken() && (stood_still || conn.woken_ms.get().is_none()) {
-                conn.woken_ms.set(Some(moment(now)));
-            }
+            let state = look(&conn, stood_still);
             if stood_still {
                 continue;
             }
             if again && !conn.out.borrow().is_empty() {
                 // The lease is back, and with it what is on its way to clients.
-                conn.wake();
+                self.wake(&conn);
             }
             if conn.phase().is_draining() {
                 // What it waits for may have been routed without an answer to it.
-                conn.wake();
+                self.wake(&conn);
             }
-            if conn.woken_ms.get().is_some_and(|woken| now.saturating_sub(woken.get()) > stall) {
-                // Woken and never polled: its actor waits for something that does not come.
+            if state == SocketState::Stalled {
                 conn.enter(Event::Died);
-                conn.abort(&"stalled: it did not answer its wake-up");
                 continue;
             }
             if conn.phase().closing().is_some() {
@@ -67,7 +63,7 @@ impl Worker {
                     // that its client has left.
                     self.close(&conn, CloseReason::ConnectTimeout);
                 } else if claims && conn.hides_end.get() {
-                    conn.wake();
+                    self.wake(&conn);
                 }
                 continue;
             }
@@ -87,11 +83,7 @@ impl Worker {
                 self.close(&conn, CloseReason::PacketTimeout);
                 continue;
             }
-            if conn
-                .write_blocked_ms
-                .get()
-                .is_some_and(|since| now.saturating_sub(since.get()) > ms(limits.write_timeout))
-            {
+            if state == SocketState::Blocked {
                 self.close(&conn, CloseReason::WriteTimeout);
             }
         }

@@ -3,13 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
+use crate::driver::tests::driver;
 use crate::metrics::CloseReason;
-use crate::worker::tests::{conn, connect, contains, publish, queued, store, subscribe, worker};
+use crate::worker::tests::{conn, connect, contains, publish, queued, store, subscribe};
 use hydrant_protocol::QoS;
 
-fn manager(worker: &Rc<Worker>) -> ConnectionManager {
+fn manager(driver: &Rc<WorkerDriver>) -> ConnectionManager {
     let cell = ActorCell::new("manager", "ConnectionManager").shared();
-    ConnectionManager { worker: Rc::clone(worker), cell, ticks: 0 }
+    ConnectionManager { driver: Rc::clone(driver), cell, ticks: 0 }
 }
 
 /// Two entries, the second in flight, a connection that wants them, and the page with them
@@ -27,7 +28,7 @@ fn page(worker: &Rc<Worker>) -> Rc<crate::worker::Conn> {
     let second = connect(worker, false, None);
     store(worker);
     let (slot, request, _) = store(worker).1[0];
-    worker.mailboxes.managers[0].push(ManagerWork::QueuePage { slot, request, entries }, 0);
+    worker.mailboxes().managers[0].push(ManagerWork::QueuePage { slot, request, entries }, 0);
     second
 }
 
@@ -37,30 +38,32 @@ fn panics(manager: &ConnectionManager) -> bool {
 
 #[test]
 fn a_page_is_taken_back_once_although_a_panic_came_in_between() {
-    let worker = worker(1);
-    let second = page(&worker);
+    let driver = driver(1);
+    let worker = &driver.worker;
+    let second = page(worker);
     {
         // Nothing can be written to it.
         let _held = second.out.borrow_mut();
-        assert!(panics(&manager(&worker)));
+        assert!(panics(&manager(&driver)));
     }
-    assert_eq!(worker.mailboxes.managers[0].len(), 1, "the page is lost");
-    assert!(!panics(&manager(&worker)));
-    assert!(worker.mailboxes.managers[0].is_empty() && second.phase().closing().is_none());
+    assert_eq!(worker.mailboxes().managers[0].len(), 1, "the page is lost");
+    assert!(!panics(&manager(&driver)));
+    assert!(worker.mailboxes().managers[0].is_empty() && second.phase().closing().is_none());
     assert!(contains(&second, b"one") && contains(&second, b"two"));
     assert_eq!(worker.session_load(&second).0, 2, "in flight once each");
 }
 
 #[test]
 fn a_page_that_ends_every_manager_is_given_up_with_its_connection() {
-    let worker = worker(1);
-    let second = page(&worker);
+    let driver = driver(1);
+    let worker = &driver.worker;
+    let second = page(worker);
     let held = second.out.borrow_mut();
     for _ in 0..=GIVEN_UP_AFTER {
-        assert!(panics(&manager(&worker)));
+        assert!(panics(&manager(&driver)));
     }
     assert!(second.phase().closing().is_none());
-    assert!(!panics(&manager(&worker)));
-    assert!(second.phase().closing().is_some() && worker.mailboxes.managers[0].is_empty());
+    assert!(!panics(&manager(&driver)));
+    assert!(second.phase().closing().is_some() && worker.mailboxes().managers[0].is_empty());
     drop(held);
 }

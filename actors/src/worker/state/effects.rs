@@ -12,7 +12,6 @@ use hydrant_protocol::cluster::message::{self, Control};
 use smallvec::SmallVec;
 
 use crate::cluster::Recipient;
-use crate::mailboxes::Mailboxes;
 use crate::messages::{
     CompletionToken, LogWork, PeerWork, RemoteBatch, RouterWork, StorageWork, Transaction,
 };
@@ -20,6 +19,7 @@ use crate::ports::StoreOp;
 
 use crate::node_tables::NodeTables;
 use crate::step_guard::StepGuard;
+use crate::worker::Outside;
 
 #[derive(Debug)]
 pub struct Effects {
@@ -169,7 +169,7 @@ impl Effects {
 
     /// Sends what stands here. Storage first: another worker's part of a transaction must find that of `worker`
     /// there. True: another worker's router got more than it has room for.
-    pub fn hand_out(&mut self, worker: u16, shared: &NodeTables, mailboxes: &Mailboxes) -> bool {
+    pub fn hand_out(&mut self, worker: u16, shared: &NodeTables, outside: &dyn Outside) -> bool {
         let joined = self.joined.iter().filter(|joined| **joined).count();
         let other = self.transaction.take();
         // A part that another worker waits for does not wait for what we ask for ourselves.
@@ -184,38 +184,35 @@ impl Effects {
             let ops = std::mem::take(&mut self.ops);
             let bytes = ops.iter().map(cost).sum::<usize>() + 64;
             let tokens = std::mem::take(&mut self.tokens);
-            mailboxes.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, bytes);
+            outside.storage(StorageWork::Write { ops, tokens, transaction, origin }, bytes);
         }
         if !self.log.is_empty() {
-            mailboxes.log.push_all(self.log.drain(..).map(|work| {
-                let cost = work.record.cost();
-                (work, cost)
-            }));
+            outside.log(&mut self.log);
         }
         let mut is_full = false;
-        for (to, batch) in self.remote.iter_mut().enumerate() {
-            let joined = std::mem::take(&mut self.joined[to]);
+        for (to, (batch, joined)) in (0..).zip(self.remote.iter_mut().zip(&mut self.joined)) {
+            let joined = std::mem::take(joined);
             if batch.is_empty() && !joined {
                 continue;
             }
             let mut batch = std::mem::take(batch);
             batch.transaction = if joined { transaction } else { None };
             let bytes = batch.bytes();
-            mailboxes.routers[to].push(RouterWork::Deliver(batch), bytes);
-            is_full |= !mailboxes.routers[to].has_room();
+            outside.router(to, RouterWork::Deliver(batch), bytes);
+            is_full |= !outside.router_has_room(to);
         }
         if shared.cluster.is_some() {
             for message in self.broadcast.drain(..) {
-                mailboxes.peers.push(PeerWork::Broadcast(message), 1024);
+                outside.peers(PeerWork::Broadcast(message), 1024);
             }
             for batch in self.peers.drain(..).filter(|batch| batch.count > 0) {
                 let OutboundPeerBatch { to, body, count, tokens, queues, prepared, .. } = batch;
                 let bytes = body.len();
                 let work = PeerWork::Publishes { to, body, count, tokens, queues, prepared };
-                mailboxes.peers.push(work, bytes);
+                outside.peers(work, bytes);
             }
             for reached in self.reached.drain(..) {
-                mailboxes.peers.push(reached, 128);
+                outside.peers(reached, 128);
             }
         }
         is_full

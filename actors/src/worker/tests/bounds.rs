@@ -318,7 +318,7 @@ fn a_subscriber_holds_its_share_once_the_buffers_are_full() {
     assert!(!worker.has_credit(&hog), "nor is more read of who takes nothing");
     assert!(worker.has_credit(&slow));
     // The clocks count anew.
-    worker.check_timers();
+    worker.check_timers(ready);
     let held = [&slow, &hog, &publisher].map(|conn| conn.out.borrow().len()).iter().sum::<usize>();
     assert_eq!(worker.buffered(), held);
     [&slow, &hog, &publisher].iter().for_each(|conn| worker.give_buffers_back(conn));
@@ -372,15 +372,15 @@ fn a_message_larger_than_the_share_goes_on_once_there_is_room() {
     store(&worker);
     subscribe(&worker, &client, "t", QoS::AtLeastOnce);
     client.out.take();
-    worker.check_timers();
+    worker.check_timers(ready);
     let hog = hog(&worker, 100_000);
     publish(&worker, &conn(&worker), "t", &[7; 40_000], false);
     let entries = queued(&store(&worker).0);
     assert_eq!(entries.len(), 1);
     assert!(client.out.borrow().is_empty() && client.wants_pump.get());
     worker.give_buffers_back(&hog);
-    client.polled(Waker::noop());
-    worker.check_timers();
+    client.polled();
+    worker.check_timers(ready);
     assert!(client.is_woken(), "its actor pumps");
     worker.pump(&client);
     let (slot, request, _) = store(&worker).1[0];

@@ -54,7 +54,7 @@ fn first_waits(
 /// What waits for the session on its way.
 fn late(worker: &Rc<Worker>) -> Vec<CompletionToken> {
     let mut late = Vec::new();
-    let mut taken = worker.mailboxes.routers[1].take(100);
+    let mut taken = worker.mailboxes().routers[1].take(100);
     while let Some(work) = taken.pop() {
         if let RouterWork::Deliver(mut batch) = work {
             late.append(&mut batch.late);
@@ -190,7 +190,7 @@ fn what_is_refused_gives_its_place_up() {
     store(&worker);
     let late = first_waits(&worker, &publisher, "t", 2);
     let mut stored = Vec::new();
-    let mut taken = worker.mailboxes.storage.take(100);
+    let mut taken = worker.mailboxes().storage.take(100);
     while let Some(work) = taken.pop() {
         if let StorageWork::Write { tokens, .. } = work {
             stored.extend(tokens);
@@ -274,7 +274,7 @@ fn what_a_lost_node_had_prepared_comes_before_what_its_client_publishes_here() {
         let written = || {
             let mut all = Vec::new();
             for _ in 0..3 {
-                let mut taken = worker.mailboxes.log.take(10);
+                let mut taken = worker.mailboxes().log.take(10);
                 while let Some(work) = taken.pop() {
                     work.token.into_iter().for_each(|token| worker.complete(token));
                 }
@@ -347,9 +347,10 @@ fn a_retained_message_is_ahead_until_each_worker_has_it() {
         found.len()
     };
     assert_eq!((seen(0), seen(1)), (1, 0));
-    let other =
-        Worker::new(1, Arc::clone(&worker.shared), Arc::clone(&worker.mailboxes), worker.now());
-    let mut taken = worker.mailboxes.routers[1].take(10);
+    let shared = Arc::clone(&worker.shared);
+    let other = WorkerDriver::new(1, shared, Arc::clone(worker.mailboxes()));
+    let other = &other.worker;
+    let mut taken = worker.mailboxes().routers[1].take(10);
     let Some(RouterWork::Deliver(batch)) = taken.front_mut() else { panic!() };
     other.route_remote(batch, || ());
     assert_eq!((seen(0), seen(1)), (1, 1));

@@ -93,7 +93,7 @@ fn a_qos_2_message_that_finds_no_window_comes_back_from_the_store() {
     store(&worker);
     // Its entry is handed to the store, which holds it back: nothing is answered.
     publish_at(QoS::ExactlyOnce, &worker, &publisher, "t", b"two", false);
-    let mut taken = worker.mailboxes.storage.take(10);
+    let mut taken = worker.mailboxes().storage.take(10);
     let Some(StorageWork::Write { ops, tokens, .. }) = taken.pop() else { panic!() };
     assert!(taken.pop().is_none());
     drop(taken);

@@ -205,7 +205,7 @@ fn without_an_overflow_topic_qos_0_and_a_will_lose_their_record_alone() {
     worker.detach(&publisher, CloseReason::Eof);
     worker.route_all(|| ());
     assert!(outbox(&worker).is_empty());
-    assert!(worker.mailboxes.log.take(10).is_empty());
+    assert!(worker.mailboxes().log.take(10).is_empty());
     assert!(contains(&subscriber, b"zero") && contains(&subscriber, b"farewell"));
     assert_eq!(worker.metrics.dropped[DropReason::TopicCap as usize].get(), 2);
 }
