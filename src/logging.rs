@@ -184,6 +184,7 @@ pub fn start(filter: &str) {
             .target(env_logger::Target::Pipe(Box::new(Input(Arc::clone(&queue)))));
         let _ = WRITER.set(Arc::clone(&queue));
     }
+    say::measure_by(coarse_ms);
     let inner = builder.build();
     let max = inner.filter();
     if log::set_boxed_logger(Box::new(Logger { inner, queue })).is_ok() {

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use crate::metrics::{DropReason, Metrics, WorkerMetrics};
-use crate::monotonic::coarse_ms;
 use crate::say::{self, Level, PAUSE_MS, cut};
 
 const REASONS: usize = DropReason::ALL.len();
@@ -59,7 +58,7 @@ impl DropLines {
         for &reason in DropReason::ALL {
             let Some((level, what)) = wording(reason) else { continue };
             let total = metrics.sum(|worker| &worker.dropped[reason as usize]);
-            let Some(new) = self.due(reason, total, coarse_ms()) else { continue };
+            let Some(new) = self.due(reason, total, say::now_ms()) else { continue };
             let example = std::mem::take(&mut EXAMPLES.lock()[reason as usize]);
             KNOWN[reason as usize].store(false, Ordering::Relaxed);
             ::log::log!(

@@ -8,17 +8,20 @@
 //! Lines left out of a reason that goes quiet are told of by [`sweep`], one second after its 10 s are over. A reason
 //! that is not a static is not swept: its next line tells of them.
 //!
+//! The pauses are measured by milliseconds that the program tells ([`measure_by`]): this module reads no clock. Until
+//! then no time passes, and a reason has one line.
+//!
 //! Bounds: [`MAX_LINE`] bytes a line, control characters escaped; [`KEYS`] reasons a call site with keys, so that two
 //! keys may share one; two atomics and one short text a reason. Nothing waits: a reason is one compare and swap.
 
 use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use ::log::Level;
 use parking_lot::Mutex;
 
 use crate::metrics::Count;
-use crate::monotonic::coarse_ms;
 
 pub use crate::{say_error as error, say_info as info, say_warn as warn};
 
@@ -45,10 +48,24 @@ pub static UNREAD: Count = Count::new();
 /// All static reasons that have said something: at most one entry a call site and key.
 static SAID: Mutex<Vec<&'static Reason>> = Mutex::new(Vec::new());
 
+/// Tells the milliseconds by which pauses are measured.
+static MEASURE: OnceLock<fn() -> u64> = OnceLock::new();
+
+/// From here on pauses are measured by what `now_ms` tells: milliseconds since some moment, cheap to read. Whoever
+/// writes the log calls this once, before the first line; a later call changes nothing.
+pub fn measure_by(now_ms: fn() -> u64) {
+    let _ = MEASURE.set(now_ms);
+}
+
+/// The milliseconds by which pauses are measured.
+pub(crate) fn now_ms() -> u64 {
+    MEASURE.get().map_or(0, |now_ms| now_ms())
+}
+
 /// What a line is said for, once in 10 s.
 #[derive(Debug)]
 pub struct Reason {
-    /// No line before this, by [`coarse_ms`].
+    /// No line before this, by [`now_ms`].
     next_ms: AtomicU64,
     left_out: AtomicU64,
     listed: AtomicBool,
@@ -76,7 +93,7 @@ impl Reason {
     /// Says the line, or counts it.
     pub fn say(&self, level: Level, target: &str, line: fmt::Arguments<'_>) {
         if ::log::log_enabled!(target: target, level)
-            && let Some(more) = self.due(coarse_ms())
+            && let Some(more) = self.due(now_ms())
         {
             write(level, target, &one_line(line, MAX_LINE), more);
         }
@@ -87,7 +104,7 @@ impl Reason {
         if !::log::log_enabled!(target: target, level) {
             return;
         }
-        let Some(more) = self.due(coarse_ms()) else { return };
+        let Some(more) = self.due(now_ms()) else { return };
         let line = one_line(line, MAX_LINE);
         write(level, target, &line, more);
         *self.last.lock() = Some((level, target, one_line(format_args!("{line}"), MAX_AGAIN)));
@@ -99,7 +116,7 @@ impl Reason {
     /// Text of several lines that no client has written, such as a backtrace.
     pub fn say_lines(&self, level: Level, target: &str, text: fmt::Arguments<'_>) {
         if ::log::log_enabled!(target: target, level)
-            && let Some(more) = self.due(coarse_ms())
+            && let Some(more) = self.due(now_ms())
         {
             let mut lines = Bounded { text: String::new(), max: MAX_LINES, lines: true };
             let _ = lines.write_fmt(text);
@@ -109,7 +126,7 @@ impl Reason {
 
     /// Whether whoever has a line may write it, and how many were left out since the last one.
     pub fn take(&self) -> Option<u64> {
-        self.due(coarse_ms())
+        self.due(now_ms())
     }
 
     /// How many lines were left out since the last one; `None`: this one is, too.
@@ -151,7 +168,7 @@ impl Reason {
     }
 }
 
-/// Tells of what was left out for reasons that went quiet. Call it once a second, `now` by [`coarse_ms`]; at the end
+/// Tells of what was left out for reasons that went quiet. Call it once a second, `now` by [`now_ms`]; at the end
 /// with [`u64::MAX`].
 pub fn sweep(now: u64) {
     let now = now.min(u64::MAX - PAUSE_MS);
@@ -329,17 +346,18 @@ mod tests {
 
     #[test]
     fn threads_at_once_say_one_line_and_count_the_others() {
-        // In step, so that both often look at the same moment: so many turns, or so long.
+        // In step, so that both often look at the same moment: so many turns, or so many waits for each other.
         const TURNS: u64 = 60_000;
-        let patience = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        const PATIENCE: u64 = 5_000_000;
         let (reason, arrived) = (Reason::new(), AtomicU64::new(0));
         // The turns in which a thread has said the line, with what was left out before; how often it looked.
         let run = || {
-            let (mut said, mut looks) = (Vec::new(), 0);
+            let (mut said, mut looks, mut waits) = (Vec::new(), 0, 0);
             for turn in 0..TURNS {
                 arrived.fetch_add(1, Ordering::SeqCst);
                 while arrived.load(Ordering::SeqCst) < 2 * (turn + 1) {
-                    if std::time::Instant::now() > patience {
+                    waits += 1;
+                    if waits > PATIENCE {
                         return (said, looks);
                     }
                     std::thread::yield_now();
