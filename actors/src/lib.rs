@@ -14,15 +14,16 @@
 //! - [`settings`], [`metrics`]: bounds, counters; [`subscriptions`]: who is subscribed; [`clock`]: what has passed;
 //!   [`now`]: the time of one step; [`say`]: the lines of the log, [`dropped`] those about messages.
 
+pub use hydrant_engine::{
+    drain_budget, dropped, generations, metrics, now, say, settings, step_guard, subscriptions,
+};
+
 pub mod clock;
 pub mod cluster;
 pub mod connection;
 pub mod drain;
-pub mod drain_budget;
 mod driver;
-pub mod dropped;
 mod every;
-pub mod generations;
 pub mod inbox;
 #[cfg(test)]
 #[path = "inbox/tests.rs"]
@@ -30,19 +31,12 @@ mod inbox_tests;
 pub mod log;
 pub mod mailboxes;
 pub mod messages;
-pub mod metrics;
 mod monotonic;
 pub mod node_tables;
-pub mod now;
 pub mod peers;
 pub mod ports;
 pub mod routing;
-pub mod say;
-pub mod settings;
-
-mod step_guard;
 pub mod storage;
-pub mod subscriptions;
 pub mod supervision;
 pub mod sys;
 pub mod system;

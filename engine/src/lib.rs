@@ -1,0 +1,20 @@
+//! The broker as machines without IO, and the data they work on (`docs/decisions/0017-the-engine.md`).
+//!
+//! Nothing here knows an actor, a socket, a thread or a clock: time is an argument ([`now`]), and what a machine decides
+//! is handed to its driver. The drivers are in `hydrant-actors`, which exports these modules under its own name, too.
+//!
+//! - [`settings`], [`metrics`]: bounds, counters; [`now`]: the time of one step.
+//! - [`say`]: the lines of the log, [`dropped`] those about messages.
+//! - [`subscriptions`]: who is subscribed, [`generations`]: which cached routes a change makes stale;
+//!   [`drain_budget`]: how many connections a drain may close.
+//! - [`step_guard`]: what a step takes back when it does not get to its end.
+
+pub mod drain_budget;
+pub mod dropped;
+pub mod generations;
+pub mod metrics;
+pub mod now;
+pub mod say;
+pub mod settings;
+pub mod step_guard;
+pub mod subscriptions;
