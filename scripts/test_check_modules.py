@@ -170,6 +170,40 @@ class Layers(Tree):
         self.assertIn("src/lib.rs:1 names hydrant_engine", output)
 
 
+class Engine(Tree):
+    ENGINE = MANIFEST.replace("actors", "engine")
+
+    def test_what_is_for_drivers_fails_also_in_tests_and_comments(self) -> None:
+        for text, word in (
+            ("async fn f() {}", "async"),
+            ("use std::future::Future;", "Future"),
+            ("struct S { waker: std::task::Waker }", "Waker"),
+            ("#[cfg(test)] mod tests { fn f() { std::time::Instant::now(); } }", "Instant::now"),
+            ("/// By [`SystemTime`].", "SystemTime"),
+            ("fn f() -> u64 { rand::random() }", "rand::"),
+        ):
+            with self.subTest(text=text):
+                self.write({"Cargo.toml": self.ENGINE, "src/lib.rs": "mod a;", "src/a/mod.rs": text})
+                status, output = self.run_script()
+                self.assertEqual(status, 1)
+                self.assertIn(f"hydrant-engine: src/a/mod.rs:1 names {word}, which is for drivers", output)
+
+    def test_other_words_and_other_crates_do_not(self) -> None:
+        fine = "// asynchronous\nuse std::time::{Duration, Instant}; fn f(now: Instant, brand: u8) -> StoreFuture { operand::x() }"
+        self.write({"Cargo.toml": self.ENGINE, "src/lib.rs": fine})
+        self.assertEqual(self.run_script()[0], 0)
+        self.write({"Cargo.toml": MANIFEST, "src/lib.rs": "async fn f() { rand::random() }"})
+        self.assertEqual(self.run_script()[0], 0)
+
+    def test_a_dependency_of_drivers_fails(self) -> None:
+        for kind in ("dependencies", "dev-dependencies"):
+            with self.subTest(kind=kind):
+                self.write({"Cargo.toml": self.ENGINE + f"[{kind}]\ntokio = {{}}\n", "src/lib.rs": ""})
+                status, output = self.run_script()
+                self.assertEqual(status, 1)
+                self.assertIn("hydrant-engine: its Cargo.toml depends on tokio, which is for drivers", output)
+
+
 class LongFiles(Tree):
     LONG = "// a line\n" * (check_modules.MOST_LINES + 1)
 
