@@ -37,12 +37,14 @@ impl Default for Generations {
 
 impl Generations {
     /// The stripe of a topic; the same for as long as this lives.
+    #[inline]
     pub fn stripe(&self, topic: &str) -> Stripe {
         #[allow(clippy::cast_possible_truncation, reason = "below STRIPES")]
         Stripe((self.hasher.hash_one(topic) % STRIPES as u64) as u16)
     }
 
     /// The generation of the routes of a stripe. Both counters only rise, so their sum is the same only while both are.
+    #[inline]
     pub fn of(&self, stripe: Stripe) -> u64 {
         let its = self.stripes.get(usize::from(stripe.0));
         let its = its.map_or(0, |its| its.load(Ordering::Acquire));
@@ -50,6 +52,7 @@ impl Generations {
     }
 
     /// A subscription to this filter was made, changed or ended.
+    #[inline]
     pub fn changed(&self, filter: &str) {
         if filter.contains(['+', '#']) {
             return self.all_changed();
@@ -61,6 +64,7 @@ impl Generations {
     }
 
     /// Something changed that concerns topics nobody names.
+    #[inline]
     pub fn all_changed(&self) {
         self.every.fetch_add(1, Ordering::Release);
     }

@@ -19,29 +19,35 @@ impl Count {
         Self(AtomicU64::new(0))
     }
     /// Adds one.
+    #[inline]
     pub fn inc(&self) {
         self.add(1);
     }
     /// Adds `n`.
+    #[inline]
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
     /// The same where one thread alone changes the count: no locked instruction, which would wait
     /// for all that was written before it, several times for each message.
+    #[inline]
     pub fn add_unshared(&self, n: u64) {
         self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
     }
     /// Takes `n` away (gauges only); stops at zero.
+    #[inline]
     pub fn sub(&self, n: u64) {
         let _ = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |v| Some(v.saturating_sub(n)));
     }
     /// Replaces the value (gauges only).
+    #[inline]
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
     }
     /// Reads it.
+    #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -62,12 +68,14 @@ pub struct Latency {
 
 impl Latency {
     /// Counts one duration.
+    #[inline]
     pub fn record(&self, took: Duration) {
         let (slot, us) = Self::slot(took);
         self.buckets[slot].inc();
         self.sum_us.add(us);
     }
     /// The same where one thread alone counts ([`Count::add_unshared`]).
+    #[inline]
     pub fn record_unshared(&self, took: Duration) {
         let (slot, us) = Self::slot(took);
         self.buckets[slot].add_unshared(1);
@@ -261,6 +269,7 @@ pub struct WorkerMetrics {
 
 impl WorkerMetrics {
     /// Counts a closed connection.
+    #[inline]
     pub fn close(&self, reason: CloseReason) {
         self.closed[reason as usize].inc();
     }

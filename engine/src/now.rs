@@ -23,16 +23,19 @@ pub struct Now {
 
 impl Boot {
     /// What has passed since an earlier moment; nothing where that moment is later.
+    #[inline]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
     /// Whole milliseconds, in which links count.
+    #[inline]
     pub fn ms(self) -> u64 {
         self.0 / 1_000
     }
 
     /// The beginning of such a millisecond.
+    #[inline]
     pub fn from_ms(ms: u64) -> Self {
         Self(ms.saturating_mul(1_000))
     }
