@@ -7,13 +7,16 @@
 //! - [`say`]: the lines of the log, [`dropped`] those about messages.
 //! - [`subscriptions`]: who is subscribed, [`generations`]: which cached routes a change makes stale;
 //!   [`drain_budget`]: how many connections a drain may close.
+//! - [`ports`]: what the outside is handed and gives back; [`cluster`]: how the other nodes are named.
 //! - [`step_guard`]: what a step takes back when it does not get to its end.
 
+pub mod cluster;
 pub mod drain_budget;
 pub mod dropped;
 pub mod generations;
 pub mod metrics;
 pub mod now;
+pub mod ports;
 pub mod say;
 pub mod settings;
 pub mod step_guard;

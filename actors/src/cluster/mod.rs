@@ -13,7 +13,6 @@ mod incoming;
 mod lease;
 mod lost_nodes;
 mod members;
-mod node_index;
 mod refresh;
 mod sending;
 mod sessions;
@@ -36,6 +35,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::ports::{PreparedPublish, SealedIncarnation, SessionId, StoredBatch};
 
 pub use lease::{Beginning, GiveUp, Lease};
+pub use hydrant_engine::cluster::node_index;
 pub use lost_nodes::{LostNode, LostNodes};
 pub use node_index::{EARLIER_STARTS, Node, NodeIndex, Recipient};
 pub use state::interest::LocalInterest;

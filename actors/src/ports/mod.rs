@@ -1,14 +1,15 @@
 //! What the actor tree needs from outside, as traits. `src/` implements them; nothing here knows
 //! Kafka, fjall or Cassandra.
 
-mod dead;
 mod log;
 mod membership;
 mod shared_store;
 mod store;
 
-pub use dead::{DeadId, DeadLetter, NoDeadId};
-pub use log::{Admission, LogError, LogRecord, MessageLog, OutboxPosition, Report};
+pub use hydrant_engine::ports::{
+    Admission, DeadId, DeadLetter, LogError, LogRecord, NoDeadId, OutboxPosition, Report,
+};
+pub use log::MessageLog;
 pub use membership::{Membership, MembershipFuture};
 pub use shared_store::{
     Holder, KnownIncarnation, OrphanedState, SealedIncarnation, Sealing, SharedStore,

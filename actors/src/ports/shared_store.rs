@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::dead::DeadId;
 use super::store::{
     Lanes, PreparedPublish, SessionId, SessionStore, StoreFuture, StoredBatch, StoredSession,
     StoredWill,
 };
+use hydrant_engine::ports::DeadId;
 
 /// Who holds a persistent session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,8 +8,7 @@ use hydrant_protocol::cluster::message::PublishId;
 use hydrant_protocol::session::RangeSet;
 use hydrant_protocol::{Message, PacketId, QoS};
 
-use super::dead::{DeadId, DeadLetter};
-use super::log::{LogRecord, OutboxPosition};
+use hydrant_engine::ports::{DeadId, DeadLetter, LogRecord, OutboxPosition};
 
 /// A persistent session's number, never used twice within a store.
 pub type SessionId = u64;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8};
 
-/// Index of a node in [`Cluster::nodes`](super::Cluster::nodes).
+/// Index of a node in the node's list of all that it has heard of, itself first.
 pub type NodeIndex = u16;
 
 /// Another node.
@@ -23,7 +23,7 @@ pub struct Node {
 
 impl Node {
     /// Not heard of yet.
-    pub(super) fn new(id: &Arc<str>, up: bool) -> Arc<Self> {
+    pub fn new(id: &Arc<str>, up: bool) -> Arc<Self> {
         let (up, stops, kept) = (up.into(), AtomicBool::new(false), AtomicU8::new(0));
         Arc::new(Self { id: Arc::clone(id), up, stops, kept })
     }
@@ -39,7 +39,7 @@ pub struct Recipient {
 }
 
 /// Index of this node itself.
-pub(super) const SELF: NodeIndex = 0;
+pub const SELF: NodeIndex = 0;
 
 /// Stands for all earlier starts of this node, where a lost incarnation is named.
 pub const EARLIER_STARTS: u64 = u64::MAX;
