@@ -8,12 +8,14 @@
 //! - [`subscriptions`]: who is subscribed, [`generations`]: which cached routes a change makes stale;
 //!   [`drain_budget`]: how many connections a drain may close.
 //! - [`ports`]: what the outside is handed and gives back; [`cluster`]: how the other nodes are named.
+//! - [`messages`]: what machines and drivers give each other to do; [`worker`]: what a worker decides with.
 //! - [`step_guard`]: what a step takes back when it does not get to its end.
 
 pub mod cluster;
 pub mod drain_budget;
 pub mod dropped;
 pub mod generations;
+pub mod messages;
 pub mod metrics;
 pub mod now;
 pub mod ports;
@@ -21,3 +23,4 @@ pub mod say;
 pub mod settings;
 pub mod step_guard;
 pub mod subscriptions;
+pub mod worker;

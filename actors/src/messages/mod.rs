@@ -2,26 +2,22 @@
 //!
 //! Each message stands in a leaf: it knows the ports' data and the messages that it is made of, and no actor.
 
-pub(crate) mod arena;
-mod completion;
-mod log;
 mod manager;
-mod peer_batch;
 mod peers;
 mod remote_batch;
 mod router;
 mod storage;
-mod stream_marker;
 
-pub use self::log::{DeadWork, LogWork};
-pub use completion::{AckSource, CompletionToken, Transaction};
+pub(crate) use hydrant_engine::messages::arena;
+pub use hydrant_engine::messages::{
+    AckSource, CompletionToken, DeadWork, InboundPeerBatch, LogWork, MarkerReason, StreamMarker,
+    Transaction,
+};
 pub use manager::{ConnectionFault, ConnectionInfo, ManagerWork, NewSocket};
-pub use peer_batch::InboundPeerBatch;
 pub use peers::{Answer, PeerWork};
 pub use remote_batch::RemoteBatch;
 pub use router::RouterWork;
 pub use storage::StorageWork;
-pub use stream_marker::{MarkerReason, StreamMarker};
 
 /// Cost of a small message, in an inbox that is bounded by bytes.
 pub const SMALL: usize = 64;

@@ -5,7 +5,7 @@ use hydrant_protocol::cluster::message::PublishId;
 use smallvec::SmallVec;
 
 use crate::cluster::NodeIndex;
-use crate::worker::AckDependencies;
+use crate::worker::state::dependencies::AckDependencies;
 
 /// See the module.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl InboundPeerBatch {
     }
 
     /// What one of its publishes has to have done.
-    pub(crate) fn add(&mut self, deps: &AckDependencies, held: bool, prepared: Option<PublishId>) {
+    pub fn add(&mut self, deps: &AckDependencies, held: bool, prepared: Option<PublishId>) {
         self.store |= deps.store;
         self.exact |= deps.store && held;
         self.prepared.extend(prepared.filter(|_| deps.store && held));

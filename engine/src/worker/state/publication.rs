@@ -38,6 +38,7 @@ pub struct Publication<'a> {
 }
 
 impl<'a> Publication<'a> {
+    #[inline]
     pub fn new(topic: &'a str, payload: &'a [u8], qos: QoS, durable: bool) -> Self {
         Self {
             topic,
@@ -58,14 +59,17 @@ impl<'a> Publication<'a> {
     }
 
     /// QoS 2 that is delivered only once stored.
+    #[inline]
     pub fn held(&self) -> bool {
         self.qos == QoS::ExactlyOnce && self.durable
     }
 
+    #[inline]
     pub fn cost(&self) -> usize {
         self.topic.len() + self.payload.len() + 64
     }
 
+    #[inline]
     pub fn message(&mut self) -> Arc<Message> {
         let (topic, payload, qos) = (self.topic, self.payload, self.qos);
         let shared = self.shared_topic;
@@ -82,4 +86,4 @@ impl<'a> Publication<'a> {
 }
 
 /// Topics below which only the node publishes.
-pub(crate) const SYS_PREFIX: &str = "$SYS/";
+pub const SYS_PREFIX: &str = "$SYS/";

@@ -21,12 +21,14 @@ pub struct AckDependencies {
 
 impl AckDependencies {
     /// What is neither the store nor the log.
-    pub(crate) fn others(&self) -> usize {
+    #[inline]
+    pub fn others(&self) -> usize {
         self.peers.len() + self.arriving.len() + self.late.len()
     }
 
     /// It is over already.
-    pub(crate) fn nothing(&self) -> bool {
+    #[inline]
+    pub fn nothing(&self) -> bool {
         !self.store && self.log.is_none() && self.others() == 0
     }
 }

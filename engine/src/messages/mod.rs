@@ -1,0 +1,14 @@
+//! What machines and their drivers give each other to do, as plain data.
+//!
+//! Each message stands in a leaf: it knows the ports' data and the messages that it is made of, and no machine.
+
+pub mod arena;
+mod completion;
+mod log;
+mod peer_batch;
+mod stream_marker;
+
+pub use self::log::{DeadWork, LogWork};
+pub use completion::{AckSource, CompletionToken, Transaction};
+pub use peer_batch::InboundPeerBatch;
+pub use stream_marker::{MarkerReason, StreamMarker};
