@@ -9,12 +9,14 @@
 //!   [`drain_budget`]: how many connections a drain may close.
 //! - [`ports`]: what the outside is handed and gives back; [`cluster`]: how the other nodes are named.
 //! - [`messages`]: what machines and drivers give each other to do; [`worker`]: what a worker decides with.
+//! - [`log`]: in front of the message log.
 //! - [`step_guard`]: what a step takes back when it does not get to its end.
 
 pub mod cluster;
 pub mod drain_budget;
 pub mod dropped;
 pub mod generations;
+pub mod log;
 pub mod messages;
 pub mod metrics;
 pub mod now;

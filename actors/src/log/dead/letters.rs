@@ -5,7 +5,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::book::{DeadBook, Settled};
+use super::{DeadBook, Settled};
 use crate::metrics::Metrics;
 use crate::ports::DeadId;
 

@@ -11,10 +11,9 @@
 //! is dropped and counted. What was taken over may go past the bound. In memory: an entry a dead
 //! letter, without its record.
 
-mod book;
 mod letters;
 
-pub use book::{Admission, DeadBook, DeadState, Marked, Settled, Which};
+pub use hydrant_engine::log::dead::{Admission, DeadBook, DeadState, Marked, Settled, Which};
 pub use letters::DeadLetters;
 
 use crate::mailboxes::Mailboxes;
