@@ -34,8 +34,8 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::ports::{PreparedPublish, SealedIncarnation, SessionId, StoredBatch};
 
-pub use lease::{Beginning, GiveUp, Lease};
 pub use hydrant_engine::cluster::node_index;
+pub use lease::{Beginning, GiveUp, Lease};
 pub use lost_nodes::{LostNode, LostNodes};
 pub use node_index::{EARLIER_STARTS, Node, NodeIndex, Recipient};
 pub use state::interest::LocalInterest;
