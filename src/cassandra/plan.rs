@@ -23,7 +23,7 @@ mod wills;
 
 use std::sync::Arc;
 
-use hydrant_actors::ports::{SessionId, StoreError, StoreOp};
+use hydrant_actors::ports::{ClusterOp, LogOp, SessionId, SessionOp, StoreError, StoreOp};
 
 use super::memory::Memory;
 use super::planned::Plan;
@@ -63,7 +63,7 @@ pub(super) fn plan(memory: &mut Memory, ops: &[StoreOp]) -> Result<Plan, StoreEr
 /// The session that an operation is for, where that is another node's.
 fn refused(memory: &mut Memory, op: &StoreOp) -> Option<SessionId> {
     let id = op.session()?;
-    if let StoreOp::PutSession { .. } = op {
+    if let StoreOp::Session(SessionOp::PutSession { .. }) = op {
         // It may be new.
         return memory.owned_sessions.as_mut()?.put(id).is_none().then_some(id);
     }
@@ -72,65 +72,94 @@ fn refused(memory: &mut Memory, op: &StoreOp) -> Option<SessionId> {
 
 impl Planner<'_> {
     fn op(&mut self, op: &StoreOp) -> Result<(), RowError> {
-        let Self { draft, queues, outbox, prepared: publishes } = self;
+        let draft = &mut self.draft;
         if let Some(id) = refused(draft.memory, op) {
             log::debug!("what is written for session {id} is dropped: this node does not hold it");
             return Ok(());
         }
         match op {
-            StoreOp::PutSession { id, client_id, epoch, disconnected_ms } => {
-                sessions::put(draft, *id, client_id, *epoch, *disconnected_ms);
-            }
-            StoreOp::DeleteSession { id, client_id } => {
-                let timestamp = draft.memory.timestamp();
-                receipts::delete_all(draft, *id);
-                queues.delete(draft, *id, timestamp);
-                subscriptions::delete_all(draft, *id, timestamp);
-                sessions::delete(draft, *id, client_id, timestamp);
-            }
-            StoreOp::PutSubscription { id, filter, qos, owes } => {
-                subscriptions::put(draft, *id, filter, *qos, owes.as_deref());
-            }
-            StoreOp::DeleteSubscription { id, filter } => subscriptions::delete(draft, *id, filter),
-            StoreOp::PutQueued { id, entry } => queues.put(draft, *id, entry)?,
-            StoreOp::PutOutgoing { id, sequence, packet_id, stage } => {
-                queues.set(draft, *id, *sequence, EntryState::Outgoing(*packet_id, *stage));
-            }
-            StoreOp::DeleteQueued { id, sequence } => {
-                queues.set(draft, *id, *sequence, EntryState::Done);
-            }
-            StoreOp::PutReceipt { id, packet_id } => receipts::put(draft, *id, *packet_id),
-            StoreOp::DeleteReceipt { id, packet_id } => receipts::delete(draft, *id, *packet_id),
+            StoreOp::Session(op) => self.session(op)?,
+            StoreOp::Log(op) => self.log(op)?,
+            StoreOp::Cluster(op) => self.cluster(op)?,
             StoreOp::PutRetained { message, version } => retained::put(draft, message, *version)?,
             StoreOp::DeleteRetained { topic, version } => retained::delete(draft, topic, *version),
             StoreOp::PutWill { will } => wills::put(draft, will)?,
             StoreOp::DeleteWill { client_id, connection } => {
                 wills::end(draft, (Arc::clone(client_id), *connection));
             }
-            StoreOp::PutOutbox { record, position } => {
+        }
+        Ok(())
+    }
+
+    /// A session's record, subscriptions, receipts and queue.
+    fn session(&mut self, op: &SessionOp) -> Result<(), RowError> {
+        let Self { draft, queues, .. } = self;
+        match op {
+            SessionOp::PutSession { id, client_id, epoch, disconnected_ms } => {
+                sessions::put(draft, *id, client_id, *epoch, *disconnected_ms);
+            }
+            SessionOp::DeleteSession { id, client_id } => {
+                let timestamp = draft.memory.timestamp();
+                receipts::delete_all(draft, *id);
+                queues.delete(draft, *id, timestamp);
+                subscriptions::delete_all(draft, *id, timestamp);
+                sessions::delete(draft, *id, client_id, timestamp);
+            }
+            SessionOp::PutSubscription { id, filter, qos, owes } => {
+                subscriptions::put(draft, *id, filter, *qos, owes.as_deref());
+            }
+            SessionOp::DeleteSubscription { id, filter } => {
+                subscriptions::delete(draft, *id, filter)
+            }
+            SessionOp::PutQueued { id, entry } => queues.put(draft, *id, entry)?,
+            SessionOp::PutOutgoing { id, sequence, packet_id, stage } => {
+                queues.set(draft, *id, *sequence, EntryState::Outgoing(*packet_id, *stage));
+            }
+            SessionOp::DeleteQueued { id, sequence } => {
+                queues.set(draft, *id, *sequence, EntryState::Done);
+            }
+            SessionOp::PutReceipt { id, packet_id } => receipts::put(draft, *id, *packet_id),
+            SessionOp::DeleteReceipt { id, packet_id } => receipts::delete(draft, *id, *packet_id),
+        }
+        Ok(())
+    }
+
+    /// The outbox and the dead letters.
+    fn log(&mut self, op: &LogOp) -> Result<(), RowError> {
+        let Self { draft, outbox, .. } = self;
+        match op {
+            LogOp::PutOutbox { record, position } => {
                 outbox.put(draft, position.lane, position.position, record)?;
             }
-            StoreOp::MoveCursor { lane, position } => outbox.move_cursor(*lane, *position),
-            StoreOp::PutDeadLetter { letter } => dead_letters::put(draft, letter)?,
-            StoreOp::DropDeadLetter { id } => dead_letters::delete(draft, *id),
-            StoreOp::PutPeerBatch { origin, batch, prepared } => {
+            LogOp::MoveCursor { lane, position } => outbox.move_cursor(*lane, *position),
+            LogOp::PutDeadLetter { letter } => dead_letters::put(draft, letter)?,
+            LogOp::DropDeadLetter { id } => dead_letters::delete(draft, *id),
+        }
+        Ok(())
+    }
+
+    /// Batches of other nodes and prepared publishes.
+    fn cluster(&mut self, op: &ClusterOp) -> Result<(), RowError> {
+        let Self { draft, prepared: publishes, .. } = self;
+        match op {
+            ClusterOp::PutPeerBatch { origin, batch, prepared } => {
                 peer_batches::put(draft, (*origin, *batch), prepared)?;
             }
-            StoreOp::ExceptPeerBatch { origin, batch, client_id } => {
+            ClusterOp::ExceptPeerBatch { origin, batch, client_id } => {
                 peer_batches::except(draft, (*origin, *batch), client_id);
             }
-            StoreOp::CompletePeerBatch { origin, batch, client_id } => {
+            ClusterOp::CompletePeerBatch { origin, batch, client_id } => {
                 peer_batches::complete(draft, (*origin, *batch), client_id);
             }
-            StoreOp::ForgetPeerBatches { origin, below } => {
+            ClusterOp::ForgetPeerBatches { origin, below } => {
                 peer_batches::forget(draft, *origin, *below);
             }
-            StoreOp::Prepare(publish) => publishes.put(draft, publish)?,
-            StoreOp::Committed { id } => prepared::committed(draft, *id),
-            StoreOp::ForgetPrepared { incarnation, router: Some(router), below } => {
+            ClusterOp::Prepare(publish) => publishes.put(draft, publish)?,
+            ClusterOp::Committed { id } => prepared::committed(draft, *id),
+            ClusterOp::ForgetPrepared { incarnation, router: Some(router), below } => {
                 prepared::forget(draft, *incarnation, *router, *below);
             }
-            StoreOp::ForgetPrepared { incarnation, router: None, .. } => {
+            ClusterOp::ForgetPrepared { incarnation, router: None, .. } => {
                 prepared::forget_all(draft, *incarnation);
             }
         }
@@ -168,7 +197,12 @@ mod tests {
     use crate::embedded::suite::message;
 
     fn connect(id: SessionId, since: Option<u64>) -> StoreOp {
-        StoreOp::PutSession { id, client_id: "c".into(), epoch: 1, disconnected_ms: since }
+        StoreOp::Session(SessionOp::PutSession {
+            id,
+            client_id: "c".into(),
+            epoch: 1,
+            disconnected_ms: since,
+        })
     }
 
     #[test]
@@ -189,15 +223,15 @@ mod tests {
         memory.give_up(1);
         let ops = [
             connect(1, None),
-            StoreOp::PutSubscription {
+            StoreOp::Session(SessionOp::PutSubscription {
                 id: 1,
                 filter: "a".into(),
                 qos: hydrant_protocol::QoS::AtMostOnce,
                 owes: None,
-            },
-            StoreOp::PutReceipt { id: 1, packet_id: PacketId::MIN },
-            StoreOp::DeleteQueued { id: 1, sequence: 3 },
-            StoreOp::DeleteSession { id: 1, client_id: "c".into() },
+            }),
+            StoreOp::Session(SessionOp::PutReceipt { id: 1, packet_id: PacketId::MIN }),
+            StoreOp::Session(SessionOp::DeleteQueued { id: 1, sequence: 3 }),
+            StoreOp::Session(SessionOp::DeleteSession { id: 1, client_id: "c".into() }),
         ];
         let planned = plan(&mut memory, &ops).unwrap();
         assert!(planned.epochs.is_empty() && planned.batches.is_empty() && !planned.atomic);
@@ -213,7 +247,7 @@ mod tests {
     }
 
     fn prepares(number: u64, session: SessionId, payload: &str) -> StoreOp {
-        StoreOp::Prepare(Box::new(PreparedPublish {
+        StoreOp::Cluster(ClusterOp::Prepare(Box::new(PreparedPublish {
             id: PublishId { incarnation: 1, router: 0, number },
             publisher: "p".into(),
             session: Some(session),
@@ -222,7 +256,7 @@ mod tests {
             message: message("t", payload, false),
             retain: false,
             queued: false,
-        }))
+        })))
     }
 
     #[test]
@@ -241,7 +275,7 @@ mod tests {
         assert_eq!(planned.prepared.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
         // With what has to be whole they stand in the journal.
         let id = PublishId { incarnation: 1, router: 0, number: 0 };
-        let ops = [prepares(9, 7, "x"), StoreOp::Committed { id }];
+        let ops = [prepares(9, 7, "x"), StoreOp::Cluster(ClusterOp::Committed { id })];
         let planned = plan(&mut memory, &ops).unwrap();
         assert!(planned.atomic && planned.prepared.is_empty() && planned.batches.len() == 1);
     }

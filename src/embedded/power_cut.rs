@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hydrant_actors::ports::{
-    LogError, LogRecord, MessageLog as _, OutboxPosition, QueueEntry, Report, SessionStore,
-    StoreError, StoreOp,
+    LogError, LogOp, LogRecord, MessageLog as _, OutboxPosition, QueueEntry, Report, SessionOp,
+    SessionStore, StoreError, StoreOp,
 };
 use hydrant_protocol::QoS;
 use parking_lot::Mutex;
@@ -134,16 +134,17 @@ fn record(id: u64) -> LogRecord {
 fn ops(sequence: u64) -> Arc<Vec<StoreOp>> {
     let position = OutboxPosition { lane: 0, position: sequence - 1 };
     Arc::new(vec![
-        StoreOp::PutSession {
+        SessionOp::PutSession {
             id: 1,
             client_id: "c".into(),
             epoch: sequence,
             disconnected_ms: None,
-        },
-        StoreOp::PutQueued { id: 1, entry: entry(sequence) },
-        StoreOp::PutOutbox { record: record(sequence - 1), position },
-        StoreOp::DeleteQueued { id: 1, sequence: sequence.saturating_sub(KEPT) },
-        StoreOp::MoveCursor { lane: 0, position: sequence.saturating_sub(KEPT) },
+        }
+        .into(),
+        SessionOp::PutQueued { id: 1, entry: entry(sequence) }.into(),
+        LogOp::PutOutbox { record: record(sequence - 1), position }.into(),
+        SessionOp::DeleteQueued { id: 1, sequence: sequence.saturating_sub(KEPT) }.into(),
+        LogOp::MoveCursor { lane: 0, position: sequence.saturating_sub(KEPT) }.into(),
     ])
 }
 

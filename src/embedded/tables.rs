@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use fjall::{Iter, Keyspace, UserKey, UserValue};
 use hydrant_actors::ports::{
-    OutgoingStage, QueueEntry, SessionId, StoreError, StoreOp, StoredSession, StoredWill,
+    LogOp, OutgoingStage, QueueEntry, SessionId, SessionOp, StoreError, StoreOp, StoredSession,
+    StoredWill,
 };
 use hydrant_protocol::session::RangeSet;
 use hydrant_protocol::{Message, PacketId};
@@ -144,51 +145,10 @@ impl Engine {
         changes: &mut Changes,
     ) -> Result<(), StoreError> {
         match op {
-            StoreOp::PutSession { id, client_id, epoch, disconnected_ms } => {
-                let row = SessionRow {
-                    client_id: client_id.to_string(),
-                    epoch: *epoch,
-                    disconnected_ms: *disconnected_ms,
-                };
-                let value = rows::encode(&row).map_err(damaged)?;
-                rows.push(Row::put(&self.sessions, id.to_be_bytes().into(), value.into()));
-            }
-            StoreOp::DeleteSession { id, client_id: _ } => self.delete_session(*id, rows)?,
-            StoreOp::PutSubscription { id, filter, qos, owes } => {
-                let value =
-                    rows::encode_subscription(*qos, filter, owes.as_deref()).map_err(damaged)?;
-                rows.push(Row::put(
-                    &self.subscriptions,
-                    subscription_key(*id, filter),
-                    value.into(),
-                ));
-            }
-            StoreOp::DeleteSubscription { id, filter } => {
-                rows.push(Row::remove(&self.subscriptions, subscription_key(*id, filter)));
-            }
-            StoreOp::PutQueued { id, entry } => {
-                let value = rows::encode_message(&entry.message, entry.qos, entry.retain)
-                    .map_err(damaged)?;
-                rows.push(Row::put(&self.queue, queue_key(*id, entry.sequence), value.into()));
-                if let Some((packet_id, stage)) = entry.outgoing {
-                    self.put_outgoing(*id, entry.sequence, packet_id, stage, rows);
-                }
-            }
-            StoreOp::PutOutgoing { id, sequence, packet_id, stage } => {
-                self.put_outgoing(*id, *sequence, *packet_id, *stage, rows);
-            }
-            StoreOp::DeleteQueued { id, sequence } => {
-                rows.push(Row::remove(&self.queue, queue_key(*id, *sequence)));
-                if self.outgoing_keys.lock().remove(&(*id, *sequence)) {
-                    rows.push(Row::remove(&self.outgoing, queue_key(*id, *sequence)));
-                }
-            }
-            StoreOp::PutReceipt { id, packet_id } => {
-                rows.push(Row::put(&self.receipts, receipt_key(*id, *packet_id), [1].into()));
-            }
-            StoreOp::DeleteReceipt { id, packet_id } => {
-                rows.push(Row::remove(&self.receipts, receipt_key(*id, *packet_id)));
-            }
+            StoreOp::Session(op) => self.apply_session(op, rows)?,
+            StoreOp::Log(op) => self.apply_log(op, rows, changes)?,
+            // A node that has its store for itself has no successor.
+            StoreOp::Cluster(_) => {}
             StoreOp::PutRetained { message, .. } => {
                 let value =
                     rows::encode_message(message, message.qos, message.retain).map_err(damaged)?;
@@ -206,7 +166,69 @@ impl Engine {
             StoreOp::DeleteWill { client_id, connection } => {
                 rows.push(Row::remove(&self.wills, will_key(client_id, *connection)));
             }
-            StoreOp::PutOutbox { record, position } => {
+        }
+        Ok(())
+    }
+
+    fn apply_session(&self, op: &SessionOp, rows: &mut Vec<Row>) -> Result<(), StoreError> {
+        match op {
+            SessionOp::PutSession { id, client_id, epoch, disconnected_ms } => {
+                let row = SessionRow {
+                    client_id: client_id.to_string(),
+                    epoch: *epoch,
+                    disconnected_ms: *disconnected_ms,
+                };
+                let value = rows::encode(&row).map_err(damaged)?;
+                rows.push(Row::put(&self.sessions, id.to_be_bytes().into(), value.into()));
+            }
+            SessionOp::DeleteSession { id, client_id: _ } => self.delete_session(*id, rows)?,
+            SessionOp::PutSubscription { id, filter, qos, owes } => {
+                let value =
+                    rows::encode_subscription(*qos, filter, owes.as_deref()).map_err(damaged)?;
+                rows.push(Row::put(
+                    &self.subscriptions,
+                    subscription_key(*id, filter),
+                    value.into(),
+                ));
+            }
+            SessionOp::DeleteSubscription { id, filter } => {
+                rows.push(Row::remove(&self.subscriptions, subscription_key(*id, filter)));
+            }
+            SessionOp::PutQueued { id, entry } => {
+                let value = rows::encode_message(&entry.message, entry.qos, entry.retain)
+                    .map_err(damaged)?;
+                rows.push(Row::put(&self.queue, queue_key(*id, entry.sequence), value.into()));
+                if let Some((packet_id, stage)) = entry.outgoing {
+                    self.put_outgoing(*id, entry.sequence, packet_id, stage, rows);
+                }
+            }
+            SessionOp::PutOutgoing { id, sequence, packet_id, stage } => {
+                self.put_outgoing(*id, *sequence, *packet_id, *stage, rows);
+            }
+            SessionOp::DeleteQueued { id, sequence } => {
+                rows.push(Row::remove(&self.queue, queue_key(*id, *sequence)));
+                if self.outgoing_keys.lock().remove(&(*id, *sequence)) {
+                    rows.push(Row::remove(&self.outgoing, queue_key(*id, *sequence)));
+                }
+            }
+            SessionOp::PutReceipt { id, packet_id } => {
+                rows.push(Row::put(&self.receipts, receipt_key(*id, *packet_id), [1].into()));
+            }
+            SessionOp::DeleteReceipt { id, packet_id } => {
+                rows.push(Row::remove(&self.receipts, receipt_key(*id, *packet_id)));
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_log(
+        &self,
+        op: &LogOp,
+        rows: &mut Vec<Row>,
+        changes: &mut Changes,
+    ) -> Result<(), StoreError> {
+        match op {
+            LogOp::PutOutbox { record, position } => {
                 self.outbox.put(
                     &self.db,
                     changes,
@@ -215,19 +237,11 @@ impl Engine {
                     (position.lane, position.position),
                 )?;
             }
-            // A node that has its store for itself has no successor.
-            StoreOp::PutPeerBatch { .. }
-            | StoreOp::ExceptPeerBatch { .. }
-            | StoreOp::CompletePeerBatch { .. }
-            | StoreOp::ForgetPeerBatches { .. }
-            | StoreOp::Prepare(_)
-            | StoreOp::Committed { .. }
-            | StoreOp::ForgetPrepared { .. } => {}
-            StoreOp::MoveCursor { lane, position } => {
+            LogOp::MoveCursor { lane, position } => {
                 self.outbox.move_cursor(changes, *lane, *position)
             }
-            StoreOp::PutDeadLetter { letter } => self.put_dead_letter(letter, rows)?,
-            StoreOp::DropDeadLetter { id } => self.drop_dead_letter(*id, rows),
+            LogOp::PutDeadLetter { letter } => self.put_dead_letter(letter, rows)?,
+            LogOp::DropDeadLetter { id } => self.drop_dead_letter(*id, rows),
         }
         Ok(())
     }

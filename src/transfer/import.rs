@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use hydrant_actors::clock::unix_ns;
 use hydrant_actors::ports::{
-    DeadId, OutboxPosition, OutgoingStage, QueueEntry, SessionId, SessionStore, StoreError,
-    StoreOp, StoredWill, UNFINISHED,
+    DeadId, LogOp, OutboxPosition, OutgoingStage, QueueEntry, SessionId, SessionOp, SessionStore,
+    StoreError, StoreOp, StoredWill, UNFINISHED,
 };
 use hydrant_actors::say;
 use hydrant_protocol::{Message, PacketId, QoS};
@@ -64,12 +64,12 @@ pub(super) async fn import(
     let (mut items, total) = reader(file)?;
     let (mut counts, mut batch) = (Counts::default(), Batch::default());
     let (id, client_id): (SessionId, Arc<str>) = (MARK, UNFINISHED.into());
-    let mark = StoreOp::PutSession {
+    let mark = StoreOp::Session(SessionOp::PutSession {
         id,
         client_id: Arc::clone(&client_id),
         epoch: 0,
         disconnected_ms: Some(0),
-    };
+    });
     batch.put(store, (mark, OP_COST)).await?;
     batch.write(store).await?;
     while let Some(item) = items.next().map_err(failed)? {
@@ -80,7 +80,9 @@ pub(super) async fn import(
         progress.at(&counts, items.position, total);
     }
     batch.write(store).await?;
-    batch.put(store, (StoreOp::DeleteSession { id, client_id }, OP_COST)).await?;
+    batch
+        .put(store, (StoreOp::Session(SessionOp::DeleteSession { id, client_id }), OP_COST))
+        .await?;
     batch.write(store).await?;
     Ok(counts)
 }
@@ -132,10 +134,17 @@ impl Content {
                 self.session = Some(*id);
                 let (id, client_id, epoch) = (*id, Arc::from(*client_id), *epoch);
                 let disconnected_ms = *disconnected_ms;
-                let mut ops =
-                    vec![small(StoreOp::PutSession { id, client_id, epoch, disconnected_ms })];
+                let mut ops = vec![small(StoreOp::Session(SessionOp::PutSession {
+                    id,
+                    client_id,
+                    epoch,
+                    disconnected_ms,
+                }))];
                 for receipt in receipts {
-                    ops.push(small(StoreOp::PutReceipt { id, packet_id: packet_id(*receipt)? }));
+                    ops.push(small(StoreOp::Session(SessionOp::PutReceipt {
+                        id,
+                        packet_id: packet_id(*receipt)?,
+                    })));
                 }
                 ops
             }
@@ -153,7 +162,7 @@ impl Content {
                 };
                 let cost = OP_COST + message.cost();
                 let entry = QueueEntry { sequence: *sequence, qos, retain, message, outgoing };
-                vec![(StoreOp::PutQueued { id, entry }, cost)]
+                vec![(StoreOp::Session(SessionOp::PutQueued { id, entry }), cost)]
             }
             Item::Retained { message } => {
                 let (message, ..) = self.message(message)?;
@@ -178,13 +187,13 @@ impl Content {
                 let position = OutboxPosition { lane: *lane, position: *end };
                 *end += 1;
                 let cost = OP_COST + record.cost();
-                vec![(StoreOp::PutOutbox { record, position }, cost)]
+                vec![(StoreOp::Log(LogOp::PutOutbox { record, position }), cost)]
             }
             Item::DeadLetter { letter } => {
                 let letter = decode_dead_letter(letter).map_err(bad_row)?;
                 self.fits(&letter.record.mqtt_topic, letter.record.payload.len())?;
                 let cost = OP_COST + letter.record.cost();
-                vec![(StoreOp::PutDeadLetter { letter: Arc::new(letter) }, cost)]
+                vec![(StoreOp::Log(LogOp::PutDeadLetter { letter: Arc::new(letter) }), cost)]
             }
         })
     }
@@ -198,7 +207,7 @@ impl Content {
         let qos = QoS::from_bits(qos).ok_or_else(|| damaged("a QoS"))?;
         let cost = OP_COST + filter.len() + owes.map_or(0, str::len);
         let (filter, owes) = (Arc::from(filter), owes.map(Arc::from));
-        Ok((StoreOp::PutSubscription { id, filter, qos, owes }, cost))
+        Ok((StoreOp::Session(SessionOp::PutSubscription { id, filter, qos, owes }), cost))
     }
 
     fn message(&self, bytes: &[u8]) -> Result<(Arc<Message>, QoS, bool), FormatError> {
@@ -218,7 +227,7 @@ impl Content {
 
 fn small(op: StoreOp) -> Op {
     let cost = match &op {
-        StoreOp::PutSession { client_id, .. } => OP_COST + client_id.len(),
+        StoreOp::Session(SessionOp::PutSession { client_id, .. }) => OP_COST + client_id.len(),
         _ => OP_COST,
     };
     (op, cost)

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hydrant_actors::ports::{
-    DeadId, OutboxPosition, OutgoingStage, QueueEntry, SessionStore, StoreOp, StoredWill,
+    DeadId, LogOp, OutboxPosition, OutgoingStage, QueueEntry, SessionOp, SessionStore, StoreOp,
+    StoredWill,
 };
 use hydrant_protocol::{PacketId, QoS};
 
@@ -41,16 +42,16 @@ fn fill(store: &Arc<dyn SessionStore>) {
     for id in [3, 9, 700] {
         let client_id: Arc<str> = format!("client{id}").into();
         let disconnected_ms = (id != 9).then_some(id);
-        ops.push(StoreOp::PutSession { id, client_id, epoch: id + 1, disconnected_ms });
+        ops.push(SessionOp::PutSession { id, client_id, epoch: id + 1, disconnected_ms }.into());
         for (filter, qos, (owed, behind)) in
             [("a/#", QoS::AtMostOnce, (3, "")), ("b/+", QoS::ExactlyOnce, (9, "b/1"))]
         {
             let owes = (id == owed).then(|| behind.into());
-            ops.push(StoreOp::PutSubscription { id, filter: filter.into(), qos, owes });
+            ops.push(SessionOp::PutSubscription { id, filter: filter.into(), qos, owes }.into());
         }
     }
     for packet_id in [1, 65_535] {
-        ops.push(StoreOp::PutReceipt { id: 9, packet_id: packet(packet_id) });
+        ops.push(SessionOp::PutReceipt { id: 9, packet_id: packet(packet_id) }.into());
     }
     // More than a page, and not from 1 on.
     for sequence in 17..1_500 {
@@ -62,9 +63,9 @@ fn fill(store: &Arc<dyn SessionStore>) {
         let qos = if sequence % 2 == 0 { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
         let message = message("q", &format!("m{sequence}"), false);
         let entry = QueueEntry { sequence, qos, retain: sequence == 20, message, outgoing };
-        ops.push(StoreOp::PutQueued { id: 700, entry });
+        ops.push(SessionOp::PutQueued { id: 700, entry }.into());
     }
-    ops.push(StoreOp::DeleteQueued { id: 700, sequence: 30 });
+    ops.push(SessionOp::DeleteQueued { id: 700, sequence: 30 }.into());
     for topic in ["r/1", "r/2"] {
         ops.push(StoreOp::PutRetained { message: message(topic, "retained", true), version: 1 });
     }
@@ -75,11 +76,11 @@ fn fill(store: &Arc<dyn SessionStore>) {
     for (lane, positions) in [(0, 0..1_200), (5, 0..3)] {
         for position in positions {
             let (record, position) = (record("t", position), OutboxPosition { lane, position });
-            ops.push(StoreOp::PutOutbox { record, position });
+            ops.push(LogOp::PutOutbox { record, position }.into());
         }
     }
-    ops.push(StoreOp::MoveCursor { lane: 0, position: 100 });
-    let letters = (0..700).map(|n| StoreOp::PutDeadLetter { letter: letter(n).into() });
+    ops.push(LogOp::MoveCursor { lane: 0, position: 100 }.into());
+    let letters = (0..700).map(|n| StoreOp::Log(LogOp::PutDeadLetter { letter: letter(n).into() }));
     ops.extend(letters);
     write(store, ops);
 }
@@ -137,9 +138,10 @@ fn what_was_exported_is_imported() {
     // Where an outbox was used and is drained, its positions go on.
     let two = store(&folder.path().join("two"));
     let position = |position| OutboxPosition { lane: 0, position };
-    let used =
-        (0..7).map(|n| StoreOp::PutOutbox { record: record("old", n), position: position(n) });
-    write(&two, used.chain([StoreOp::MoveCursor { lane: 0, position: 7 }]).collect());
+    let used = (0..7).map(|n| {
+        StoreOp::Log(LogOp::PutOutbox { record: record("old", n), position: position(n) })
+    });
+    write(&two, used.chain([StoreOp::Log(LogOp::MoveCursor { lane: 0, position: 7 })]).collect());
     assert_eq!(from_file(&two, &file).unwrap(), counts);
     assert_eq!(content(&two), content(&one));
     let lanes = wait(two.lanes()).unwrap();
@@ -171,8 +173,8 @@ fn a_store_with_anything_in_it_is_not_imported_into() {
             StoreOp::PutRetained { message: message("t", "x", true), version: 1 },
         ),
         ("wills", StoreOp::PutWill { will }),
-        ("outbox records", StoreOp::PutOutbox { record: record("t", 0), position }),
-        ("dead letters", StoreOp::PutDeadLetter { letter: letter(0).into() }),
+        ("outbox records", StoreOp::Log(LogOp::PutOutbox { record: record("t", 0), position })),
+        ("dead letters", StoreOp::Log(LogOp::PutDeadLetter { letter: letter(0).into() })),
     ] {
         let store = store(&folder.path().join(name));
         write(&store, vec![op]);
@@ -252,7 +254,12 @@ fn a_store_in_which_an_import_was_cut_short_is_refused() {
     let one = store(&folder.path().join("one"));
     fill(&one);
     let client_id = hydrant_actors::ports::UNFINISHED.into();
-    let mark = StoreOp::PutSession { id: 1 << 40, client_id, epoch: 0, disconnected_ms: Some(0) };
+    let mark = StoreOp::Session(SessionOp::PutSession {
+        id: 1 << 40,
+        client_id,
+        epoch: 0,
+        disconnected_ms: Some(0),
+    });
     write(&one, vec![mark]);
     let why = to_file(&one, &folder.path().join("f")).unwrap_err().to_string();
     assert!(why.contains("an import into it was not finished: empty it"), "{why}");

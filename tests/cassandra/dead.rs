@@ -4,18 +4,18 @@
 use hydrant::embedded::suite::dead::{all, letter};
 use hydrant::embedded::suite::record;
 use hydrant_actors::ports::{
-    DeadId, DeadLetter, OutboxPosition, SessionStore, SharedStore, StoreOp,
+    DeadId, DeadLetter, LogOp, OutboxPosition, SessionStore, SharedStore, StoreOp,
 };
 
 use super::{open, options, sealed, write};
 use crate::support::cassandra::shared;
 
 fn put(letter: DeadLetter) -> StoreOp {
-    StoreOp::PutDeadLetter { letter: letter.into() }
+    StoreOp::Log(LogOp::PutDeadLetter { letter: letter.into() })
 }
 
 fn drops(position: u64) -> StoreOp {
-    StoreOp::DropDeadLetter { id: letter(position).id }
+    StoreOp::Log(LogOp::DropDeadLetter { id: letter(position).id })
 }
 
 fn sorted(positions: impl IntoIterator<Item = u64>) -> Vec<DeadLetter> {
@@ -35,13 +35,15 @@ fn who_seals_a_dead_node_has_its_dead_letters() {
     let (a, b) = (open(&options, "a"), open(&options, "b"));
     let dead = a.incarnation();
     // With its outbox, as they are written.
-    let outbox = (0..60).map(|position| StoreOp::PutOutbox {
-        record: record("t", position),
-        position: OutboxPosition { lane: 0, position },
+    let outbox = (0..60).map(|position| {
+        StoreOp::Log(LogOp::PutOutbox {
+            record: record("t", position),
+            position: OutboxPosition { lane: 0, position },
+        })
     });
     write(&a, outbox.collect());
     let ends = (0..50).flat_map(|position| {
-        [put(letter(position)), StoreOp::MoveCursor { lane: 0, position: position + 1 }]
+        [put(letter(position)), StoreOp::Log(LogOp::MoveCursor { lane: 0, position: position + 1 })]
     });
     write(&a, ends.collect());
     write(&a, vec![drops(7)]);

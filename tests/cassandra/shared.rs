@@ -16,8 +16,8 @@ use std::time::Duration;
 use hydrant::cassandra::{CassandraOptions, CassandraStore};
 use hydrant::embedded::suite::{message, record, wait};
 use hydrant_actors::ports::{
-    Holder, OrphanedState, OutboxPosition, QueueEntry, Sealing, SessionId, SessionStore,
-    SharedStore, StoreError, StoreFuture, StoreOp, StoredSession, StoredWill,
+    Holder, LogOp, OrphanedState, OutboxPosition, QueueEntry, Sealing, SessionId, SessionOp,
+    SessionStore, SharedStore, StoreError, StoreFuture, StoreOp, StoredSession, StoredWill,
 };
 use hydrant_protocol::{PacketId, QoS};
 
@@ -58,7 +58,12 @@ fn client(id: SessionId) -> Arc<str> {
 }
 
 fn connect(id: SessionId, epoch: u64) -> StoreOp {
-    StoreOp::PutSession { id, client_id: client(id), epoch, disconnected_ms: None }
+    StoreOp::Session(SessionOp::PutSession {
+        id,
+        client_id: client(id),
+        epoch,
+        disconnected_ms: None,
+    })
 }
 
 fn entry(sequence: u64) -> QueueEntry {
@@ -67,17 +72,24 @@ fn entry(sequence: u64) -> QueueEntry {
 }
 
 fn queued(id: SessionId, sequences: std::ops::RangeInclusive<u64>) -> Vec<StoreOp> {
-    sequences.map(|sequence| StoreOp::PutQueued { id, entry: entry(sequence) }).collect()
+    sequences
+        .map(|sequence| StoreOp::Session(SessionOp::PutQueued { id, entry: entry(sequence) }))
+        .collect()
 }
 
 fn delivered(id: SessionId, sequence: u64) -> StoreOp {
-    StoreOp::DeleteQueued { id, sequence }
+    StoreOp::Session(SessionOp::DeleteQueued { id, sequence })
 }
 
 /// It is owed retained messages behind the topic that is named as its filter.
 fn subscription(id: SessionId, filter: &str) -> StoreOp {
     let owes = Some(filter.into());
-    StoreOp::PutSubscription { id, filter: filter.into(), qos: QoS::AtLeastOnce, owes }
+    StoreOp::Session(SessionOp::PutSubscription {
+        id,
+        filter: filter.into(),
+        qos: QoS::AtLeastOnce,
+        owes,
+    })
 }
 
 fn sequences(store: &CassandraStore, id: SessionId) -> Vec<u64> {
@@ -126,9 +138,11 @@ fn sealed(store: &CassandraStore, incarnation: u64) -> OrphanedState {
 }
 
 fn outbox(lane: u16, positions: std::ops::Range<u64>) -> Vec<StoreOp> {
-    let put = |position| StoreOp::PutOutbox {
-        record: record("t", position),
-        position: OutboxPosition { lane, position },
+    let put = |position| {
+        StoreOp::Log(LogOp::PutOutbox {
+            record: record("t", position),
+            position: OutboxPosition { lane, position },
+        })
     };
     positions.map(put).collect()
 }
@@ -183,7 +197,7 @@ fn at_start_a_node_finds_its_own_sessions() {
     write(&a, [vec![connect(1, 1), subscription(1, "a/#")], queued(1, 1..=3)].concat());
     write(&a, vec![connect(3, 1), connect(5, 1)]);
     write(&b, vec![connect(2, 1)]);
-    write(&a, vec![StoreOp::DeleteSession { id: 5, client_id: client(5) }]);
+    write(&a, vec![SessionOp::DeleteSession { id: 5, client_id: client(5) }.into()]);
     assert!(wait(a.sessions()).len() == 2 && wait(b.sessions()).len() == 1);
     let mut store = a;
     for round in 2..4 {
@@ -239,8 +253,12 @@ fn a_node_without_a_cluster_becomes_one_of_a_cluster_and_back() {
     let alone = CassandraOptions { shared: false, ..options.clone() };
     let store = open(&alone, "a");
     write(&store, [vec![connect(1, 1), subscription(1, "s")], queued(1, 1..=3)].concat());
-    let offline =
-        StoreOp::PutSession { id: 2, client_id: client(2), epoch: 1, disconnected_ms: Some(5) };
+    let offline = StoreOp::Session(SessionOp::PutSession {
+        id: 2,
+        client_id: client(2),
+        epoch: 1,
+        disconnected_ms: Some(5),
+    });
     write(&store, [vec![offline, StoreOp::PutWill { will: will(1) }], outbox(0, 0..3)].concat());
     drop(store);
     // Another member is the first to come.

@@ -9,7 +9,7 @@ use hydrant::embedded::suite::dead::letter;
 use hydrant::embedded::suite::{message, record, write};
 use hydrant::embedded::{EmbeddedStore, StoreOptions};
 use hydrant_actors::ports::{
-    OutboxPosition, OutgoingStage, QueueEntry, SessionStore, StoreOp, StoredWill,
+    LogOp, OutboxPosition, OutgoingStage, QueueEntry, SessionOp, SessionStore, StoreOp, StoredWill,
 };
 use hydrant_protocol::{PacketId, QoS};
 
@@ -66,16 +66,16 @@ fn fill(store: &Arc<dyn SessionStore>) {
     for id in 1..=300 {
         let client_id: Arc<str> = format!("client{id}").into();
         let disconnected_ms = (id != 9).then_some(1_700_000_000_000 + id);
-        ops.push(StoreOp::PutSession { id, client_id, epoch: id + 1, disconnected_ms });
+        ops.push(SessionOp::PutSession { id, client_id, epoch: id + 1, disconnected_ms }.into());
         for (filter, qos, (owed, behind)) in
             [("a/#", QoS::AtMostOnce, (3, "")), ("b/+", QoS::ExactlyOnce, (9, "b/1"))]
         {
             let owes = (id == owed).then(|| behind.into());
-            ops.push(StoreOp::PutSubscription { id, filter: filter.into(), qos, owes });
+            ops.push(SessionOp::PutSubscription { id, filter: filter.into(), qos, owes }.into());
         }
     }
     for packet_id in [1, 500, 65_535] {
-        ops.push(StoreOp::PutReceipt { id: 9, packet_id: packet(packet_id) });
+        ops.push(SessionOp::PutReceipt { id: 9, packet_id: packet(packet_id) }.into());
     }
     for sequence in 250..1_300 {
         let outgoing = match sequence {
@@ -88,9 +88,9 @@ fn fill(store: &Arc<dyn SessionStore>) {
         let message = message("q", &format!("{sequence} {payload}"), false);
         let qos = if sequence % 2 == 0 { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
         let entry = QueueEntry { sequence, qos, retain: sequence == 300, message, outgoing };
-        ops.push(StoreOp::PutQueued { id: 9, entry });
+        ops.push(SessionOp::PutQueued { id: 9, entry }.into());
     }
-    ops.push(StoreOp::DeleteQueued { id: 9, sequence: 600 });
+    ops.push(SessionOp::DeleteQueued { id: 9, sequence: 600 }.into());
     for topic in 0..300 {
         let message = message(&format!("retained/{topic}"), "kept", true);
         ops.push(StoreOp::PutRetained { message, version: 1 });
@@ -104,11 +104,12 @@ fn fill(store: &Arc<dyn SessionStore>) {
     for (lane, positions) in [(0, 0..700), (5, 0..3)] {
         for position in positions {
             let (record, position) = (record("t", position), OutboxPosition { lane, position });
-            ops.push(StoreOp::PutOutbox { record, position });
+            ops.push(LogOp::PutOutbox { record, position }.into());
         }
     }
-    ops.push(StoreOp::MoveCursor { lane: 0, position: 100 });
-    let letters = (0..200).map(|n| StoreOp::PutDeadLetter { letter: Arc::new(letter(n)) });
+    ops.push(LogOp::MoveCursor { lane: 0, position: 100 }.into());
+    let letters =
+        (0..200).map(|n| StoreOp::Log(LogOp::PutDeadLetter { letter: Arc::new(letter(n)) }));
     ops.extend(letters);
     write(store, ops);
 }

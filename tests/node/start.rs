@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use hydrant::embedded::{EmbeddedStore, StoreOptions};
-use hydrant_actors::ports::{SessionStore as _, StoreOp, UNFINISHED};
+use hydrant_actors::ports::{SessionOp, SessionStore as _, StoreOp, UNFINISHED};
 
 use crate::support::node::run_broker;
 use crate::support::process::signal;
@@ -202,7 +202,12 @@ fn a_store_with_an_unfinished_import_is_refused() {
     let store = folder.path().join("store");
     let store = EmbeddedStore::open(&store, "n1", StoreOptions::default()).unwrap();
     let client_id = UNFINISHED.into();
-    let mark = StoreOp::PutSession { id: 1, client_id, epoch: 0, disconnected_ms: Some(0) };
+    let mark = StoreOp::Session(SessionOp::PutSession {
+        id: 1,
+        client_id,
+        epoch: 0,
+        disconnected_ms: Some(0),
+    });
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(store.write(Arc::new(vec![mark]))).unwrap();
     drop(store);

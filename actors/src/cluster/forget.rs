@@ -14,7 +14,7 @@ use super::NodeIndex;
 use super::coordinator::Coordinator;
 use super::node_index::SELF;
 use crate::messages::StorageWork;
-use crate::ports::{StoreOp, StoredBatch};
+use crate::ports::{ClusterOp, StoredBatch};
 
 impl Coordinator {
     /// Tells each node below which number it need not remember what it has stored.
@@ -42,7 +42,7 @@ impl Coordinator {
 
     /// Nobody sends these again: the store need not know them.
     pub(super) fn forget_batches(&mut self, origin: u64, below: u64) {
-        let ops = vec![StoreOp::ForgetPeerBatches { origin, below }];
+        let ops = vec![ClusterOp::ForgetPeerBatches { origin, below }.into()];
         let (tokens, transaction, origin) = (Vec::new(), None, None);
         self.effects.storage(StorageWork::Write { ops, tokens, transaction, origin }, 64);
     }

@@ -19,8 +19,8 @@ use crate::mailboxes::Mailboxes;
 use crate::messages::{AckSource, CompletionToken, LogWork, ManagerWork, StorageWork};
 use crate::node_tables::NodeTables;
 use crate::ports::{
-    DeadId, DeadLetter, Lanes, LogError, LogRecord, MessageLog, OutboxPosition, QueueEntry, Report,
-    SessionId, SessionStore, StoreFuture, StoreOp, StoredSession, StoredWill,
+    DeadId, DeadLetter, Lanes, LogError, LogOp, LogRecord, MessageLog, OutboxPosition, QueueEntry,
+    Report, SessionId, SessionStore, StoreFuture, StoreOp, StoredSession, StoredWill,
 };
 use crate::supervision::{
     ActorCell, Child, Fault, Supervisor, SupervisorHandle, install_panic_hook,
@@ -266,7 +266,9 @@ impl Node {
             let mut taken = self.mailboxes.storage.take(1000);
             while let Some(StorageWork::Write { ops, .. }) = taken.pop() {
                 for op in ops {
-                    let StoreOp::MoveCursor { lane: 0, position } = op else { panic!("{op:?}") };
+                    let StoreOp::Log(LogOp::MoveCursor { lane: 0, position }) = op else {
+                        panic!("{op:?}")
+                    };
                     *cursor.lock() = position;
                 }
             }

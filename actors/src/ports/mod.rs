@@ -15,7 +15,7 @@ pub use shared_store::{
     Holder, KnownIncarnation, OrphanedState, SealedIncarnation, Sealing, SharedStore,
 };
 pub use store::{
-    LaneState, Lanes, OutgoingStage, PreparedPublish, QueueEntry, SessionId, SessionStore,
-    StoreError, StoreFuture, StoreOp, StoredBatch, StoredSession, StoredSubscription, StoredWill,
-    UNFINISHED, UNFINISHED_WHY,
+    ClusterOp, LaneState, Lanes, LogOp, OutgoingStage, PreparedPublish, QueueEntry, SessionId,
+    SessionOp, SessionStore, StoreError, StoreFuture, StoreOp, StoredBatch, StoredSession,
+    StoredSubscription, StoredWill, UNFINISHED, UNFINISHED_WHY,
 };

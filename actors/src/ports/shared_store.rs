@@ -62,7 +62,7 @@ pub struct OrphanedState {
     /// Batches of other nodes that it had stored.
     pub batches: Vec<StoredBatch>,
     /// QoS 2 publishes that it had begun, and those before it; not over before
-    /// [`StoreOp::ForgetPrepared`](super::store::StoreOp::ForgetPrepared).
+    /// [`ClusterOp::ForgetPrepared`](super::store::ClusterOp::ForgetPrepared).
     pub prepared: Vec<PreparedPublish>,
     /// Its outbox and what it had left to drain of others, under lane numbers that this store uses
     /// for nothing else; `read_outbox` and `MoveCursor` take them from now on.

@@ -144,9 +144,36 @@ pub struct StoredBatch {
     pub except: Vec<Arc<str>>,
 }
 
-/// One change. A list of them is written as one atomic, durable batch. Each is idempotent.
+/// One change. A list of them is written as one atomic, durable batch, in its order. Each is idempotent.
+///
+/// Retained messages and wills belong to no session, and not to the log or the cluster alone: they stand here.
 #[derive(Debug, Clone)]
 pub enum StoreOp {
+    /// Of one persistent session.
+    Session(SessionOp),
+    /// On the way to the log.
+    Log(LogOp),
+    /// For the successor of a lost node.
+    Cluster(ClusterOp),
+    /// Sets a topic's retained message. Of two changes of a topic the one with the higher version
+    /// counts, whoever writes it and whatever order they come in: nanoseconds since the Unix epoch,
+    /// at least one above every version that this node has seen.
+    PutRetained { message: Arc<Message>, version: u64 },
+    /// Removes it.
+    DeleteRetained { topic: Arc<str>, version: u64 },
+    /// Keeps a will until it is fired or discarded.
+    PutWill { will: StoredWill },
+    /// The will of this connection is discarded, or all that it has caused is durable. Any other will of the same
+    /// client stays.
+    DeleteWill { client_id: Arc<str>, connection: u64 },
+}
+
+// Every operation of a batch takes the place of the largest one.
+const _: () = assert!(size_of::<StoreOp>() <= 200);
+
+/// A change of one persistent session's rows.
+#[derive(Debug, Clone)]
+pub enum SessionOp {
     /// Makes or replaces a session's record.
     PutSession { id: SessionId, client_id: Arc<str>, epoch: u64, disconnected_ms: Option<u64> },
     /// Removes a session with its subscriptions, receipts and queue.
@@ -165,19 +192,26 @@ pub enum StoreOp {
     PutReceipt { id: SessionId, packet_id: PacketId },
     /// It is released.
     DeleteReceipt { id: SessionId, packet_id: PacketId },
-    /// Sets a topic's retained message. Of two changes of a topic the one with the higher version
-    /// counts, whoever writes it and whatever order they come in: nanoseconds since the Unix epoch,
-    /// at least one above every version that this node has seen.
-    PutRetained { message: Arc<Message>, version: u64 },
-    /// Removes it.
-    DeleteRetained { topic: Arc<str>, version: u64 },
-    /// Keeps a will until it is fired or discarded.
-    PutWill { will: StoredWill },
-    /// The will of this connection is discarded, or all that it has caused is durable. Any other will of the same
-    /// client stays.
-    DeleteWill { client_id: Arc<str>, connection: u64 },
+}
+
+/// A change of the outbox or of the dead letters.
+#[derive(Debug, Clone)]
+pub enum LogOp {
     /// Appends to the outbox. Positions within a lane come without gaps, in order.
     PutOutbox { record: LogRecord, position: OutboxPosition },
+    /// Everything in the lane below `position` is acknowledged by the log. Buckets wholly below
+    /// it are dropped whole.
+    MoveCursor { lane: u16, position: u64 },
+    /// Keeps a record that the log has refused, or replaces what is kept under its id.
+    PutDeadLetter { letter: Arc<DeadLetter> },
+    /// The log has it after all, or nobody wants it any more.
+    DropDeadLetter { id: DeadId },
+}
+
+/// A change of what a successor takes up when this node is lost. The embedded store's node has no successor: it
+/// writes none of these.
+#[derive(Debug, Clone)]
+pub enum ClusterOp {
     /// The publishes of a batch of another node stand in this write: `origin` is that node's incarnation, and
     /// `batch` its number. A successor of this node takes none of it twice, nor one of the `prepared` publishes in it
     /// that comes again under its id.
@@ -194,18 +228,26 @@ pub enum StoreOp {
     Committed { id: PublishId },
     /// Those of an incarnation, of one router or of all, with a number below are everywhere.
     ForgetPrepared { incarnation: u64, router: Option<u16>, below: u64 },
-    /// Everything in the lane below `position` is acknowledged by the log. Buckets wholly below
-    /// it are dropped whole.
-    MoveCursor { lane: u16, position: u64 },
-    /// Keeps a record that the log has refused, or replaces what is kept under its id.
-    PutDeadLetter { letter: Arc<DeadLetter> },
-    /// The log has it after all, or nobody wants it any more.
-    DropDeadLetter { id: DeadId },
 }
 
 impl StoreOp {
     /// The session whose rows it changes. None for a prepared publish: it is its node's, also where it names a session.
     pub fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Session(op) => Some(op.session()),
+            Self::Log(_)
+            | Self::Cluster(_)
+            | Self::PutRetained { .. }
+            | Self::DeleteRetained { .. }
+            | Self::PutWill { .. }
+            | Self::DeleteWill { .. } => None,
+        }
+    }
+}
+
+impl SessionOp {
+    /// The session whose rows it changes.
+    pub fn session(&self) -> SessionId {
         match self {
             Self::PutSession { id, .. }
             | Self::DeleteSession { id, .. }
@@ -215,23 +257,26 @@ impl StoreOp {
             | Self::PutOutgoing { id, .. }
             | Self::DeleteQueued { id, .. }
             | Self::PutReceipt { id, .. }
-            | Self::DeleteReceipt { id, .. } => Some(*id),
-            Self::PutRetained { .. }
-            | Self::DeleteRetained { .. }
-            | Self::PutWill { .. }
-            | Self::DeleteWill { .. }
-            | Self::PutOutbox { .. }
-            | Self::PutPeerBatch { .. }
-            | Self::ExceptPeerBatch { .. }
-            | Self::CompletePeerBatch { .. }
-            | Self::ForgetPeerBatches { .. }
-            | Self::Prepare(_)
-            | Self::Committed { .. }
-            | Self::ForgetPrepared { .. }
-            | Self::MoveCursor { .. }
-            | Self::PutDeadLetter { .. }
-            | Self::DropDeadLetter { .. } => None,
+            | Self::DeleteReceipt { id, .. } => *id,
         }
+    }
+}
+
+impl From<SessionOp> for StoreOp {
+    fn from(op: SessionOp) -> Self {
+        Self::Session(op)
+    }
+}
+
+impl From<LogOp> for StoreOp {
+    fn from(op: LogOp) -> Self {
+        Self::Log(op)
+    }
+}
+
+impl From<ClusterOp> for StoreOp {
+    fn from(op: ClusterOp) -> Self {
+        Self::Cluster(op)
     }
 }
 

@@ -8,7 +8,7 @@ use hydrant_protocol::session::{Acknowledged, Outbound, Waiting};
 use hydrant_protocol::{PacketId, QoS, Violation, wire};
 
 use crate::metrics::CloseReason;
-use crate::ports::{OutgoingStage, QueueEntry, StoreOp};
+use crate::ports::{OutgoingStage, QueueEntry, SessionOp};
 use crate::say;
 
 use super::abandon::Begun;
@@ -164,7 +164,7 @@ impl Worker {
             if let Some(stored) = &mut session.stored {
                 let id = stored.id;
                 self.forget_queued(stored, sequence, u64::from(cost));
-                self.effects.borrow_mut().ops.push(StoreOp::DeleteQueued { id, sequence });
+                self.effects.borrow_mut().ops.push(SessionOp::DeleteQueued { id, sequence }.into());
             }
             session.outbound.waiting() > 0 || session.retained.is_some()
         };
@@ -208,12 +208,10 @@ impl Worker {
         match stored {
             Some((id, sequence)) => {
                 let stage = OutgoingStage::Release;
-                self.effects.borrow_mut().ops.push(StoreOp::PutOutgoing {
-                    id,
-                    sequence,
-                    packet_id,
-                    stage,
-                });
+                self.effects
+                    .borrow_mut()
+                    .ops
+                    .push(SessionOp::PutOutgoing { id, sequence, packet_id, stage }.into());
                 self.wait_for_store(Continuation::Release { conn: Rc::clone(conn), packet_id });
             }
             None => self.write(conn, |out| wire::put_pubrel(out, packet_id)),

@@ -10,7 +10,7 @@ use hydrant_protocol::QoS;
 
 use crate::messages::{AckSource, CompletionToken, ManagerWork, SMALL};
 use crate::metrics::DropReason;
-use crate::ports::StoreOp;
+use crate::ports::ClusterOp;
 
 use super::state::handover::BufferedMessage;
 use super::state::publication::Publication;
@@ -43,8 +43,8 @@ impl Worker {
             if let Some((origin, batch)) = batch {
                 // In the write that says that the batch is stored.
                 let client_id = Arc::clone(&session.client_id);
-                let except = StoreOp::ExceptPeerBatch { origin, batch, client_id };
-                self.effects.borrow_mut().ops.push(except);
+                let except = ClusterOp::ExceptPeerBatch { origin, batch, client_id };
+                self.effects.borrow_mut().ops.push(except.into());
             }
         }
         if durable {
@@ -119,8 +119,8 @@ impl Worker {
     pub(super) fn is_complete(&self, buffered: &BufferedMessage, client: &Arc<str>) {
         if let Some((origin, batch)) = buffered.batch {
             let client_id = Arc::clone(client);
-            let complete = StoreOp::CompletePeerBatch { origin, batch, client_id };
-            self.effects.borrow_mut().ops.push(complete);
+            let complete = ClusterOp::CompletePeerBatch { origin, batch, client_id };
+            self.effects.borrow_mut().ops.push(complete.into());
         }
     }
 }

@@ -11,7 +11,7 @@ use hydrant_protocol::wire::{self, Connect, Version};
 use hydrant_protocol::{Message, topic::TopicFilter};
 
 use crate::metrics::CloseReason;
-use crate::ports::{StoreOp, StoredSession, StoredWill};
+use crate::ports::{SessionOp, StoreOp, StoredSession, StoredWill};
 use crate::say::{self, cut};
 
 use super::conn::AckKind;
@@ -234,12 +234,15 @@ impl Worker {
             if let Some(stored) = &mut session.stored {
                 stored.offline_since = None;
                 conn.replaying.set(stored.spilled);
-                self.effects.borrow_mut().ops.push(StoreOp::PutSession {
-                    id: stored.id,
-                    client_id: Arc::clone(client_id),
-                    epoch: session.epoch,
-                    disconnected_ms: None,
-                });
+                self.effects.borrow_mut().ops.push(
+                    SessionOp::PutSession {
+                        id: stored.id,
+                        client_id: Arc::clone(client_id),
+                        epoch: session.epoch,
+                        disconnected_ms: None,
+                    }
+                    .into(),
+                );
             }
         }
         conn.session.set(Some(slot));

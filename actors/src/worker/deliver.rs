@@ -12,7 +12,7 @@ use hydrant_protocol::{QoS, wire};
 use crate::cluster::EARLIER_STARTS;
 use crate::messages::StorageWork;
 use crate::metrics::DropReason;
-use crate::ports::{OutgoingStage, QueueEntry, StoreOp};
+use crate::ports::{OutgoingStage, QueueEntry, SessionOp};
 use crate::settings::Overflow;
 
 use super::state::publication::Publication;
@@ -302,7 +302,7 @@ impl Worker {
         stored.queued += 1;
         stored.queued_bytes += publication.cost() as u64;
         let entry = QueueEntry { sequence, qos, retain, message: publication.message(), outgoing };
-        self.effects.borrow_mut().ops.push(StoreOp::PutQueued { id: stored.id, entry });
+        self.effects.borrow_mut().ops.push(SessionOp::PutQueued { id: stored.id, entry }.into());
     }
 
     /// `overflow = "drop_old"` of an offline session. An entry's size is not in memory: the average stands for it.
@@ -313,7 +313,10 @@ impl Worker {
         });
         stored.queued_bytes -= stored.queued_bytes / stored.queued.max(1);
         stored.queued = stored.queued.saturating_sub(1);
-        self.effects.borrow_mut().ops.push(StoreOp::DeleteQueued { id: stored.id, sequence });
+        self.effects
+            .borrow_mut()
+            .ops
+            .push(SessionOp::DeleteQueued { id: stored.id, sequence }.into());
     }
 
     /// Sends what waits, as far as window and buffer allow; asks for the next page of a queue that
@@ -396,19 +399,22 @@ impl Worker {
                 self.effects
                     .borrow_mut()
                     .ops
-                    .push(StoreOp::DeleteQueued { id, sequence: next.sequence });
+                    .push(SessionOp::DeleteQueued { id, sequence: next.sequence }.into());
             }
             return;
         }
         let cost = u32::try_from(message.cost()).unwrap_or(u32::MAX);
         let packet_id = session.outbound.send(next.qos, next.sequence, cost);
         if let Some(stored) = &session.stored {
-            self.effects.borrow_mut().ops.push(StoreOp::PutOutgoing {
-                id: stored.id,
-                sequence: next.sequence,
-                packet_id,
-                stage: OutgoingStage::Publish,
-            });
+            self.effects.borrow_mut().ops.push(
+                SessionOp::PutOutgoing {
+                    id: stored.id,
+                    sequence: next.sequence,
+                    packet_id,
+                    stage: OutgoingStage::Publish,
+                }
+                .into(),
+            );
             if next.qos == QoS::ExactlyOnce || message.qos == QoS::ExactlyOnce {
                 self.wait_for_store(Continuation::Outgoing {
                     session: session.key(slot),

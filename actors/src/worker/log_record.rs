@@ -7,7 +7,7 @@ use hydrant_protocol::mapping::{Mapped, murmur2};
 use hydrant_protocol::{AckLevel, QoS};
 
 use crate::metrics::DropReason;
-use crate::ports::{LogRecord, OutboxPosition, StoreOp};
+use crate::ports::{LogOp, LogRecord, OutboxPosition};
 use crate::settings::LogKind;
 
 use super::state::publication::Publication;
@@ -63,7 +63,7 @@ impl Worker {
             // StorageActor gives the position when it writes the entry.
             let lane = self.lane(&record);
             let position = OutboxPosition { lane, position: 0 };
-            effects.ops.push(StoreOp::PutOutbox { record, position });
+            effects.ops.push(LogOp::PutOutbox { record, position }.into());
             deps.store = true;
             return;
         }

@@ -15,7 +15,7 @@ use hydrant_protocol::cluster::stream_marker::{MarkedStreams, PublishStream};
 use crate::cluster::NodeIndex;
 use crate::messages::{AckSource, InboundPeerBatch, PeerWork, SMALL};
 use crate::metrics::{CloseReason, DropReason};
-use crate::ports::{StoreOp, StoredSession};
+use crate::ports::{ClusterOp, StoredSession};
 use crate::say;
 
 use super::conn::AckKind;
@@ -188,8 +188,8 @@ impl Worker {
         let (node, incarnation) = (batch.node, batch.incarnation);
         if batch.exact && number != 0 {
             let prepared = std::mem::take(&mut batch.prepared);
-            let stored = StoreOp::PutPeerBatch { origin: incarnation, batch: number, prepared };
-            self.effects.borrow_mut().ops.push(stored);
+            let stored = ClusterOp::PutPeerBatch { origin: incarnation, batch: number, prepared };
+            self.effects.borrow_mut().ops.push(stored.into());
             if let Some(cluster) = &self.shared.cluster {
                 cluster.keeps_batches_of(node);
             }

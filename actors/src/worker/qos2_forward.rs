@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hydrant_protocol::cluster::message::Recipients;
 use hydrant_protocol::{Message, PacketId};
 
-use crate::ports::StoreOp;
+use crate::ports::{ClusterOp, SessionOp};
 use crate::step_guard::StepGuard;
 
 use super::conn::AckKind;
@@ -141,11 +141,14 @@ impl Worker {
     ) {
         let id = exact.packet_id;
         if let Some(Preparation { id, taken_over: None | Some(false) }) = exact.prepared {
-            self.effects.borrow_mut().ops.push(StoreOp::Committed { id });
+            self.effects.borrow_mut().ops.push(ClusterOp::Committed { id }.into());
             deps.store = true;
         }
         if let Some(session) = self.stored_session(exact.receipt) {
-            self.effects.borrow_mut().ops.push(StoreOp::PutReceipt { id: session, packet_id: id });
+            self.effects
+                .borrow_mut()
+                .ops
+                .push(SessionOp::PutReceipt { id: session, packet_id: id }.into());
             deps.store = true;
         }
         self.keep_order(&mut exact, conn, index, &mut deps);

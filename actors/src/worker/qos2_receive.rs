@@ -12,7 +12,7 @@ use hydrant_protocol::PacketId;
 use hydrant_protocol::session::{Receipt, Release};
 
 use crate::metrics::CloseReason;
-use crate::ports::{SessionId, StoreOp};
+use crate::ports::{SessionId, SessionOp};
 use crate::say;
 
 use super::conn::AckKind;
@@ -121,8 +121,8 @@ impl Worker {
             session.charge.count_ids(&session.inbound);
             match (released, &session.stored) {
                 (Release::Released, Some(stored)) => {
-                    let op = StoreOp::DeleteReceipt { id: stored.id, packet_id };
-                    self.effects.borrow_mut().ops.push(op);
+                    let op = SessionOp::DeleteReceipt { id: stored.id, packet_id };
+                    self.effects.borrow_mut().ops.push(op.into());
                     true
                 }
                 _ => false,

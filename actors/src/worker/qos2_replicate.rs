@@ -22,7 +22,7 @@ use super::{AckDependencies, Continuation, Worker};
 use crate::cluster::EARLIER_STARTS;
 use crate::messages::{PeerWork, SMALL};
 use crate::now::Boot;
-use crate::ports::{PreparedPublish, StoreOp, StoredWill};
+use crate::ports::{ClusterOp, PreparedPublish, StoredWill};
 
 /// Past so many prepared ones of a worker nothing waits for live subscribers elsewhere: they are at a node that is
 /// slow, whose messages are dropped past `cluster.max_link_bytes` and counted.
@@ -80,7 +80,7 @@ impl Worker {
             let mut effects = self.effects.borrow_mut();
             // A will that is prepared is no will any more.
             effects.ops.append(&mut exact.ops);
-            effects.ops.push(StoreOp::Prepare(Box::new(publish)));
+            effects.ops.push(ClusterOp::Prepare(Box::new(publish)).into());
         }
         self.attach(deps, Continuation::Begun { answer, exact: Box::new(exact) });
         // Last: what panics above is not prepared.
@@ -289,8 +289,8 @@ impl Worker {
         let Some(cluster) = &self.shared.cluster else { return };
         if cluster.closed(id) {
             let (incarnation, router, below) = (id.incarnation, None, u64::MAX);
-            let forget = StoreOp::ForgetPrepared { incarnation, router, below };
-            self.effects.borrow_mut().ops.push(forget);
+            let forget = ClusterOp::ForgetPrepared { incarnation, router, below };
+            self.effects.borrow_mut().ops.push(forget.into());
             self.wait_for_store(Continuation::ToPeers(PeerWork::Finished { incarnation }.into()));
         }
     }
@@ -301,8 +301,8 @@ impl Worker {
         let below = self.prepared.numbers.borrow().low_watermark();
         if self.prepared.forgot.replace(below).max(1) < below {
             let (incarnation, router) = (cluster.incarnation, Some(self.index));
-            let forget = StoreOp::ForgetPrepared { incarnation, router, below };
-            self.effects.borrow_mut().ops.push(forget);
+            let forget = ClusterOp::ForgetPrepared { incarnation, router, below };
+            self.effects.borrow_mut().ops.push(forget.into());
             // Others forget what they have stored of these only then.
             let forgotten = PeerWork::PreparedForgotten { router: self.index, below };
             self.wait_for_store(Continuation::ToPeers(forgotten.into()));

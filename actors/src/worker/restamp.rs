@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::Worker;
 use super::state::sessions::Walk;
-use crate::ports::StoreOp;
+use crate::ports::SessionOp;
 
 /// Sessions looked at in a turn.
 const AT_ONCE: usize = 256;
@@ -43,12 +43,15 @@ impl Worker {
                 if session.handover.is_some() {
                     break;
                 }
-                self.effects.borrow_mut().ops.push(StoreOp::PutSession {
-                    id: stored.id,
-                    client_id: Arc::clone(&session.client_id),
-                    epoch: session.epoch,
-                    disconnected_ms: Some(clock.to_wall(self.now(), since)),
-                });
+                self.effects.borrow_mut().ops.push(
+                    SessionOp::PutSession {
+                        id: stored.id,
+                        client_id: Arc::clone(&session.client_id),
+                        epoch: session.epoch,
+                        disconnected_ms: Some(clock.to_wall(self.now(), since)),
+                    }
+                    .into(),
+                );
             }
             at += 1;
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::metrics::{CloseReason, DropReason};
-use crate::ports::{StoreOp, StoredWill};
+use crate::ports::{SessionOp, StoreOp, StoredWill};
 use crate::say::cut;
 use crate::subscriptions::Subscriber;
 
@@ -69,11 +69,11 @@ impl Worker {
         match &session.stored {
             Some(stored) => {
                 self.shared.persistent_sessions.fetch_sub(1, Ordering::Relaxed);
-                let op = StoreOp::DeleteSession {
+                let op = SessionOp::DeleteSession {
                     id: stored.id,
                     client_id: Arc::clone(&session.client_id),
                 };
-                self.effects.borrow_mut().ops.push(op);
+                self.effects.borrow_mut().ops.push(op.into());
             }
             None => self.metrics.drop_messages(
                 DropReason::SessionEnded,
@@ -163,14 +163,14 @@ impl Worker {
                     stored.read_from = lowest;
                     session.charge.keep(session.outbound.in_flight());
                     session.outbound.clear();
-                    let op = StoreOp::PutSession {
+                    let op = SessionOp::PutSession {
                         id: stored.id,
                         client_id: Arc::clone(&session.client_id),
                         epoch: session.epoch,
                         disconnected_ms: Some(self.unix_ms()),
                     };
                     let mut effects = self.effects.borrow_mut();
-                    effects.ops.push(op);
+                    effects.ops.push(op.into());
                     if let Some(cursors) = &mut session.retained {
                         effects.ops.extend(cursors.leave(stored.id));
                     }

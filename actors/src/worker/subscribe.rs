@@ -11,7 +11,7 @@ use hydrant_protocol::wire::{SUBACK_FAILURE, Subscribe, Unsubscribe};
 use crate::messages::{PeerWork, SMALL};
 use crate::metrics::DropReason;
 use crate::node_tables::SubscriptionChange;
-use crate::ports::StoreOp;
+use crate::ports::{SessionOp, StoreOp};
 use crate::say::{self, cut};
 use crate::subscriptions::Subscriber;
 
@@ -81,12 +81,15 @@ impl Worker {
                 }
                 let owes = session.stored.is_some() && self.will_owe(&filter, qos);
                 if let Some(stored) = &session.stored {
-                    self.effects.borrow_mut().ops.push(StoreOp::PutSubscription {
-                        id: stored.id,
-                        filter: Arc::clone(filter.arc()),
-                        qos,
-                        owes: owes.then(Arc::default),
-                    });
+                    self.effects.borrow_mut().ops.push(
+                        SessionOp::PutSubscription {
+                            id: stored.id,
+                            filter: Arc::clone(filter.arc()),
+                            qos,
+                            owes: owes.then(Arc::default),
+                        }
+                        .into(),
+                    );
                     must_wait = true;
                 }
                 codes.push(qos as u8);
@@ -149,10 +152,13 @@ impl Worker {
                 self.remove_subscription(&filter, subscriber);
                 session.charge.sub(filter.cost());
                 if let Some(stored) = &session.stored {
-                    self.effects.borrow_mut().ops.push(StoreOp::DeleteSubscription {
-                        id: stored.id,
-                        filter: Arc::clone(filter.arc()),
-                    });
+                    self.effects.borrow_mut().ops.push(
+                        SessionOp::DeleteSubscription {
+                            id: stored.id,
+                            filter: Arc::clone(filter.arc()),
+                        }
+                        .into(),
+                    );
                     must_wait = true;
                 }
             }

@@ -17,7 +17,7 @@ use hydrant_protocol::topic::TopicFilter;
 use tokio::sync::oneshot;
 
 use crate::cluster::EARLIER_STARTS;
-use crate::ports::{PreparedPublish, StoreOp, StoredBatch, StoredSession, StoredWill};
+use crate::ports::{PreparedPublish, SessionOp, StoredBatch, StoredSession, StoredWill};
 use crate::subscriptions::Subscriber;
 
 use super::state::publication::Publication;
@@ -46,8 +46,8 @@ impl Worker {
             if known {
                 // Its client has begun another one here meanwhile, which replaces it ([MQTT-3.1.2-6]).
                 let (id, client_id) = (session.id, Arc::clone(client));
-                let ended = StoreOp::DeleteSession { id, client_id };
-                self.effects.borrow_mut().ops.push(ended);
+                let ended = SessionOp::DeleteSession { id, client_id };
+                self.effects.borrow_mut().ops.push(ended.into());
             } else {
                 self.restore_session(session, incarnation);
             }

@@ -18,7 +18,7 @@ use crate::log::Gate;
 use crate::mailboxes::Mailboxes;
 use crate::messages::{RouterWork, StorageWork};
 use crate::metrics::{CloseReason, DropReason};
-use crate::ports::{QueueEntry, StoreOp};
+use crate::ports::{QueueEntry, SessionOp, StoreOp};
 use crate::settings::{
     Access, Limits, LogKind, LogSettings, Overflow, SessionSettings, Settings, StorageSettings,
     SupervisionSettings,
@@ -248,7 +248,7 @@ fn publish_at(
 
 pub(crate) fn queued(ops: &[StoreOp]) -> Vec<QueueEntry> {
     let entries = ops.iter().filter_map(|op| match op {
-        StoreOp::PutQueued { entry, .. } => Some(entry.clone()),
+        StoreOp::Session(SessionOp::PutQueued { entry, .. }) => Some(entry.clone()),
         _ => None,
     });
     entries.collect()
@@ -461,7 +461,7 @@ fn dropping_the_oldest_begins_at_what_is_left_after_acknowledgements_out_of_orde
     let dropped = |worker: &Rc<Worker>| -> Vec<u64> {
         let ops = store(worker).0;
         let gone = ops.iter().filter_map(|op| match op {
-            StoreOp::DeleteQueued { sequence, .. } => Some(*sequence),
+            StoreOp::Session(SessionOp::DeleteQueued { sequence, .. }) => Some(*sequence),
             _ => None,
         });
         gone.collect()

@@ -4,6 +4,7 @@ use std::fs;
 
 use super::super::suite;
 use super::*;
+use hydrant_actors::ports::{LogOp, SessionOp};
 
 fn options(bucket_entries: u64) -> StoreOptions {
     StoreOptions { bucket_entries, cache_size: 1 << 20, ..StoreOptions::default() }
@@ -38,17 +39,19 @@ fn buckets_go_whole_once_the_cursor_passed_them() {
     let store = open(dir.path());
     let as_trait: Arc<dyn SessionStore> = store.clone();
     let put = |range: std::ops::Range<u64>| {
-        let record = |position| StoreOp::PutOutbox {
-            record: suite::record("t", position),
-            position: hydrant_actors::ports::OutboxPosition { lane: 1, position },
+        let record = |position| {
+            StoreOp::Log(LogOp::PutOutbox {
+                record: suite::record("t", position),
+                position: hydrant_actors::ports::OutboxPosition { lane: 1, position },
+            })
         };
         suite::write(&as_trait, range.map(record).collect());
     };
     put(0..300);
     assert_eq!(buckets(&store), 5);
-    suite::write(&as_trait, vec![StoreOp::MoveCursor { lane: 1, position: 127 }]);
+    suite::write(&as_trait, vec![LogOp::MoveCursor { lane: 1, position: 127 }.into()]);
     assert_eq!(buckets(&store), 4);
-    suite::write(&as_trait, vec![StoreOp::MoveCursor { lane: 1, position: 128 }]);
+    suite::write(&as_trait, vec![LogOp::MoveCursor { lane: 1, position: 128 }.into()]);
     assert_eq!(buckets(&store), 3);
     assert!(store.describe().contains("3 outbox buckets"), "{}", store.describe());
     // A write repeated after its bucket is gone does not bring it back.
@@ -72,7 +75,9 @@ fn deleted_sessions_are_swept_also_after_a_crash() {
     // A queue without its session is what a crash in the middle of a deletion leaves.
     suite::write(
         &store,
-        (0..3500).map(|s| StoreOp::PutQueued { id: 4, entry: entry(s) }).collect(),
+        (0..3500)
+            .map(|s| StoreOp::Session(SessionOp::PutQueued { id: 4, entry: entry(s) }))
+            .collect(),
     );
     drop(store);
     let store = open(dir.path());

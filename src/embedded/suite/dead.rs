@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use hydrant_actors::ports::{DeadId, DeadLetter, LogRecord, OutboxPosition, SessionStore, StoreOp};
+use hydrant_actors::ports::{
+    DeadId, DeadLetter, LogOp, LogRecord, OutboxPosition, SessionStore, StoreOp,
+};
 
 use super::fixture::{Open, put_outbox, record, wait, write};
 
@@ -14,7 +16,7 @@ pub fn letter(position: u64) -> DeadLetter {
 }
 
 fn put(letter: &DeadLetter) -> StoreOp {
-    StoreOp::PutDeadLetter { letter: Arc::new(letter.clone()) }
+    StoreOp::Log(LogOp::PutDeadLetter { letter: Arc::new(letter.clone()) })
 }
 
 /// All of them, read in pages.
@@ -44,7 +46,7 @@ pub(super) fn dead_letters(open: &Open<'_>) {
         let place = OutboxPosition { lane: 0, position };
         let mut letter = letter(position);
         letter.record.outbox = Some(place);
-        let end = StoreOp::MoveCursor { lane: 0, position: position + 1 };
+        let end = StoreOp::Log(LogOp::MoveCursor { lane: 0, position: position + 1 });
         write(&store, vec![put(&letter), end]);
     }
     for _ in 0..2 {
@@ -61,8 +63,9 @@ pub(super) fn dead_letters(open: &Open<'_>) {
     assert!(wait(store.dead_letters(ids[39].next(), 9, usize::MAX)).is_empty());
     // Refused again, for another reason; dropped, also twice, and one that never was.
     let again = DeadLetter { reason: "still".into(), refused_ms: 9, ..letter(7) };
-    let drops = (8..40).map(|position| StoreOp::DropDeadLetter { id: letter(position).id });
-    let never = StoreOp::DropDeadLetter { id: DeadId::MAX };
+    let drops =
+        (8..40).map(|position| StoreOp::Log(LogOp::DropDeadLetter { id: letter(position).id }));
+    let never = StoreOp::Log(LogOp::DropDeadLetter { id: DeadId::MAX });
     let ops: Vec<StoreOp> = drops.chain([put(&again), never]).collect();
     write(&store, ops.clone());
     write(&store, ops);
@@ -74,8 +77,8 @@ pub(super) fn dead_letters(open: &Open<'_>) {
         .collect();
     assert_eq!(all(&store), expected);
     // Put and dropped in one write.
-    write(&store, vec![put(&letter(50)), StoreOp::DropDeadLetter { id: letter(50).id }]);
-    write(&store, vec![StoreOp::DropDeadLetter { id: again.id }, put(&letter(7))]);
+    write(&store, vec![put(&letter(50)), LogOp::DropDeadLetter { id: letter(50).id }.into()]);
+    write(&store, vec![LogOp::DropDeadLetter { id: again.id }.into(), put(&letter(7))]);
     assert_eq!(all(&store), letters(0..8));
     // A large one, beside others.
     let large = LogRecord { payload: vec![b'x'; 3_000_000].into(), ..record("t", 99) };

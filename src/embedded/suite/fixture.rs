@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hydrant_actors::ports::{
-    LogRecord, OutboxPosition, QueueEntry, SessionStore, StoreFuture, StoreOp,
+    LogOp, LogRecord, OutboxPosition, QueueEntry, SessionOp, SessionStore, StoreFuture, StoreOp,
 };
 use hydrant_protocol::{Message, PacketId, Properties, QoS};
 
@@ -71,19 +71,21 @@ pub(super) fn entry(sequence: u64) -> QueueEntry {
 }
 
 pub(super) fn put_session(id: u64) -> StoreOp {
-    StoreOp::PutSession {
+    StoreOp::Session(SessionOp::PutSession {
         id,
         client_id: format!("client{id}").into(),
         epoch: id + 1,
         disconnected_ms: Some(5),
-    }
+    })
 }
 
 pub(super) fn put_outbox(lane: u16, positions: std::ops::Range<u64>) -> Vec<StoreOp> {
     positions
-        .map(|position| StoreOp::PutOutbox {
-            record: record("t", position),
-            position: OutboxPosition { lane, position },
+        .map(|position| {
+            StoreOp::Log(LogOp::PutOutbox {
+                record: record("t", position),
+                position: OutboxPosition { lane, position },
+            })
         })
         .collect()
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hydrant_actors::ports::{LogRecord, OutboxPosition, SessionStore, StoreOp};
+use hydrant_actors::ports::{LogOp, LogRecord, OutboxPosition, SessionStore};
 
 use super::fixture::{Open, put_outbox, record, wait, write};
 
@@ -36,7 +36,7 @@ pub(super) fn outbox_lanes_and_cursors(open: &Open<'_>) {
     let whole = lane(&store, 0).bytes;
     let true_cost: usize = (0..1000).map(|p| record("t", p).cost()).sum();
     assert!(whole.abs_diff(true_cost as u64) < true_cost as u64 / 5, "{whole} for {true_cost}");
-    write(&store, vec![StoreOp::MoveCursor { lane: 0, position: 500 }]);
+    write(&store, vec![LogOp::MoveCursor { lane: 0, position: 500 }.into()]);
     for _ in 0..2 {
         let found = lane(&store, 0);
         assert_eq!((found.cursor, found.end), (500, 1000));
@@ -52,7 +52,7 @@ pub(super) fn outbox_lanes_and_cursors(open: &Open<'_>) {
     }
     assert_eq!(wait(store.read_outbox(0, 600, 10, 1)).len(), 1, "at least one");
     // Emptied, the lane goes on where it was, also after a restart.
-    write(&store, vec![StoreOp::MoveCursor { lane: 0, position: 1000 }]);
+    write(&store, vec![LogOp::MoveCursor { lane: 0, position: 1000 }.into()]);
     drop(store);
     let store = open();
     let found = lane(&store, 0);
@@ -69,10 +69,10 @@ pub(super) fn outbox_written_again(open: &Open<'_>) {
     write(&store, put_outbox(3, 40..70));
     write(&store, put_outbox(3, 70..75));
     write(&store, put_outbox(3, 75..200));
-    write(&store, vec![StoreOp::MoveCursor { lane: 3, position: 150 }]);
+    write(&store, vec![LogOp::MoveCursor { lane: 3, position: 150 }.into()]);
     write(&store, put_outbox(3, 140..160));
     write(&store, put_outbox(3, 160..250));
-    write(&store, vec![StoreOp::MoveCursor { lane: 3, position: 120 }]);
+    write(&store, vec![LogOp::MoveCursor { lane: 3, position: 120 }.into()]);
     for _ in 0..2 {
         let lane = wait(store.lanes())[0];
         assert_eq!((lane.lane, lane.cursor, lane.end), (3, 150, 250), "a cursor never moves back");

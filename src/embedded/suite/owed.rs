@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use hydrant_actors::ports::{StoreOp, StoredSubscription};
+use hydrant_actors::ports::{SessionOp, StoreOp, StoredSubscription};
 use hydrant_protocol::QoS;
 
 use super::fixture::{Open, put_session, wait, write};
 
 fn subscription(filter: &str, qos: QoS, owes: Option<&str>) -> StoreOp {
-    StoreOp::PutSubscription { id: 7, filter: filter.into(), qos, owes: owes.map(Arc::from) }
+    StoreOp::Session(SessionOp::PutSubscription {
+        id: 7,
+        filter: filter.into(),
+        qos,
+        owes: owes.map(Arc::from),
+    })
 }
 
 pub(super) fn what_subscriptions_are_owed(open: &Open<'_>) {
@@ -62,7 +67,7 @@ pub(super) fn what_subscriptions_are_owed(open: &Open<'_>) {
     ];
     assert_eq!(found(), expected(second));
     // It ends with the subscription, and is not another's after it.
-    write(&open(), vec![StoreOp::DeleteSubscription { id: 7, filter: "all".into() }]);
+    write(&open(), vec![SessionOp::DeleteSubscription { id: 7, filter: "all".into() }.into()]);
     write(&open(), vec![subscription("all", one, None)]);
     assert_eq!(found()[0], expected([("all", one, None); 4])[0]);
 }

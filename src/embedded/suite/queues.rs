@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hydrant_actors::ports::{OutgoingStage, QueueEntry, SessionStore, StoreOp};
+use hydrant_actors::ports::{OutgoingStage, QueueEntry, SessionOp, SessionStore, StoreOp};
 
 use super::fixture::{Open, entry, message, messages, packet, put_session, wait, write};
 
@@ -15,12 +15,12 @@ pub(super) fn queue_order_and_paging(open: &Open<'_>) {
         write(
             &store,
             vec![
-                StoreOp::PutQueued { id: 1, entry: entry.clone() },
-                StoreOp::PutQueued { id: 2, entry },
+                SessionOp::PutQueued { id: 1, entry: entry.clone() }.into(),
+                SessionOp::PutQueued { id: 2, entry }.into(),
             ],
         );
     }
-    write(&store, vec![StoreOp::DeleteQueued { id: 1, sequence: 3 }]);
+    write(&store, vec![SessionOp::DeleteQueued { id: 1, sequence: 3 }.into()]);
     let read = |store: &Arc<dyn SessionStore>, from, limit, bytes| -> Vec<u64> {
         wait(store.read_queue(1, from, limit, bytes)).iter().map(|e| e.sequence).collect()
     };
@@ -47,13 +47,12 @@ pub(super) fn queue_order_and_paging(open: &Open<'_>) {
 pub(super) fn qos2_state(open: &Open<'_>) {
     let store = open();
     write(&store, vec![put_session(1)]);
-    let put = (1..=3).map(|s| StoreOp::PutQueued { id: 1, entry: entry(s) }).collect();
+    let put = (1..=3)
+        .map(|s| StoreOp::Session(SessionOp::PutQueued { id: 1, entry: entry(s) }))
+        .collect();
     write(&store, put);
-    let outgoing = |sequence, id, stage| StoreOp::PutOutgoing {
-        id: 1,
-        sequence,
-        packet_id: packet(id),
-        stage,
+    let outgoing = |sequence, id, stage| {
+        StoreOp::Session(SessionOp::PutOutgoing { id: 1, sequence, packet_id: packet(id), stage })
     };
     write(
         &store,
@@ -69,8 +68,8 @@ pub(super) fn qos2_state(open: &Open<'_>) {
     assert_eq!(state(0), [Some((packet(500), OutgoingStage::Release)), None, third]);
     assert_eq!(state(2), [None, third]);
     // The packet id goes with its entry, also after a restart and when the sequence comes again.
-    write(&store, vec![StoreOp::DeleteQueued { id: 1, sequence: 1 }]);
-    write(&store, vec![StoreOp::PutQueued { id: 1, entry: entry(1) }]);
+    write(&store, vec![SessionOp::DeleteQueued { id: 1, sequence: 1 }.into()]);
+    write(&store, vec![SessionOp::PutQueued { id: 1, entry: entry(1) }.into()]);
     assert_eq!(state(0), [None, None, third]);
 }
 
@@ -79,9 +78,11 @@ pub(super) fn qos2_state(open: &Open<'_>) {
 pub(super) fn large_and_many(open: &Open<'_>) {
     let mut store = open();
     let large = "x".repeat(4_000_000);
-    let of = |sequence: u64, payload: &str| StoreOp::PutQueued {
-        id: 1,
-        entry: QueueEntry { message: message("q", payload, false), ..entry(sequence) },
+    let of = |sequence: u64, payload: &str| {
+        StoreOp::Session(SessionOp::PutQueued {
+            id: 1,
+            entry: QueueEntry { message: message("q", payload, false), ..entry(sequence) },
+        })
     };
     write(&store, vec![put_session(1), of(1, &large)]);
     for first in (2..10_000).step_by(2_500) {

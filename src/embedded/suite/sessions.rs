@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hydrant_actors::ports::{OutgoingStage, StoreOp, StoredSession, StoredSubscription};
+use hydrant_actors::ports::{OutgoingStage, SessionOp, StoreOp, StoredSession, StoredSubscription};
 use hydrant_protocol::QoS;
 use hydrant_protocol::session::RangeSet;
 
@@ -11,11 +11,13 @@ use super::fixture::{Open, entry, packet, put_session, wait, write};
 pub(super) fn sessions_and_subscriptions(open: &Open<'_>) {
     let store = open();
     let long: Arc<str> = "x/".repeat(20_000).into();
-    let subscription = |filter: &str, qos| StoreOp::PutSubscription {
-        id: 7,
-        filter: filter.into(),
-        qos,
-        owes: None,
+    let subscription = |filter: &str, qos| {
+        StoreOp::Session(SessionOp::PutSubscription {
+            id: 7,
+            filter: filter.into(),
+            qos,
+            owes: None,
+        })
     };
     write(&store, vec![put_session(7), put_session(8), put_session(300)]);
     write(
@@ -26,18 +28,19 @@ pub(super) fn sessions_and_subscriptions(open: &Open<'_>) {
             subscription("a/#", QoS::AtLeastOnce),
             subscription(&long, QoS::AtLeastOnce),
             subscription("gone", QoS::AtLeastOnce),
-            StoreOp::DeleteSubscription { id: 7, filter: "gone".into() },
-            StoreOp::DeleteSubscription { id: 8, filter: "b".into() },
-            StoreOp::PutReceipt { id: 8, packet_id: packet(1) },
-            StoreOp::PutReceipt { id: 8, packet_id: packet(65_535) },
-            StoreOp::PutReceipt { id: 8, packet_id: packet(2) },
-            StoreOp::DeleteReceipt { id: 8, packet_id: packet(2) },
-            StoreOp::PutSession {
+            SessionOp::DeleteSubscription { id: 7, filter: "gone".into() }.into(),
+            SessionOp::DeleteSubscription { id: 8, filter: "b".into() }.into(),
+            SessionOp::PutReceipt { id: 8, packet_id: packet(1) }.into(),
+            SessionOp::PutReceipt { id: 8, packet_id: packet(65_535) }.into(),
+            SessionOp::PutReceipt { id: 8, packet_id: packet(2) }.into(),
+            SessionOp::DeleteReceipt { id: 8, packet_id: packet(2) }.into(),
+            SessionOp::PutSession {
                 id: 8,
                 client_id: "client8".into(),
                 epoch: 10,
                 disconnected_ms: None,
-            },
+            }
+            .into(),
         ],
     );
     drop(store);
@@ -70,35 +73,45 @@ pub(super) fn deleted_session_leaves_nothing(open: &Open<'_>) {
     let store = open();
     write(&store, vec![put_session(1), put_session(2), put_session(3)]);
     let fill = |id| {
-        let mut ops: Vec<_> =
-            (1..=5000).map(|s| StoreOp::PutQueued { id, entry: entry(s) }).collect();
-        ops.push(StoreOp::PutOutgoing {
-            id,
-            sequence: 1,
-            packet_id: packet(1),
-            stage: OutgoingStage::Publish,
-        });
-        ops.push(StoreOp::PutReceipt { id, packet_id: packet(9) });
-        ops.push(StoreOp::PutSubscription {
-            id,
-            filter: "a".into(),
-            qos: QoS::AtLeastOnce,
-            owes: None,
-        });
+        let mut ops: Vec<_> = (1..=5000)
+            .map(|s| StoreOp::Session(SessionOp::PutQueued { id, entry: entry(s) }))
+            .collect();
+        ops.push(
+            SessionOp::PutOutgoing {
+                id,
+                sequence: 1,
+                packet_id: packet(1),
+                stage: OutgoingStage::Publish,
+            }
+            .into(),
+        );
+        ops.push(SessionOp::PutReceipt { id, packet_id: packet(9) }.into());
+        ops.push(
+            SessionOp::PutSubscription {
+                id,
+                filter: "a".into(),
+                qos: QoS::AtLeastOnce,
+                owes: None,
+            }
+            .into(),
+        );
         ops
     };
     for id in [1, 2] {
         write(&store, fill(id));
     }
     // With writes of its own before it in the same batch.
-    let mut ops = vec![StoreOp::PutQueued { id: 1, entry: entry(9999) }];
-    ops.push(StoreOp::PutSubscription {
-        id: 1,
-        filter: "late".into(),
-        qos: QoS::AtLeastOnce,
-        owes: None,
-    });
-    ops.push(StoreOp::DeleteSession { id: 1, client_id: "client1".into() });
+    let mut ops = vec![SessionOp::PutQueued { id: 1, entry: entry(9999) }.into()];
+    ops.push(
+        SessionOp::PutSubscription {
+            id: 1,
+            filter: "late".into(),
+            qos: QoS::AtLeastOnce,
+            owes: None,
+        }
+        .into(),
+    );
+    ops.push(SessionOp::DeleteSession { id: 1, client_id: "client1".into() }.into());
     write(&store, ops);
     assert!(wait(store.read_queue(1, 0, 10, 9999)).is_empty());
     drop(store);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hydrant_actors::ports::{OutgoingStage, QueueEntry, StoreOp, StoredWill};
+use hydrant_actors::ports::{LogOp, OutgoingStage, QueueEntry, SessionOp, StoreOp, StoredWill};
 use hydrant_protocol::QoS;
 
 use super::dead;
@@ -18,44 +18,47 @@ pub(super) fn every_op_twice(open: &Open<'_>) {
     let mut ops = vec![
         put_session(1),
         put_session(2),
-        StoreOp::PutSubscription {
+        SessionOp::PutSubscription {
             id: 1,
             filter: "f".into(),
             qos: QoS::AtLeastOnce,
             owes: Some("t".into()),
-        },
-        StoreOp::PutSubscription {
+        }
+        .into(),
+        SessionOp::PutSubscription {
             id: 1,
             filter: "g".into(),
             qos: QoS::AtLeastOnce,
             owes: Some("".into()),
-        },
-        StoreOp::DeleteSubscription { id: 1, filter: "g".into() },
-        StoreOp::PutQueued { id: 1, entry: entry(1) },
-        StoreOp::PutQueued { id: 1, entry: entry(2) },
-        StoreOp::PutOutgoing {
+        }
+        .into(),
+        SessionOp::DeleteSubscription { id: 1, filter: "g".into() }.into(),
+        SessionOp::PutQueued { id: 1, entry: entry(1) }.into(),
+        SessionOp::PutQueued { id: 1, entry: entry(2) }.into(),
+        SessionOp::PutOutgoing {
             id: 1,
             sequence: 1,
             packet_id: packet(4),
             stage: OutgoingStage::Publish,
-        },
-        StoreOp::DeleteQueued { id: 1, sequence: 2 },
-        StoreOp::PutReceipt { id: 1, packet_id: packet(4) },
-        StoreOp::PutReceipt { id: 1, packet_id: packet(5) },
-        StoreOp::DeleteReceipt { id: 1, packet_id: packet(5) },
+        }
+        .into(),
+        SessionOp::DeleteQueued { id: 1, sequence: 2 }.into(),
+        SessionOp::PutReceipt { id: 1, packet_id: packet(4) }.into(),
+        SessionOp::PutReceipt { id: 1, packet_id: packet(5) }.into(),
+        SessionOp::DeleteReceipt { id: 1, packet_id: packet(5) }.into(),
         StoreOp::PutRetained { message: message("r", "x", true), version: 7 },
         StoreOp::PutRetained { message: message("s", "x", true), version: 8 },
         StoreOp::DeleteRetained { topic: "s".into(), version: 9 },
         StoreOp::PutWill { will: will.clone() },
         StoreOp::DeleteWill { client_id: "c".into(), connection: 8 },
-        StoreOp::DeleteSession { id: 2, client_id: "client2".into() },
+        SessionOp::DeleteSession { id: 2, client_id: "client2".into() }.into(),
     ];
     ops.extend(put_outbox(0, 0..30));
-    ops.push(StoreOp::MoveCursor { lane: 0, position: 10 });
+    ops.push(LogOp::MoveCursor { lane: 0, position: 10 }.into());
     let (kept, dropped) = (dead::letter(1), dead::letter(2));
-    ops.push(StoreOp::PutDeadLetter { letter: Arc::new(kept.clone()) });
-    ops.push(StoreOp::PutDeadLetter { letter: Arc::new(dropped.clone()) });
-    ops.push(StoreOp::DropDeadLetter { id: dropped.id });
+    ops.push(LogOp::PutDeadLetter { letter: Arc::new(kept.clone()) }.into());
+    ops.push(LogOp::PutDeadLetter { letter: Arc::new(dropped.clone()) }.into());
+    ops.push(LogOp::DropDeadLetter { id: dropped.id }.into());
     write(&store, ops.clone());
     for op in ops.clone() {
         write(&store, vec![op.clone()]);
@@ -86,9 +89,11 @@ pub(super) fn order_of_writes(open: &Open<'_>) {
         let retained = message("r", &round.to_string(), true);
         pending.push(store.write(Arc::new(vec![
             StoreOp::PutRetained { message: retained, version: round },
-            StoreOp::PutQueued { id: 1, entry: entry(round + 1) },
+            SessionOp::PutQueued { id: 1, entry: entry(round + 1) }.into(),
         ])));
-        pending.push(store.write(Arc::new(vec![StoreOp::DeleteQueued { id: 1, sequence: round }])));
+        pending.push(
+            store.write(Arc::new(vec![SessionOp::DeleteQueued { id: 1, sequence: round }.into()])),
+        );
     }
     for future in pending {
         wait(future);
@@ -111,7 +116,7 @@ pub(super) fn concurrent_access(open: &Open<'_>) {
                 let mut read = 0;
                 for round in 0..ROUNDS {
                     let mut ops = put_outbox(writer, round..round + 1);
-                    ops.push(StoreOp::PutQueued { id, entry: entry(round + 1) });
+                    ops.push(SessionOp::PutQueued { id, entry: entry(round + 1) }.into());
                     let topic: Arc<str> = format!("r/{writer}").into();
                     ops.push(StoreOp::PutRetained {
                         message: message(&topic, "x", true),
@@ -123,7 +128,8 @@ pub(super) fn concurrent_access(open: &Open<'_>) {
                         let sequences: Vec<u64> = page.iter().map(|e| e.sequence).collect();
                         assert_eq!(sequences, (read + 1..=read + 10).collect::<Vec<_>>());
                         read += 10;
-                        let done = |sequence| StoreOp::DeleteQueued { id, sequence };
+                        let done =
+                            |sequence| StoreOp::Session(SessionOp::DeleteQueued { id, sequence });
                         write(store, (read - 4..=read).map(done).collect());
                     }
                 }

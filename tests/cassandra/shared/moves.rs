@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hydrant::cassandra::CassandraStore;
 use hydrant::embedded::suite::wait;
-use hydrant_actors::ports::{Holder, OutgoingStage, SessionStore, SharedStore, StoreOp};
+use hydrant_actors::ports::{Holder, OutgoingStage, SessionOp, SessionStore, SharedStore, StoreOp};
 
 use super::{
     client, connect, delivered, ended, entry, filters, holder, ids, moves, open, options, packet,
@@ -40,13 +40,16 @@ fn a_session_moves_there_and_back_with_everything_it_has() {
     let (a, b) = (open(&options, "a"), open(&options, "b"));
     let id = 7;
     write(&a, [vec![connect(id, 1), subscription(id, "x/#")], queued(id, 1..=300)].concat());
-    let sent = |sequence, packet_id, stage| StoreOp::PutOutgoing {
-        id,
-        sequence,
-        packet_id: packet(packet_id),
-        stage,
+    let sent = |sequence, packet_id, stage| {
+        StoreOp::Session(SessionOp::PutOutgoing {
+            id,
+            sequence,
+            packet_id: packet(packet_id),
+            stage,
+        })
     };
-    let receipt = |packet_id| StoreOp::PutReceipt { id, packet_id: packet(packet_id) };
+    let receipt =
+        |packet_id| StoreOp::Session(SessionOp::PutReceipt { id, packet_id: packet(packet_id) });
     let ops = vec![
         receipt(9),
         receipt(500),
@@ -71,10 +74,10 @@ fn a_session_moves_there_and_back_with_everything_it_has() {
         connect(id, 2),
         delivered(id, 2),
         delivered(id, 150),
-        StoreOp::DeleteReceipt { id, packet_id: packet(9) },
-        StoreOp::DeleteSubscription { id, filter: "x/#".into() },
+        SessionOp::DeleteReceipt { id, packet_id: packet(9) }.into(),
+        SessionOp::DeleteSubscription { id, filter: "x/#".into() }.into(),
         subscription(id, "y"),
-        StoreOp::PutQueued { id, entry: entry(301) },
+        SessionOp::PutQueued { id, entry: entry(301) }.into(),
     ];
     write(&b, ops);
 
@@ -86,9 +89,10 @@ fn a_session_moves_there_and_back_with_everything_it_has() {
     assert_eq!(waiting[0].outgoing, Some((packet(12), OutgoingStage::Release)));
     let ops = vec![
         delivered(id, 3),
-        StoreOp::DeleteSubscription { id, filter: "y".into() },
-        StoreOp::DeleteReceipt { id, packet_id: packet(500) },
-        StoreOp::PutSession { id, client_id: client(id), epoch: 2, disconnected_ms: Some(77) },
+        SessionOp::DeleteSubscription { id, filter: "y".into() }.into(),
+        SessionOp::DeleteReceipt { id, packet_id: packet(500) }.into(),
+        SessionOp::PutSession { id, client_id: client(id), epoch: 2, disconnected_ms: Some(77) }
+            .into(),
     ];
     write(&a, ops);
     write(&a, (4..=255).map(|sequence| delivered(id, sequence)).collect());
@@ -106,12 +110,16 @@ fn a_session_moves_there_and_back_with_everything_it_has() {
     assert_eq!(sequences(&b, id), rest);
     // Its end is the end of it everywhere.
     moves(&b, &a, id);
-    write(&a, vec![StoreOp::DeleteSession { id, client_id: client(id) }]);
+    write(&a, vec![SessionOp::DeleteSession { id, client_id: client(id) }.into()]);
     assert_eq!(holder(&b, id), None);
     assert!(wait(a.sessions()).is_empty());
     // The client begins anew elsewhere.
-    let anew =
-        StoreOp::PutSession { id: 8, client_id: client(id), epoch: 3, disconnected_ms: None };
+    let anew = StoreOp::Session(SessionOp::PutSession {
+        id: 8,
+        client_id: client(id),
+        epoch: 3,
+        disconnected_ms: None,
+    });
     write(&b, vec![anew]);
     assert_eq!(holder(&a, id), Some(Holder { id: 8, incarnation: b.incarnation() }));
 }
@@ -138,8 +146,12 @@ fn of_two_that_take_a_session_one_gets_it() {
     assert_eq!((ids(&wait(b.sessions())), ids(&wait(c.sessions()))), (b_has, c_has));
     // A new session of a client that has one elsewhere is not made.
     let mine = ids(&wait(b.sessions()))[0];
-    let other =
-        StoreOp::PutSession { id: 99, client_id: client(mine), epoch: 1, disconnected_ms: None };
+    let other = StoreOp::Session(SessionOp::PutSession {
+        id: 99,
+        client_id: client(mine),
+        epoch: 1,
+        disconnected_ms: None,
+    });
     let ops = Arc::new(vec![other]);
     assert!(ended(c.write(Arc::clone(&ops))).is_err());
     wait(c.write(ops));

@@ -1,7 +1,7 @@
 //! What a node has stored for other nodes, and what it has prepared for them.
 
 use hydrant::embedded::suite::message;
-use hydrant_actors::ports::{PreparedPublish, SharedStore, StoreOp, StoredBatch};
+use hydrant_actors::ports::{ClusterOp, PreparedPublish, SharedStore, StoreOp, StoredBatch};
 use hydrant_protocol::cluster::message::PublishId;
 
 use super::{client, connect, ids, open, options, packet, queued, sealed, write};
@@ -13,10 +13,12 @@ fn batches_of_other_nodes_are_known_to_who_seals_the_one_that_stored_them() {
     let options = options(&node);
     let (a, b) = (open(&options, "a"), open(&options, "b"));
     let id = |number| PublishId { incarnation: 77, router: 1, number };
-    let put = |origin, batch| StoreOp::PutPeerBatch { origin, batch, prepared: vec![id(batch)] };
+    let put = |origin, batch| {
+        StoreOp::Cluster(ClusterOp::PutPeerBatch { origin, batch, prepared: vec![id(batch)] })
+    };
     let except = |number, n| {
         let (origin, batch, client_id) = (77, number, client(n));
-        StoreOp::ExceptPeerBatch { origin, batch, client_id }
+        StoreOp::Cluster(ClusterOp::ExceptPeerBatch { origin, batch, client_id })
     };
     let stored = |number, except| {
         let prepared = vec![id(number)];
@@ -29,10 +31,10 @@ fn batches_of_other_nodes_are_known_to_who_seals_the_one_that_stored_them() {
     // Of the third one a part is buffered for two sessions, and stored for one of them.
     write(&a, vec![put(77, 3), except(3, 1), except(3, 2)]);
     let (origin, batch, client_id) = (77, 3, client(2));
-    write(&a, vec![StoreOp::CompletePeerBatch { origin, batch, client_id }]);
+    write(&a, vec![ClusterOp::CompletePeerBatch { origin, batch, client_id }.into()]);
     write(&a, vec![except(2, 1)]);
-    write(&a, vec![StoreOp::ForgetPeerBatches { origin: 77, below: 3 }]);
-    write(&a, vec![StoreOp::ForgetPeerBatches { origin: 78, below: u64::MAX }]);
+    write(&a, vec![ClusterOp::ForgetPeerBatches { origin: 77, below: 3 }.into()]);
+    write(&a, vec![ClusterOp::ForgetPeerBatches { origin: 78, below: u64::MAX }.into()]);
     // Its next start goes on with what it had.
     let first = a.incarnation();
     drop(a);
@@ -54,7 +56,7 @@ fn batches_of_other_nodes_are_known_to_who_seals_the_one_that_stored_them() {
     let (third, c) = (b.incarnation(), open(&options, "c"));
     drop(b);
     assert_eq!(sealed(&c, third).batches, kept);
-    write(&c, vec![StoreOp::ForgetPeerBatches { origin: 77, below: 6 }]);
+    write(&c, vec![ClusterOp::ForgetPeerBatches { origin: 77, below: 6 }.into()]);
     let (fourth, d) = (c.incarnation(), open(&options, "d"));
     drop(c);
     assert_eq!(sealed(&d, fourth).batches, []);
@@ -75,13 +77,14 @@ fn open_publishes_are_known_until_they_are_everywhere() {
         retain: router == 1,
         queued: false,
     };
-    let put = |publish: &PreparedPublish| StoreOp::Prepare(Box::new(publish.clone()));
+    let put =
+        |publish: &PreparedPublish| StoreOp::Cluster(ClusterOp::Prepare(Box::new(publish.clone())));
     let first = a.incarnation();
     let [one, two, other] = [(0, 1), (0, 2), (1, 1)].map(|(router, n)| publish(first, router, n));
     write(&a, [&one, &two, &other].map(put).to_vec());
-    write(&a, [queued(1, 1..=1), vec![StoreOp::Committed { id: two.id }]].concat());
+    write(&a, [queued(1, 1..=1), vec![ClusterOp::Committed { id: two.id }.into()]].concat());
     let (incarnation, router, below) = (first, Some(0), 2);
-    write(&a, vec![StoreOp::ForgetPrepared { incarnation, router, below }]);
+    write(&a, vec![ClusterOp::ForgetPrepared { incarnation, router, below }.into()]);
     // Its next start goes on with them.
     drop(a);
     let a = open(&options, "a");
@@ -95,7 +98,10 @@ fn open_publishes_are_known_until_they_are_everywhere() {
     drop(a);
     assert_eq!(sealed(&b, second).prepared, [two, other, third.clone()]);
     let router = None;
-    write(&b, vec![StoreOp::ForgetPrepared { incarnation: first, router, below: u64::MAX }]);
+    write(
+        &b,
+        vec![ClusterOp::ForgetPrepared { incarnation: first, router, below: u64::MAX }.into()],
+    );
     drop(b);
     let b = open(&options, "b");
     assert_eq!(b.prepared_publishes(), [third]);

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use hydrant::cassandra::CassandraOptions;
 use hydrant::embedded::suite::wait;
-use hydrant_actors::ports::{Holder, OutboxPosition, Sealing, SessionStore, SharedStore, StoreOp};
+use hydrant_actors::ports::{
+    Holder, LogOp, OutboxPosition, Sealing, SessionOp, SessionStore, SharedStore, StoreOp,
+};
 
 use super::{
     client, connect, delivered, end, ended, filters, holder, ids, moves, nth_will, open, options,
@@ -23,7 +25,7 @@ fn who_seals_a_dead_node_has_all_that_it_held() {
     write(&a, [vec![connect(1, 1), subscription(1, "s")], queued(1, 1..=5)].concat());
     write(&a, vec![connect(2, 1), StoreOp::PutWill { will: will(2) }]);
     write(&a, [outbox(0, 0..300), outbox(3, 0..2)].concat());
-    write(&a, vec![StoreOp::MoveCursor { lane: 0, position: 10 }]);
+    write(&a, vec![LogOp::MoveCursor { lane: 0, position: 10 }.into()]);
     write(&b, [vec![connect(4, 1)], outbox(0, 0..3)].concat());
     assert!(matches!(wait(b.seal(dead)), Sealing::Alive));
     drop(a);
@@ -49,12 +51,12 @@ fn who_seals_a_dead_node_has_all_that_it_held() {
     assert_eq!(records[5].outbox, Some(OutboxPosition { lane: long, position: 15 }));
     // Its own lane of that number is another.
     assert_eq!(wait(b.read_outbox(0, 0, 1000, usize::MAX)).len(), 3);
-    write(&b, vec![StoreOp::MoveCursor { lane: long, position: 280 }]);
-    write(&b, vec![StoreOp::MoveCursor { lane: long, position: 300 }]);
+    write(&b, vec![LogOp::MoveCursor { lane: long, position: 280 }.into()]);
+    write(&b, vec![LogOp::MoveCursor { lane: long, position: 300 }.into()]);
     let row = format!("SELECT owner FROM {}.incarnation WHERE number = {dead}", options.keyspace);
     let empty = node.execute(&format!("{} AND owner = 0 ALLOW FILTERING", row)).unwrap();
     let is_gone = || node.execute(&row).unwrap() == empty;
-    write(&b, vec![StoreOp::MoveCursor { lane: short, position: 2 }]);
+    write(&b, vec![LogOp::MoveCursor { lane: short, position: 2 }.into()]);
     write(&b, vec![end(2, 1)]);
     assert!(!is_gone(), "sessions are held under its number");
     // The next start finds them still, and the drained lanes no more.
@@ -65,7 +67,7 @@ fn who_seals_a_dead_node_has_all_that_it_held() {
     assert_eq!(wait(b.lanes()).iter().map(|lane| lane.end).collect::<Vec<_>>(), [3]);
     let c = open(&options, "c");
     moves(&b, &c, 1);
-    write(&b, vec![StoreOp::DeleteSession { id: 2, client_id: client(2) }]);
+    write(&b, vec![SessionOp::DeleteSession { id: 2, client_id: client(2) }.into()]);
     eventually(SOON, "the dead one is forgotten", || {
         write(&b, vec![connect(4, 2)]);
         is_gone()
@@ -118,10 +120,13 @@ fn what_a_frozen_node_writes_late_is_not_acknowledged_and_not_seen() {
     // Everything that it can still send.
     let late = [
         [vec![subscription(id, "late")], queued(id, 6..=600)].concat(),
-        vec![StoreOp::PutReceipt { id, packet_id: packet(3) }],
+        vec![SessionOp::PutReceipt { id, packet_id: packet(3) }.into()],
         vec![delivered(id, 2), delivered(id, 3)],
-        vec![StoreOp::PutSession { id, client_id: client(id), epoch: 9, disconnected_ms: Some(5) }],
-        vec![StoreOp::DeleteSession { id: 2, client_id: client(2) }],
+        vec![
+            SessionOp::PutSession { id, client_id: client(id), epoch: 9, disconnected_ms: Some(5) }
+                .into(),
+        ],
+        vec![SessionOp::DeleteSession { id: 2, client_id: client(2) }.into()],
         vec![connect(3, 9)],
         vec![connect(id, 9)],
     ];

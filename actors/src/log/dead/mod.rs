@@ -19,7 +19,7 @@ pub use letters::DeadLetters;
 use crate::mailboxes::Mailboxes;
 use crate::messages::{DeadWork, StorageWork};
 use crate::node_tables::NodeTables;
-use crate::ports::{DeadId, StoreOp};
+use crate::ports::{DeadId, LogOp, StoreOp};
 
 /// Removals in one write.
 const DROP_AT_ONCE: usize = 1000;
@@ -44,7 +44,8 @@ impl Mailboxes {
     }
 
     fn remove_dead_letters(&self, ids: &[DeadId]) {
-        let ops: Vec<StoreOp> = ids.iter().map(|id| StoreOp::DropDeadLetter { id: *id }).collect();
+        let ops: Vec<StoreOp> =
+            ids.iter().map(|id| StoreOp::Log(LogOp::DropDeadLetter { id: *id })).collect();
         let bytes = 64 * ops.len();
         let (tokens, transaction, origin) = (Vec::new(), None, None);
         self.storage.push(StorageWork::Write { ops, tokens, transaction, origin }, bytes);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::messages::CompletionToken;
-use crate::ports::{DeadId, DeadLetter, OutboxPosition, StoreOp};
+use crate::ports::{DeadId, DeadLetter, LogOp, OutboxPosition, StoreOp};
 
 /// A dead letter that is to be written.
 #[derive(Debug)]
@@ -25,10 +25,9 @@ pub struct Letter {
 impl Letter {
     /// The write.
     pub fn ops(&self) -> Vec<StoreOp> {
-        let mut ops = vec![StoreOp::PutDeadLetter { letter: Arc::clone(&self.letter) }];
-        ops.extend(self.passes.map(|OutboxPosition { lane, position }| StoreOp::MoveCursor {
-            lane,
-            position: position + 1,
+        let mut ops = vec![LogOp::PutDeadLetter { letter: Arc::clone(&self.letter) }.into()];
+        ops.extend(self.passes.map(|OutboxPosition { lane, position }| {
+            StoreOp::Log(LogOp::MoveCursor { lane, position: position + 1 })
         }));
         ops
     }

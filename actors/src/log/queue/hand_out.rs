@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::LogQueue;
 use super::outside::{Outside, Push};
 use crate::messages::CompletionToken;
-use crate::ports::StoreOp;
+use crate::ports::{LogOp, StoreOp};
 
 impl LogQueue {
     /// Hands out everything that is decided. Each may be pushed twice after a panic; nothing is forgotten.
@@ -14,7 +14,8 @@ impl LogQueue {
         self.hand_out_letters(outside, to);
         let removals = &mut self.effects.removals;
         if !removals.is_empty() {
-            let ops: Vec<_> = removals.iter().map(|&id| StoreOp::DropDeadLetter { id }).collect();
+            let ops: Vec<_> =
+                removals.iter().map(|&id| StoreOp::Log(LogOp::DropDeadLetter { id })).collect();
             let cost = 64 * ops.len();
             to.storage(ops, Vec::new(), cost);
             removals.clear();
@@ -22,7 +23,8 @@ impl LogQueue {
         let cursors = &mut self.effects.cursors;
         if !cursors.is_empty() {
             let moved = cursors.iter();
-            let ops = moved.map(|&(lane, position)| StoreOp::MoveCursor { lane, position });
+            let ops =
+                moved.map(|&(lane, position)| StoreOp::Log(LogOp::MoveCursor { lane, position }));
             to.storage(ops.collect(), Vec::new(), 64);
             cursors.clear();
         }

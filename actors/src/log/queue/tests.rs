@@ -14,7 +14,7 @@ use crate::log::dead::{DeadBook, DeadState};
 use crate::log::outbox_progress::OutboxProgress;
 use crate::messages::{AckSource, CompletionToken};
 use crate::now::Wall;
-use crate::ports::{DeadId, DeadLetter, LogError, OutboxPosition, StoreError, StoreOp};
+use crate::ports::{DeadId, DeadLetter, LogError, LogOp, OutboxPosition, StoreError, StoreOp};
 
 mod history;
 mod lanes;
@@ -76,22 +76,22 @@ fn ids(tokens: impl IntoIterator<Item = CompletionToken>) -> Vec<u32> {
 impl Push for Inboxes {
     fn storage(&mut self, ops: Vec<StoreOp>, tokens: Vec<CompletionToken>, _: usize) {
         let cursors = ops.iter().filter_map(|op| match op {
-            StoreOp::MoveCursor { lane, position } => Some((*lane, *position)),
+            StoreOp::Log(LogOp::MoveCursor { lane, position }) => Some((*lane, *position)),
             _ => None,
         });
         let cursors: Vec<_> = cursors.collect();
         let removals = ops.iter().filter_map(|op| match op {
-            StoreOp::DropDeadLetter { id } => Some(*id),
+            StoreOp::Log(LogOp::DropDeadLetter { id }) => Some(*id),
             _ => None,
         });
         let removals: Vec<_> = removals.collect();
         let pushed = match &ops[0] {
-            StoreOp::PutDeadLetter { letter } => {
+            StoreOp::Log(LogOp::PutDeadLetter { letter }) => {
                 let state = self.world.book.borrow().state(letter.id);
                 let cursor = cursors.first().map(|(_, position)| *position);
                 Pushed::Letter(letter.record.sequence, state, cursor, ids(tokens))
             }
-            StoreOp::DropDeadLetter { .. } => Pushed::Removals(removals),
+            StoreOp::Log(LogOp::DropDeadLetter { .. }) => Pushed::Removals(removals),
             _ => Pushed::Cursors(cursors),
         };
         self.push(pushed);

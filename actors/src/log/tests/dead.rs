@@ -3,6 +3,7 @@
 use super::*;
 use crate::log::{Marked, Settled, Which};
 use crate::messages::DeadWork;
+use crate::ports::LogOp;
 
 /// What was written, in order, by the test itself.
 #[derive(Debug, Default)]
@@ -55,19 +56,19 @@ impl Node {
             let mut letter = false;
             for op in ops {
                 let work = match op {
-                    StoreOp::PutDeadLetter { letter: found } => {
+                    StoreOp::Log(LogOp::PutDeadLetter { letter: found }) => {
                         letter = true;
                         wrote.letters.push((*found).clone());
                         let (id, outbox) = (found.id, found.record.outbox);
                         self.store.letters.lock().insert(id, (*found).clone());
                         DeadWork::Written { id, outbox }
                     }
-                    StoreOp::DropDeadLetter { id } => {
+                    StoreOp::Log(LogOp::DropDeadLetter { id }) => {
                         wrote.dropped.push(id);
                         self.store.letters.lock().remove(&id);
                         DeadWork::Dropped { id }
                     }
-                    StoreOp::MoveCursor { lane: 0, position } => {
+                    StoreOp::Log(LogOp::MoveCursor { lane: 0, position }) => {
                         assert!(position >= wrote.cursor);
                         wrote.cursor = position;
                         if letter {

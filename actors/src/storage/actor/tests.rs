@@ -14,8 +14,8 @@ use super::*;
 use crate::mailboxes::Mailboxes;
 use crate::messages::{StorageWork, Transaction};
 use crate::ports::{
-    DeadId, DeadLetter, Lanes, LogRecord, QueueEntry, SessionId, StoreFuture, StoredSession,
-    StoredWill,
+    DeadId, DeadLetter, Lanes, LogOp, LogRecord, QueueEntry, SessionId, SessionOp, StoreFuture,
+    StoredSession, StoredWill,
 };
 
 const FOR_EVER: Duration = Duration::from_secs(3600);
@@ -263,7 +263,7 @@ fn what_adds_to_the_same_queue_gathers_until_the_batch_before_it_is_written() {
             let (qos, outgoing) = (QoS::AtLeastOnce, None);
             let entry =
                 crate::ports::QueueEntry { sequence, qos, retain: false, message, outgoing };
-            node.push_part(vec![StoreOp::PutQueued { id, entry }], None, Some(0), 65);
+            node.push_part(vec![SessionOp::PutQueued { id, entry }.into()], None, Some(0), 65);
         };
         push(1, 1);
         node.batches(&[1]).await;
@@ -367,7 +367,7 @@ fn what_a_lane_says_was_handed_over_was_also_when_a_panic_came_behind_it() {
     let ops = |lanes: &[u16]| -> Vec<StoreOp> {
         let entries = lanes.iter().map(|lane| {
             let mut op = crate::storage::write_queue::tests::outbox();
-            if let StoreOp::PutOutbox { position, .. } = &mut op {
+            if let StoreOp::Log(LogOp::PutOutbox { position, .. }) = &mut op {
                 position.lane = *lane;
             }
             op
@@ -412,7 +412,7 @@ fn a_rebuilt_actor_finds_what_stands_behind_a_transaction() {
             limit: 1,
             max_bytes: 1,
         };
-        let op = || vec![StoreOp::DeleteQueued { id: 1, sequence: 1 }];
+        let op = || vec![SessionOp::DeleteQueued { id: 1, sequence: 1 }.into()];
         node.push_part(op(), both, Some(0), 64);
         // More than one batch takes.
         for _ in 0..100 {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::request::Request;
 use crate::messages::CompletionToken;
 use crate::now::Boot;
-use crate::ports::{SessionId, StoreOp};
+use crate::ports::{SessionId, SessionOp, StoreOp};
 
 /// One write of a batch. A batch that is written again has another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Batch {
 /// The session to whose queue an operation adds.
 fn queue_of(op: &StoreOp) -> Option<SessionId> {
     match op {
-        StoreOp::PutQueued { id, .. } => Some(*id),
+        StoreOp::Session(SessionOp::PutQueued { id, .. }) => Some(*id),
         _ => None,
     }
 }

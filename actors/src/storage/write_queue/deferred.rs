@@ -15,7 +15,7 @@ use std::sync::Arc;
 use hydrant_protocol::PacketId;
 
 use super::request::{Request, cost};
-use crate::ports::{OutgoingStage, SessionId, StoreOp};
+use crate::ports::{OutgoingStage, SessionId, SessionOp, StoreOp};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ enum Subject<'a> {
 fn subject(op: &StoreOp) -> Subject<'_> {
     match op {
         // The end of a session stays true.
-        StoreOp::DeleteSession { .. } => Subject::Nothing,
+        StoreOp::Session(SessionOp::DeleteSession { .. }) => Subject::Nothing,
         StoreOp::PutRetained { message, .. } => Subject::Retained(&message.topic),
         StoreOp::DeleteRetained { topic, .. } => Subject::Retained(topic),
         StoreOp::PutWill { will } => Subject::Will((Arc::clone(&will.client_id), will.connection)),
@@ -118,7 +118,7 @@ impl DeferredWrites {
                 Subject::Session(id) => {
                     let session = self.sessions.entry(id).or_default();
                     session.ops += 1;
-                    if let StoreOp::PutQueued { entry, .. } = op {
+                    if let StoreOp::Session(SessionOp::PutQueued { entry, .. }) = op {
                         self.entries.insert((id, entry.sequence), Entry::default());
                     }
                 }
@@ -146,7 +146,7 @@ impl DeferredWrites {
 
     fn let_go_of_session(&mut self, id: SessionId, op: &mut StoreOp) -> bool {
         let mut untrue = false;
-        if let StoreOp::PutQueued { entry, .. } = op
+        if let StoreOp::Session(SessionOp::PutQueued { entry, .. }) = op
             && let Some(held) = self.entries.remove(&(id, entry.sequence))
         {
             untrue = held.gone;
@@ -170,17 +170,17 @@ impl DeferredWrites {
         }
         for op in ops {
             match op {
-                StoreOp::DeleteQueued { id, sequence } => {
+                StoreOp::Session(SessionOp::DeleteQueued { id, sequence }) => {
                     if let Some(entry) = self.entries.get_mut(&(*id, *sequence)) {
                         entry.gone = true;
                     }
                 }
-                StoreOp::PutOutgoing { id, sequence, packet_id, stage } => {
+                StoreOp::Session(SessionOp::PutOutgoing { id, sequence, packet_id, stage }) => {
                     if let Some(entry) = self.entries.get_mut(&(*id, *sequence)) {
                         entry.outgoing = Some((*packet_id, *stage));
                     }
                 }
-                StoreOp::DeleteSession { id, .. } => {
+                StoreOp::Session(SessionOp::DeleteSession { id, .. }) => {
                     if let Some(session) = self.sessions.get_mut(id) {
                         session.ended = true;
                     }

@@ -14,7 +14,7 @@ use hydrant_protocol::OnRefused;
 use crate::log::OutboxProgress;
 use crate::messages::DeadWork;
 use crate::messages::{CompletionToken, LogWork, ManagerWork};
-use crate::ports::StoreOp;
+use crate::ports::{LogOp, StoreOp};
 
 /// All that a driver does with what is handed out. None of it may fail or wait.
 pub trait Push {
@@ -77,7 +77,7 @@ impl HandOut {
         let handed = Handed { records: &mut self.records, to };
         for op in ops {
             match op {
-                StoreOp::PutOutbox { record, position } => {
+                StoreOp::Log(LogOp::PutOutbox { record, position }) => {
                     // Made first, so that nothing stands between the lane's word and the record.
                     let on_refused = OnRefused::DeadLetter;
                     let work = LogWork { record: record.clone(), token: None, on_refused };
@@ -86,11 +86,11 @@ impl HandOut {
                         handed.records.push(work);
                     }
                 }
-                StoreOp::PutDeadLetter { letter } => {
+                StoreOp::Log(LogOp::PutDeadLetter { letter }) => {
                     let (id, outbox) = (letter.id, letter.record.outbox);
                     handed.to.dead_letter(DeadWork::Written { id, outbox });
                 }
-                StoreOp::DropDeadLetter { id } => {
+                StoreOp::Log(LogOp::DropDeadLetter { id }) => {
                     handed.to.dead_letter(DeadWork::Dropped { id: *id });
                 }
                 _ => {}

@@ -2,12 +2,12 @@
 //! it when the batch is written again.
 
 use crate::log::OutboxProgress;
-use crate::ports::StoreOp;
+use crate::ports::{LogOp, StoreOp};
 
 /// Gives the outbox entries of a batch their positions.
 pub(in crate::storage) fn assign_positions(outbox: &mut OutboxProgress, ops: &mut [StoreOp]) {
     for op in ops {
-        if let StoreOp::PutOutbox { record, position } = op {
+        if let StoreOp::Log(LogOp::PutOutbox { record, position }) = op {
             position.position = outbox.assign(position.lane, record.cost() as u64);
             record.outbox = Some(*position);
         }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::messages::CompletionToken;
-use crate::ports::{SessionId, StoreOp};
+use crate::ports::{LogOp, SessionId, SessionOp, StoreOp};
 use crate::worker::op_cost;
 
 pub(super) fn cost(ops: &[StoreOp]) -> usize {
@@ -22,13 +22,13 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) fn has_outbox(&self) -> bool {
-        self.ops.iter().any(|op| matches!(op, StoreOp::PutOutbox { .. }))
+        self.ops.iter().any(|op| matches!(op, StoreOp::Log(LogOp::PutOutbox { .. })))
     }
 
     /// The queue entries that it adds: session and sequence.
     pub(super) fn queued(&self) -> impl Iterator<Item = (SessionId, u64)> {
         self.ops.iter().filter_map(|op| match op {
-            StoreOp::PutQueued { id, entry } => Some((*id, entry.sequence)),
+            StoreOp::Session(SessionOp::PutQueued { id, entry }) => Some((*id, entry.sequence)),
             _ => None,
         })
     }
@@ -42,30 +42,42 @@ impl Request {
         let mut receipts = HashSet::new();
         for op in &*ops {
             match op {
-                StoreOp::PutQueued { id, entry } => _ = added.insert((*id, entry.sequence)),
-                StoreOp::DeleteQueued { id, sequence } if added.contains(&(*id, *sequence)) => {
+                StoreOp::Session(SessionOp::PutQueued { id, entry }) => {
+                    _ = added.insert((*id, entry.sequence))
+                }
+                StoreOp::Session(SessionOp::DeleteQueued { id, sequence })
+                    if added.contains(&(*id, *sequence)) =>
+                {
                     gone.insert((*id, *sequence));
                 }
-                StoreOp::PutReceipt { id, packet_id } => _ = receipts.insert((*id, *packet_id)),
+                StoreOp::Session(SessionOp::PutReceipt { id, packet_id }) => {
+                    _ = receipts.insert((*id, *packet_id))
+                }
                 _ => {}
             }
         }
         let of_no_publish = |op: &StoreOp| match op {
-            StoreOp::PutSession { .. }
-            | StoreOp::DeleteSession { .. }
-            | StoreOp::PutSubscription { .. }
-            | StoreOp::DeleteSubscription { .. } => true,
+            StoreOp::Session(SessionOp::PutSession { .. })
+            | StoreOp::Session(SessionOp::DeleteSession { .. })
+            | StoreOp::Session(SessionOp::PutSubscription { .. })
+            | StoreOp::Session(SessionOp::DeleteSubscription { .. }) => true,
             // Not before the receipt that it ends.
-            StoreOp::DeleteReceipt { id, packet_id } => !receipts.contains(&(*id, *packet_id)),
-            StoreOp::DeleteQueued { id, sequence } | StoreOp::PutOutgoing { id, sequence, .. } => {
+            StoreOp::Session(SessionOp::DeleteReceipt { id, packet_id }) => {
+                !receipts.contains(&(*id, *packet_id))
+            }
+            StoreOp::Session(SessionOp::DeleteQueued { id, sequence })
+            | StoreOp::Session(SessionOp::PutOutgoing { id, sequence, .. }) => {
                 !added.contains(&(*id, *sequence))
             }
             _ => false,
         };
         let now = ops.extract_if(.., |op| of_no_publish(op)).collect();
         ops.retain(|op| match op {
-            StoreOp::PutQueued { id, entry } => !gone.contains(&(*id, entry.sequence)),
-            StoreOp::DeleteQueued { id, sequence } | StoreOp::PutOutgoing { id, sequence, .. } => {
+            StoreOp::Session(SessionOp::PutQueued { id, entry }) => {
+                !gone.contains(&(*id, entry.sequence))
+            }
+            StoreOp::Session(SessionOp::DeleteQueued { id, sequence })
+            | StoreOp::Session(SessionOp::PutOutgoing { id, sequence, .. }) => {
                 !gone.contains(&(*id, *sequence))
             }
             _ => true,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::messages::CompletionToken;
-use crate::ports::{LogRecord, OutboxPosition, QueueEntry, SessionId};
+use crate::ports::{LogOp, LogRecord, OutboxPosition, QueueEntry, SessionId, SessionOp};
 use bytes::Bytes;
 use hydrant_protocol::{Message, QoS};
 
@@ -78,12 +78,12 @@ fn queued(session: SessionId, sequence: u64) -> StoreOp {
     let message = message("t");
     let entry =
         QueueEntry { sequence, qos: QoS::AtLeastOnce, retain: false, message, outgoing: None };
-    StoreOp::PutQueued { id: session, entry }
+    StoreOp::Session(SessionOp::PutQueued { id: session, entry })
 }
 
 pub(crate) fn outbox() -> StoreOp {
     let record = LogRecord::for_tests(0);
-    StoreOp::PutOutbox { record, position: OutboxPosition { lane: 0, position: 0 } }
+    StoreOp::Log(LogOp::PutOutbox { record, position: OutboxPosition { lane: 0, position: 0 } })
 }
 
 fn write(ops: Vec<StoreOp>, transaction: Option<Transaction>) -> StorageWork {
@@ -110,7 +110,7 @@ fn written(queue: &mut WriteQueue) -> Vec<u64> {
 /// Sequences of the queue entries, in order.
 fn sequences(ops: &[StoreOp]) -> Vec<u64> {
     let sequences = ops.iter().filter_map(|op| match op {
-        StoreOp::PutQueued { entry, .. } => Some(entry.sequence),
+        StoreOp::Session(SessionOp::PutQueued { entry, .. }) => Some(entry.sequence),
         _ => None,
     });
     sequences.collect()
@@ -266,7 +266,7 @@ fn what_stands_in_line_counts_as_held_back() {
     queue.admit(own(0, vec![queued(1, 2)], None), false);
     assert_eq!(queue.parked_bytes(), 2 * one);
     // 1 drops the oldest of its queue in a part of another worker's: it is not put back.
-    let gone = StoreOp::DeleteQueued { id: 1, sequence: 2 };
+    let gone = StoreOp::Session(SessionOp::DeleteQueued { id: 1, sequence: 2 });
     queue.admit(own(1, vec![gone], None), false);
     written(&mut queue);
     queue.admit(write(Vec::new(), both), false);

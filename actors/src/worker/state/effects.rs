@@ -15,7 +15,7 @@ use crate::cluster::Recipient;
 use crate::messages::{
     CompletionToken, LogWork, PeerWork, RemoteBatch, RouterWork, StorageWork, Transaction,
 };
-use crate::ports::StoreOp;
+use crate::ports::{ClusterOp, LogOp, SessionOp, StoreOp};
 
 use crate::node_tables::NodeTables;
 use crate::step_guard::StepGuard;
@@ -222,32 +222,37 @@ impl Effects {
 /// What an operation counts with against `storage.max_pending_bytes`: its place in a list, and what it points to.
 pub fn cost(op: &StoreOp) -> usize {
     let points_to = match op {
-        StoreOp::PutQueued { entry, .. } => entry.message.cost(),
+        StoreOp::Session(op) => match op {
+            SessionOp::PutQueued { entry, .. } => entry.message.cost(),
+            SessionOp::PutSession { client_id, .. }
+            | SessionOp::DeleteSession { client_id, .. } => client_id.len(),
+            SessionOp::PutSubscription { filter, owes, .. } => {
+                filter.len() + owes.as_ref().map_or(0, |topic| topic.len())
+            }
+            SessionOp::DeleteSubscription { filter, .. } => filter.len(),
+            SessionOp::PutOutgoing { .. }
+            | SessionOp::DeleteQueued { .. }
+            | SessionOp::PutReceipt { .. }
+            | SessionOp::DeleteReceipt { .. } => 0,
+        },
+        StoreOp::Log(op) => match op {
+            LogOp::PutOutbox { record, .. } => record.cost(),
+            LogOp::PutDeadLetter { letter } => letter.record.cost(),
+            LogOp::DropDeadLetter { .. } | LogOp::MoveCursor { .. } => 0,
+        },
+        StoreOp::Cluster(op) => match op {
+            ClusterOp::Prepare(prepared) => prepared.message.cost() + prepared.publisher.len(),
+            ClusterOp::ExceptPeerBatch { client_id, .. }
+            | ClusterOp::CompletePeerBatch { client_id, .. } => client_id.len(),
+            ClusterOp::PutPeerBatch { prepared, .. } => size_of_val(prepared.as_slice()),
+            ClusterOp::ForgetPeerBatches { .. }
+            | ClusterOp::Committed { .. }
+            | ClusterOp::ForgetPrepared { .. } => 0,
+        },
         StoreOp::PutRetained { message, .. } => message.cost(),
-        StoreOp::Prepare(prepared) => prepared.message.cost() + prepared.publisher.len(),
-        StoreOp::PutOutbox { record, .. } => record.cost(),
-        StoreOp::PutWill { will } => will.client_id.len() + will.message.cost(),
-        StoreOp::PutSession { client_id, .. }
-        | StoreOp::DeleteSession { client_id, .. }
-        | StoreOp::DeleteWill { client_id, .. }
-        | StoreOp::ExceptPeerBatch { client_id, .. }
-        | StoreOp::CompletePeerBatch { client_id, .. } => client_id.len(),
-        StoreOp::PutSubscription { filter, owes, .. } => {
-            filter.len() + owes.as_ref().map_or(0, |topic| topic.len())
-        }
-        StoreOp::DeleteSubscription { filter, .. } => filter.len(),
         StoreOp::DeleteRetained { topic, .. } => topic.len(),
-        StoreOp::PutPeerBatch { prepared, .. } => size_of_val(prepared.as_slice()),
-        StoreOp::PutDeadLetter { letter } => letter.record.cost(),
-        StoreOp::PutOutgoing { .. }
-        | StoreOp::DeleteQueued { .. }
-        | StoreOp::PutReceipt { .. }
-        | StoreOp::DeleteReceipt { .. }
-        | StoreOp::ForgetPeerBatches { .. }
-        | StoreOp::Committed { .. }
-        | StoreOp::ForgetPrepared { .. }
-        | StoreOp::DropDeadLetter { .. }
-        | StoreOp::MoveCursor { .. } => 0,
+        StoreOp::PutWill { will } => will.client_id.len() + will.message.cost(),
+        StoreOp::DeleteWill { client_id, .. } => client_id.len(),
     };
     size_of::<StoreOp>() + points_to
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hydrant_protocol::QoS;
 use hydrant_protocol::topic::{RetainedCursor, TopicFilter};
 
-use crate::ports::{SessionId, StoreOp};
+use crate::ports::{SessionId, SessionOp, StoreOp};
 
 /// What a subscription is still to get.
 #[derive(Debug)]
@@ -97,6 +97,11 @@ impl Cursors {
 impl Owed {
     fn put(&self, id: SessionId) -> StoreOp {
         let filter = Arc::clone(self.cursor.filter().arc());
-        StoreOp::PutSubscription { id, filter, qos: self.granted, owes: self.row.clone() }
+        StoreOp::Session(SessionOp::PutSubscription {
+            id,
+            filter,
+            qos: self.granted,
+            owes: self.row.clone(),
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::metrics::DropReason;
-use crate::ports::StoredWill;
+use crate::ports::{SessionOp, StoredWill};
 use crate::worker::op_cost;
 use crate::worker::route::LONGEST_CACHED;
 use crate::worker::state::sessions::{Charge, SESSION};
@@ -106,15 +106,20 @@ fn what_waits_for_the_store_counts_its_texts() {
             StoredWill { client_id: Arc::clone(text), connection: 1, message: message(text) };
         let client = Arc::clone(text);
         [
-            StoreOp::PutSession { id: 1, client_id, epoch: 1, disconnected_ms: None },
-            StoreOp::DeleteSession { id: 1, client_id: client },
-            StoreOp::PutSubscription {
+            StoreOp::Session(SessionOp::PutSession {
+                id: 1,
+                client_id,
+                epoch: 1,
+                disconnected_ms: None,
+            }),
+            StoreOp::Session(SessionOp::DeleteSession { id: 1, client_id: client }),
+            StoreOp::Session(SessionOp::PutSubscription {
                 id: 1,
                 filter: Arc::clone(&filter),
                 qos: QoS::AtMostOnce,
                 owes: None,
-            },
-            StoreOp::DeleteSubscription { id: 1, filter },
+            }),
+            StoreOp::Session(SessionOp::DeleteSubscription { id: 1, filter }),
             StoreOp::DeleteRetained { topic, version: 1 },
             StoreOp::PutRetained { message: message(text), version: 1 },
             StoreOp::PutWill { will },

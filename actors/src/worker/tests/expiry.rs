@@ -1,7 +1,7 @@
 //! Session expiry under a wall clock that is set while the node runs.
 
 use super::*;
-use crate::ports::StoredSession;
+use crate::ports::{SessionOp, StoredSession};
 
 /// Far enough for every expiry: as where a machine without a clock hears from NTP.
 const FIFTY_YEARS_MS: u64 = 50 * 365 * 86_400_000;
@@ -59,7 +59,7 @@ fn stamped(worker: &Rc<Worker>) -> Vec<u64> {
     tick(worker);
     worker.restamp_sessions();
     let stamp = |op: &StoreOp| match op {
-        StoreOp::PutSession { disconnected_ms, .. } => *disconnected_ms,
+        StoreOp::Session(SessionOp::PutSession { disconnected_ms, .. }) => *disconnected_ms,
         other => panic!("{other:?}"),
     };
     store(worker).0.iter().filter_map(stamp).collect()

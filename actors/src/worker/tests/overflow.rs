@@ -3,13 +3,13 @@
 use hydrant_protocol::session::RangeSet;
 
 use super::*;
-use crate::ports::StoredSession;
+use crate::ports::{SessionOp, StoredSession};
 
 /// The entries that a write has removed from a queue.
 fn dropped(worker: &Rc<Worker>) -> Vec<u64> {
     let ops = store(worker).0;
     let gone = ops.iter().filter_map(|op| match op {
-        StoreOp::DeleteQueued { sequence, .. } => Some(*sequence),
+        StoreOp::Session(SessionOp::DeleteQueued { sequence, .. }) => Some(*sequence),
         _ => None,
     });
     gone.collect()

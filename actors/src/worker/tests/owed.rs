@@ -10,7 +10,7 @@ use super::retained::{
 };
 use super::*;
 use crate::cluster::EARLIER_STARTS;
-use crate::ports::{StoredSession, StoredSubscription};
+use crate::ports::{SessionOp, StoredSession, StoredSubscription};
 use crate::worker::state::handover::Handover;
 
 /// How a node ends.
@@ -154,7 +154,13 @@ fn a_subscription_that_matches_nothing_is_written_once() {
         while !worker.mailboxes().storage.is_empty() {
             written.extend(store(&worker).0);
         }
-        assert!(matches!(&written[..], [StoreOp::PutSubscription { owes: None, .. }]), "{filter}");
+        assert!(
+            matches!(
+                &written[..],
+                [StoreOp::Session(SessionOp::PutSubscription { owes: None, .. })]
+            ),
+            "{filter}"
+        );
     }
 }
 
@@ -191,7 +197,7 @@ fn nothing_counts_as_stored_before_it_is() {
     };
     let row = |ops: &[StoreOp]| {
         let rows = ops.iter().filter_map(|op| match op {
-            StoreOp::PutSubscription { owes, .. } => Some(owes.clone()),
+            StoreOp::Session(SessionOp::PutSubscription { owes, .. }) => Some(owes.clone()),
             _ => None,
         });
         rows.collect::<Vec<_>>()

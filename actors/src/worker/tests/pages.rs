@@ -2,6 +2,7 @@
 
 use super::retained::{Queue, read_all, subscribe_to};
 use super::*;
+use crate::ports::SessionOp;
 
 #[test]
 fn what_is_queued_while_an_empty_page_is_on_its_way_is_read_next() {
@@ -103,7 +104,10 @@ fn a_qos_2_message_that_finds_no_window_comes_back_from_the_store() {
     worker.handle_puback(&subscriber, PacketId::MIN).unwrap();
     worker.flush();
     let (ops, reads) = store(&worker);
-    assert!(!ops.iter().any(|op| matches!(op, StoreOp::PutOutgoing { .. })), "{ops:?}");
+    assert!(
+        !ops.iter().any(|op| matches!(op, StoreOp::Session(SessionOp::PutOutgoing { .. }))),
+        "{ops:?}"
+    );
     assert!(!contains(&subscriber, b"two"));
     let [(slot, request, from)] = reads[..] else { panic!("{reads:?}") };
     assert_eq!(from, entries[0].sequence);

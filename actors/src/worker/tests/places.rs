@@ -6,7 +6,7 @@ use ahash::AHashSet;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::ports::{Admission, LogRecord, MessageLog, Report};
+use crate::ports::{Admission, LogOp, LogRecord, MessageLog, Report};
 
 const CAP: &str = "kafka.max_topics_per_client";
 
@@ -68,7 +68,7 @@ fn capped(overflow: Option<&str>, log: Capped) -> (Rc<Worker>, Arc<Capped>) {
 /// Topic and key of each record written to the outbox.
 fn outbox(worker: &Rc<Worker>) -> Vec<(String, String)> {
     let records = store(worker).0.into_iter().filter_map(|op| match op {
-        StoreOp::PutOutbox { record, .. } => Some(record),
+        StoreOp::Log(LogOp::PutOutbox { record, .. }) => Some(record),
         _ => None,
     });
     let text = |key: Option<Bytes>| String::from_utf8(key.unwrap_or_default().to_vec()).unwrap();

@@ -7,7 +7,7 @@ use hydrant_protocol::wire::{Frame, Packet};
 use super::panics::panics;
 use super::*;
 use crate::metrics::DropReason;
-use crate::ports::StoredSubscription;
+use crate::ports::{SessionOp, StoredSubscription};
 
 /// More than buffer, window and queue have room for together.
 pub(super) const MANY: usize = 300;
@@ -73,12 +73,16 @@ impl Queue {
 impl Queue {
     pub(super) fn apply(&mut self, op: StoreOp) {
         match op {
-            StoreOp::PutQueued { entry, .. } => drop(self.0.insert(entry.sequence, entry)),
-            StoreOp::DeleteQueued { sequence, .. } => drop(self.0.remove(&sequence)),
-            StoreOp::PutOutgoing { sequence, packet_id, stage, .. } => {
+            StoreOp::Session(SessionOp::PutQueued { entry, .. }) => {
+                drop(self.0.insert(entry.sequence, entry))
+            }
+            StoreOp::Session(SessionOp::DeleteQueued { sequence, .. }) => {
+                drop(self.0.remove(&sequence))
+            }
+            StoreOp::Session(SessionOp::PutOutgoing { sequence, packet_id, stage, .. }) => {
                 self.0.get_mut(&sequence).unwrap().outgoing = Some((packet_id, stage));
             }
-            StoreOp::PutSubscription { filter, qos, owes, .. } => {
+            StoreOp::Session(SessionOp::PutSubscription { filter, qos, owes, .. }) => {
                 self.1.insert(Arc::clone(&filter), StoredSubscription { filter, qos, owes });
             }
             _ => {}

@@ -4,7 +4,7 @@ use hydrant_protocol::AckLevel;
 
 use super::*;
 use crate::messages::{AckSource, CompletionToken};
-use crate::ports::StoredWill;
+use crate::ports::{LogOp, StoredWill};
 
 /// What was written of wills: what was put and what has ended, by connection.
 fn written(worker: &Rc<Worker>) -> (Vec<u64>, Vec<u64>) {
@@ -91,7 +91,7 @@ fn a_will_ends_with_the_outbox_entry_that_it_becomes() {
         let Some(StorageWork::Write { ops, .. }) = taken.pop() else { panic!("a write") };
         let of = |wanted: fn(&StoreOp) -> bool| ops.iter().filter(|op| wanted(op)).count();
         let both = (
-            of(|op| matches!(op, StoreOp::PutOutbox { .. })),
+            of(|op| matches!(op, StoreOp::Log(LogOp::PutOutbox { .. }))),
             of(|op| matches!(op, StoreOp::DeleteWill { .. })),
         );
         assert_eq!(both, (1, 1), "{qos:?}: {ops:?}");

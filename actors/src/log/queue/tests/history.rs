@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::log::Which;
 use crate::messages::DeadWork;
+use crate::ports::LogOp;
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 const SEEDS: u64 = 300;
@@ -260,18 +261,18 @@ impl History {
         let Some((ops, tokens)) = self.pending.writes.pop_front() else { return };
         for op in ops {
             match op {
-                StoreOp::PutDeadLetter { letter } => {
+                StoreOp::Log(LogOp::PutDeadLetter { letter }) => {
                     let (id, outbox) = (letter.id, letter.record.outbox);
                     let record = LogRecord { outbox: None, ..letter.record.clone() };
                     self.letters.insert(id, DeadLetter { record, ..(*letter).clone() });
                     self.dead.push_back(DeadWork::Written { id, outbox });
                 }
-                StoreOp::DropDeadLetter { id } => {
+                StoreOp::Log(LogOp::DropDeadLetter { id }) => {
                     let letter = self.letters.remove(&id);
                     self.dropped.extend(letter.map(|letter| letter.record.sequence));
                     self.dead.push_back(DeadWork::Dropped { id });
                 }
-                StoreOp::MoveCursor { lane, position } => {
+                StoreOp::Log(LogOp::MoveCursor { lane, position }) => {
                     let cursor = &mut self.cursors[usize::from(lane)];
                     assert!(position >= *cursor, "lane {lane}'s cursor goes back");
                     for gone in *cursor..position {
@@ -331,7 +332,8 @@ impl History {
         } else {
             let ids = book.drop_these(&Which::All).ids;
             if !ids.is_empty() {
-                let ops = ids.into_iter().map(|id| StoreOp::DropDeadLetter { id }).collect();
+                let ops =
+                    ids.into_iter().map(|id| StoreOp::Log(LogOp::DropDeadLetter { id })).collect();
                 self.pending.writes.push_back((ops, Vec::new()));
             }
         }

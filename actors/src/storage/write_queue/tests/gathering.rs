@@ -1,6 +1,7 @@
 //! When a batch is written, in virtual time.
 
 use super::*;
+use crate::ports::{LogOp, SessionOp};
 
 /// The queue with its outbox, and what the store was given.
 struct Played {
@@ -48,7 +49,7 @@ impl Played {
 
     /// One small operation.
     fn push_one(&mut self) {
-        self.push(vec![StoreOp::DeleteQueued { id: 1, sequence: 1 }]);
+        self.push(vec![SessionOp::DeleteQueued { id: 1, sequence: 1 }.into()]);
     }
 
     fn answer(&mut self) {
@@ -288,7 +289,7 @@ fn a_batch_fills_from_what_stood_in_line_before_anything_is_taken() {
 /// An outbox entry of so many bytes and more.
 fn outbox_of(bytes: usize) -> StoreOp {
     let mut op = outbox();
-    if let StoreOp::PutOutbox { record, .. } = &mut op {
+    if let StoreOp::Log(LogOp::PutOutbox { record, .. }) = &mut op {
         record.payload = vec![0; bytes].into();
     }
     op

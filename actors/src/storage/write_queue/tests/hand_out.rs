@@ -6,7 +6,7 @@ use std::vec::Drain;
 
 use super::*;
 use crate::messages::{AckSource, DeadWork, LogWork};
-use crate::ports::{DeadId, DeadLetter};
+use crate::ports::{DeadId, DeadLetter, LogOp};
 
 /// Notes what comes, in order; may panic at one of the calls.
 #[derive(Default)]
@@ -58,10 +58,13 @@ fn asked(ops: Vec<StoreOp>, tokens: Vec<CompletionToken>) -> StorageWork {
 }
 
 fn dead() -> [StoreOp; 2] {
-    let StoreOp::PutOutbox { record, .. } = outbox() else { panic!() };
+    let StoreOp::Log(LogOp::PutOutbox { record, .. }) = outbox() else { panic!() };
     let id = DeadId::of(&record);
     let letter = DeadLetter::new(record, "r", 0);
-    [StoreOp::PutDeadLetter { letter: Arc::new(letter) }, StoreOp::DropDeadLetter { id }]
+    [
+        StoreOp::Log(LogOp::PutDeadLetter { letter: Arc::new(letter) }),
+        StoreOp::Log(LogOp::DropDeadLetter { id }),
+    ]
 }
 
 /// Room for all that these tests write.
@@ -156,7 +159,7 @@ fn a_batch_that_is_written_again_keeps_its_places_in_the_outbox() {
     queue.handle_deadline(at(1000));
     let (write, ops) = queue.poll_write(at(1000), &mut lanes).unwrap();
     let places = ops.iter().map(|op| match op {
-        StoreOp::PutOutbox { record, position } => (record.outbox, position.position),
+        StoreOp::Log(LogOp::PutOutbox { record, position }) => (record.outbox, position.position),
         _ => panic!("{op:?}"),
     });
     let expected = [0, 1].map(|position| (Some(OutboxPosition { lane: 0, position }), position));

@@ -3,7 +3,7 @@
 use hydrant_protocol::PacketId;
 
 use super::*;
-use crate::ports::{OutgoingStage, StoredWill};
+use crate::ports::{LogOp, OutgoingStage, SessionOp, StoredWill};
 
 fn will_of(client: &str, connection: u64) -> StoreOp {
     let (client_id, message) = (client.into(), message("w"));
@@ -14,7 +14,7 @@ fn will_of(client: &str, connection: u64) -> StoreOp {
 fn resumed(queue: &mut WriteQueue) -> Vec<StoreOp> {
     while queue.resume() {}
     let batch = form(queue).unwrap();
-    let ops = batch.ops.iter().filter(|op| !matches!(op, StoreOp::PutOutbox { .. }));
+    let ops = batch.ops.iter().filter(|op| !matches!(op, StoreOp::Log(LogOp::PutOutbox { .. })));
     ops.cloned().collect()
 }
 
@@ -40,14 +40,16 @@ fn a_retained_message_that_was_held_back_does_not_replace_a_newer_one() {
 
 #[test]
 fn nothing_that_was_held_back_of_a_session_outlives_it() {
-    let receipt = |id| StoreOp::PutReceipt { id, packet_id: hydrant_protocol::PacketId::MIN };
+    let receipt = |id| {
+        StoreOp::Session(SessionOp::PutReceipt { id, packet_id: hydrant_protocol::PacketId::MIN })
+    };
     let mut queue = queue();
     queue.admit(write(vec![outbox(), queued(1, 1), queued(2, 1), receipt(1)], None), true);
-    let end = StoreOp::DeleteSession { id: 1, client_id: "c".into() };
+    let end = StoreOp::Session(SessionOp::DeleteSession { id: 1, client_id: "c".into() });
     queue.admit(write(vec![end], None), true);
     form(&mut queue).unwrap();
     let kept = resumed(&mut queue);
-    assert!(matches!(kept[..], [StoreOp::PutQueued { id: 2, .. }]), "{kept:?}");
+    assert!(matches!(kept[..], [StoreOp::Session(SessionOp::PutQueued { id: 2, .. })]), "{kept:?}");
 }
 
 #[test]
@@ -55,23 +57,27 @@ fn a_full_outbox_holds_up_only_what_belongs_to_a_publish() {
     use crate::ports::OutgoingStage::Publish;
     let packet_id = hydrant_protocol::PacketId::MIN;
     let other = hydrant_protocol::PacketId::MAX;
-    let outgoing = |sequence| StoreOp::PutOutgoing { id: 1, sequence, packet_id, stage: Publish };
-    let gone = |sequence| StoreOp::DeleteQueued { id: 1, sequence };
+    let outgoing = |sequence| {
+        StoreOp::Session(SessionOp::PutOutgoing { id: 1, sequence, packet_id, stage: Publish })
+    };
+    let gone = |sequence| StoreOp::Session(SessionOp::DeleteQueued { id: 1, sequence });
     let filter = || "f".into();
     let ops = vec![
         gone(1),
-        StoreOp::PutSession { id: 1, client_id: "c".into(), epoch: 1, disconnected_ms: None },
+        SessionOp::PutSession { id: 1, client_id: "c".into(), epoch: 1, disconnected_ms: None }
+            .into(),
         outbox(),
         queued(1, 3),
         outgoing(2),
         outgoing(3),
-        StoreOp::PutSubscription { id: 1, filter: filter(), qos: QoS::AtLeastOnce, owes: None },
+        SessionOp::PutSubscription { id: 1, filter: filter(), qos: QoS::AtLeastOnce, owes: None }
+            .into(),
         queued(1, 4),
         gone(4),
-        StoreOp::DeleteSubscription { id: 1, filter: filter() },
-        StoreOp::PutReceipt { id: 1, packet_id },
-        StoreOp::DeleteReceipt { id: 1, packet_id },
-        StoreOp::DeleteReceipt { id: 1, packet_id: other },
+        SessionOp::DeleteSubscription { id: 1, filter: filter() }.into(),
+        SessionOp::PutReceipt { id: 1, packet_id }.into(),
+        SessionOp::DeleteReceipt { id: 1, packet_id }.into(),
+        SessionOp::DeleteReceipt { id: 1, packet_id: other }.into(),
         gone(2),
     ];
     let token = CompletionToken {
@@ -85,7 +91,7 @@ fn a_full_outbox_holds_up_only_what_belongs_to_a_publish() {
     queue.admit(StorageWork::Write { ops, tokens, transaction, origin }, true);
     queue.admit(read(1), true);
     let batch = form(&mut queue).unwrap();
-    use StoreOp::{
+    use SessionOp::{
         DeleteQueued, DeleteReceipt, DeleteSubscription, PutOutgoing, PutQueued, PutReceipt,
         PutSession, PutSubscription,
     };
@@ -93,13 +99,13 @@ fn a_full_outbox_holds_up_only_what_belongs_to_a_publish() {
         matches!(
             batch.ops[..],
             [
-                DeleteQueued { sequence: 1, .. },
-                PutSession { .. },
-                PutOutgoing { sequence: 2, .. },
-                PutSubscription { .. },
-                DeleteSubscription { .. },
-                DeleteReceipt { .. },
-                DeleteQueued { sequence: 2, .. }
+                StoreOp::Session(DeleteQueued { sequence: 1, .. }),
+                StoreOp::Session(PutSession { .. }),
+                StoreOp::Session(PutOutgoing { sequence: 2, .. }),
+                StoreOp::Session(PutSubscription { .. }),
+                StoreOp::Session(DeleteSubscription { .. }),
+                StoreOp::Session(DeleteReceipt { .. }),
+                StoreOp::Session(DeleteQueued { sequence: 2, .. })
             ]
         ),
         "{batch:?}"
@@ -112,10 +118,10 @@ fn a_full_outbox_holds_up_only_what_belongs_to_a_publish() {
         matches!(
             &kept[..],
             [
-                PutQueued { entry, .. },
-                PutOutgoing { sequence: 3, .. },
-                PutReceipt { .. },
-                DeleteReceipt { .. }
+                StoreOp::Session(PutQueued { entry, .. }),
+                StoreOp::Session(PutOutgoing { sequence: 3, .. }),
+                StoreOp::Session(PutReceipt { .. }),
+                StoreOp::Session(DeleteReceipt { .. })
             ] if entry.sequence == 3
         ),
         "{kept:?}"
@@ -128,11 +134,14 @@ fn a_full_outbox_holds_up_only_what_belongs_to_a_publish() {
 #[test]
 fn a_session_that_ends_in_a_parked_request_leaves_nothing() {
     let mut queue = queue();
-    let end = StoreOp::DeleteSession { id: 1, client_id: "c".into() };
+    let end = StoreOp::Session(SessionOp::DeleteSession { id: 1, client_id: "c".into() });
     queue.admit(write(vec![outbox(), queued(1, 1), queued(2, 1), end], None), true);
-    assert!(matches!(form(&mut queue).unwrap().ops[..], [StoreOp::DeleteSession { .. }]));
+    assert!(matches!(
+        form(&mut queue).unwrap().ops[..],
+        [StoreOp::Session(SessionOp::DeleteSession { .. })]
+    ));
     let kept = resumed(&mut queue);
-    assert!(matches!(kept[..], [StoreOp::PutQueued { id: 2, .. }]), "{kept:?}");
+    assert!(matches!(kept[..], [StoreOp::Session(SessionOp::PutQueued { id: 2, .. })]), "{kept:?}");
 }
 
 #[test]
@@ -155,7 +164,7 @@ fn only_what_bears_on_something_held_back_is_noted() {
     for other in 0..100 {
         let other = other.to_string();
         queue.admit(write(vec![put(&other), will_of(&other, 1), queued(2, 1)], None), true);
-        let end = StoreOp::DeleteSession { id: 3, client_id: "c".into() };
+        let end = StoreOp::Session(SessionOp::DeleteSession { id: 3, client_id: "c".into() });
         queue.admit(write(vec![put("a"), will_of("a", 1), end], None), true);
     }
     assert_eq!(queue.deferred.rows(), rows);
@@ -173,16 +182,19 @@ fn what_was_held_back_does_not_undo_what_came_meanwhile() {
     assert!(queue.parked_bytes() > 0);
     // Delivered before it was stored; and the client is back with another will, then gone again.
     queue.admit(
-        write(vec![StoreOp::DeleteQueued { id: 1, sequence: 1 }, will_of("a", 2)], None),
+        write(vec![SessionOp::DeleteQueued { id: 1, sequence: 1 }.into(), will_of("a", 2)], None),
         true,
     );
     queue.admit(write(vec![outbox(), no_will(2)], None), true);
     form(&mut queue).unwrap();
     assert!(queue.resume() && queue.resume());
     let batch = form(&mut queue).unwrap();
-    let kept = batch.ops.iter().filter(|op| !matches!(op, StoreOp::PutOutbox { .. }));
+    let kept = batch.ops.iter().filter(|op| !matches!(op, StoreOp::Log(LogOp::PutOutbox { .. })));
     let kept: Vec<_> = kept.collect();
-    assert!(matches!(kept[0], StoreOp::PutQueued { entry, .. } if entry.sequence == 2), "{kept:?}");
+    assert!(
+        matches!(kept[0], StoreOp::Session(SessionOp::PutQueued { entry, .. }) if entry.sequence == 2),
+        "{kept:?}"
+    );
     for (at, connection) in [(1, 1), (2, 2)] {
         let StoreOp::DeleteWill { connection: of, .. } = kept[at] else { panic!("{kept:?}") };
         assert_eq!(*of, connection, "each will's own end: {kept:?}");
@@ -195,13 +207,13 @@ fn what_was_sent_before_it_was_stored_keeps_its_packet_id() {
     let mut queue = queue();
     queue.admit(write(vec![outbox(), queued(1, 5)], None), true);
     let (packet_id, stage) = (PacketId::new(7).unwrap(), OutgoingStage::Publish);
-    let sent = StoreOp::PutOutgoing { id: 1, sequence: 5, packet_id, stage };
+    let sent = StoreOp::Session(SessionOp::PutOutgoing { id: 1, sequence: 5, packet_id, stage });
     queue.admit(write(vec![sent], None), true);
     form(&mut queue).unwrap();
     assert!(queue.resume());
     let batch = form(&mut queue).unwrap();
     let outgoing = batch.ops.iter().find_map(|op| match op {
-        StoreOp::PutQueued { entry, .. } => entry.outgoing,
+        StoreOp::Session(SessionOp::PutQueued { entry, .. }) => entry.outgoing,
         _ => None,
     });
     assert_eq!(outgoing, Some((packet_id, stage)));

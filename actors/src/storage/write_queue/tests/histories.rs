@@ -8,6 +8,7 @@ use std::vec::Drain;
 
 use super::*;
 use crate::messages::{AckSource, DeadWork, LogWork};
+use crate::ports::{ClusterOp, SessionOp};
 
 const SEEDS: u64 = 500;
 const WORKERS: u16 = 2;
@@ -130,14 +131,14 @@ impl History {
     fn ops(&mut self, worker: u16) -> (u32, Vec<StoreOp>) {
         self.requests += 1;
         let number = self.requests;
-        let mut ops = vec![StoreOp::ForgetPeerBatches { origin: number.into(), below: 0 }];
+        let mut ops = vec![ClusterOp::ForgetPeerBatches { origin: number.into(), below: 0 }.into()];
         let id = SessionId::from(worker);
         let session = &mut self.sessions[usize::from(worker)];
         for _ in 0..self.random.below(4) {
             let oldest = session.entries.first().copied();
             if let Some(sequence) = oldest.filter(|_| self.random.one_in(3)) {
                 session.entries.remove(&sequence);
-                ops.push(StoreOp::DeleteQueued { id, sequence });
+                ops.push(SessionOp::DeleteQueued { id, sequence }.into());
             } else {
                 session.next += 1;
                 session.entries.insert(session.next);
@@ -246,13 +247,13 @@ impl History {
     fn apply(&mut self, ops: &[StoreOp]) {
         for op in ops {
             match op {
-                StoreOp::PutQueued { id, entry } => {
+                StoreOp::Session(SessionOp::PutQueued { id, entry }) => {
                     self.stored.entry(*id).or_default().insert(entry.sequence);
                 }
-                StoreOp::DeleteQueued { id, sequence } => {
+                StoreOp::Session(SessionOp::DeleteQueued { id, sequence }) => {
                     self.stored.entry(*id).or_default().remove(sequence);
                 }
-                StoreOp::ForgetPeerBatches { origin, .. } => {
+                StoreOp::Cluster(ClusterOp::ForgetPeerBatches { origin, .. }) => {
                     self.done.insert(u32::try_from(*origin).unwrap());
                 }
                 _ => {}

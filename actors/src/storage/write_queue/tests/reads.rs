@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::ports::SessionOp;
 
 #[test]
 fn a_read_waits_for_every_write_before_it() {
@@ -97,7 +98,7 @@ fn a_read_waits_until_all_that_is_held_back_of_its_session_is_written() {
 fn a_read_stands_in_line_behind_the_writes_of_its_worker() {
     let mut queue = queue();
     let both = Some(Transaction { id: 1, parts: 2 });
-    let gone = |sequence| StoreOp::DeleteQueued { id: 1, sequence };
+    let gone = |sequence| StoreOp::Session(SessionOp::DeleteQueued { id: 1, sequence });
     queue.admit(own(0, vec![queued(7, 1)], both), false);
     queue.admit(own(0, vec![gone(1)], None), false);
     queue.admit(read(1), false);
