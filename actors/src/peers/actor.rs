@@ -1,7 +1,7 @@
 //! PeersActor: the links to the other nodes. Publishes go out and come in, what each node wants is
 //! told to every other, and acknowledgements come back.
 //!
-//! It gives its inbox and its ticks to the coordinator, through the driver, and has no thoughts of its own. Both live
+//! It gives its inbox, its ticks and its deadlines to the coordinator, through the driver, and has no thoughts of its own. Both live
 //! on its thread and not in the actor: a rebuilt one finds the links as they were, no socket closes.
 
 use std::cell::RefCell;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler, StreamHandler};
 
-use super::driver::{self, Driver, Handle};
+use super::driver::{Driver, Due, Handle, deadlines};
 use super::io;
 use super::parts::OnFailure;
 use crate::clock;
@@ -55,9 +55,13 @@ impl PeersActor {
     ) {
         let coordinator = Coordinator::new(cluster, shared, clock::now());
         let peers = Driver::new(coordinator, cluster, mailboxes, store, on_failure);
-        tokio::task::spawn_local(driver::deadlines(Rc::clone(&peers)));
         tokio::task::spawn_local(io::accept(Rc::clone(&peers), listener));
-        PEERS.with(|slot| *slot.borrow_mut() = Some(peers));
+        Self::keep(&peers);
+    }
+
+    /// Whoever is built on this thread drives these.
+    pub(super) fn keep(peers: &Handle) {
+        PEERS.with(|slot| *slot.borrow_mut() = Some(Rc::clone(peers)));
     }
 
     /// Prepares the actor.
@@ -69,10 +73,11 @@ impl PeersActor {
                 panic!("the links are not prepared")
             }
         };
-        let work = peers.mailboxes.peers.stream();
+        let (work, due) = (peers.mailboxes.peers.stream(), deadlines(Rc::clone(&peers)));
         let actor = Self { peers, cell: Arc::clone(cell) };
         Running::new(actor, |ctx| {
-            PeersActor::add_stream(work, ctx);
+            <PeersActor as StreamHandler<Work>>::add_stream(work, ctx);
+            <PeersActor as StreamHandler<Due>>::add_stream(due, ctx);
             every(ctx, TICK, |actor: &mut PeersActor, _| {
                 let _entered = actor.cell.enter(0);
                 let may_act = actor.peers.cluster.may_act();
@@ -101,6 +106,14 @@ impl StreamHandler<Work> for PeersActor {
         });
         // What follows from the last of them is with others before they are not counted here any more.
         drop(taken);
+    }
+}
+
+impl StreamHandler<Due> for PeersActor {
+    fn handle(&mut self, _: Due, _: &mut Self::Context) {
+        let _entered = self.cell.enter(0);
+        self.cell.fault_point();
+        step(&self.peers, Coordinator::handle_deadline);
     }
 }
 

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_util::{Stream, stream};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -92,6 +93,11 @@ impl Driver {
         Rc::clone(self.sockets.borrow_mut().entry(node).or_default())
     }
 
+    /// When the coordinator wants to be called.
+    pub fn deadline(&self) -> Option<Boot> {
+        self.deadline.get()
+    }
+
     /// Looks at something.
     pub fn look<R>(&self, look: impl FnOnce(&Coordinator) -> R) -> R {
         look(&self.coordinator.borrow())
@@ -135,15 +141,22 @@ impl Push for Outside<'_> {
     }
 }
 
-/// Calls the coordinator when it wants to be called, for as long as the process lives.
-pub(crate) async fn deadlines(driver: Handle) {
-    loop {
-        match driver.deadline.get() {
-            None => driver.another.notified().await,
-            Some(at) => tokio::select! {
-                () = driver.another.notified() => {}
-                () = sleep(at.since(clock::now().boot)) => driver.step(Coordinator::handle_deadline),
-            },
+/// The coordinator wants to be called.
+#[derive(Debug)]
+pub(crate) struct Due;
+
+/// Yields whenever the coordinator wants to be called. A rebuilt actor makes another one: what was due and was not
+/// handled is due again.
+pub(crate) fn deadlines(driver: Handle) -> impl Stream<Item = Due> {
+    stream::unfold(driver, |driver| async {
+        loop {
+            match driver.deadline.get() {
+                None => driver.another.notified().await,
+                Some(at) => tokio::select! {
+                    () = driver.another.notified() => {}
+                    () = sleep(at.since(clock::now().boot)) => return Some((Due, driver)),
+                },
+            }
         }
-    }
+    })
 }

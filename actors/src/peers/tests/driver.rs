@@ -1,15 +1,19 @@
-//! What drives the coordinator, when a step of it panics.
+//! What drives the coordinator, when a step of it panics, and when what is due is handled by nobody.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use actix_rt::Arbiter;
 
 use super::*;
 use crate::clock;
 use crate::cluster::coordinator::Coordinator;
 use crate::messages::PeerWork;
-use crate::peers::OnFailure;
+use crate::metrics::Metrics;
 use crate::peers::driver::{Driver, Handle};
 use crate::peers::parts::{AtOnce, beginning};
+use crate::peers::{OnFailure, PeersActor};
 use crate::ports::SharedStore;
+use crate::supervision::{ActorCell, Child, Fault, Supervisor};
 
 /// The driver of node n1, whose actor is not there.
 fn driver(world: &World) -> Handle {
@@ -27,6 +31,14 @@ fn driver(world: &World) -> Handle {
     Driver::new(coordinator, &cluster, &mailboxes, &store, &ends)
 }
 
+async fn when(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// The actor dies and is rebuilt: what it had decided does not wait for another step.
 #[test]
 fn what_was_decided_before_a_panic_is_carried_out() {
@@ -42,16 +54,40 @@ fn what_was_decided_before_a_panic_is_carried_out() {
         };
         assert!(catch_unwind(AssertUnwindSafe(step)).is_err());
         let asked = || world.1.locates.load(Ordering::SeqCst);
-        while asked() == 0 {
-            tokio::task::yield_now().await;
-        }
-        while driver.mailboxes.peers.len() == 0 {
-            tokio::task::yield_now().await;
-        }
+        when("it is answered", || asked() == 1 && driver.mailboxes.peers.len() == 1).await;
         driver.step(|_, _| {});
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
         assert_eq!((asked(), driver.mailboxes.peers.len()), (1, 1), "once");
+    });
+}
+
+/// What was due when the actor died is due for the next one.
+#[test]
+fn a_deadline_whose_handling_panics_comes_again() {
+    actix_rt::System::new().block_on(async {
+        let world = World::default();
+        let driver = driver(&world);
+        PeersActor::keep(&driver);
+        let metrics = Metrics::new(1);
+        let supervisor = Supervisor::start(
+            ActorCell::new("supervisor", "Supervisor").shared(),
+            settings_of("n1", 1).supervision,
+            Arc::clone(&metrics),
+            Box::new(|why| panic!("{why}")),
+        );
+        let cell = ActorCell::new("peers", "PeersActor").shared();
+        let (arbiter, factory) = (Arbiter::current(), Arc::new(PeersActor::build));
+        supervisor.add(Child { cell: Arc::clone(&cell), arbiter, factory });
+        world.1.fail_locates.store(1, Ordering::SeqCst);
+        let (worker, id, client, session) = (0, 9, "c".into(), 5);
+        driver.mailboxes.peers.push(PeerWork::Recover { worker, id, client, session }, 1);
+        when("it is to be asked again", || driver.deadline().is_some()).await;
+        cell.arm(Fault::Panic);
+        when("the actor died", || cell.restarts() == 1).await;
+        when("it is asked again", || !driver.mailboxes.managers[0].is_empty()).await;
+        assert_eq!(world.1.locates.load(Ordering::SeqCst), 2);
+        assert_eq!((driver.deadline(), cell.restarts()), (None, 1));
     });
 }

@@ -26,6 +26,8 @@ use crate::ports::{
 pub struct Faults {
     /// Sessions that are asked for or taken wait while this is set.
     pub hold_locate: AtomicBool,
+    /// So many questions whose a session is have no answer.
+    pub fail_locates: AtomicU64,
     /// See `hold_locate`.
     pub hold_take: AtomicBool,
     /// The same, of this incarnation.

@@ -171,6 +171,11 @@ impl SharedStore for Node {
         world.1.locates.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             while_held(|| world.1.hold_locate.load(Ordering::SeqCst)).await;
+            let fails = &world.1.fail_locates;
+            let left = fails.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            if left.is_ok() {
+                return Err(StoreError::Unavailable("away".to_owned()));
+            }
             let state = world.0.lock();
             let found = state.sessions.iter().find(|(_, kept)| kept.client_id == client_id);
             Ok(found.map(|(id, kept)| Holder { id: *id, incarnation: kept.holder }))
