@@ -17,7 +17,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ahash::AHashMap;
 use hydrant_protocol::Message;
 use hydrant_protocol::cluster::directory::{Action, Directory};
 use hydrant_protocol::cluster::handover::Handovers;
@@ -50,7 +49,7 @@ pub struct Coordinator {
     pub(super) links: Vec<PeerLink>,
     pub(super) claims: BTreeMap<u64, Claiming>,
     /// Their numbers, by worker and the number of the claim there.
-    pub(super) claimants: AHashMap<(u16, u32), u64>,
+    pub(super) claimants: BTreeMap<(u16, u32), u64>,
     pub(super) lost: BTreeMap<u64, Lost>,
     /// Those of them that went while this node was no member: they may be members again soon.
     pub(super) undecided: BTreeSet<u64>,
@@ -110,7 +109,7 @@ impl Coordinator {
             directory,
             links: Vec::new(),
             claims: BTreeMap::new(),
-            claimants: AHashMap::new(),
+            claimants: BTreeMap::new(),
             lost: BTreeMap::new(),
             undecided: BTreeSet::new(),
             wants: Wants::default(),

@@ -186,7 +186,7 @@ impl Directory {
             return;
         }
         let ring = Ring::new(view.members.iter().map(|member| Arc::clone(&member.node_id)));
-        let mut told: AHashMap<Arc<str>, Vec<(Arc<str>, bool)>> = map();
+        let mut told: BTreeMap<Arc<str>, Vec<(Arc<str>, bool)>> = BTreeMap::new();
         for (client, held) in &self.held {
             let owner = Self::owner_in(&ring, &view, client);
             if let Some(owner) = owner
@@ -207,10 +207,12 @@ impl Directory {
             }
             keep
         });
+        waiting.sort_unstable_by(|a, b| (&a.node, a.request).cmp(&(&b.node, b.request)));
         for waiter in waiting {
             self.answer(&waiter.node, Control::NotOwner { request: waiter.request });
         }
         for (node, mut clients) in told {
+            clients.sort_unstable();
             while !clients.is_empty() {
                 let rest = clients.split_off(clients.len().min(AT_ONCE));
                 self.send(&node, Control::Held { clients: std::mem::replace(&mut clients, rest) });

@@ -1,9 +1,11 @@
 //! What this node wants of the publishes of others: its filters, each once, however many of its
 //! sessions have it.
+//!
+//! Invariant: filters are told in their order, so that one history is told in one way.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ahash::AHashMap;
 use hydrant_protocol::cluster::message::Interest;
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,7 +35,7 @@ impl Count {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct LocalInterest {
-    counts: AHashMap<Arc<str>, Count>,
+    counts: BTreeMap<Arc<str>, Count>,
     /// Not announced yet, in order.
     changes: Vec<(Arc<str>, Interest)>,
 }

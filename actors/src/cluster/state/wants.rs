@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ahash::AHashMap;
 use hydrant_protocol::cluster::message::Interest;
 
 use crate::cluster::Recipient;
@@ -22,9 +21,9 @@ struct Wanted {
     recipient: Recipient,
     /// Its own, and with what the store says also those that it has taken over.
     lineages: Vec<u64>,
-    filters: AHashMap<Arc<str>, Interest>,
+    filters: BTreeMap<Arc<str>, Interest>,
     /// What it wants now, while it says so from the beginning.
-    anew: Option<AHashMap<Arc<str>, Interest>>,
+    anew: Option<BTreeMap<Arc<str>, Interest>>,
     /// It has said everything.
     whole: bool,
 }
@@ -38,7 +37,7 @@ impl Wants {
         self.0.entry(recipient.incarnation).or_insert_with(|| Wanted {
             recipient,
             lineages: vec![recipient.incarnation],
-            filters: AHashMap::new(),
+            filters: BTreeMap::new(),
             anew: None,
             whole: false,
         })
@@ -47,7 +46,7 @@ impl Wants {
     /// It says from the beginning what it wants.
     pub fn begin(&mut self, recipient: Recipient, lineage: u64) {
         let wanted = self.entry(recipient);
-        (wanted.lineages, wanted.anew) = (vec![lineage], Some(AHashMap::new()));
+        (wanted.lineages, wanted.anew) = (vec![lineage], Some(BTreeMap::new()));
     }
 
     /// It wants this from here on.
@@ -70,7 +69,7 @@ impl Wants {
         let wanted = self.entry(recipient);
         wanted.whole = true;
         let Some(anew) = wanted.anew.take() else { return Vec::new() };
-        let old = wanted.filters.extract_if(|filter, _| !anew.contains_key(filter));
+        let old = wanted.filters.extract_if(.., |filter, _| !anew.contains_key(filter));
         old.map(|(filter, _)| (filter, Interest::None)).collect()
     }
 

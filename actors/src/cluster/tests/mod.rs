@@ -1,5 +1,6 @@
 //! The coordinator without anything around it, in virtual time.
 
+mod histories;
 mod requests;
 
 use std::collections::VecDeque;
@@ -81,6 +82,11 @@ fn error<T>() -> Result<T, StoreError> {
 
 impl Machine {
     fn new() -> Self {
+        Self::of("n1", ME)
+    }
+
+    /// The same, of another node.
+    fn of(id: &str, incarnation: u64) -> Self {
         let settings = ClusterSettings {
             id: "test".into(),
             peer: String::new(),
@@ -90,8 +96,8 @@ impl Machine {
             take_over: Duration::from_secs(4),
             repair: Duration::from_secs(5),
         };
-        let beginning = Beginning { incarnation: ME, lineage: ME, ..Beginning::default() };
-        let cluster = Cluster::new(&"n1".into(), beginning, &Arc::new(Store), settings);
+        let beginning = Beginning { incarnation, lineage: incarnation, ..Beginning::default() };
+        let cluster = Cluster::new(&id.into(), beginning, &Arc::new(Store), settings);
         let shared = crate::system::shared_for_tests(&Arc::new(crate::worker::tests::settings(1)));
         let now = Boot(1_000_000_000);
         let coordinator = Coordinator::new(&cluster, &shared, Self::at(now));

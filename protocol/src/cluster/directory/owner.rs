@@ -274,12 +274,13 @@ impl Directory {
             self.taken_over.pop_front();
         }
         self.taken_over.push_back(incarnation);
-        let left: Vec<Arc<str>> = self
+        let mut left: Vec<Arc<str>> = self
             .owned
             .iter()
             .filter(|(_, owned)| owned.holder.incarnation == incarnation)
             .map(|(client, _)| Arc::clone(client))
             .collect();
+        left.sort_unstable();
         for client in left {
             let waiting = self.owned.remove(&client).and_then(|owned| owned.moving);
             for waiter in waiting.into_iter().flat_map(|moving| moving.waiters) {
@@ -301,13 +302,14 @@ impl Directory {
                 owned.holder.node = Arc::clone(&member.node_id);
             }
         }
-        let stuck: Vec<Arc<str>> = self
+        let mut stuck: Vec<Arc<str>> = self
             .owned
             .iter()
             .filter(|(_, owned)| owned.moving.is_some())
             .filter(|(_, owned)| !self.is_member(&owned.holder) || !was(&owned.holder))
             .map(|(client, _)| Arc::clone(client))
             .collect();
+        stuck.sort_unstable();
         for client in stuck {
             self.go_on(&client);
         }

@@ -96,6 +96,7 @@ impl Directory {
             .filter(|(client, _)| self.ring.owns(&node, Key::Client(client)))
             .map(|(client, held)| (Arc::clone(client), held.clean))
             .collect();
+        clients.sort_unstable();
         while !clients.is_empty() {
             let rest = clients.split_off(clients.len().min(AT_ONCE));
             self.send(&node, Control::Held { clients: std::mem::replace(&mut clients, rest) });
