@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::drain_budget::Budget;
 use crate::mailboxes::Mailboxes;
-use crate::messages::ManagerWork;
+use crate::messages::ManagerTask;
 use crate::node_tables::NodeTables;
 
 /// The part that is not ready meanwhile.
@@ -54,7 +54,7 @@ impl Mailboxes {
         let mut answers = Vec::with_capacity(self.managers.len());
         for manager in &self.managers {
             let (reply, answer) = oneshot::channel();
-            manager.push(ManagerWork::Connected { reply }, 64);
+            manager.push(ManagerTask::Connected { reply }, 64);
             answers.push(answer);
         }
         let mut connected = 0;

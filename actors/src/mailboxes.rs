@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use crate::inbox::Inbox;
 use crate::messages::DeadWork;
-use crate::messages::{LogWork, ManagerWork, PeerWork, RouterWork, StorageWork};
+use crate::messages::{LogWork, ManagerTask, PeerWork, RouterWork, StorageWork};
 use crate::settings::Settings;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Mailboxes {
     /// Inboxes of the ConnectionManagers, by worker.
-    pub managers: Vec<Inbox<ManagerWork>>,
+    pub managers: Vec<Inbox<ManagerTask>>,
     /// Inboxes of the TopicRouters, by worker.
     pub routers: Vec<Inbox<RouterWork>>,
     /// StorageActor's inbox.

@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 use crate::cluster::Cluster;
 use crate::log::{Gate, LogActor, LogParts};
 use crate::mailboxes::Mailboxes;
-use crate::messages::{ConnectionInfo, ManagerWork};
+use crate::messages::{ConnectionInfo, ManagerTask};
 use crate::node_tables::NodeTables;
 use crate::peers::parts::{AtOnce, beginning};
 use crate::peers::{ClusterParts, OnFailure};
@@ -197,7 +197,7 @@ impl ActorSystem {
         let Some(client_id) = path.strip_prefix("connection/") else {
             return registry.arm_fault(path, fault);
         };
-        let work = ManagerWork::Fault { client_id: client_id.to_owned(), fault };
+        let work = ManagerTask::Fault { client_id: client_id.to_owned(), fault };
         mailboxes.managers[usize::from(shared.home(client_id))].push(work, 64);
         Ok(())
     }
@@ -222,7 +222,7 @@ impl ActorSystem {
                 continue;
             }
             let (reply, answer) = oneshot::channel();
-            manager.push(ManagerWork::List { skip, limit: limit - rows.len(), reply }, 64);
+            manager.push(ManagerTask::List { skip, limit: limit - rows.len(), reply }, 64);
             rows.extend(answer.await.unwrap_or_default());
             skip = 0;
         }

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use super::link::Link;
 use crate::driver::WorkerDriver;
-use crate::messages::{ManagerWork, NewSocket};
+use crate::messages::{ManagerTask, NewSocket};
 use crate::metrics::CloseReason;
 use crate::worker::{Event, Phase};
 
@@ -177,7 +177,7 @@ impl ConnectionIo {
                 self.driver.worker.recount_partial(conn, 0);
                 let socket = NewSocket { stream, peer: conn.peer.get(), read, header_first: false };
                 let managers = &self.driver.mailboxes.managers;
-                managers[usize::from(home)].push(ManagerWork::Accept(socket), 256);
+                managers[usize::from(home)].push(ManagerTask::Accept(socket), 256);
                 conn.enter(Event::HasMoved);
             }
         }

@@ -18,7 +18,7 @@ use hydrant_protocol::access::{canonical, within};
 use tokio::time::{Instant, Sleep};
 
 use crate::mailboxes::Mailboxes;
-use crate::messages::{ManagerWork, NewSocket};
+use crate::messages::{ManagerTask, NewSocket};
 use crate::metrics::CloseReason;
 use crate::node_tables::NodeTables;
 use crate::say;
@@ -132,7 +132,7 @@ impl StreamHandler<NewSocket> for Listener {
         }
         let managers = &self.mailboxes.managers;
         self.next = (self.next + 1) % managers.len();
-        managers[self.next].push(ManagerWork::Accept(socket), 256);
+        managers[self.next].push(ManagerTask::Accept(socket), 256);
     }
 
     fn finished(&mut self, ctx: &mut Self::Context) {

@@ -14,9 +14,9 @@ use crate::connection;
 use crate::driver::WorkerDriver;
 use crate::every::every;
 use crate::inbox::Work;
-use crate::messages::{ConnectionInfo, ManagerWork};
+use crate::messages::{ConnectionInfo, ManagerTask};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
-use crate::worker::{SocketState, Worker};
+use crate::worker::{Conn, SocketState, Worker};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
@@ -90,72 +90,34 @@ impl ConnectionManager {
         loop {
             self.cell.fault_point();
             let given_up = taken.attempts() > GIVEN_UP_AFTER;
-            // What must not be lost is handled in place and popped afterwards. A panic repeats it:
-            // a token that was completed changes nothing the second time, and a page goes on
-            // behind the last entry that was taken back.
-            match taken.front_mut() {
+            // What must not be lost is handled in place and popped afterwards. A panic repeats it.
+            let is_done = match taken.front_mut() {
                 None => break,
-                Some(ManagerWork::Completed(tokens)) => {
-                    while let Some(token) = tokens.front().copied() {
-                        worker.complete(token);
-                        tokens.pop_front();
-                        entered.add(1);
-                    }
+                Some(ManagerTask::Worker(work)) if work.is_repeated() => {
+                    entered.add(worker.handle_message(work, given_up));
+                    true
                 }
-                Some(ManagerWork::Refused(token)) => worker.refuse(*token),
-                Some(ManagerWork::QueuePage { slot, request, .. }) if given_up => {
-                    worker.give_up_page(*slot, *request);
-                }
-                Some(ManagerWork::QueuePage { slot, request, entries }) => {
-                    worker.queue_page(*slot, *request, entries);
-                }
-                Some(_) => {}
-            }
+                Some(_) => false,
+            };
             entered.add(1);
-            match taken.pop() {
-                Some(ManagerWork::Accept(socket)) => self.accept(socket),
-                Some(ManagerWork::List { skip, limit, reply }) => {
+            match taken.pop().filter(|_| !is_done) {
+                Some(ManagerTask::Worker(mut work)) => {
+                    worker.handle_message(&mut work, false);
+                }
+                Some(ManagerTask::Told { mut work, done }) => {
+                    worker.handle_message(&mut work, false);
+                    let _ = done.send(());
+                }
+                Some(ManagerTask::Accept(socket)) => connection::start(&self.driver, socket),
+                Some(ManagerTask::List { skip, limit, reply }) => {
                     let _ = reply.send(self.list(skip, limit));
                 }
-                Some(ManagerWork::Fault { client_id, fault }) => self.fault(&client_id, fault),
-                Some(ManagerWork::Connected { reply }) => {
+                Some(ManagerTask::Fault { client_id, fault }) => self.fault(&client_id, fault),
+                Some(ManagerTask::Connected { reply }) => {
                     let _ = reply.send(worker.connected());
                 }
-                Some(ManagerWork::Drain { done }) => self.driver.drain(done),
-                Some(ManagerWork::Granted { conn, client, taken, admission }) => {
-                    worker.granted(conn, &client, taken.as_deref(), admission);
-                }
-                Some(ManagerWork::Release { owner, ticket, client, to }) => {
-                    worker.give_up_session(&owner, ticket, &client, &to);
-                }
-                Some(ManagerWork::AllMarked { id, client }) => worker.all_marked(id, &client),
-                Some(ManagerWork::KeepSession { id, client }) => worker.keep_session(id, &client),
-                Some(ManagerWork::HandedOver { id, client }) => worker.handed_over(id, &client),
-                Some(ManagerWork::Recovered { id, client, taken }) => {
-                    worker.recovered(id, &client, taken.as_deref());
-                }
-                Some(ManagerWork::Settled { incarnation }) => worker.settled(incarnation),
-                Some(ManagerWork::TakeOver {
-                    sessions,
-                    wills,
-                    prepared,
-                    incarnation,
-                    batches,
-                    done,
-                }) => {
-                    let of = (incarnation, &*batches);
-                    worker.take_over_sessions(&sessions, &wills, &prepared, of, done);
-                }
-                Some(ManagerWork::Visited { client, visits }) => {
-                    worker.has_visited(&client, visits)
-                }
-                Some(ManagerWork::FinishOpen) => worker.finish_prepared(),
-                Some(
-                    ManagerWork::Completed(_)
-                    | ManagerWork::Refused(_)
-                    | ManagerWork::QueuePage { .. },
-                )
-                | None => {}
+                Some(ManagerTask::Drain { done }) => self.driver.drain(done),
+                None => {}
             }
         }
         drop(taken);
@@ -163,14 +125,10 @@ impl ConnectionManager {
         worker.resume_paused();
     }
 
-    fn accept(&self, socket: crate::messages::NewSocket) {
-        connection::start(&self.driver, socket);
-    }
-
     fn list(&self, skip: usize, limit: usize) -> Vec<ConnectionInfo> {
         let worker = &self.driver.worker;
         let conns = worker.conns.borrow();
-        conns.iter().skip(skip).take(limit).map(|(_, conn)| worker.connection_info(conn)).collect()
+        conns.iter().skip(skip).take(limit).map(|(_, conn)| connection_info(worker, conn)).collect()
     }
 
     fn fault(&self, client_id: &str, fault: crate::messages::ConnectionFault) {
@@ -205,18 +163,16 @@ impl Handler<Ping> for ConnectionManager {
     }
 }
 
-impl Worker {
-    fn connection_info(&self, conn: &crate::worker::Conn) -> ConnectionInfo {
-        let (inflight, queued, clean) = self.session_load(conn);
-        ConnectionInfo {
-            client_id: conn.client_id.borrow().as_deref().unwrap_or_default().to_owned(),
-            manager: usize::from(self.index),
-            address: conn.peer.get().to_string(),
-            clean,
-            connected_ms: self.now_ms().saturating_sub(conn.accepted_ms),
-            inflight,
-            queued,
-            output_bytes: conn.out.borrow().len(),
-        }
+fn connection_info(worker: &Worker, conn: &Conn) -> ConnectionInfo {
+    let (inflight, queued, clean) = worker.session_load(conn);
+    ConnectionInfo {
+        client_id: conn.client_id.borrow().as_deref().unwrap_or_default().to_owned(),
+        manager: usize::from(worker.index),
+        address: conn.peer.get().to_string(),
+        clean,
+        connected_ms: worker.now_ms().saturating_sub(conn.accepted_ms),
+        inflight,
+        queued,
+        output_bytes: conn.out.borrow().len(),
     }
 }

@@ -31,7 +31,7 @@ impl Outside for NodeOutside {
     }
 
     fn manager(&self, worker: u16, work: ManagerWork, bytes: usize) {
-        self.mailboxes.managers[usize::from(worker)].push(work, bytes);
+        self.mailboxes.managers[usize::from(worker)].push(work.into(), bytes);
     }
 
     fn peers(&self, work: PeerWork, bytes: usize) {

@@ -43,13 +43,13 @@ impl Push for ToInboxes<'_> {
 
     fn completed(&mut self, worker: usize, tokens: VecDeque<CompletionToken>) {
         if let Some(manager) = self.0.managers.get(worker) {
-            manager.push(ManagerWork::Completed(tokens), 0);
+            manager.push(ManagerWork::Completed(tokens).into(), 0);
         }
     }
 
     fn refused(&mut self, token: CompletionToken) {
         if let Some(manager) = self.0.managers.get(usize::from(token.worker)) {
-            manager.push(ManagerWork::Refused(token), 0);
+            manager.push(ManagerWork::Refused(token).into(), 0);
         }
     }
 }

@@ -16,7 +16,7 @@ mod late;
 
 use super::*;
 use crate::mailboxes::Mailboxes;
-use crate::messages::{AckSource, CompletionToken, LogWork, ManagerWork, StorageWork};
+use crate::messages::{AckSource, CompletionToken, LogWork, ManagerTask, ManagerWork, StorageWork};
 use crate::node_tables::NodeTables;
 use crate::ports::{
     DeadId, DeadLetter, Lanes, LogError, LogOp, LogRecord, MessageLog, OutboxPosition, QueueEntry,
@@ -255,7 +255,9 @@ impl Node {
         for (n, manager) in self.mailboxes.managers.iter().enumerate() {
             let mut taken = manager.take(1000);
             while let Some(work) = taken.pop() {
-                let ManagerWork::Completed(tokens) = work else { panic!("{work:?}") };
+                let ManagerTask::Worker(ManagerWork::Completed(tokens)) = work else {
+                    panic!("{work:?}")
+                };
                 assert!(tokens.iter().all(|token| usize::from(token.worker) == n));
                 answered.extend(tokens.iter().map(|token| token.pending));
             }

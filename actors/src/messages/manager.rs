@@ -1,56 +1,16 @@
-//! Work for a ConnectionManager.
+//! Work for the worker of a ConnectionManager.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hydrant_protocol::cluster::dedup::Visit;
-use tokio::sync::oneshot;
 
 use super::CompletionToken;
 use crate::ports::{PreparedPublish, QueueEntry, StoredBatch, StoredSession, StoredWill};
-/// What a test can make a connection actor do: the same as any other actor.
-pub use crate::supervision::Fault as ConnectionFault;
 
-/// A new socket on its way to the worker that will own it.
-#[derive(Debug)]
-pub struct NewSocket {
-    /// Non-blocking, accepted.
-    pub stream: std::net::TcpStream,
-    /// The client as far as it is known.
-    pub peer: SocketAddr,
-    /// Bytes already read from it, without a PROXY header.
-    pub read: Vec<u8>,
-    /// A PROXY header comes before the client's bytes.
-    pub header_first: bool,
-}
-
-/// One row of `broker tree --connections`.
-#[derive(Debug, Clone)]
-pub struct ConnectionInfo {
-    /// Client id; empty before CONNECT.
-    pub client_id: String,
-    /// Index of its manager.
-    pub manager: usize,
-    /// Peer address.
-    pub address: String,
-    /// CleanSession.
-    pub clean: bool,
-    /// Milliseconds since the socket was accepted.
-    pub connected_ms: u64,
-    /// Outgoing QoS 1-2 messages in flight.
-    pub inflight: usize,
-    /// Messages waiting for it.
-    pub queued: usize,
-    /// Bytes waiting in its outgoing buffer.
-    pub output_bytes: usize,
-}
-
-/// Work for a ConnectionManager.
+/// Work for a worker, which its manager hands to it.
 #[derive(Debug)]
 pub enum ManagerWork {
-    /// Start a connection actor for this socket.
-    Accept(NewSocket),
     /// Store or log have answered.
     Completed(VecDeque<CompletionToken>),
     /// A publish that the log refused for good: its publisher is disconnected, never acknowledged.
@@ -63,27 +23,6 @@ pub enum ManagerWork {
         request: u32,
         /// Entries in order; fewer than asked for: there are no more.
         entries: Vec<QueueEntry>,
-    },
-    /// List connections.
-    List {
-        /// Skip so many.
-        skip: usize,
-        /// Give so many at most.
-        limit: usize,
-        /// The answer.
-        reply: oneshot::Sender<Vec<ConnectionInfo>>,
-    },
-    /// How many connections are past their CONNECT.
-    Connected {
-        /// The answer.
-        reply: oneshot::Sender<usize>,
-    },
-    /// Make a client's connection actor misbehave.
-    Fault {
-        /// Whose.
-        client_id: String,
-        /// How.
-        fault: ConnectionFault,
     },
     /// A client may be let in: no other node has its session any more.
     Granted {
@@ -154,8 +93,6 @@ pub enum ManagerWork {
         incarnation: u64,
         /// Batches of other nodes that it had stored.
         batches: Arc<[StoredBatch]>,
-        /// Told when their subscriptions are in force.
-        done: oneshot::Sender<()>,
     },
     /// Where a session was that has come, or is on its way.
     Visited {
@@ -166,9 +103,11 @@ pub enum ManagerWork {
     },
     /// It is known who wants what earlier starts of this node had begun.
     FinishOpen,
-    /// Stop reading, finish what is in flight, close. Answered when no connection is left.
-    Drain {
-        /// Sent when the last connection is gone.
-        done: oneshot::Sender<()>,
-    },
+}
+
+impl ManagerWork {
+    /// Whether it is done again when the first attempt has panicked; the rest is lost with such an attempt.
+    pub fn is_repeated(&self) -> bool {
+        matches!(self, Self::Completed(_) | Self::Refused(_) | Self::QueuePage { .. })
+    }
 }

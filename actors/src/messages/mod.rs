@@ -3,6 +3,7 @@
 //! Each message stands in a leaf: it knows the ports' data and the messages that it is made of, and no actor.
 
 mod manager;
+mod manager_task;
 mod peers;
 mod remote_batch;
 mod router;
@@ -13,7 +14,8 @@ pub use hydrant_engine::messages::{
     AckSource, CompletionToken, DeadWork, InboundPeerBatch, LogWork, MarkerReason, StreamMarker,
     Transaction,
 };
-pub use manager::{ConnectionFault, ConnectionInfo, ManagerWork, NewSocket};
+pub use manager::ManagerWork;
+pub use manager_task::{ConnectionFault, ConnectionInfo, ManagerTask, NewSocket};
 pub use peers::{Answer, PeerWork};
 pub use remote_batch::RemoteBatch;
 pub use router::RouterWork;

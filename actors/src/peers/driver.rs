@@ -109,7 +109,7 @@ struct Outside<'a>(&'a Driver);
 
 impl Push for Outside<'_> {
     fn manager(&mut self, worker: u16, work: ManagerWork, cost: usize) {
-        self.0.mailboxes.managers[usize::from(worker)].push(work, cost);
+        self.0.mailboxes.managers[usize::from(worker)].push(work.into(), cost);
     }
 
     fn router(&mut self, worker: u16, work: RouterWork, cost: usize) {

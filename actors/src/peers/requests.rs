@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use crate::cluster::state::requests::{Request, RequestId, TakeOverPart};
 use crate::inbox::Inbox;
 use crate::mailboxes::Mailboxes;
-use crate::messages::{Answer, ManagerWork, PeerWork};
+use crate::messages::{Answer, ManagerTask, ManagerWork, PeerWork};
 use crate::ports::{SharedStore, StoreError};
 
 /// Bytes that an answer counts in the inbox, about.
@@ -24,13 +24,12 @@ pub(super) fn begin(
 ) {
     let (store, mailboxes) = (Arc::clone(store), Arc::clone(mailboxes));
     if let Request::TakeOver { incarnation, batches, parts } = request {
-        let give = |(manager, part): (&Inbox<ManagerWork>, TakeOverPart)| {
+        let give = |(manager, part): (&Inbox<ManagerTask>, TakeOverPart)| {
             let TakeOverPart { sessions, wills, prepared } = part;
             let (done, told) = oneshot::channel();
             let batches = Arc::clone(&batches);
-            let work =
-                ManagerWork::TakeOver { sessions, wills, prepared, incarnation, batches, done };
-            manager.push(work, SESSION);
+            let work = ManagerWork::TakeOver { sessions, wills, prepared, incarnation, batches };
+            manager.push(ManagerTask::Told { work, done }, SESSION);
             told
         };
         let told: Vec<_> = mailboxes.managers.iter().zip(parts).map(give).collect();

@@ -55,55 +55,11 @@ impl StreamHandler<Work> for TopicRouter {
         let inbox = &self.driver.mailboxes.routers[usize::from(worker.index)];
         let mut taken = inbox.take(64);
         let poisoned = taken.attempts() > u32::from(POISONED_AFTER);
-        if poisoned {
-            match taken.front_mut() {
-                Some(RouterWork::Deliver(batch)) => worker.skip_poisoned_remote(batch),
-                Some(RouterWork::PeerBatch(batch)) => worker.skip_poisoned_peer(batch),
-                Some(RouterWork::RetainedReached { live, .. }) => *live = false,
-                _ => {}
-            }
+        if poisoned && let Some(work) = taken.front_mut() {
+            worker.skip_poisoned_message(work);
         }
         while let Some(work) = taken.front_mut() {
-            entered.add(match work {
-                RouterWork::Deliver(batch) => {
-                    worker.route_remote(batch, || self.cell.fault_point())
-                }
-                RouterWork::PeerBatch(batch) => {
-                    worker.route_peer(batch, || self.cell.fault_point())
-                }
-                RouterWork::InsertMarker(marker) => {
-                    worker.pass_marker(marker);
-                    1
-                }
-                RouterWork::ForwardMarker { id, client, stream, routers } => {
-                    worker.pass_marker_on(*id, client, *stream, *routers);
-                    1
-                }
-                RouterWork::MarkerArrived { id, client, stream, routers } => {
-                    worker.marked(*id, client, *stream, *routers);
-                    1
-                }
-                RouterWork::Resent { incarnation, stream, routers } => {
-                    worker.pass_on_resent(*incarnation, *stream, *routers);
-                    1
-                }
-                RouterWork::ResentHere { incarnation, stream, routers } => {
-                    worker.resent(*incarnation, *stream, *routers);
-                    1
-                }
-                RouterWork::RetainedReached { topic, version, stream, live } => {
-                    worker.retained_reached_here(topic, *version, *stream, *live);
-                    1
-                }
-                RouterWork::Forget { client } => {
-                    worker.forget_expected(client);
-                    1
-                }
-                RouterWork::Expect { id, client, filters } => {
-                    worker.expect(*id, client, filters);
-                    1
-                }
-            });
+            entered.add(worker.handle_router_message(work, || self.cell.fault_point()));
             taken.pop();
         }
         drop(taken);

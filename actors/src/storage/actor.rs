@@ -247,7 +247,7 @@ impl Push for Inboxes<'_> {
 
     fn worker(&mut self, to: u16, work: ManagerWork) {
         if let Some(manager) = self.0.managers.get(usize::from(to)) {
-            manager.push(work, 0);
+            manager.push(work.into(), 0);
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::ActorSystem;
 use crate::inbox::Inbox;
-use crate::messages::{ManagerWork, PeerWork};
+use crate::messages::{ManagerTask, PeerWork};
 use crate::say;
 
 /// Longest wait for ZooKeeper at shutdown, within the deadline; the others learn of it by the session's
@@ -38,7 +38,7 @@ impl ActorSystem {
             .iter()
             .map(|manager| {
                 let (done, wait) = oneshot::channel();
-                manager.push(ManagerWork::Drain { done }, 64);
+                manager.push(ManagerTask::Drain { done }, 64);
                 wait
             })
             .collect();

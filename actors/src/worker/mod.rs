@@ -23,6 +23,7 @@ mod leave;
 mod log_record;
 mod markers;
 mod memory;
+mod message;
 mod order;
 mod orphan_dedup;
 mod outside;

@@ -14,7 +14,6 @@ use std::sync::atomic::Ordering;
 use hydrant_protocol::QoS;
 use hydrant_protocol::cluster::stream_marker::{MarkedStreams, PublishStream};
 use hydrant_protocol::topic::TopicFilter;
-use tokio::sync::oneshot;
 
 use crate::cluster::EARLIER_STARTS;
 use crate::ports::{PreparedPublish, SessionOp, StoredBatch, StoredSession, StoredWill};
@@ -32,7 +31,6 @@ impl Worker {
         wills: &[StoredWill],
         prepared: &[PreparedPublish],
         (incarnation, batches): (u64, &[StoredBatch]),
-        done: oneshot::Sender<()>,
     ) {
         if !sessions.is_empty() {
             self.await_markers(incarnation);
@@ -57,7 +55,6 @@ impl Worker {
             self.restore_will(will);
         }
         self.flush();
-        let _ = done.send(());
     }
 
     /// Sessions of a lost incarnation are here.

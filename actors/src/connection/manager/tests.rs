@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 use crate::driver::tests::driver;
+use crate::messages::ManagerWork;
 use crate::metrics::CloseReason;
 use crate::worker::tests::{conn, connect, contains, publish, queued, store, subscribe};
 use hydrant_protocol::QoS;
@@ -28,7 +29,8 @@ fn page(worker: &Rc<Worker>) -> Rc<crate::worker::Conn> {
     let second = connect(worker, false, None);
     store(worker);
     let (slot, request, _) = store(worker).1[0];
-    worker.mailboxes().managers[0].push(ManagerWork::QueuePage { slot, request, entries }, 0);
+    worker.mailboxes().managers[0]
+        .push(ManagerWork::QueuePage { slot, request, entries }.into(), 0);
     second
 }
 

@@ -105,7 +105,7 @@ impl Node {
         let mut refused = Vec::new();
         while let Some(work) = taken.pop() {
             match work {
-                ManagerWork::Refused(token) => refused.push(token.pending),
+                ManagerTask::Worker(ManagerWork::Refused(token)) => refused.push(token.pending),
                 other => panic!("{other:?}"),
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hydrant_protocol::cluster::ring::{Key, Ring};
 
 use super::*;
-use crate::messages::ManagerWork;
+use crate::messages::ManagerTask;
 
 /// A client id that the last of these nodes owns.
 fn of_the_last(ids: &[&str], prefix: &str) -> String {
@@ -17,9 +17,9 @@ fn of_the_last(ids: &[&str], prefix: &str) -> String {
 
 /// The client ids of its connections, as `broker clients` shows them.
 fn connected(node: &TestNode) -> Vec<String> {
-    let list = |manager: &crate::inbox::Inbox<ManagerWork>| {
+    let list = |manager: &crate::inbox::Inbox<ManagerTask>| {
         let (reply, answer) = oneshot::channel();
-        manager.push(ManagerWork::List { skip: 0, limit: 10, reply }, 64);
+        manager.push(ManagerTask::List { skip: 0, limit: 10, reply }, 64);
         answer.blocking_recv().unwrap()
     };
     node.mailboxes.managers.iter().flat_map(list).map(|info| info.client_id).collect()
