@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
 
+use crate::clock::ReadClock as _;
 use crate::drain_budget::Budget;
 use crate::mailboxes::Mailboxes;
 use crate::messages::ManagerTask;

@@ -1,7 +1,7 @@
 //! The machine's clocks that nobody sets, since some moment in the past: for differences only.
 //!
-//! Owns nothing. The log's pauses go by [`coarse_ms`]; [`crate::clock`] measures by `boot_ms`, and has a line of the
-//! log for a jump of the wall clock.
+//! Owns nothing. The log's pauses go by [`coarse_ms`]; [`crate::clock`] reads the boot-time clock for the
+//! machines' steps.
 
 /// Milliseconds of a clock that costs little to read and is a few milliseconds late: for the pauses between lines of
 /// the log.
@@ -11,11 +11,6 @@ pub fn coarse_ms() -> u64 {
     #[cfg(not(target_os = "linux"))]
     let clock = rustix::time::ClockId::Monotonic;
     micros(clock) / 1000
-}
-
-/// Milliseconds since the machine was started, its sleep included.
-pub(crate) fn boot_ms() -> u64 {
-    boot_us() / 1000
 }
 
 /// Microseconds since the machine was started, its sleep included.

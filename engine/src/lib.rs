@@ -3,7 +3,8 @@
 //! Nothing here knows an actor, a socket, a thread or a clock: time is an argument ([`now`]), and what a machine decides
 //! is handed to its driver. The drivers are in `hydrant-actors`, which exports these modules under its own name, too.
 //!
-//! - [`settings`], [`metrics`]: bounds, counters; [`now`]: the time of one step.
+//! - [`settings`], [`metrics`]: bounds, counters; [`now`]: the time of one step,
+//!   [`clock`]: what has passed.
 //! - [`say`]: the lines of the log, [`dropped`] those about messages.
 //! - [`subscriptions`]: who is subscribed, [`generations`]: which cached routes a change makes stale;
 //!   [`drain_budget`]: how many connections a drain may close.
@@ -12,6 +13,7 @@
 //! - [`log`]: in front of the message log.
 //! - [`step_guard`]: what a step takes back when it does not get to its end.
 
+pub mod clock;
 pub mod cluster;
 pub mod drain_budget;
 pub mod dropped;

@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hydrant_actors::clock::{Clock, unix_ms};
+use hydrant_actors::clock::{self, Clock, ReadClock as _, unix_ms};
 use hydrant_actors::ports::{LogError, LogRecord, MessageLog, Report, StoreError};
 use hydrant_actors::say;
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -87,7 +87,7 @@ impl EmbeddedLog {
         let shared = Arc::new(EmbeddedLogState {
             dir: dir.into(),
             node: node_id.into(),
-            clock: Clock::default(),
+            clock: Clock::new(clock::now()),
             options,
             queue: Mutex::default(),
             work: Condvar::new(),

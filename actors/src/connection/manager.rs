@@ -63,7 +63,7 @@ impl ConnectionManager {
         // A rebuilt router or a store that came back may have left credit nobody was told of.
         worker.resume_paused();
         if worker.index == 0 {
-            worker.shared.clock.look();
+            worker.shared.clock.look(worker.now());
             worker.shared.drops.lock().look(&worker.shared.metrics);
         }
         worker.restamp_sessions();

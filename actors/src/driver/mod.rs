@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use crate::clock::ReadClock as _;
 use crate::connection::link::Links;
 use crate::mailboxes::Mailboxes;
 use crate::node_tables::NodeTables;

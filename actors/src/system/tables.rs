@@ -8,7 +8,7 @@ use hydrant_protocol::topic::{Retained, SubscriptionTable};
 use parking_lot::{Mutex, RwLock};
 
 use super::found::Found;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::cluster::Cluster;
 use crate::drain_budget::Budget;
 use crate::generations::Generations;
@@ -76,8 +76,8 @@ pub(super) fn make_shared(
         cluster,
         draining: AtomicBool::new(false),
         drain_rate: AtomicU32::new(settings.drain_rate),
-        drain_budget: Mutex::new(Budget::new(crate::clock::now().boot)),
-        clock: Clock::default(),
+        drain_budget: Mutex::new(Budget::new(clock::now().boot)),
+        clock: Clock::new(clock::now()),
         drops: Mutex::default(),
         not_ready: Mutex::new(HashMap::new()),
     })

@@ -13,6 +13,7 @@ use hydrant_protocol::wire::{self, Connect, Publish, Subscribe, Version, Will};
 use hydrant_protocol::{Message, PacketId, QoS};
 
 use super::{Conn, Worker};
+use crate::clock::ReadClock as _;
 use crate::driver::WorkerDriver;
 use crate::log::Gate;
 use crate::mailboxes::Mailboxes;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::clock::ReadClock as _;
 use crate::mailboxes::Mailboxes;
 use crate::worker::{Conn, SocketState, Worker};
 
