@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::cluster::Cluster;
-use crate::log::{Gate, LogActor, LogParts};
+use crate::log::{LogActor, LogParts, gate_of};
 use crate::mailboxes::Mailboxes;
 use crate::messages::{ConnectionInfo, ManagerTask};
 use crate::node_tables::NodeTables;
@@ -124,7 +124,7 @@ impl ActorSystem {
             let beginning = beginning(&*cluster.store);
             Cluster::new(&settings.node_id, beginning, &at_once, cluster.settings.clone())
         });
-        let shared = make_shared(&settings, &found, cluster, Gate::new(Arc::clone(&parts.log)));
+        let shared = make_shared(&settings, &found, cluster, gate_of(Arc::clone(&parts.log)));
         let max_link_bytes = |cluster: &ClusterParts| cluster.settings.max_link_bytes;
         let max_link_bytes = parts.cluster.as_ref().map_or(usize::MAX, max_link_bytes);
         let mailboxes = Mailboxes::new(&settings, max_link_bytes);

@@ -16,6 +16,7 @@ mod tests;
 
 pub use actor::{LogActor, LogParts, depth, describe};
 pub use dead::{DeadBook, DeadLetters, DeadState, Marked, Settled, Which};
-pub use gate::Gate;
+pub use gate::gate_of;
+pub use hydrant_engine::log::Gate;
 pub use outbox_progress::OutboxProgress;
 pub use queue::LogQueue;

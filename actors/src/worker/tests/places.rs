@@ -6,6 +6,7 @@ use ahash::AHashSet;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::log::gate_of;
 use crate::ports::{Admission, LogOp, LogRecord, MessageLog, Report};
 
 const CAP: &str = "kafka.max_topics_per_client";
@@ -61,7 +62,7 @@ fn capped(overflow: Option<&str>, log: Capped) -> (Rc<Worker>, Arc<Capped>) {
     settings.log.kind = LogKind::Kafka;
     settings.log.overflow_topic = overflow.map(Arc::from);
     let log = Arc::new(log);
-    let gate = Gate::new(Arc::clone(&log) as Arc<dyn MessageLog>);
+    let gate = gate_of(Arc::clone(&log) as Arc<dyn MessageLog>);
     (worker_before(settings, gate), log)
 }
 
