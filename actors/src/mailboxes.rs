@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use crate::inbox::Inbox;
 use crate::messages::DeadWork;
 use crate::messages::{LogWork, ManagerTask, PeerWork, RouterWork, StorageWork};
@@ -24,6 +26,8 @@ pub struct Mailboxes {
     pub log: Inbox<LogWork>,
     /// What the log actor hears about dead letters.
     pub dead_letters: Inbox<DeadWork>,
+    /// Something has become of dead letters.
+    pub dead_letters_changed: watch::Sender<()>,
     /// PeersActor's inbox; a node that is alone puts nothing into it.
     pub peers: Inbox<PeerWork>,
 }
@@ -41,6 +45,7 @@ impl Mailboxes {
             storage: Inbox::new(usize::MAX, settings.storage.max_pending_bytes),
             log: Inbox::new(settings.log.max_pending_messages, settings.log.max_pending_bytes),
             dead_letters: Inbox::new(usize::MAX, usize::MAX),
+            dead_letters_changed: watch::Sender::new(()),
             peers: Inbox::new(usize::MAX, max_link_bytes),
         })
     }

@@ -33,11 +33,11 @@ pub(super) async fn answer(
         }
         DeadRequest::Replay { ids } => {
             let marked = mailboxes.replay_dead_letters(&shared, &which(ids)?);
-            Ok(vec![done(&shared, marked).await])
+            Ok(vec![done(&shared, &mailboxes, marked).await])
         }
         DeadRequest::Drop { ids } => {
             let marked = mailboxes.drop_dead_letters(&shared, &which(ids)?);
-            Ok(vec![done(&shared, marked).await])
+            Ok(vec![done(&shared, &mailboxes, marked).await])
         }
     }
 }
@@ -51,8 +51,8 @@ fn which(ids: Option<Vec<String>>) -> Result<Which, String> {
     Ok(Which::These(ids.iter().map(|id| parse(id)).collect::<Result<_, _>>()?))
 }
 
-async fn done(shared: &NodeTables, marked: Marked) -> Reply {
-    let settled = shared.dead_letters.settle(&marked.ids, PATIENCE).await;
+async fn done(shared: &NodeTables, mailboxes: &Mailboxes, marked: Marked) -> Reply {
+    let settled = mailboxes.settle_dead_letters(shared, &marked.ids, PATIENCE).await;
     let shown = |ids: Vec<DeadId>| ids.iter().map(ToString::to_string).collect();
     Reply::DeadDone(DeadDone {
         gone: settled.gone as u64,

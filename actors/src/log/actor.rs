@@ -105,7 +105,7 @@ impl LogActor {
             act(&mut queue, now, &outside);
             queue.handle_turn(now, &outside);
             queue.hand_out(&outside, &mut ToInboxes(&parts.mailboxes));
-            tell(&mut queue, shared);
+            tell(&mut queue, shared, &parts.mailboxes);
             self.admit(&mut queue, &outside);
         }
         while let Some(batch) = poll(&parts.queue, |queue| queue.poll_append(now)) {

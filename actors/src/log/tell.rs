@@ -1,6 +1,7 @@
 //! What the log queue has done, as operators see it: counters, readiness, lines of the log.
 
 use super::queue::{Fate, LogQueue, Notice};
+use crate::mailboxes::Mailboxes;
 use crate::metrics::DropReason;
 use crate::node_tables::NodeTables;
 use crate::say::{self, cut, one_line};
@@ -9,7 +10,7 @@ use crate::say::{self, cut, one_line};
 const WHY: usize = 512;
 
 /// Tells of everything since the last time.
-pub(super) fn tell(queue: &mut LogQueue, shared: &NodeTables) {
+pub(super) fn tell(queue: &mut LogQueue, shared: &NodeTables, mailboxes: &Mailboxes) {
     let happened = queue.poll_happened();
     let metrics = &shared.metrics;
     for (metric, more) in [
@@ -34,6 +35,7 @@ pub(super) fn tell(queue: &mut LogQueue, shared: &NodeTables) {
     }
     if happened.letters_changed {
         shared.dead_letters.show(metrics);
+        mailboxes.dead_letters_changed.send_replace(());
     }
     match happened.readiness {
         Some(Ok(())) => shared.set_ready("log", None),

@@ -3,5 +3,5 @@
 pub mod dead;
 mod gate;
 
-pub use dead::{DeadBook, DeadState, Marked, Settled, Which};
+pub use dead::{DeadBook, DeadLetters, DeadState, Marked, Settled, Which};
 pub use gate::{Gate, TopicGate};

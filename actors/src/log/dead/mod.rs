@@ -11,10 +11,11 @@
 //! is dropped and counted. What was taken over may go past the bound. In memory: an entry a dead
 //! letter, without its record.
 
-mod letters;
+pub use hydrant_engine::log::dead::{
+    Admission, DeadBook, DeadLetters, DeadState, Marked, Settled, Which,
+};
 
-pub use hydrant_engine::log::dead::{Admission, DeadBook, DeadState, Marked, Settled, Which};
-pub use letters::DeadLetters;
+use std::time::Duration;
 
 use crate::mailboxes::Mailboxes;
 use crate::messages::{DeadWork, StorageWork};
@@ -31,6 +32,26 @@ impl Mailboxes {
         let marked = tables.dead_letters.book.lock().replay(which);
         self.dead_letters.push(DeadWork::Replay, 64);
         marked
+    }
+
+    /// Waits until nothing is under way with these dead letters, at most so long.
+    pub async fn settle_dead_letters(
+        &self,
+        tables: &NodeTables,
+        ids: &[DeadId],
+        patience: Duration,
+    ) -> Settled {
+        let mut changed = self.dead_letters_changed.subscribe();
+        let settled = || tables.dead_letters.book.lock().settled(ids);
+        // Who looks at many does so seldom: the log actor waits meanwhile.
+        let pause = Duration::from_micros(ids.len() as u64);
+        let over = async {
+            while settled().pending > 0 && changed.changed().await.is_ok() {
+                tokio::time::sleep(pause).await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, over).await;
+        settled()
     }
 
     /// Removes dead letters.

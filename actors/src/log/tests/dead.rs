@@ -297,7 +297,8 @@ fn a_replayed_dead_letter_goes_once_the_log_has_it_and_stays_when_it_is_refused_
             _ => Ok(()),
         });
         node.go_on("the others go", &mut wrote, |wrote| wrote.dropped.len() == 2).await;
-        let settle = node.shared.dead_letters.settle(&marked.ids, Duration::from_secs(20));
+        let patience = Duration::from_secs(20);
+        let settle = node.mailboxes.settle_dead_letters(&node.shared, &marked.ids, patience);
         assert_eq!(settle.await, Settled { gone: 2, kept: 1, pending: 0 });
         let left: Vec<DeadLetter> = node.store.letters.lock().values().cloned().collect();
         assert_eq!((sequences(&left), &*left[0].reason), (vec![1], "still not"));
