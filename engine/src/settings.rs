@@ -222,3 +222,88 @@ pub struct SupervisionSettings {
     /// `supervision.watchdog_exit`: and ends the node after this; zero never.
     pub watchdog_exit: Duration,
 }
+
+#[cfg(any(test, feature = "for-tests"))]
+impl Settings {
+    /// Small bounds, and no log.
+    pub fn for_tests(workers: usize) -> Self {
+        const SECOND: Duration = Duration::from_secs(1);
+        Self {
+            node_id: "n1".into(),
+            workers,
+            shutdown_deadline: SECOND,
+            drain_rate: 10,
+            access: Access::default(),
+            limits: Limits {
+                max_connections: 100,
+                connect_rate: 100,
+                connect_timeout: SECOND,
+                max_packet_size: 10_000,
+                max_topic_length: 100,
+                max_topic_levels: 10,
+                control_characters: false,
+                max_filters_per_subscribe: 10,
+                max_subscriptions: 10,
+                max_client_id_length: 100,
+                allow_empty_client_id: true,
+                max_keep_alive: 0,
+                min_packet_rate: 100,
+                packet_timeout: SECOND,
+                max_unacknowledged: 10,
+                max_output_bytes: 1000,
+                max_buffer_bytes: 1 << 20,
+                write_timeout: SECOND,
+                max_retained_messages: 2,
+                max_retained_bytes: 1400,
+                route_cache_entries: 10,
+                route_cache_bytes: 1 << 20,
+                max_router_bytes: 2000,
+            },
+            session: SessionSettings {
+                max_inflight: 4,
+                max_queued_messages: 4,
+                max_queued_bytes: 1000,
+                max_queued_in_memory: 2,
+                max_queued_in_memory_bytes: 1000,
+                overflow: Overflow::DropOld,
+                queue_qos0: false,
+                expiry: SECOND,
+                max_sessions: 10,
+                max_bytes: 100_000,
+                max_total_bytes: 1_000_000,
+            },
+            storage: StorageSettings {
+                batch_max_ops: 100,
+                batch_max_bytes: 10_000,
+                batch_delay: Duration::ZERO,
+                max_in_flight: 1,
+                max_pending_bytes: 10_000,
+                outbox_max_bytes: 10_000,
+                outbox_lanes: 1,
+                retry_min: SECOND,
+                retry_max: SECOND,
+            },
+            log: LogSettings {
+                kind: LogKind::None,
+                max_pending_messages: 100,
+                max_pending_bytes: 10_000,
+                overflow_topic: None,
+                dead_letter_max_bytes: 10_000,
+                retry_min: SECOND,
+                retry_max: SECOND,
+            },
+            supervision: SupervisionSettings {
+                restart_min: SECOND,
+                restart_max: SECOND,
+                max_restarts: 1,
+                restart_window: SECOND,
+                stall_timeout: SECOND,
+                watchdog_warn: SECOND,
+                watchdog_exit: SECOND,
+            },
+            mapping: Arc::new(Mapping::default()),
+            sys_interval: Duration::ZERO,
+            faults: false,
+        }
+    }
+}
