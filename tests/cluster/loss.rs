@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::nodes::{Cluster, read_all, sees};
-use crate::support::client::{Client, Connect, publish};
+use crate::support::client::{Client, Connect, Publish};
 use crate::support::eventually;
 use crate::support::kafka::Kafka;
 use crate::support::load::{Load, PATIENCE, Seen, Subscriber};
@@ -15,7 +15,7 @@ fn a_node_that_is_killed_has_a_successor_and_loses_nothing_acknowledged() {
     let [n1, mut n2, n3] = cluster.start(["n1", "n2", "n3"]);
     let mut watcher = n1.client("watcher");
     watcher.subscribe("will/#", 1);
-    let will = Connect::new("dying").will("will/dying", "dead", 1, false);
+    let will = Connect::new("dying").will("will/dying", "dead", 1);
     let _dying = Client::connect(n2.mqtt, &will);
     let mut offline = n2.persistent("offline");
     offline.subscribe("from1-qos1/#", 1);
@@ -93,8 +93,8 @@ fn a_frozen_node_acknowledges_and_delivers_nothing_once_its_session_is_elsewhere
     // The old socket is still open, and its client publishes on it.
     let mut bytes = Vec::new();
     for id in 1..20 {
-        bytes.extend(publish("from/device", b"late", 1, false, false, id));
-        bytes.extend(publish("to/device", b"late", 0, false, false, 0));
+        bytes.extend(Publish::new("from/device", b"late").qos(1).id(id).bytes());
+        bytes.extend(Publish::new("to/device", b"late").bytes());
     }
     old.send(&bytes);
     n2.signal("CONT");

@@ -49,7 +49,7 @@ fn no_will_is_taken_away_by_another_of_the_same_client() {
         let mut queue = n2.persistent("queue");
         queue.subscribe("will", 2);
         let connect = |node: &Node, payload: &str| {
-            Client::connect(node.mqtt, &Connect::new("dying").will("will", payload, qos, false))
+            Client::connect(node.mqtt, &Connect::new("dying").will("will", payload, qos))
         };
         let first = connect(&n1, "one");
         n2.signal("STOP");

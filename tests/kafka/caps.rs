@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::support::client::{Client, Connect, Packet, publish};
+use crate::support::client::{Client, Connect, Packet, Publish};
 use crate::support::kafka::{Kafka, Record, shared};
 use crate::support::node::Builder;
 use crate::support::{Node, eventually};
@@ -142,7 +142,7 @@ fn without_an_overflow_topic_nothing_acknowledged_is_missing() {
         for (n, topic) in topics.iter().enumerate() {
             // Each on a connection of its own, by one client.
             let mut client = Client::connect(node.mqtt, &Connect::new(&format!("capped-{ack}")));
-            client.send(&publish(topic, b"x", 1 + (n % 2) as u8, false, false, 1));
+            client.send(&Publish::new(topic, b"x").qos(1 + (n % 2) as u8).id(1).bytes());
             if n < 5 {
                 client.expect(if n % 2 == 0 { Packet::Puback(1) } else { Packet::Pubrec(1) });
                 acknowledged.push(topic.clone());

@@ -1,7 +1,7 @@
 //! Records that a real Kafka refuses for good: acknowledged once they are dead letters, kept over a
 //! kill, delivered once by a replay, and no acknowledgement when there is no room for them.
 
-use crate::support::client::{Client, Packet, publish};
+use crate::support::client::{Client, Packet, Publish};
 use crate::support::kafka::{Kafka, shared};
 use crate::support::load::PATIENCE;
 use crate::support::node::Builder;
@@ -119,7 +119,7 @@ fn at_level_kafka_a_refused_record_survives_a_kill_and_is_replayed() {
 /// Sends without waiting for the acknowledgement.
 fn send(client: &mut Client, topic: &str, payload: &str, qos: u8) -> u16 {
     let id = client.id();
-    client.send(&publish(topic, payload.as_bytes(), qos, false, false, id));
+    client.send(&Publish::new(topic, payload).qos(qos).id(id).bytes());
     id
 }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Client, Connect, publish};
+use crate::support::client::{Client, Connect, Publish};
 use crate::support::kafka::{Kafka, Record, shared};
 use crate::support::load::{Load, PATIENCE, Seen};
 use crate::support::node::Builder;
@@ -207,7 +207,7 @@ fn a_will_that_kafka_does_not_have_yet_outlives_its_node() {
         let mut node = node(&kafka, ack).start();
         for qos in 0..3 {
             let (client, topic) = (format!("{kind}-{qos}"), format!("will-{kind}/{qos}/load"));
-            let will = Connect::new(&client).will(&topic, &qos.to_string(), qos, false);
+            let will = Connect::new(&client).will(&topic, &qos.to_string(), qos);
             let dying = Client::connect(node.mqtt, &will);
             // Dies without DISCONNECT.
             drop(dying);
@@ -267,7 +267,7 @@ fn a_topic_that_may_not_be_made_ends_the_publisher_and_says_what_to_do() {
         .set("route_default.on_refused", "disconnect")
         .start();
     let mut client = node.client("nobody");
-    client.send(&publish("missing/1/load", b"x", 1, false, false, 1));
+    client.send(&Publish::new("missing/1/load", b"x").qos(1).id(1).bytes());
     client.expect_closed();
     node.wait_log("kafka.create_topics");
     assert_eq!(node.dropped("log_refused"), 1.0);

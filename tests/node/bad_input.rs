@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Connect, packet, publish, subscribe, text, unsubscribe};
+use crate::support::client::{Connect, Publish, packet, subscribe, text, unsubscribe};
 use crate::support::{Client, Dice, Node, Packet, SOON, eventually};
 
 /// Small limits, so that each is reached quickly.
@@ -33,7 +33,7 @@ fn an_oversized_packet_is_refused_by_its_header_alone() {
     let node = node();
     // Only the header comes: 256 MB announced, nothing sent.
     counted(&node, &[0x30, 0xff, 0xff, 0xff, 0x7f], "limit");
-    counted(&node, &publish("t", &vec![0; 64 * 1024], 0, false, false, 0), "limit");
+    counted(&node, &Publish::new("t", vec![0u8; 64 * 1024]).bytes(), "limit");
     let mut client = node.client("largest");
     client.publish("t", vec![0; 64 * 1024 - 100], 1);
 }
@@ -58,7 +58,7 @@ fn connections_that_announce_much_and_send_little_cost_little() {
 fn topics_past_the_limits_close() {
     let node = node();
     for topic in ["x".repeat(201), "x/".repeat(8)] {
-        counted(&node, &publish(&topic, b"", 0, false, false, 0), "limit");
+        counted(&node, &Publish::new(&topic, b"").bytes(), "limit");
         filter_refused(&node, &topic);
     }
     let mut client = node.client("longest");
@@ -74,7 +74,7 @@ fn topics_of_64_kib_work_and_are_bounded_by_their_levels() {
     client.subscribe(&topic, 1);
     client.retain(&topic, "x", 1);
     assert_eq!(client.take().topic.len(), 65_535);
-    counted(&node, &publish(&"/".repeat(65_535), b"", 0, false, false, 0), "limit");
+    counted(&node, &Publish::new(&"/".repeat(65_535), b"").bytes(), "limit");
     filter_refused(&node, &"+/".repeat(30_000));
 }
 
@@ -161,7 +161,7 @@ fn control_characters_are_refused_unless_they_are_allowed() {
     let strings = ["a\u{1}", "a\n", "a\u{7f}", "a\u{85}", "a\u{fdd0}", "a\u{ffff}", "a\u{10fffe}"];
     let node = Node::builder().start();
     for string in strings {
-        counted(&node, &publish(string, b"", 0, false, false, 0), "limit");
+        counted(&node, &Publish::new(string, b"").bytes(), "limit");
         filter_refused(&node, string);
         let before = node.closed("limit");
         let mut client = node.socket();
@@ -196,7 +196,7 @@ fn malformed_packets_are_counted_as_violations() {
 #[test]
 fn a_truncated_packet_ends_with_its_socket() {
     let node = node();
-    let whole = publish("t", &[7; 1000], 1, false, false, 1);
+    let whole = Publish::new("t", [7u8; 1000]).qos(1).id(1).bytes();
     let mut watcher = node.client("watcher");
     watcher.subscribe("t", 1);
     for length in [1, 2, 3, 10, 500, whole.len() - 1] {
@@ -217,7 +217,7 @@ fn a_packet_in_single_bytes_is_put_together() {
     let mut client = node.socket();
     let mut bytes = Connect::new("slow").bytes();
     bytes.extend(subscribe(1, &[("t", 1)]));
-    bytes.extend(publish("t", b"in pieces", 1, false, false, 2));
+    bytes.extend(Publish::new("t", b"in pieces").qos(1).id(2).bytes());
     for byte in bytes {
         client.send(&[byte]);
     }
@@ -272,7 +272,7 @@ fn a_half_open_connection_ends_by_its_keep_alive() {
 /// Whether a client that sends a PUBLISH in such steps, ten a second, is cut off within 4 s.
 fn upload_is_cut_off(node: &Node, keep_alive: u16, step: usize) -> bool {
     let mut client = Client::connect(node.mqtt, &Connect::new("slow").keep_alive(keep_alive));
-    publish("t", &vec![0; 60_000], 1, false, false, 9).chunks(step).take(40).any(|part| {
+    Publish::new("t", vec![0u8; 60_000]).qos(1).id(9).bytes().chunks(step).take(40).any(|part| {
         client.try_send(part).is_err() || client.recv_within(Duration::from_millis(100)).is_err()
     })
 }

@@ -3,7 +3,7 @@
 //!
 //! The input is some ten times the bound, so that a bound that does not hold is seen.
 
-use crate::support::client::{Connect, packet, publish, subscribe, text};
+use crate::support::client::{Connect, Publish, packet, subscribe, text};
 use crate::support::node::Builder;
 use crate::support::{Client, Node, Packet, SOON, eventually};
 
@@ -71,9 +71,9 @@ impl Held {
 }
 
 /// Publishes `count` messages of these topics and waits until the node has read them.
-pub fn flood(client: &mut Client, count: usize, topic: impl Fn(usize) -> String, retain: bool) {
+pub fn flood(client: &mut Client, count: usize, topic: impl Fn(usize) -> String) {
     for n in 0..count {
-        client.send(&publish(&topic(n), b"v", 0, retain, false, 0));
+        client.send(&Publish::new(&topic(n), b"v").bytes());
         if n % 500 == 499 {
             client.ping();
         }
@@ -86,12 +86,12 @@ fn distinct_topics_of_any_length_fill_the_route_cache_to_its_bytes() {
     let held = Held::start(builder().set("limits.route_cache_bytes", "\"8MiB\""));
     let mut publisher = held.node.client("publisher");
     // 240 MB of topics, none of which is cached.
-    flood(&mut publisher, 4000, |n| format!("{n}/{}", "y".repeat(60_000)), false);
+    flood(&mut publisher, 4000, |n| format!("{n}/{}", "y".repeat(60_000)));
     assert_eq!(held.node.metric("hydrant_route_cache_evictions_total"), 0.0);
     held.holds(8 * MIB);
     // The longest that are, another 120 MB; and as short ones as there are many.
-    flood(&mut publisher, 120_000, |n| format!("{n}/{}", "y".repeat(1000)), false);
-    flood(&mut publisher, 120_000, |n| format!("{n}"), false);
+    flood(&mut publisher, 120_000, |n| format!("{n}/{}", "y".repeat(1000)));
+    flood(&mut publisher, 120_000, |n| format!("{n}"));
     let bytes = held.node.metric("hydrant_route_cache_bytes");
     assert!(bytes > 0.0 && bytes <= (8 * MIB) as f64, "{bytes}");
     assert!(held.node.metric("hydrant_route_cache_evictions_total") > 100_000.0);
@@ -177,7 +177,7 @@ fn packet_ids_that_are_never_released_close_the_connection() {
     for n in 0..5 {
         let mut client = held.node.client(&format!("c{n}"));
         for id in 1..=u16::MAX {
-            if client.try_send(&publish("t", b"", 2, false, false, id)).is_err() {
+            if client.try_send(&Publish::new("t", b"").qos(2).id(id).bytes()).is_err() {
                 break;
             }
         }
@@ -194,7 +194,7 @@ fn retained_messages_of_any_size_have_their_bytes() {
         let payload = vec![b'x'; payload];
         for n in 0..count {
             let topic = format!("{n:0topic$}");
-            publisher.send(&publish(&topic, &payload, 0, true, false, 0));
+            publisher.send(&Publish::new(&topic, &payload).retain().bytes());
             if n % 500 == 499 {
                 publisher.ping();
             }
@@ -260,7 +260,7 @@ fn subscribers_that_take_nothing_hold_their_share_of_large_messages() {
         let mut publisher = held.node.client("publisher");
         for _ in 0..300 {
             // Each in memory of its own.
-            publisher.send(&publish("t", &vec![b'x'; 500_000], qos, false, false, u16::from(qos)));
+            publisher.send(&Publish::new("t", [b'x'; 500_000]).qos(qos).id(1).bytes());
             publisher.ping();
         }
         let reason = if qos == 0 { "slow_subscriber" } else { "queue_full" };
@@ -276,7 +276,7 @@ fn the_largest_wills_of_many_clients_are_refused_past_the_bound() {
     let mut open = Vec::new();
     for n in 0..600 {
         let mut client = held.node.socket();
-        client.send(&Connect::new(&format!("c{n}")).will(&topic, &payload, 0, false).bytes());
+        client.send(&Connect::new(&format!("c{n}")).will(&topic, &payload, 0).bytes());
         match client.recv_within(SOON) {
             Ok(Some(Packet::Connack { code: 0, .. })) => open.push(client),
             // In the middle of its CONNECT, if that came in many pieces.
@@ -289,14 +289,14 @@ fn the_largest_wills_of_many_clients_are_refused_past_the_bound() {
     held.node.wait_log("the node has no room for one more session, or for its will");
     held.holds(16 * MIB);
     // Without a will, or with a short one, a client is let in.
-    let short = Connect::new("short").will("t", "x", 0, false);
+    let short = Connect::new("short").will("t", "x", 0);
     let mut short = Client::connect(held.node.mqtt, &short);
     short.ping();
     drop(open);
     eventually(SOON, "the wills are gone", || {
         held.node.metric("hydrant_buffered_bytes") < 100_000.0
     });
-    Client::connect(held.node.mqtt, &Connect::new("c1").will(&topic, &payload, 0, false)).ping();
+    Client::connect(held.node.mqtt, &Connect::new("c1").will(&topic, &payload, 0)).ping();
 }
 
 #[test]

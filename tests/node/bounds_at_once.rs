@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::bounds::{Held, MIB, STORE, builder, flood};
-use crate::support::client::{packet, publish, subscribe, text};
+use crate::support::client::{Publish, packet, subscribe, text};
 use crate::support::{Client, Node, Packet, SOON, eventually};
 
 /// Sessions, retained messages, half packets, output and the route cache: each gets 150 to 270 MB, and what is taken
@@ -33,7 +33,7 @@ fn several_bounds_that_are_full_at_once_are_held_together() {
     let mut open = Vec::new();
     let mut publisher = node.client("publisher");
     for n in 0..400 {
-        publisher.send(&publish(&format!("kept/{n}"), &[b'x'; 500_000], 0, true, false, 0));
+        publisher.send(&Publish::new(&format!("kept/{n}"), [b'x'; 500_000]).retain().bytes());
         publisher.ping();
     }
     for n in 0..40 {
@@ -42,7 +42,7 @@ fn several_bounds_that_are_full_at_once_are_held_together() {
         open.push(client);
     }
     for _ in 0..300 {
-        publisher.send(&publish("t", &[b'x'; 500_000], 1, false, false, 1));
+        publisher.send(&Publish::new("t", [b'x'; 500_000]).qos(1).id(1).bytes());
         publisher.wait_for(&Packet::Puback(1));
     }
     // Once the sessions are full, no new one is taken.
@@ -63,7 +63,7 @@ fn several_bounds_that_are_full_at_once_are_held_together() {
         let _ = client.try_send(&whole[..900_000]);
     }
     eventually(SOON, "most of them are closed", || node.closed("buffers_full") > 200.0);
-    flood(&mut publisher, 150_000, |n| format!("{n}/{}", "y".repeat(1000)), false);
+    flood(&mut publisher, 150_000, |n| format!("{n}/{}", "y".repeat(1000)));
     held.holds((8 + 8 + 2 * 8 + 8) * MIB + STORE);
     // All of them at this moment.
     for (bytes, least) in [
@@ -114,12 +114,12 @@ fn records_that_the_embedded_log_does_not_take_have_their_bytes() {
     // 400 MB that nobody waits for, and 100 MB that wait for the log: their connections are not read.
     for _ in 0..200 {
         for publisher in &mut publishers {
-            publisher.send(&publish("a/k/b", &payload, 0, false, false, 0));
+            publisher.send(&Publish::new("a/k/b", &payload).bytes());
         }
     }
     for id in 1..=50 {
         for publisher in &mut publishers {
-            publisher.send(&publish("a/k/b", &payload, 1, false, false, id));
+            publisher.send(&Publish::new("a/k/b", &payload).qos(1).id(id).bytes());
         }
     }
     for publisher in &mut publishers {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::shared;
-use crate::support::client::{Connect, packet, publish, subscribe, text, unsubscribe};
+use crate::support::client::{Connect, Publish, packet, subscribe, text, unsubscribe};
 use crate::support::{Client, Packet, unique};
 
 const ACCEPTED: Packet = Packet::Connack { present: false, code: 0 };
@@ -42,7 +42,7 @@ fn accepted(bytes: &[u8]) -> Client {
 
 #[test]
 fn mqtt_3_1_0_1_the_first_packet_has_to_be_connect() {
-    closes(&publish("first", b"x", 0, false, false, 0));
+    closes(&Publish::new("first", b"x").bytes());
     closes(&subscribe(1, &[("a", 0)]));
     closes(&[0xc0, 0]);
     closes(&[0xe0, 0]);
@@ -288,7 +288,7 @@ fn mqtt_3_1_4_5_nothing_after_a_refused_connect_is_processed() {
     let mut subscriber = shared().client(&unique("refused"));
     subscriber.subscribe(&topic, 0);
     let mut bytes = connect("MQTT", 9, 2, &[b"x"]);
-    bytes.extend(publish(&topic, b"refused", 0, false, false, 0));
+    bytes.extend(Publish::new(&topic, b"refused").bytes());
     refused(&bytes, 1);
     let mut publisher = shared().client(&unique("refused"));
     publisher.publish(&topic, "accepted", 1);
@@ -302,7 +302,7 @@ fn section_3_1_4_packets_behind_a_connect_need_not_wait_for_the_connack() {
         let mut client = shared().socket();
         let mut bytes = connect.bytes();
         bytes.extend(subscribe(7, &[(&topic, 1)]));
-        bytes.extend(publish(&topic, b"x", 1, false, false, 8));
+        bytes.extend(Publish::new(&topic, b"x").qos(1).id(8).bytes());
         bytes.extend([0xc0, 0]);
         client.send(&bytes);
         client.expect(ACCEPTED);
@@ -394,7 +394,7 @@ fn mqtt_3_14_1_1_reserved_bits_of_disconnect_close_as_an_error() {
     let mut watcher = shared().client(&topic);
     watcher.subscribe(&will, 0);
     let mut client =
-        Client::connect(shared().mqtt, &Connect::new(&unique("bye")).will(&will, "gone", 0, false));
+        Client::connect(shared().mqtt, &Connect::new(&unique("bye")).will(&will, "gone", 0));
     client.send(&[0xe1, 0]);
     client.expect_closed();
     assert_eq!(watcher.take().text(), "gone", "it was no DISCONNECT");
@@ -407,7 +407,7 @@ fn mqtt_3_14_4_2_nothing_after_disconnect_is_processed() {
     subscriber.subscribe(&topic, 0);
     let mut client = shared().client(&unique("after"));
     let mut bytes = vec![0xe0, 0];
-    bytes.extend(publish(&topic, b"after", 0, false, false, 0));
+    bytes.extend(Publish::new(&topic, b"after").bytes());
     client.send(&bytes);
     client.expect_closed();
     shared().client(&unique("after")).publish(&topic, "later", 1);

@@ -1,7 +1,7 @@
 //! MQTT 3.1.1 chapters 1 and 2: strings, the fixed header, packet identifiers.
 
 use crate::shared;
-use crate::support::client::{packet, publish, subscribe, text, unsubscribe};
+use crate::support::client::{Publish, packet, subscribe, text, unsubscribe};
 use crate::support::{Packet, unique};
 
 /// A connected client sends this and is cut off without an answer.
@@ -125,9 +125,9 @@ fn mqtt_2_3_1_6_acknowledgements_repeat_the_identifier() {
     let mut client = shared().client(&unique("ack-ids"));
     let topic = unique("ack-ids");
     for id in [1u16, 0x0100, 0xabcd, 0xffff] {
-        client.send(&publish(&topic, b"x", 1, false, false, id));
+        client.send(&Publish::new(&topic, b"x").qos(1).id(id).bytes());
         client.expect(Packet::Puback(id));
-        client.send(&publish(&topic, b"x", 2, false, false, id));
+        client.send(&Publish::new(&topic, b"x").qos(2).id(id).bytes());
         client.expect(Packet::Pubrec(id));
         client.pubrel(id);
         client.expect(Packet::Pubcomp(id));

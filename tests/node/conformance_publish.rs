@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::shared;
-use crate::support::client::{Connect, packet, publish, subscribe, text, unsubscribe};
+use crate::support::client::{Connect, Publish, packet, subscribe, text, unsubscribe};
 use crate::support::{Client, Packet, unique};
 
 #[track_caller]
@@ -50,7 +50,7 @@ fn mqtt_3_3_1_2_dup_with_qos_0_closes() {
 fn mqtt_3_3_1_3_dup_is_not_passed_on() {
     for qos in [1, 2] {
         let (mut publisher, mut subscriber, topic) = pair(qos);
-        publisher.send(&publish(&topic, b"x", qos, false, true, 9));
+        publisher.send(&Publish::new(&topic, b"x").qos(qos).id(9).dup().bytes());
         let came = subscriber.take();
         assert_eq!((came.dup, came.qos), (false, qos));
     }
@@ -116,7 +116,7 @@ fn mqtt_3_3_1_8_retain_is_1_where_the_publish_came_just_before_the_subscribe() {
         let mut client = shared().client(&unique("retained"));
         client.send(
             &[
-                publish(&topic, b"x", qos, true, false, 7 * u16::from(qos)),
+                Publish::new(&topic, b"x").qos(qos).id(7).retain().bytes(),
                 subscribe(8, &[(&topic, 0)]),
             ]
             .concat(),
@@ -137,9 +137,9 @@ fn mqtt_3_10_4_2_what_was_published_before_an_unsubscribe_comes() {
     client.subscribe(&topic, 0);
     client.send(
         &[
-            publish(&topic, b"x", 0, false, false, 0),
+            Publish::new(&topic, b"x").bytes(),
             unsubscribe(8, &[&topic]),
-            publish(&topic, b"late", 1, false, false, 9),
+            Publish::new(&topic, b"late").qos(1).id(9).bytes(),
         ]
         .concat(),
     );
@@ -219,10 +219,10 @@ fn mqtt_3_3_2_3_the_topic_name_sent_is_the_one_published() {
 fn mqtt_3_3_4_1_each_qos_gets_its_answer() {
     let mut client = shared().client(&unique("answers"));
     let topic = unique("answers");
-    client.send(&publish(&topic, b"0", 0, false, false, 0));
-    client.send(&publish(&topic, b"1", 1, false, false, 1));
+    client.send(&Publish::new(&topic, b"0").bytes());
+    client.send(&Publish::new(&topic, b"1").qos(1).id(1).bytes());
     client.expect(Packet::Puback(1));
-    client.send(&publish(&topic, b"2", 2, false, false, 2));
+    client.send(&Publish::new(&topic, b"2").qos(2).id(2).bytes());
     client.expect(Packet::Pubrec(2));
     client.pubrel(2);
     client.expect(Packet::Pubcomp(2));
@@ -283,9 +283,9 @@ fn mqtt_4_3_2_1_the_server_keeps_a_qos_1_message_until_its_puback() {
 #[test]
 fn mqtt_4_3_2_2_a_resent_qos_1_publish_is_answered_again() {
     let (mut publisher, mut subscriber, topic) = pair(1);
-    publisher.send(&publish(&topic, b"x", 1, false, false, 5));
+    publisher.send(&Publish::new(&topic, b"x").qos(1).id(5).bytes());
     publisher.expect(Packet::Puback(5));
-    publisher.send(&publish(&topic, b"x", 1, false, true, 5));
+    publisher.send(&Publish::new(&topic, b"x").qos(1).id(5).dup().bytes());
     publisher.expect(Packet::Puback(5));
     // After PUBACK the identifier is free: it is a new message.
     assert_eq!([subscriber.take().text(), subscriber.take().text()], ["x", "x"]);
@@ -349,20 +349,20 @@ fn mqtt_4_3_3_2_a_resent_qos_2_publish_is_not_forwarded_again() {
         let connect = Connect::new(&id);
         let connect = if persistent { connect.persistent() } else { connect };
         let mut publisher = Client::connect(shared().mqtt, &connect);
-        publisher.send(&publish(&topic, b"once", 2, false, false, 3));
+        publisher.send(&Publish::new(&topic, b"once").qos(2).id(3).bytes());
         publisher.expect(Packet::Pubrec(3));
-        publisher.send(&publish(&topic, b"once", 2, false, true, 3));
+        publisher.send(&Publish::new(&topic, b"once").qos(2).id(3).dup().bytes());
         publisher.expect(Packet::Pubrec(3));
         if persistent {
             drop(publisher);
             publisher = Client::connect(shared().mqtt, &connect);
-            publisher.send(&publish(&topic, b"once", 2, false, true, 3));
+            publisher.send(&Publish::new(&topic, b"once").qos(2).id(3).dup().bytes());
             publisher.expect(Packet::Pubrec(3));
         }
         publisher.pubrel(3);
         publisher.expect(Packet::Pubcomp(3));
         // Released: the identifier is free for another message.
-        publisher.send(&publish(&topic, b"twice", 2, false, false, 3));
+        publisher.send(&Publish::new(&topic, b"twice").qos(2).id(3).bytes());
         publisher.expect(Packet::Pubrec(3));
         assert_eq!([subscriber.take().text(), subscriber.take().text()], ["once", "twice"]);
     }
@@ -416,13 +416,11 @@ fn mqtt_4_6_0_6_no_older_message_follows_a_retained_one() {
                 let ids: Vec<u16> = (0..8).map(|_| publisher.id()).collect();
                 let packets = ids.iter().map(|id| {
                     sent += 1;
-                    publish(&topic, sent.to_string().as_bytes(), 2, true, false, *id)
+                    Publish::new(&topic, sent.to_string()).qos(2).id(*id).retain().bytes()
                 });
                 publisher.send(&packets.collect::<Vec<_>>().concat());
                 for id in ids {
-                    publisher.wait_for(&Packet::Pubrec(id));
-                    publisher.pubrel(id);
-                    publisher.wait_for(&Packet::Pubcomp(id));
+                    publisher.wait_acknowledged(2, id);
                 }
             }
         });

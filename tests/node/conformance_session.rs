@@ -1,7 +1,7 @@
 //! MQTT 3.1.1 sections 3.1.2.4 and 4.1 to 4.6: sessions, redelivery, order.
 
 use crate::shared;
-use crate::support::client::{Connect, packet, publish};
+use crate::support::client::{Connect, Publish, packet};
 use crate::support::{Client, Node, Packet, SOON, eventually, unique};
 
 #[test]
@@ -192,7 +192,7 @@ fn mqtt_4_6_0_2_and_3_acknowledgements_come_in_the_order_of_the_publishes() {
     let topic = unique("order");
     let mut bytes = Vec::new();
     for id in 1..=200u16 {
-        bytes.extend(publish(&topic, b"x", 1 + (id % 2) as u8, false, false, id));
+        bytes.extend(Publish::new(&topic, b"x").qos(1 + (id % 2) as u8).id(id).bytes());
     }
     client.send(&bytes);
     for id in 1..=200u16 {
@@ -228,16 +228,7 @@ fn mqtt_4_6_0_5_and_6_messages_of_one_publisher_keep_their_order() {
         }
         let mut publisher = shared().client(&unique("ordered"));
         let bytes: Vec<u8> = (1..=500u16)
-            .flat_map(|n| {
-                publish(
-                    &topic,
-                    n.to_string().as_bytes(),
-                    qos,
-                    false,
-                    false,
-                    if qos > 0 { n } else { 0 },
-                )
-            })
+            .flat_map(|n| Publish::new(&topic, n.to_string()).qos(qos).id(n).bytes())
             .collect();
         publisher.send(&bytes);
         for subscriber in &mut subscribers {

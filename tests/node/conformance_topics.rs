@@ -1,7 +1,7 @@
 //! MQTT 3.1.1 section 4.7: topic names and topic filters, `$`-topics.
 
 use crate::shared;
-use crate::support::client::{packet, text};
+use crate::support::client::{Publish, packet, text};
 use crate::support::{SOON, eventually, unique};
 
 /// A SUBSCRIBE and an UNSUBSCRIBE with this filter are each cut off.
@@ -160,7 +160,7 @@ fn section_4_7_2_clients_cannot_publish_below_sys() {
     watcher.subscribe("forged-fence", 0);
     let mut client = shared().client(&unique("sys"));
     // Acknowledged or closed ([MQTT-3.3.5-2]), and not passed on.
-    client.send(&crate::support::client::publish("$SYS/broker/forged", b"x", 1, false, false, 1));
+    client.send(&Publish::new("$SYS/broker/forged", b"x").qos(1).id(1).bytes());
     let _ = client.recv_within(SOON);
     shared().client(&unique("sys")).publish("forged-fence", "fence", 1);
     assert_eq!(watcher.take().text(), "fence");

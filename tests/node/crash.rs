@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::client::{Connect, publish};
+use crate::support::client::{Connect, Publish};
 use crate::support::{Client, Dice, Node, Packet, SOON};
 
 /// More than any history here publishes: what a full queue drops is not lost by a crash.
@@ -28,22 +28,14 @@ type Deliveries = Mutex<Vec<(u8, bool, String)>>;
 fn publish_until_dead(mut client: Client, name: &str, qos: u8, acknowledged: &Acknowledged) {
     let mut outstanding = BTreeMap::new();
     let mut next = 0u32;
+    let topic = format!("device/{name}/load");
     loop {
         while outstanding.len() < 20 {
             let id = client.id();
             let payload = format!("{name}-{next}");
             next += 1;
-            if client
-                .try_send(&publish(
-                    &format!("device/{name}/load"),
-                    payload.as_bytes(),
-                    qos,
-                    false,
-                    false,
-                    id,
-                ))
-                .is_err()
-            {
+            let publish = Publish::new(&topic, &payload).qos(qos).id(id);
+            if client.try_send(&publish.bytes()).is_err() {
                 return;
             }
             outstanding.insert(id, payload);

@@ -1,6 +1,6 @@
 //! Records that the log refuses for good. The embedded log refuses a topic beyond `log.max_topics`.
 
-use crate::support::client::publish;
+use crate::support::client::Publish;
 use crate::support::node::Builder;
 use crate::support::{Node, SOON, eventually};
 
@@ -76,7 +76,7 @@ fn without_room_nobody_is_acknowledged_and_qos_0_fills_a_half() {
     for _ in 0..2 {
         client.publish("one/k/more", "x".repeat(800), 1);
     }
-    client.send(&publish("one/k/more", "x".repeat(800).as_bytes(), 1, false, false, 77));
+    client.send(&Publish::new("one/k/more", "x".repeat(800)).qos(1).id(77).bytes());
     client.expect_closed();
     wait_letters(&node, 4.0);
     assert_eq!(node.metric("hydrant_dead_letters_full_total"), 9.0);

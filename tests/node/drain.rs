@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Connect, publish};
+use crate::support::client::{Connect, Publish};
 use crate::support::{Client, Node, Packet, SOON, eventually};
 
 #[track_caller]
@@ -43,13 +43,12 @@ fn a_drained_node_has_acknowledged_only_what_it_has_and_takes_nobody() {
     assert_eq!(agent(&node), "up 100%\n");
     let mut watcher = node.persistent("watcher");
     watcher.subscribe("will", 1);
-    let mut with_will =
-        Client::connect(node.mqtt, &Connect::new("c").will("will", "drained", 1, false));
+    let mut with_will = Client::connect(node.mqtt, &Connect::new("c").will("will", "drained", 1));
     let mut publishers: Vec<_> = (0..8).map(|n| node.client(&format!("publisher-{n}"))).collect();
     assert_eq!(agent(&node), "up 90%\n");
     for (n, publisher) in publishers.iter_mut().enumerate() {
         let bytes: Vec<u8> = (1..=400u16)
-            .flat_map(|id| publish("load/x/t", format!("{n} {id}").as_bytes(), 1, false, false, id))
+            .flat_map(|id| Publish::new("load/x/t", format!("{n} {id}")).qos(1).id(id).bytes())
             .collect();
         publisher.send(&bytes);
         publisher.expect(Packet::Puback(1));
@@ -182,7 +181,7 @@ fn a_store_that_does_not_answer_holds_a_drain_up_to_the_deadline() {
     let mut publisher = node.client("publisher");
     publisher.publish("t", "x", 1);
     node.fault("stall", "storage");
-    publisher.send(&publish("t", b"x", 1, false, false, 9));
+    publisher.send(&Publish::new("t", b"x").qos(1).id(9).bytes());
     publisher.ping();
     let start = Instant::now();
     assert!(drain(&node, &["--wait"]).ends_with("0 connections left\n"));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Connect, publish};
+use crate::support::client::{Connect, Publish};
 use crate::support::{Client, Node, Packet, SOON, eventually};
 
 /// What the node may need above an idle one: output buffers, queues and the kernel's share of a few
@@ -41,7 +41,7 @@ fn a_subscriber_that_stops_reading_loses_qos_0_alone() {
         for n in 0..total {
             let mut payload = payload.clone();
             payload[..4].copy_from_slice(&n.to_be_bytes());
-            publisher.send(&publish("t", &payload, 0, false, false, 0));
+            publisher.send(&Publish::new("t", &payload).bytes());
             // In step with the quick one: its buffer never fills.
             if n % 10 == 9 {
                 steps.recv().unwrap();
@@ -157,7 +157,9 @@ fn a_flood_of_qos_1_is_held_back_and_others_get_their_share() {
                 let mut id = 0u16;
                 while !stop.load(Ordering::Relaxed) {
                     id = id % 60_000 + 1;
-                    if writer.write_all(&publish("flood", &[0; 1000], 1, false, false, id)).is_err()
+                    if writer
+                        .write_all(&Publish::new("flood", [0u8; 1000]).qos(1).id(id).bytes())
+                        .is_err()
                     {
                         break;
                     }
@@ -208,8 +210,9 @@ fn a_publisher_without_credit_is_not_read_and_goes_on_later() {
     let node =
         Node::builder().set("limits.max_unacknowledged", 10).set("debug.faults", true).start();
     let mut publisher = node.client("publisher");
-    let bytes: Vec<u8> =
-        (1..=2_000u16).flat_map(|id| publish("t", &[0; 2_000], 1, false, false, id)).collect();
+    let bytes: Vec<u8> = (1..=2_000u16)
+        .flat_map(|id| Publish::new("t", [0u8; 2_000]).qos(1).id(id).bytes())
+        .collect();
     publisher.send(&bytes);
     for id in 1..=2_000 {
         publisher.expect(Packet::Puback(id));
@@ -232,7 +235,7 @@ fn a_store_that_stalls_holds_publishers_back_and_forgets_nothing() {
     subscriber.take();
     node.fault("stall", "storage");
     let bytes: Vec<u8> = (1..=2_000u16)
-        .flat_map(|id| publish("t", &id.to_be_bytes(), 1, false, false, id))
+        .flat_map(|id| Publish::new("t", &id.to_be_bytes()).qos(1).id(id).bytes())
         .collect();
     let writer = std::thread::spawn(move || {
         publisher.send(&bytes);

@@ -4,7 +4,7 @@
 use std::net::TcpStream;
 use std::time::Instant;
 
-use crate::support::client::{Connect, packet, publish, text};
+use crate::support::client::{Connect, Publish, packet, text};
 use crate::support::{Client, Node, SOON, eventually};
 
 /// Lines of the log with this text.
@@ -25,7 +25,7 @@ fn a_flood_of_refused_publishes_is_a_few_lines() {
     let mut client = node.client(&"c".repeat(200));
     let long = "y".repeat(1000);
     for n in 0..3000 {
-        client.send(&publish(&format!("x/k/{n}_{long}"), b"v", 0, false, false, 0));
+        client.send(&Publish::new(&format!("x/k/{n}_{long}"), b"v").bytes());
     }
     client.ping();
     eventually(SOON, "all are routed", || {
@@ -48,7 +48,7 @@ fn a_flood_of_refused_publishes_is_a_few_lines() {
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let mut node = Node::builder().env("RUST_LOG", "debug").start();
-    node.read_log(false);
+    node.pause_log();
     // Each client is some lines at debug: the pipe is full, and then the node's own queue.
     let long = "i".repeat(60);
     for n in 0..20_000 {
@@ -71,7 +71,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
         Client::connect(node.mqtt, &Connect::new(&format!("{n}{long}"))).disconnect();
     }
     assert!(node.rss() < rss + (16 << 20), "the log waits in bounded memory");
-    node.read_log(true);
+    node.resume_log();
     node.wait_log("lines were left out because nobody read the log");
     client.ping();
     assert_eq!(node.terminate(), Some(0));
@@ -81,7 +81,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
 #[test]
 fn a_node_ends_although_nobody_reads_its_log() {
     let mut node = Node::builder().env("RUST_LOG", "debug").start();
-    node.read_log(false);
+    node.pause_log();
     for n in 0..1000 {
         Client::connect(node.mqtt, &Connect::new(&format!("{n}{}", "i".repeat(60)))).disconnect();
     }
@@ -129,7 +129,7 @@ fn who_is_refused_or_cut_off_has_a_line() {
         assert!(said.contains(&from), "{said}");
     }
     let mut large = node.client("large");
-    let _ = large.try_send(&publish("t", &[b'x'; 4096], 0, false, false, 0));
+    let _ = large.try_send(&Publish::new("t", [b'x'; 4096]).bytes());
     let said = node.wait_log("limits.max_packet_size");
     assert!(said.contains("(client \"large\")"), "{said}");
     let mut silent = node.client("silent");
@@ -194,7 +194,7 @@ fn dropped_messages_have_a_line_with_an_example() {
     let payload = vec![b'x'; 10_000];
     eventually(SOON, "a slow subscriber loses messages", || {
         for _ in 0..50 {
-            publisher.send(&publish("flood", &payload, 0, false, false, 0));
+            publisher.send(&Publish::new("flood", &payload).bytes());
         }
         publisher.ping();
         node.dropped("slow_subscriber") > 0.0

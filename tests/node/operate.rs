@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Connect, publish};
+use crate::support::client::{Connect, Publish};
 use crate::support::{Client, Node, Packet, SOON, eventually};
 
 #[test]
@@ -146,8 +146,9 @@ fn sigterm_acknowledges_what_is_in_flight_and_exits_0() {
     let mut subscriber = node.persistent("subscriber");
     subscriber.subscribe("t", 1);
     let mut publisher = node.client("publisher");
-    let bytes: Vec<u8> =
-        (1..=400u16).flat_map(|id| publish("t", &id.to_be_bytes(), 1, false, false, id)).collect();
+    let bytes: Vec<u8> = (1..=400u16)
+        .flat_map(|id| Publish::new("t", &id.to_be_bytes()).qos(1).id(id).bytes())
+        .collect();
     publisher.send(&bytes);
     publisher.expect(Packet::Puback(1));
     node.signal("TERM");
@@ -187,7 +188,7 @@ fn a_shutdown_publishes_the_wills_of_those_it_disconnects() {
     let mut watcher = node.persistent("watcher");
     watcher.subscribe("will", 1);
     watcher.disconnect();
-    let _client = Client::connect(node.mqtt, &Connect::new("c").will("will", "stopped", 1, false));
+    let _client = Client::connect(node.mqtt, &Connect::new("c").will("will", "stopped", 1));
     assert_eq!(node.terminate(), Some(0));
     let node = node.restart();
     assert_eq!(node.persistent("watcher").take().text(), "stopped");
@@ -206,7 +207,7 @@ fn busy(deadline: &str) -> (Node, Client) {
     let mut publisher = node.client("publisher");
     publisher.publish("t", "x", 1);
     node.fault("stall", "storage");
-    publisher.send(&publish("t", b"x", 1, false, false, 9));
+    publisher.send(&Publish::new("t", b"x").qos(1).id(9).bytes());
     publisher.ping();
     node.signal("TERM");
     node.wait_log("stops: no new connections");
@@ -232,6 +233,6 @@ fn a_shutdown_ends_at_its_deadline_and_says_that_it_was_cut_short() {
     // The publisher has no PUBACK and sends it again.
     let node = node.restart();
     let mut publisher = node.client("publisher");
-    publisher.send(&publish("t", b"x", 1, false, true, 9));
+    publisher.send(&Publish::new("t", b"x").qos(1).id(9).dup().bytes());
     publisher.expect(Packet::Puback(9));
 }

@@ -1,7 +1,7 @@
 //! What survives a restart, planned or by kill -9: sessions, subscriptions, queues, QoS 2 state,
 //! retained messages, wills. And what queues do at their bounds.
 
-use crate::support::client::{Connect, publish};
+use crate::support::client::{Connect, Publish};
 use crate::support::{Client, Node, Packet, SOON, eventually};
 
 /// Ends the node in both ways a test of restarts goes through.
@@ -102,13 +102,13 @@ fn a_received_qos_2_message_is_recognised_after_a_restart() {
         subscriber.subscribe("t", 2);
         subscriber.disconnect();
         let mut publisher = node.persistent("p");
-        publisher.send(&publish("t", b"once", 2, false, false, 7));
+        publisher.send(&Publish::new("t", b"once").qos(2).id(7).bytes());
         publisher.expect(Packet::Pubrec(7));
         let node = restart(node);
         let (mut publisher, present) =
             Client::connect_present(node.mqtt, &Connect::new("p").persistent());
         assert!(present);
-        publisher.send(&publish("t", b"once", 2, false, true, 7));
+        publisher.send(&Publish::new("t", b"once").qos(2).id(7).dup().bytes());
         publisher.expect(Packet::Pubrec(7));
         publisher.pubrel(7);
         publisher.expect(Packet::Pubcomp(7));
@@ -126,7 +126,7 @@ fn a_released_qos_2_message_stays_released_after_a_restart() {
         subscriber.subscribe("t", 2);
         subscriber.disconnect();
         let mut publisher = node.persistent("p");
-        publisher.send(&publish("t", b"first", 2, false, false, 7));
+        publisher.send(&Publish::new("t", b"first").qos(2).id(7).bytes());
         publisher.expect(Packet::Pubrec(7));
         publisher.pubrel(7);
         publisher.expect(Packet::Pubcomp(7));
@@ -135,7 +135,7 @@ fn a_released_qos_2_message_stays_released_after_a_restart() {
         publisher.pubrel(7);
         publisher.expect(Packet::Pubcomp(7));
         // The identifier is free: another message.
-        publisher.send(&publish("t", b"second", 2, false, false, 7));
+        publisher.send(&Publish::new("t", b"second").qos(2).id(7).bytes());
         publisher.expect(Packet::Pubrec(7));
         let mut subscriber = node.persistent("s");
         assert_eq!([subscriber.take().text(), subscriber.take().text()], ["first", "second"]);
@@ -192,9 +192,8 @@ fn a_will_fires_when_the_node_died_with_its_connection() {
     let mut watcher = node.persistent("watcher");
     watcher.subscribe("will/#", 1);
     let _dying =
-        Client::connect(node.mqtt, &Connect::new("dies").will("will/dies", "gone", 1, true));
-    Client::connect(node.mqtt, &Connect::new("left").will("will/left", "never", 1, false))
-        .disconnect();
+        Client::connect(node.mqtt, &Connect::new("dies").retained_will("will/dies", "gone", 1));
+    Client::connect(node.mqtt, &Connect::new("left").will("will/left", "never", 1)).disconnect();
     let mut fence = node.persistent("fence");
     fence.subscribe("x", 1);
     node.kill9();
@@ -295,7 +294,7 @@ fn a_long_queue_comes_back_from_the_store_in_order() {
         let ids = chunk * 200 + 1..=chunk * 200 + 200;
         let bytes: Vec<u8> = ids
             .clone()
-            .flat_map(|id| publish("t", id.to_string().as_bytes(), 1, false, false, id))
+            .flat_map(|id| Publish::new("t", id.to_string()).qos(1).id(id).bytes())
             .collect();
         publisher.send(&bytes);
         ids.for_each(|id| publisher.expect(Packet::Puback(id)));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::client::{Connect, publish, subscribe};
+use crate::support::client::{Connect, Publish, subscribe};
 use crate::support::{Client, Node, Packet};
 
 /// More than the buffers of both sides, the window and a queue hold.
@@ -25,20 +25,11 @@ fn load(node: &Node, prefix: &str, count: usize, payload: &[u8], qos: u8) {
         let step = 500.min(count - sent);
         for id in 1..=step {
             let topic = format!("{prefix}/{}", sent + id);
-            let id = if qos == 0 { 0 } else { id as u16 };
-            packets.extend(publish(&topic, payload, qos, true, false, id));
+            packets.extend(Publish::new(&topic, payload).qos(qos).id(id as u16).retain().bytes());
         }
         loader.send(&packets);
         for id in 1..=step as u16 {
-            match qos {
-                0 => {}
-                1 => loader.wait_for(&Packet::Puback(id)),
-                _ => {
-                    loader.wait_for(&Packet::Pubrec(id));
-                    loader.pubrel(id);
-                    loader.wait_for(&Packet::Pubcomp(id));
-                }
-            }
+            loader.wait_acknowledged(qos, id);
         }
         loader.ping();
         sent += step;
@@ -172,7 +163,7 @@ fn a_crowd_that_subscribes_to_everything_holds_nobody_up() {
     let node = Node::builder().set("log.kind", "none").set("sys.interval", "\"0s\"").start();
     let (clients, messages) = (1_000, 1_000);
     load(&node, "t", messages, &[b'x'; 60], 0);
-    let one = |n: usize| publish(&format!("t/{n}"), &[b'x'; 60], 0, true, false, 0).len();
+    let one = |n: usize| Publish::new(&format!("t/{n}"), [b'x'; 60]).retain().bytes().len();
     let bytes: usize = (1..=messages).map(one).sum();
     let mut resident = node.client("resident");
     let address = node.mqtt;

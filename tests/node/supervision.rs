@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::support::client::publish;
+use crate::support::client::Publish;
 use crate::support::{Client, Node, Packet, SOON, eventually, unique};
 
 fn node(log: &str) -> Node {
@@ -100,7 +100,7 @@ fn publish_on(
         while outstanding.len() < WINDOW && !stop.load(Ordering::Relaxed) {
             let id = client.id();
             let payload = format!("{name}-{}", sent.len());
-            client.send(&publish(topic, payload.as_bytes(), 1, false, false, id));
+            client.send(&Publish::new(topic, &payload).qos(1).id(id).bytes());
             outstanding.insert(id);
             sent.push(payload);
         }
@@ -264,7 +264,7 @@ fn the_will_of_a_connection_that_panics_is_published() {
     let node = node("none");
     let mut watcher = node.client("watcher");
     watcher.subscribe("will", 1);
-    let connect = crate::support::client::Connect::new("victim").will("will", "gone", 1, false);
+    let connect = crate::support::client::Connect::new("victim").will("will", "gone", 1);
     let mut victim = Client::connect(node.mqtt, &connect);
     node.fault("panic", "connection/victim");
     victim.expect_end();

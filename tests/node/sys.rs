@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{publish, subscribe};
+use crate::support::client::{Publish, subscribe};
 use crate::support::{Client, Node, Packet, SOON, eventually};
 
 /// What the node may need above an idle one; an unoptimised build's allocator included.
@@ -108,7 +108,7 @@ fn a_crowd_and_one_that_does_not_read_have_the_newest_of_each_topic() {
     // One takes nothing any more, and then subscribes.
     let mut stuck = node.client("stuck");
     stuck.subscribe("noise", 0);
-    let noise = publish("noise", &[b'x'; 50_000], 0, false, false, 0);
+    let noise = Publish::new("noise", [b'x'; 50_000]).bytes();
     eventually(SOON, "it is stuck", || {
         publisher.send(&noise);
         publisher.ping();

@@ -24,6 +24,17 @@ pub struct Forwarder {
     pub address: SocketAddr,
 }
 
+/// One direction of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    /// What the process sends.
+    Questions,
+    /// What it is answered.
+    Answers,
+    /// Either one of somebody else's, which is never broken.
+    Other,
+}
+
 struct ForwarderState {
     own: SocketAddr,
     to: SocketAddr,
@@ -143,26 +154,26 @@ impl ForwarderState {
         let sockets = if breakable { &mut state.breakable } else { &mut state.others };
         sockets.extend([copy(&from), copy(&to)]);
         drop(state);
-        for (reader, writer, answers) in [(copy(&from), copy(&to), false), (to, from, breakable)] {
+        let [questions, answers] = if breakable {
+            [Stream::Questions, Stream::Answers]
+        } else {
+            [Stream::Other, Stream::Other]
+        };
+        let back = (copy(&to), copy(&from), answers);
+        for (reader, writer, stream) in [(from, to, questions), back] {
             let own = Arc::clone(self);
-            std::thread::spawn(move || own.forward(&reader, &writer, breakable, answers));
+            std::thread::spawn(move || own.forward(&reader, &writer, stream));
         }
     }
 
     /// One direction of a connection, until it ends.
-    fn forward(
-        &self,
-        mut reader: &TcpStream,
-        mut writer: &TcpStream,
-        breakable: bool,
-        answers: bool,
-    ) {
+    fn forward(&self, mut reader: &TcpStream, mut writer: &TcpStream, stream: Stream) {
         let _ = writer.set_nodelay(true);
         let mut bytes = [0; 16 << 10];
         let mut answered = 0;
         while let Ok(n @ 1..) = reader.read(&mut bytes) {
-            self.wait_while_silent(breakable);
-            if answers && answered == 0 {
+            self.wait_while_silent(stream);
+            if stream == Stream::Answers && answered == 0 {
                 answered = 1;
                 let mut state = self.lock();
                 state.answered = (state.answered.0 + 1, state.answered.1 + 1);
@@ -172,12 +183,13 @@ impl ForwarderState {
             }
         }
         self.lock().answered.0 -= answered;
-        self.wait_while_silent(breakable);
+        self.wait_while_silent(stream);
         let _ = reader.shutdown(Shutdown::Both);
         let _ = writer.shutdown(Shutdown::Both);
     }
 
-    fn wait_while_silent(&self, breakable: bool) {
+    fn wait_while_silent(&self, stream: Stream) {
+        let breakable = stream != Stream::Other;
         let silent = |state: &mut State| breakable && state.way == Way::Silent && !state.stopped;
         let state = self.changed.wait_while(self.lock(), silent);
         drop(state.unwrap_or_else(PoisonError::into_inner));

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::client::{Client, Connect, Packet, packet, publish, subscribe};
+use super::client::{Client, Connect, Packet, Publish, packet, subscribe};
 use super::{eventually, unique};
 
 /// Publishes of one device that may be unacknowledged.
@@ -71,16 +71,16 @@ pub struct Load {
 impl Load {
     /// Devices whose connection must not end.
     pub fn start(address: SocketAddr, kind: &str, devices: usize, qos: u8) -> Self {
-        Self::begin(address, kind, devices, qos, false)
+        Self::begin(address, kind, devices, qos, AtEnd::Fail)
     }
 
     /// Devices that connect again when their connection ends, and go on with what was not
     /// acknowledged.
     pub fn start_stubborn(address: SocketAddr, kind: &str, devices: usize, qos: u8) -> Self {
-        Self::begin(address, kind, devices, qos, true)
+        Self::begin(address, kind, devices, qos, AtEnd::Reconnect)
     }
 
-    fn begin(address: SocketAddr, kind: &str, devices: usize, qos: u8, stubborn: bool) -> Self {
+    fn begin(address: SocketAddr, kind: &str, devices: usize, qos: u8, at_end: AtEnd) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let place = Place(Arc::new(Mutex::new(address)));
         let acknowledged = Arc::new(AtomicU64::new(0));
@@ -91,7 +91,7 @@ impl Load {
                 let device = Device {
                     topic: format!("{kind}/{key}/load"),
                     qos,
-                    stubborn,
+                    at_end,
                     acknowledged: 0,
                     released: BTreeSet::new(),
                     total: Arc::clone(&acknowledged),
@@ -139,10 +139,17 @@ impl Load {
     }
 }
 
+/// What a device does when its connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AtEnd {
+    Fail,
+    Reconnect,
+}
+
 struct Device {
     topic: String,
     qos: u8,
-    stubborn: bool,
+    at_end: AtEnd,
     acknowledged: u64,
     /// QoS 2: sequences whose PUBREC came. They are never published again ([MQTT-4.3.3-1]).
     released: BTreeSet<u64>,
@@ -161,7 +168,7 @@ impl Device {
             let mut client = place.connect(&connect);
             match self.publish(&mut client, &mut sent, stop, left) {
                 Ok(()) => return self.acknowledged,
-                Err(error) if self.stubborn => {
+                Err(error) if self.at_end == AtEnd::Reconnect => {
                     assert!(error.kind() != std::io::ErrorKind::TimedOut, "{error}");
                 }
                 Err(error) => panic!("{}: the connection ended: {error}", self.topic),
@@ -190,7 +197,8 @@ impl Device {
                 let bytes = if self.released.contains(&next) {
                     packet(0x62, &id.to_be_bytes())
                 } else {
-                    publish(&self.topic, payload.as_bytes(), self.qos, false, again, id)
+                    let publish = Publish::new(&self.topic, payload).qos(self.qos).id(id);
+                    if again { publish.dup().bytes() } else { publish.bytes() }
                 };
                 client.try_send(&bytes)?;
                 next += 1;

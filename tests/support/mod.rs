@@ -18,6 +18,7 @@ pub mod kafka;
 #[cfg(feature = "servers")]
 pub mod load;
 pub mod node;
+pub mod packets;
 pub mod process;
 #[cfg(feature = "servers")]
 pub mod server;

@@ -288,9 +288,14 @@ impl Node {
         self.log.lock().0.clone()
     }
 
-    /// Its log is not read from now on, or is again.
-    pub fn read_log(&self, read: bool) {
-        self.log.pause(!read);
+    /// Nobody reads its log from now on.
+    pub fn pause_log(&self) {
+        self.log.pause();
+    }
+
+    /// Its log is read again.
+    pub fn resume_log(&self) {
+        self.log.resume();
     }
 
     /// Waits for a line of its log with this text.

@@ -35,9 +35,14 @@ impl Log {
         });
     }
 
-    /// From the next line on nobody reads the stream, or somebody does again.
-    pub fn pause(&self, pause: bool) {
-        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = pause;
+    /// From the next line on nobody reads the stream.
+    pub fn pause(&self) {
+        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// The stream is read again.
+    pub fn resume(&self) {
+        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = false;
         self.resumed.notify_all();
     }
 

@@ -22,7 +22,7 @@ pub fn run(options: &Resume) -> Result<Report, Error> {
     let (cpu, own) = (broker.cpu_seconds(), Process::own().cpu_seconds());
     let publishers = options.publishers as usize;
     let mut subscriber = Subscriber::new(publishers, 1);
-    let mut ledger = Ledger::new(publishers, false);
+    let mut ledger = Ledger::new(publishers);
     let mut poll = Poll::new().map_err(Error::system("cannot make an epoll"))?;
     let (mut events, mut shared) = (Events::with_capacity(16), vec![0u8; READ_BUFFER]);
     let begin = Instant::now();

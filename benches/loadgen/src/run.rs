@@ -192,7 +192,7 @@ impl<'a> Run<'a> {
             clients,
             subscribers: plan.filters.iter().map(|_| Subscriber::new(many, plan.every)).collect(),
             publishers,
-            ledger: Ledger::new(many, plan.rate.is_some()),
+            ledger: Ledger { every: plan.rate.is_some(), ..Ledger::new(many) },
             acks: Latencies::new(),
             queued: vec![false; many],
             ready: Vec::new(),

@@ -26,15 +26,15 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// For so many publishers.
-    pub fn new(publishers: usize, every: bool) -> Ledger {
+    /// For so many publishers; one latency in sixteen is recorded.
+    pub fn new(publishers: usize) -> Ledger {
         Ledger {
             received: vec![0; publishers],
             total: 0,
             out_of_order: 0,
             duplicates: 0,
             latencies: Latencies::new(),
-            every,
+            every: false,
         }
     }
 }
@@ -116,7 +116,7 @@ mod tests {
     use crate::wire::{Template, cut};
 
     fn feed(sequences: &[u64]) -> Ledger {
-        let mut ledger = Ledger::new(2, true);
+        let mut ledger = Ledger { every: true, ..Ledger::new(2) };
         let mut subscriber = Subscriber::new(2, 1);
         for &sequence in sequences {
             let mut bytes = Vec::new();
@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn of_every_second_message_those_between_are_not_missed() {
-        let (mut ledger, mut subscriber) = (Ledger::new(1, true), Subscriber::new(1, 2));
+        let mut ledger = Ledger { every: true, ..Ledger::new(1) };
+        let mut subscriber = Subscriber::new(1, 2);
         for sequence in [1, 7, 5] {
             let stamp = Stamp { publisher: 0, sequence, at_ns: 0 };
             subscriber.count(stamp, &mut ledger).unwrap();
