@@ -23,8 +23,7 @@ fn works(node: Builder) {
     let (topic, mut client) = (unique("start"), node.client("c"));
     client.retain(&topic, "kept", 1);
     let node = node.restart();
-    let mut client = node.client("c");
-    client.subscribe(&topic, 1);
+    let mut client = node.client("c").subscribed(&topic, 1);
     assert_eq!(client.take().text(), "kept");
 }
 

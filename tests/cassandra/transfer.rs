@@ -160,9 +160,7 @@ fn from_the_embedded_store_to_cassandra_and_back() {
 fn a_session_goes_on_in_cassandra() {
     let cassandra = shared();
     let mut node = Node::builder().start();
-    let mut device = node.persistent("device");
-    device.subscribe("to/device", 1);
-    device.disconnect();
+    node.offline("device", &[("to/device", 1)]);
     let mut publisher = node.client("publisher");
     for number in 0..20 {
         publisher.publish("to/device", number.to_string(), 1);

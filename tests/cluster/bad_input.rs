@@ -33,8 +33,7 @@ fn garbage_on_the_peer_port_is_one_line_and_the_link_stays() {
     let mut silent = TcpStream::connect(&address).unwrap();
     silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     assert_eq!(silent.read(&mut [0; 16]).unwrap_or(0), 0);
-    let mut subscriber = nodes[0].client("subscriber");
-    subscriber.subscribe("a", 1);
+    let mut subscriber = nodes[0].client("subscriber").subscribed("a", 1);
     nodes[1].client("publisher").publish("a", "fine", 1);
     assert_eq!(subscriber.take().text(), "fine");
 }

@@ -13,13 +13,10 @@ use crate::support::zookeeper::Zookeeper;
 fn a_node_that_is_killed_has_a_successor_and_loses_nothing_acknowledged() {
     let cluster = Cluster::new();
     let [n1, mut n2, n3] = cluster.start(["n1", "n2", "n3"]);
-    let mut watcher = n1.client("watcher");
-    watcher.subscribe("will/#", 1);
+    let mut watcher = n1.client("watcher").subscribed("will/#", 1);
     let will = Connect::new("dying").will("will/dying", "dead", 1);
     let _dying = Client::connect(n2.mqtt, &will);
-    let mut offline = n2.persistent("offline");
-    offline.subscribe("from1-qos1/#", 1);
-    offline.disconnect();
+    n2.offline("offline", &[("from1-qos1/#", 1)]);
     // Subscribers on the node that dies, publishers there and elsewhere.
     let subscribers = [1, 2].map(|qos| {
         let kind = format!("from1-qos{qos}");
@@ -51,8 +48,7 @@ fn a_node_that_is_killed_has_a_successor_and_loses_nothing_acknowledged() {
     let [_, (_, of_publishers)] = moved.map(finish);
     assert_eq!((of_subscribers, of_publishers), (0, 0), "of QoS 2 came twice");
     // Offline all the time: all of it waits, at the successor.
-    let (mut offline, present) =
-        Client::connect_present(n1.mqtt, &Connect::new("offline").persistent());
+    let (mut offline, present) = n1.persistent_present("offline");
     assert!(present);
     read_all(&mut offline, &expected);
     assert_eq!(watcher.recv_within(Duration::from_millis(200)).unwrap(), None, "the will once");
@@ -151,8 +147,7 @@ fn without_zookeeper_the_cluster_goes_on() {
         let shown = String::from_utf8(nodes[0].cli(&["nodes"]).stdout).unwrap();
         shown.contains("away")
     });
-    let mut client = nodes[0].client("new");
-    client.subscribe("new/#", 1);
+    let mut client = nodes[0].client("new").subscribed("new/#", 1);
     let mut publisher = nodes[1].client("publisher");
     publisher.publish("new/topic", "still", 1);
     assert_eq!(client.take().text(), "still");

@@ -13,9 +13,7 @@ const IDS: [&str; 3] = ["n1", "n2", "n3"];
 
 /// A session that is offline on a node, with the load of this kind in its queue.
 fn offline(node: &Node, kind: &str) {
-    let mut client = node.persistent(&format!("offline-{kind}"));
-    client.subscribe(&format!("{kind}/#"), 2);
-    client.disconnect();
+    node.offline(&format!("offline-{kind}"), &[(&format!("{kind}/#"), 2)]);
 }
 
 /// It has everything; none of QoS 2 twice.

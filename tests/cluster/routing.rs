@@ -12,13 +12,11 @@ fn a_publish_reaches_every_node_and_a_retained_message_stays_on_all() {
     let mut subscribers: Vec<Client> = Vec::new();
     for (at, node) in nodes.iter().enumerate() {
         for filter in ["a/b", "a/+"] {
-            let mut client = node.client(&format!("subscriber-{at}-{filter}"));
-            client.subscribe(filter, 2);
-            subscribers.push(client);
+            let client = node.client(&format!("subscriber-{at}-{filter}"));
+            subscribers.push(client.subscribed(filter, 2));
         }
-        let mut stored = node.persistent(&format!("stored-{at}"));
-        stored.subscribe("a/#", 2);
-        subscribers.push(stored);
+        let stored = node.persistent(&format!("stored-{at}"));
+        subscribers.push(stored.subscribed("a/#", 2));
     }
     for (at, node) in nodes.iter().enumerate() {
         let mut publisher = node.client(&format!("publisher-{at}"));
@@ -55,8 +53,8 @@ fn a_session_that_moves_under_load_loses_and_doubles_nothing() {
     let loads = [(0, 1), (1, 2), (2, 2)].map(|(at, qos)| {
         let kind = format!("kind{at}");
         // Stored for another session on each node as well.
-        let mut other = nodes[at].persistent(&format!("other-{at}"));
-        other.subscribe(&format!("{kind}/#"), 1);
+        let other =
+            nodes[at].persistent(&format!("other-{at}")).subscribed(&format!("{kind}/#"), 1);
         let subscriber = Subscriber::start(nodes[0].mqtt, &kind, qos);
         (Load::start(nodes[at].mqtt, &kind, 2, qos), subscriber, other)
     });
@@ -76,9 +74,7 @@ fn a_session_that_moves_under_load_loses_and_doubles_nothing() {
 fn one_client_is_connected_once_in_the_whole_cluster() {
     let cluster = Cluster::new();
     let nodes = cluster.start(["n1", "n2"]);
-    for clean in [true, false] {
-        let connect = Connect::new("device");
-        let connect = if clean { connect } else { connect.persistent() };
+    for connect in Connect::new("device").clean_and_persistent() {
         let mut here = Client::connect(nodes[0].mqtt, &connect);
         let mut there = Client::connect(nodes[1].mqtt, &connect);
         here.expect_end();
@@ -91,6 +87,6 @@ fn one_client_is_connected_once_in_the_whole_cluster() {
     let clean = Client::connect_present(nodes[1].mqtt, &Connect::new("device"));
     assert!(!clean.1);
     drop(clean);
-    let again = Client::connect_present(nodes[0].mqtt, &Connect::new("device").persistent());
+    let again = nodes[0].persistent_present("device");
     assert!(!again.1, "the clean session has ended it");
 }

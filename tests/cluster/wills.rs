@@ -11,8 +11,7 @@ use crate::support::load::PATIENCE;
 /// What comes to a queue, until all of `due` has and a moment longer.
 fn comes(node: &Node, due: &[&str], qos: u8) -> Vec<String> {
     let end = Instant::now() + PATIENCE;
-    let (mut queue, present) =
-        Client::connect_present(node.mqtt, &Connect::new("queue").persistent());
+    let (mut queue, present) = node.persistent_present("queue");
     assert!(present);
     let mut got = Vec::new();
     let all = |got: &[String]| due.iter().all(|will| got.iter().any(|one| one == will));
@@ -46,8 +45,7 @@ fn no_will_is_taken_away_by_another_of_the_same_client() {
         let how = format!("QoS {qos}, at the first node: {back_at_first}, both die: {both_die}");
         let cluster = Cluster::new();
         let [mut n1, mut n2, n3] = cluster.start(["n1", "n2", "n3"]);
-        let mut queue = n2.persistent("queue");
-        queue.subscribe("will", 2);
+        let _queue = n2.persistent("queue").subscribed("will", 2);
         let connect = |node: &Node, payload: &str| {
             Client::connect(node.mqtt, &Connect::new("dying").will("will", payload, qos))
         };

@@ -167,8 +167,7 @@ fn with_kafka_absent_at_start_the_outbox_fills_to_its_bound_and_drains_when_kafk
     let bytes = node.metric("hydrant_outbox_bytes");
     assert!((900_000.0..2_000_000.0).contains(&bytes), "{bytes} bytes in an outbox of 1 MiB");
     // Full means no acknowledgement; others go on.
-    let mut other = node.client("other");
-    other.subscribe("plain/#", 0);
+    let mut other = node.client("other").subscribed("plain/#", 0);
     other.publish("plain/1/x", "still here", 0);
     assert_eq!(other.publish_in().text(), "still here");
     kafka.restart();

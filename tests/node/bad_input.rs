@@ -171,8 +171,7 @@ fn control_characters_are_refused_unless_they_are_allowed() {
     }
     let node = Node::builder().set("limits.control_characters", "\"allow\"").start();
     for string in strings {
-        let mut client = node.client(string);
-        client.subscribe(string, 1);
+        let mut client = node.client(string).subscribed(string, 1);
         client.publish(string, "x", 1);
         assert_eq!(client.take().topic, string);
     }
@@ -197,8 +196,7 @@ fn malformed_packets_are_counted_as_violations() {
 fn a_truncated_packet_ends_with_its_socket() {
     let node = node();
     let whole = Publish::new("t", [7u8; 1000]).qos(1).id(1).bytes();
-    let mut watcher = node.client("watcher");
-    watcher.subscribe("t", 1);
+    let mut watcher = node.client("watcher").subscribed("t", 1);
     for length in [1, 2, 3, 10, 500, whole.len() - 1] {
         let before = node.closed("eof");
         let mut client = node.client("truncated");
@@ -333,8 +331,7 @@ fn a_flood_of_connects_waits_its_turn() {
 fn random_bytes_never_hurt_anybody_else() {
     let node = node();
     let mut dice = Dice::new();
-    let mut bystander = node.client("bystander");
-    bystander.subscribe("bystander", 1);
+    let mut bystander = node.client("bystander").subscribed("bystander", 1);
     for round in 0..300 {
         let mut client = if round % 3 == 0 { node.socket() } else { node.client("random") };
         let mut bytes: Vec<u8> = (0..dice.below(300)).map(|_| dice.below(256) as u8).collect();
@@ -401,8 +398,7 @@ fn retained_messages_are_bounded() {
     client.retain("r/0", "new", 1);
     assert_eq!(node.metric("hydrant_retained_messages"), 3.0);
     assert_eq!(node.dropped("retained_full"), 2.0);
-    let mut late = node.client("late");
-    late.subscribe("r/#", 0);
+    let mut late = node.client("late").subscribed("r/#", 0);
     let mut came: Vec<_> = (0..3).map(|_| late.take().text()).collect();
     came.sort();
     assert_eq!(came, ["new", "x", "x"]);

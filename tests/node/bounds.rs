@@ -163,8 +163,7 @@ fn sessions_with_the_longest_client_ids_have_their_bytes_together() {
     assert!(refused > 300.0 && refused < 950.0, "{refused}");
     assert!(node.metric("hydrant_session_bytes") <= MIB as f64);
     // A session that is there is taken up again.
-    let (_client, present) =
-        Client::connect_present(node.mqtt, &Connect::new(&format!("{:01000}", 0)).persistent());
+    let (_client, present) = node.persistent_present(&format!("{:01000}", 0));
     assert!(present);
     held.holds(MIB);
 }
@@ -229,8 +228,7 @@ fn packets_that_are_never_whole_close_their_connections() {
     eventually(SOON, "the most are closed", || held.node.closed("buffers_full") > 150.0);
     held.holds(16 * MIB);
     // Others go on meanwhile.
-    let mut other = held.node.client("other");
-    other.subscribe("t", 1);
+    let mut other = held.node.client("other").subscribed("t", 1);
     other.publish("t", "x", 1);
     assert_eq!(other.take().text(), "x");
     // And room comes back.
@@ -253,9 +251,7 @@ fn subscribers_that_take_nothing_hold_their_share_of_large_messages() {
         );
         let mut stuck = Vec::new();
         for n in 0..40 {
-            let mut client = held.node.client(&format!("c{n}"));
-            client.subscribe("t", qos);
-            stuck.push(client);
+            stuck.push(held.node.client(&format!("c{n}")).subscribed("t", qos));
         }
         let mut publisher = held.node.client("publisher");
         for _ in 0..300 {

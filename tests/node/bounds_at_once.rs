@@ -27,8 +27,7 @@ fn several_bounds_that_are_full_at_once_are_held_together() {
             .set("listener.send_buffer", "\"64KiB\""),
     );
     let node = &held.node;
-    let mut other = node.client("other");
-    other.subscribe("other", 1);
+    let mut other = node.client("other").subscribed("other", 1);
     let mut filtering: Vec<Client> = (0..20).map(|c| node.client(&format!("f{c}"))).collect();
     let mut open = Vec::new();
     let mut publisher = node.client("publisher");
@@ -37,9 +36,7 @@ fn several_bounds_that_are_full_at_once_are_held_together() {
         publisher.ping();
     }
     for n in 0..40 {
-        let mut client = node.client(&format!("stuck-{n}"));
-        client.subscribe("t", n % 2);
-        open.push(client);
+        open.push(node.client(&format!("stuck-{n}")).subscribed("t", n % 2));
     }
     for _ in 0..300 {
         publisher.send(&Publish::new("t", [b'x'; 500_000]).qos(1).id(1).bytes());

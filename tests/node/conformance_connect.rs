@@ -273,7 +273,7 @@ fn mqtt_3_1_4_3_clean_session_is_processed() {
     let id = unique("clean");
     shared().persistent(&id).disconnect();
     shared().client(&id).disconnect();
-    let (_, present) = Client::connect_present(shared().mqtt, &Connect::new(&id).persistent());
+    let (_, present) = shared().persistent_present(&id);
     assert!(!present, "the clean session has ended the one before");
 }
 
@@ -285,8 +285,7 @@ fn mqtt_3_1_4_4_an_accepted_connect_is_answered_with_code_0() {
 #[test]
 fn mqtt_3_1_4_5_nothing_after_a_refused_connect_is_processed() {
     let topic = unique("refused");
-    let mut subscriber = shared().client(&unique("refused"));
-    subscriber.subscribe(&topic, 0);
+    let mut subscriber = shared().client(&unique("refused")).subscribed(&topic, 0);
     let mut bytes = connect("MQTT", 9, 2, &[b"x"]);
     bytes.extend(Publish::new(&topic, b"refused").bytes());
     refused(&bytes, 1);
@@ -328,9 +327,7 @@ fn a_disconnect_in_the_same_segment_leaves_the_connack() {
 fn mqtt_3_2_0_1_the_first_packet_of_the_server_is_connack() {
     // A session with messages waiting: they come after the CONNACK.
     let (id, topic) = (unique("connack"), unique("connack"));
-    let mut subscriber = shared().persistent(&id);
-    subscriber.subscribe(&topic, 1);
-    subscriber.disconnect();
+    shared().offline(&id, &[(&topic, 1)]);
     shared().client(&unique("connack")).publish(&topic, "waiting", 1);
     let mut subscriber = shared().socket();
     subscriber.send(&Connect::new(&id).persistent().bytes());
@@ -350,14 +347,14 @@ fn mqtt_3_2_2_1_session_present_is_0_with_clean_session() {
 fn mqtt_3_2_2_2_session_present_is_1_with_a_stored_session() {
     let id = unique("present");
     shared().persistent(&id).disconnect();
-    let (_, present) = Client::connect_present(shared().mqtt, &Connect::new(&id).persistent());
+    let (_, present) = shared().persistent_present(&id);
     assert!(present);
 }
 
 #[test]
 fn mqtt_3_2_2_3_session_present_is_0_without_a_stored_session() {
     let id = unique("present");
-    let (_, present) = Client::connect_present(shared().mqtt, &Connect::new(&id).persistent());
+    let (_, present) = shared().persistent_present(&id);
     assert!(!present);
 }
 
@@ -391,8 +388,7 @@ fn mqtt_3_12_4_1_pingreq_is_answered_with_pingresp() {
 #[test]
 fn mqtt_3_14_1_1_reserved_bits_of_disconnect_close_as_an_error() {
     let (topic, will) = (unique("bye"), unique("bye"));
-    let mut watcher = shared().client(&topic);
-    watcher.subscribe(&will, 0);
+    let mut watcher = shared().client(&topic).subscribed(&will, 0);
     let mut client =
         Client::connect(shared().mqtt, &Connect::new(&unique("bye")).will(&will, "gone", 0));
     client.send(&[0xe1, 0]);
@@ -403,8 +399,7 @@ fn mqtt_3_14_1_1_reserved_bits_of_disconnect_close_as_an_error() {
 #[test]
 fn mqtt_3_14_4_2_nothing_after_disconnect_is_processed() {
     let topic = unique("after");
-    let mut subscriber = shared().client(&unique("after"));
-    subscriber.subscribe(&topic, 0);
+    let mut subscriber = shared().client(&unique("after")).subscribed(&topic, 0);
     let mut client = shared().client(&unique("after"));
     let mut bytes = vec![0xe0, 0];
     bytes.extend(Publish::new(&topic, b"after").bytes());

@@ -99,8 +99,7 @@ fn mqtt_2_3_1_1_a_packet_identifier_of_zero_closes() {
 #[test]
 fn mqtt_2_3_1_4_the_server_gives_each_message_in_flight_another_identifier() {
     let topic = unique("ids");
-    let mut subscriber = shared().client(&unique("ids"));
-    subscriber.subscribe(&topic, 1);
+    let mut subscriber = shared().client(&unique("ids")).subscribed(&topic, 1);
     let mut publisher = shared().client(&unique("ids"));
     for n in 0..20 {
         publisher.publish(&topic, n.to_string(), 1);
@@ -129,8 +128,7 @@ fn mqtt_2_3_1_6_acknowledgements_repeat_the_identifier() {
         client.expect(Packet::Puback(id));
         client.send(&Publish::new(&topic, b"x").qos(2).id(id).bytes());
         client.expect(Packet::Pubrec(id));
-        client.pubrel(id);
-        client.expect(Packet::Pubcomp(id));
+        client.release(id);
     }
 }
 

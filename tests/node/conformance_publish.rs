@@ -16,8 +16,7 @@ fn closes(bytes: &[u8]) {
 /// A publisher, and a subscriber to a topic of its own.
 fn pair(qos: u8) -> (Client, Client, String) {
     let topic = unique("topic");
-    let mut subscriber = shared().client(&unique("subscriber"));
-    subscriber.subscribe(&topic, qos);
+    let subscriber = shared().client(&unique("subscriber")).subscribed(&topic, qos);
     (shared().client(&unique("publisher")), subscriber, topic)
 }
 
@@ -25,8 +24,7 @@ fn pair(qos: u8) -> (Client, Client, String) {
 fn mqtt_3_3_1_1_dup_is_set_at_a_redelivery() {
     let (id, topic) = (unique("dup"), unique("dup"));
     for qos in [1, 2] {
-        let mut subscriber = shared().persistent(&id);
-        subscriber.subscribe(&topic, qos);
+        let mut subscriber = shared().persistent(&id).subscribed(&topic, qos);
         shared().client(&unique("dup")).publish(&topic, "x", qos);
         let first = subscriber.publish_in();
         assert!(!first.dup);
@@ -66,8 +64,7 @@ fn mqtt_3_3_1_5_a_retained_message_is_kept_with_its_qos() {
     for qos in 0..3 {
         let topic = unique("retained");
         shared().client(&unique("retained")).retain(&topic, "kept", qos);
-        let mut late = shared().client(&unique("late"));
-        late.subscribe(&topic, 2);
+        let mut late = shared().client(&unique("late")).subscribed(&topic, 2);
         let came = late.take();
         assert_eq!((came.text().as_str(), came.qos, came.retain), ("kept", qos, true));
     }
@@ -81,8 +78,7 @@ fn mqtt_3_3_1_6_a_new_subscription_gets_each_matching_retained_message() {
         publisher.retain(&format!("{base}/{level}"), level, 1);
     }
     publisher.retain(&format!("{base}/a"), "a2", 1);
-    let mut late = shared().client(&unique("late"));
-    late.subscribe(&format!("{base}/#"), 1);
+    let mut late = shared().client(&unique("late")).subscribed(&format!("{base}/#"), 1);
     let mut came: Vec<_> = (0..3).map(|_| late.take().text()).collect();
     came.sort();
     assert_eq!(came, ["a2", "b", "c/d"]);
@@ -95,8 +91,7 @@ fn mqtt_3_3_1_7_a_retained_message_of_qos_0_replaces_the_one_before() {
     publisher.retain(&topic, "old", 1);
     publisher.retain(&topic, "new", 0);
     publisher.ping();
-    let mut late = shared().client(&unique("late"));
-    late.subscribe(&topic, 2);
+    let mut late = shared().client(&unique("late")).subscribed(&topic, 2);
     assert_eq!(late.take().text(), "new");
 }
 
@@ -104,8 +99,7 @@ fn mqtt_3_3_1_7_a_retained_message_of_qos_0_replaces_the_one_before() {
 fn mqtt_3_3_1_8_retain_is_1_for_a_new_subscription() {
     let topic = unique("retained");
     shared().client(&unique("retained")).retain(&topic, "x", 1);
-    let mut late = shared().client(&unique("late"));
-    late.subscribe(&topic, 1);
+    let mut late = shared().client(&unique("late")).subscribed(&topic, 1);
     assert!(late.take().retain);
 }
 
@@ -133,8 +127,7 @@ fn mqtt_3_3_1_8_retain_is_1_where_the_publish_came_just_before_the_subscribe() {
 #[test]
 fn mqtt_3_10_4_2_what_was_published_before_an_unsubscribe_comes() {
     let topic = unique("unsubscribed");
-    let mut client = shared().client(&unique("unsubscribed"));
-    client.subscribe(&topic, 0);
+    let mut client = shared().client(&unique("unsubscribed")).subscribed(&topic, 0);
     client.send(
         &[
             Publish::new(&topic, b"x").bytes(),
@@ -162,8 +155,7 @@ fn mqtt_3_3_1_10_an_empty_payload_removes_the_retained_message() {
     publisher.retain(&topic, "", 1);
     // Those who are subscribed get it as any other message.
     assert_eq!([subscriber.take().text(), subscriber.take().text()], ["x", ""]);
-    let mut late = shared().client(&unique("late"));
-    late.subscribe(&topic, 1);
+    let mut late = shared().client(&unique("late")).subscribed(&topic, 1);
     publisher.publish(&topic, "fence", 1);
     assert_eq!(late.take().text(), "fence");
 }
@@ -173,8 +165,7 @@ fn mqtt_3_3_1_11_an_empty_payload_is_not_retained() {
     let topic = unique("retained");
     let mut publisher = shared().client(&unique("retained"));
     publisher.retain(&topic, "", 1);
-    let mut late = shared().client(&unique("late"));
-    late.subscribe(&topic, 1);
+    let mut late = shared().client(&unique("late")).subscribed(&topic, 1);
     publisher.publish(&topic, "fence", 1);
     assert_eq!(late.take().text(), "fence");
 }
@@ -186,8 +177,7 @@ fn mqtt_3_3_1_12_without_retain_nothing_is_kept_or_removed() {
     publisher.retain(&topic, "kept", 1);
     publisher.publish(&topic, "passing", 1);
     publisher.publish(&topic, "", 1);
-    let mut late = shared().client(&unique("late"));
-    late.subscribe(&topic, 1);
+    let mut late = shared().client(&unique("late")).subscribed(&topic, 1);
     assert_eq!(late.take().text(), "kept");
 }
 
@@ -208,8 +198,7 @@ fn mqtt_3_3_2_2_a_wildcard_in_the_topic_name_closes() {
 #[test]
 fn mqtt_3_3_2_3_the_topic_name_sent_is_the_one_published() {
     let topic = unique("exact");
-    let mut subscriber = shared().client(&unique("exact"));
-    subscriber.subscribe(&format!("{topic}/+/c/#"), 0);
+    let mut subscriber = shared().client(&unique("exact")).subscribed(&format!("{topic}/+/c/#"), 0);
     let name = format!("{topic}/ B/c//d");
     shared().client(&unique("exact")).publish(&name, "x", 1);
     assert_eq!(subscriber.take().topic, name);
@@ -224,16 +213,13 @@ fn mqtt_3_3_4_1_each_qos_gets_its_answer() {
     client.expect(Packet::Puback(1));
     client.send(&Publish::new(&topic, b"2").qos(2).id(2).bytes());
     client.expect(Packet::Pubrec(2));
-    client.pubrel(2);
-    client.expect(Packet::Pubcomp(2));
+    client.release(2);
 }
 
 #[test]
 fn mqtt_3_3_5_1_overlapping_subscriptions_give_one_copy_at_the_highest_qos() {
-    for persistent in [false, true] {
+    for connect in Connect::new(&unique("overlap")).clean_and_persistent() {
         let base = unique("overlap");
-        let connect = Connect::new(&unique("overlap"));
-        let connect = if persistent { connect.persistent() } else { connect };
         let mut subscriber = Client::connect(shared().mqtt, &connect);
         subscriber.subscribe(&format!("{base}/#"), 0);
         subscriber.subscribe(&format!("{base}/+"), 2);
@@ -267,8 +253,7 @@ fn mqtt_4_3_1_1_qos_0_is_delivered_without_an_identifier() {
 #[test]
 fn mqtt_4_3_2_1_the_server_keeps_a_qos_1_message_until_its_puback() {
     let (id, topic) = (unique("puback"), unique("puback"));
-    let mut subscriber = shared().persistent(&id);
-    subscriber.subscribe(&topic, 1);
+    let mut subscriber = shared().persistent(&id).subscribed(&topic, 1);
     shared().client(&unique("puback")).publish(&topic, "x", 1);
     subscriber.publish_in();
     drop(subscriber);
@@ -294,8 +279,7 @@ fn mqtt_4_3_2_2_a_resent_qos_1_publish_is_answered_again() {
 #[test]
 fn mqtt_4_3_3_1_the_server_resends_pubrel_not_publish_after_pubrec() {
     let (id, topic) = (unique("pubrel"), unique("pubrel"));
-    let mut subscriber = shared().persistent(&id);
-    subscriber.subscribe(&topic, 2);
+    let mut subscriber = shared().persistent(&id).subscribed(&topic, 2);
     shared().client(&unique("pubrel")).publish(&topic, "x", 2);
     let came = subscriber.publish_in();
     subscriber.pubrec(came.id);
@@ -326,8 +310,7 @@ fn mqtt_4_3_3_1_a_second_pubrec_is_answered_with_pubrel() {
 #[test]
 fn mqtt_4_3_3_1_a_pubrec_right_behind_connect_does_not_repeat_the_message() {
     let (id, topic) = (unique("early"), unique("early"));
-    let mut subscriber = shared().persistent(&id);
-    subscriber.subscribe(&topic, 2);
+    let mut subscriber = shared().persistent(&id).subscribed(&topic, 2);
     shared().client(&unique("early")).publish(&topic, "x", 2);
     let came = subscriber.publish_in();
     drop(subscriber);
@@ -344,8 +327,7 @@ fn mqtt_4_3_3_1_a_pubrec_right_behind_connect_does_not_repeat_the_message() {
 fn mqtt_4_3_3_2_a_resent_qos_2_publish_is_not_forwarded_again() {
     for persistent in [false, true] {
         let (topic, id) = (unique("exactly"), unique("exactly"));
-        let mut subscriber = shared().client(&unique("exactly"));
-        subscriber.subscribe(&topic, 2);
+        let mut subscriber = shared().client(&unique("exactly")).subscribed(&topic, 2);
         let connect = Connect::new(&id);
         let connect = if persistent { connect.persistent() } else { connect };
         let mut publisher = Client::connect(shared().mqtt, &connect);
@@ -359,8 +341,7 @@ fn mqtt_4_3_3_2_a_resent_qos_2_publish_is_not_forwarded_again() {
             publisher.send(&Publish::new(&topic, b"once").qos(2).id(3).dup().bytes());
             publisher.expect(Packet::Pubrec(3));
         }
-        publisher.pubrel(3);
-        publisher.expect(Packet::Pubcomp(3));
+        publisher.release(3);
         // Released: the identifier is free for another message.
         publisher.send(&Publish::new(&topic, b"twice").qos(2).id(3).bytes());
         publisher.expect(Packet::Pubrec(3));
@@ -371,8 +352,7 @@ fn mqtt_4_3_3_2_a_resent_qos_2_publish_is_not_forwarded_again() {
 #[test]
 fn mqtt_4_3_3_2_a_pubrel_for_an_unknown_identifier_is_answered() {
     let mut client = shared().client(&unique("pubcomp"));
-    client.pubrel(77);
-    client.expect(Packet::Pubcomp(77));
+    client.release(77);
 }
 
 #[test]

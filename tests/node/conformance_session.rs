@@ -7,9 +7,7 @@ use crate::support::{Client, Node, Packet, SOON, eventually, unique};
 #[test]
 fn mqtt_3_1_2_4_a_persistent_session_keeps_its_subscriptions() {
     let (id, topic) = (unique("keeps"), unique("keeps"));
-    let mut client = shared().persistent(&id);
-    client.subscribe(&topic, 1);
-    client.disconnect();
+    shared().offline(&id, &[(&topic, 1)]);
     let mut client = shared().persistent(&id);
     shared().client(&unique("keeps")).publish(&topic, "x", 1);
     assert_eq!(client.take().text(), "x");
@@ -18,9 +16,7 @@ fn mqtt_3_1_2_4_a_persistent_session_keeps_its_subscriptions() {
 #[test]
 fn mqtt_3_1_2_5_messages_for_an_offline_session_are_stored() {
     let (id, topic) = (unique("offline"), unique("offline"));
-    let mut client = shared().persistent(&id);
-    client.subscribe(&topic, 2);
-    client.disconnect();
+    shared().offline(&id, &[(&topic, 2)]);
     let mut publisher = shared().client(&unique("offline"));
     for n in 0..50 {
         publisher.publish(&topic, n.to_string(), 1 + n % 2);
@@ -40,9 +36,7 @@ fn mqtt_3_1_2_5_messages_for_an_offline_session_are_stored() {
 #[test]
 fn mqtt_3_1_2_5_qos_0_for_an_offline_session_is_dropped_and_counted() {
     let (id, topic) = (unique("offline0"), unique("offline0"));
-    let mut client = shared().persistent(&id);
-    client.subscribe(&topic, 1);
-    client.disconnect();
+    shared().offline(&id, &[(&topic, 1)]);
     let dropped = shared().dropped("offline_qos0");
     let mut publisher = shared().client(&unique("offline0"));
     publisher.publish(&topic, "zero", 0);
@@ -54,9 +48,7 @@ fn mqtt_3_1_2_5_qos_0_for_an_offline_session_is_dropped_and_counted() {
 #[test]
 fn mqtt_3_1_2_6_a_clean_session_starts_without_state() {
     let (id, topic) = (unique("fresh"), unique("fresh"));
-    let mut client = shared().persistent(&id);
-    client.subscribe(&topic, 1);
-    client.disconnect();
+    shared().offline(&id, &[(&topic, 1)]);
     let mut publisher = shared().client(&unique("fresh"));
     publisher.publish(&topic, "waiting", 1);
     let mut client = shared().client(&id);
@@ -66,8 +58,7 @@ fn mqtt_3_1_2_6_a_clean_session_starts_without_state() {
     assert_eq!(client.take().text(), "new");
     drop(client);
     // And leaves none.
-    let (mut client, present) =
-        Client::connect_present(shared().mqtt, &Connect::new(&id).persistent());
+    let (mut client, present) = shared().persistent_present(&id);
     assert!(!present);
     publisher.publish(&topic, "x", 1);
     client.subscribe(&topic, 1);
@@ -81,30 +72,25 @@ fn mqtt_3_1_2_7_retained_messages_outlive_the_session() {
     let mut client = shared().client(&unique("outlive"));
     client.retain(&topic, "kept", 1);
     client.disconnect();
-    let mut late = shared().client(&unique("outlive"));
-    late.subscribe(&topic, 0);
+    let mut late = shared().client(&unique("outlive")).subscribed(&topic, 0);
     assert_eq!(late.take().text(), "kept");
 }
 
 #[test]
 fn mqtt_4_1_0_1_a_session_lasts_while_its_client_is_away_and_ends_by_configuration() {
     let node = Node::builder().set("session.expiry", "2s").start();
-    let mut client = node.persistent("expires");
-    client.subscribe("t", 1);
-    client.disconnect();
+    node.offline("expires", &[("t", 1)]);
     node.client("publisher").publish("t", "lost", 1);
     eventually(SOON, "the session has expired", || node.dropped("session_expired") >= 1.0);
-    let (_, present) = Client::connect_present(node.mqtt, &Connect::new("expires").persistent());
+    let (_, present) = node.persistent_present("expires");
     assert!(!present);
 }
 
 #[test]
 fn mqtt_4_1_0_2_a_connected_session_does_not_expire() {
     let node = Node::builder().set("session.expiry", "1s").start();
-    let mut other = node.persistent("other");
-    other.subscribe("o", 1);
-    let mut stays = node.persistent("stays");
-    stays.subscribe("t", 1);
+    let other = node.persistent("other").subscribed("o", 1);
+    let mut stays = node.persistent("stays").subscribed("t", 1);
     other.disconnect();
     let mut publisher = node.client("publisher");
     publisher.publish("o", "lost", 1);
@@ -116,8 +102,7 @@ fn mqtt_4_1_0_2_a_connected_session_does_not_expire() {
 #[test]
 fn mqtt_4_4_0_1_unacknowledged_messages_are_sent_again_with_their_identifiers_in_order() {
     let (id, topic) = (unique("again"), unique("again"));
-    let mut client = shared().persistent(&id);
-    client.subscribe(&topic, 2);
+    let mut client = shared().persistent(&id).subscribed(&topic, 2);
     let mut publisher = shared().client(&unique("again"));
     for n in 0..12 {
         publisher.publish(&topic, n.to_string(), 1 + n % 2);
@@ -158,8 +143,7 @@ fn mqtt_4_4_0_1_unacknowledged_messages_are_sent_again_with_their_identifiers_in
 #[test]
 fn mqtt_4_4_0_1_a_takeover_sends_again_too() {
     let (id, topic) = (unique("again"), unique("again"));
-    let mut first = shared().persistent(&id);
-    first.subscribe(&topic, 1);
+    let mut first = shared().persistent(&id).subscribed(&topic, 1);
     shared().client(&unique("again")).publish(&topic, "x", 1);
     let before = first.publish_in();
     let mut second = shared().persistent(&id);
@@ -176,9 +160,7 @@ fn mqtt_4_5_0_1_every_session_with_a_matching_subscription_gets_the_message() {
     for client in &mut clients {
         client.subscribe(&topic, 1);
     }
-    let mut offline = shared().persistent(&away);
-    offline.subscribe(&topic, 1);
-    offline.disconnect();
+    shared().offline(&away, &[(&topic, 1)]);
     shared().client(&unique("everyone")).publish(&topic, "x", 1);
     clients.push(shared().persistent(&away));
     for client in &mut clients {
@@ -203,8 +185,7 @@ fn mqtt_4_6_0_2_and_3_acknowledgements_come_in_the_order_of_the_publishes() {
 #[test]
 fn mqtt_4_6_0_4_pubrels_come_in_the_order_of_the_pubrecs() {
     let topic = unique("order");
-    let mut subscriber = shared().client(&unique("order"));
-    subscriber.subscribe(&topic, 2);
+    let mut subscriber = shared().client(&unique("order")).subscribed(&topic, 2);
     let mut publisher = shared().client(&unique("order"));
     for _ in 0..30 {
         publisher.publish(&topic, "x", 2);

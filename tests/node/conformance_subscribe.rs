@@ -67,8 +67,7 @@ fn mqtt_3_8_4_3_the_same_filter_replaces_the_subscription() {
 #[test]
 fn mqtt_3_8_4_3_replacing_does_not_interrupt_the_flow() {
     let topic = unique("flow");
-    let mut client = shared().client(&unique("flow"));
-    client.subscribe(&topic, 1);
+    let mut client = shared().client(&unique("flow")).subscribed(&topic, 1);
     let mut publisher = shared().client(&unique("flow"));
     for n in 0..200 {
         publisher.publish(&topic, n.to_string(), 1);
@@ -104,8 +103,7 @@ fn mqtt_3_8_4_6_the_lower_of_both_qos_is_delivered() {
     let mut publisher = shared().client(&unique("lower"));
     for granted in 0..3 {
         let topic = unique("lower");
-        let mut client = shared().client(&unique("lower"));
-        client.subscribe(&topic, granted);
+        let mut client = shared().client(&unique("lower")).subscribed(&topic, granted);
         for published in 0..3 {
             publisher.publish(&topic, "x", published);
             assert_eq!(client.take().qos, granted.min(published));
@@ -147,8 +145,7 @@ fn mqtt_3_10_3_2_an_unsubscribe_without_filter_closes() {
 #[test]
 fn mqtt_3_10_4_1_filters_are_compared_character_by_character() {
     let base = unique("compare");
-    let mut client = shared().client(&unique("compare"));
-    client.subscribe(&format!("{base}/+"), 0);
+    let mut client = shared().client(&unique("compare")).subscribed(&format!("{base}/+"), 0);
     // These match the same topics, or nearly the same text, and are other filters.
     for other in
         [format!("{base}/#"), format!("{base}/a"), format!("{base}/+/"), base.to_uppercase()]
@@ -178,8 +175,7 @@ fn mqtt_3_10_4_2_nothing_new_comes_after_unsuback() {
 #[test]
 fn mqtt_3_10_4_3_deliveries_in_progress_are_completed() {
     let topic = unique("progress");
-    let mut client = shared().client(&unique("progress"));
-    client.subscribe(&topic, 2);
+    let mut client = shared().client(&unique("progress")).subscribed(&topic, 2);
     shared().client(&unique("progress")).publish(&topic, "x", 2);
     let came = client.publish_in();
     client.unsubscribe(&topic);
@@ -191,8 +187,7 @@ fn mqtt_3_10_4_3_deliveries_in_progress_are_completed() {
 
 #[test]
 fn mqtt_3_10_4_4_unsuback_has_the_same_identifier() {
-    let mut client = shared().client(&unique("unsuback"));
-    client.subscribe("unsuback", 0);
+    let mut client = shared().client(&unique("unsuback")).subscribed("unsuback", 0);
     client.send(&unsubscribe(0x1234, &["unsuback"]));
     client.expect(Packet::Unsuback(0x1234));
 }

@@ -112,8 +112,7 @@ fn mqtt_4_7_3_2_a_topic_has_no_null_character() {
 fn mqtt_4_7_3_3_a_topic_may_have_65535_bytes() {
     let topic = format!("{}/{}", unique("long"), "x".repeat(65_535));
     let topic = &topic[..65_535];
-    let mut client = shared().client(&unique("long"));
-    client.subscribe(topic, 1);
+    let mut client = shared().client(&unique("long")).subscribed(topic, 1);
     client.publish(topic, "x", 1);
     assert_eq!(client.take().topic, topic);
 }
@@ -129,8 +128,7 @@ fn mqtt_4_7_3_4_topics_are_not_normalised() {
 
 #[test]
 fn section_4_7_2_clients_read_sys_topics_under_mosquittos_names() {
-    let mut client = shared().client(&unique("sys"));
-    client.subscribe("$SYS/#", 0);
+    let mut client = shared().client(&unique("sys")).subscribed("$SYS/#", 0);
     let mut missing = vec![
         "$SYS/broker/version",
         "$SYS/broker/uptime",

@@ -9,8 +9,7 @@ use crate::support::{Client, unique};
 /// A client with a will, and one that is subscribed to it.
 fn pair(connect: impl FnOnce(Connect, &str) -> Connect) -> (Client, Client, String, String) {
     let (id, topic) = (unique("will"), unique("will"));
-    let mut watcher = shared().client(&unique("will-watcher"));
-    watcher.subscribe(&topic, 2);
+    let watcher = shared().client(&unique("will-watcher")).subscribed(&topic, 2);
     let client = Client::connect(shared().mqtt, &connect(Connect::new(&id), &topic));
     (client, watcher, id, topic)
 }
@@ -90,8 +89,7 @@ fn mqtt_3_1_2_16_a_will_without_retain_is_not_retained() {
     let (client, mut watcher, _, topic) = pair(|c, t| c.will(t, "gone", 1));
     drop(client);
     watcher.take();
-    let mut late = shared().client(&unique("will"));
-    late.subscribe(&topic, 1);
+    let mut late = shared().client(&unique("will")).subscribed(&topic, 1);
     shared().client(&unique("will")).publish(&topic, "fence", 1);
     assert_eq!(late.take().text(), "fence");
 }
@@ -101,8 +99,7 @@ fn mqtt_3_1_2_17_a_will_with_retain_is_retained() {
     let (client, mut watcher, _, topic) = pair(|c, t| c.retained_will(t, "gone", 1));
     drop(client);
     assert!(!watcher.take().retain, "an established subscription");
-    let mut late = shared().client(&unique("will"));
-    late.subscribe(&topic, 1);
+    let mut late = shared().client(&unique("will")).subscribed(&topic, 1);
     let will = late.take();
     assert_eq!((will.text().as_str(), will.retain), ("gone", true));
 }

@@ -41,8 +41,7 @@ fn a_drained_node_has_acknowledged_only_what_it_has_and_takes_nobody() {
         .set("limits.max_connections", 100)
         .start();
     assert_eq!(agent(&node), "up 100%\n");
-    let mut watcher = node.persistent("watcher");
-    watcher.subscribe("will", 1);
+    let _watcher = node.persistent("watcher").subscribed("will", 1);
     let mut with_will = Client::connect(node.mqtt, &Connect::new("c").will("will", "drained", 1));
     let mut publishers: Vec<_> = (0..8).map(|n| node.client(&format!("publisher-{n}"))).collect();
     assert_eq!(agent(&node), "up 90%\n");
@@ -175,9 +174,7 @@ fn a_store_that_does_not_answer_holds_a_drain_up_to_the_deadline() {
         .set("supervision.stall_timeout", "10m")
         .set("debug.faults", true)
         .start();
-    let mut subscriber = node.persistent("subscriber");
-    subscriber.subscribe("t", 1);
-    subscriber.disconnect();
+    node.offline("subscriber", &[("t", 1)]);
     let mut publisher = node.client("publisher");
     publisher.publish("t", "x", 1);
     node.fault("stall", "storage");

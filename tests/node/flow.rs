@@ -28,10 +28,8 @@ fn slow_node() -> Node {
 #[test]
 fn a_subscriber_that_stops_reading_loses_qos_0_alone() {
     let node = slow_node();
-    let mut slow = node.client("slow");
-    slow.subscribe("t", 0);
-    let mut quick = node.client("quick");
-    quick.subscribe("t", 0);
+    let mut slow = node.client("slow").subscribed("t", 0);
+    let mut quick = node.client("quick").subscribed("t", 0);
     let before = node.rss();
     let total = 4_000u32;
     let mut publisher = node.client("publisher");
@@ -79,14 +77,10 @@ fn drain_until_quiet(client: &mut Client) -> u32 {
 
 #[test]
 fn a_subscriber_that_stops_reading_keeps_qos_1_within_its_limit() {
-    for persistent in [false, true] {
+    for connect in Connect::new("slow").clean_and_persistent() {
         let node = slow_node();
-        let connect = Connect::new("slow");
-        let connect = if persistent { connect.persistent() } else { connect };
-        let mut slow = Client::connect(node.mqtt, &connect);
-        slow.subscribe("t", 1);
-        let mut quick = node.client("quick");
-        quick.subscribe("t", 1);
+        let mut slow = Client::connect(node.mqtt, &connect).subscribed("t", 1);
+        let mut quick = node.client("quick").subscribed("t", 1);
         let before = node.rss();
         let mut publisher = node.client("publisher");
         let payload = vec![b'x'; 4_000];
@@ -121,8 +115,7 @@ fn a_subscriber_that_takes_nothing_for_too_long_is_closed() {
         .set("listener.send_buffer", "\"64KiB\"")
         .set("limits.write_timeout", "1s")
         .start();
-    let mut slow = node.client("slow");
-    slow.subscribe("t", 0);
+    let mut slow = node.client("slow").subscribed("t", 0);
     let mut publisher = node.client("publisher");
     let end = Instant::now() + SOON;
     while node.closed("write_timeout") < 1.0 {
@@ -169,8 +162,7 @@ fn a_flood_of_qos_1_is_held_back_and_others_get_their_share() {
         })
         .collect();
     // The modest one is served meanwhile.
-    let mut subscriber = node.client("subscriber");
-    subscriber.subscribe("modest", 1);
+    let mut subscriber = node.client("subscriber").subscribed("modest", 1);
     let mut modest = node.client("modest");
     let mut slowest = Duration::ZERO;
     for n in 0..100 {
@@ -227,8 +219,7 @@ fn a_store_that_stalls_holds_publishers_back_and_forgets_nothing() {
         .set("supervision.stall_timeout", "1s")
         .set("storage.max_pending_bytes", "\"256KiB\"")
         .start();
-    let mut subscriber = node.persistent("s");
-    subscriber.subscribe("t", 1);
+    let mut subscriber = node.persistent("s").subscribed("t", 1);
     let before = node.rss();
     let mut publisher = node.client("publisher");
     publisher.publish("t", "first", 1);

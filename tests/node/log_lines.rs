@@ -59,8 +59,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
     }
     assert!(left_out(&node, "unread") > 100.0, "the log is full");
     let rss = node.rss();
-    let mut client = node.persistent("stays");
-    client.subscribe("t", 1);
+    let mut client = node.persistent("stays").subscribed("t", 1);
     for n in 0..200 {
         client.publish("t", n.to_string(), 1);
         let message = client.take();
@@ -167,10 +166,7 @@ fn dropped_messages_have_a_line_with_an_example() {
         .set("limits.max_output_bytes", "\"64KiB\"")
         .set("listener.send_buffer", "\"64KiB\"")
         .start();
-    let mut sleeper = node.persistent("sleeper");
-    sleeper.subscribe("queued", 1);
-    sleeper.subscribe("live", 0);
-    sleeper.disconnect();
+    node.offline("sleeper", &[("queued", 1), ("live", 0)]);
     let mut publisher = node.client("publisher");
     for n in 0..5 {
         publisher.publish("queued", n.to_string(), 1);
@@ -189,8 +185,7 @@ fn dropped_messages_have_a_line_with_an_example() {
         let line = node.wait_log(reason);
         assert!(line.contains("dropped ") && line.contains(example), "{line}");
     }
-    let mut slow = node.client("slow");
-    slow.subscribe("flood", 0);
+    let _slow = node.client("slow").subscribed("flood", 0);
     let payload = vec![b'x'; 10_000];
     eventually(SOON, "a slow subscriber loses messages", || {
         for _ in 0..50 {

@@ -12,8 +12,7 @@ fn metrics_health_and_ready_are_served() {
         assert_eq!(node.http(path).0, 200, "{path}");
     }
     assert_eq!(node.http("/nothing").0, 404);
-    let mut client = node.client("c");
-    client.subscribe("t/#", 1);
+    let mut client = node.client("c").subscribed("t/#", 1);
     client.publish("t/1", "payload", 1);
     client.take();
     client.publish("t/0", "", 0);
@@ -143,8 +142,7 @@ fn without_a_node_the_commands_say_so() {
 fn sigterm_acknowledges_what_is_in_flight_and_exits_0() {
     let mut node = Node::builder().start();
     let mut idle = node.client("idle");
-    let mut subscriber = node.persistent("subscriber");
-    subscriber.subscribe("t", 1);
+    let subscriber = node.persistent("subscriber").subscribed("t", 1);
     let mut publisher = node.client("publisher");
     let bytes: Vec<u8> = (1..=400u16)
         .flat_map(|id| Publish::new("t", &id.to_be_bytes()).qos(1).id(id).bytes())
@@ -185,9 +183,7 @@ fn sigterm_with_idle_clients_is_quick() {
 #[test]
 fn a_shutdown_publishes_the_wills_of_those_it_disconnects() {
     let mut node = Node::builder().start();
-    let mut watcher = node.persistent("watcher");
-    watcher.subscribe("will", 1);
-    watcher.disconnect();
+    node.offline("watcher", &[("will", 1)]);
     let _client = Client::connect(node.mqtt, &Connect::new("c").will("will", "stopped", 1));
     assert_eq!(node.terminate(), Some(0));
     let node = node.restart();
@@ -201,9 +197,7 @@ fn busy(deadline: &str) -> (Node, Client) {
         .set("supervision.stall_timeout", "10m")
         .set("debug.faults", true)
         .start();
-    let mut subscriber = node.persistent("subscriber");
-    subscriber.subscribe("t", 1);
-    subscriber.disconnect();
+    node.offline("subscriber", &[("t", 1)]);
     let mut publisher = node.client("publisher");
     publisher.publish("t", "x", 1);
     node.fault("stall", "storage");

@@ -17,18 +17,14 @@ fn both_ways(test: impl Fn(fn(Node) -> Node)) {
 fn sessions_subscriptions_and_queues_survive() {
     both_ways(|restart| {
         let node = Node::builder().start();
-        let mut subscriber = node.persistent("s");
-        subscriber.subscribe("a/+", 1);
-        subscriber.subscribe("b", 2);
-        subscriber.disconnect();
+        node.offline("s", &[("a/+", 1), ("b", 2)]);
         let mut publisher = node.client("p");
         for n in 0..30 {
             publisher.publish("a/1", n.to_string(), 1);
             publisher.publish("b", n.to_string(), 2);
         }
         let node = restart(node);
-        let (mut subscriber, present) =
-            Client::connect_present(node.mqtt, &Connect::new("s").persistent());
+        let (mut subscriber, present) = node.persistent_present("s");
         assert!(present);
         let came: Vec<_> = (0..60).map(|_| subscriber.take()).collect();
         for (topic, qos) in [("a/1", 1), ("b", 2)] {
@@ -48,9 +44,7 @@ fn sessions_subscriptions_and_queues_survive() {
 fn an_unsubscription_and_an_ended_session_survive() {
     both_ways(|restart| {
         let node = Node::builder().start();
-        let mut kept = node.persistent("kept");
-        kept.subscribe("gone", 1);
-        kept.subscribe("stays", 1);
+        let mut kept = node.persistent("kept").subscribed("gone", 1).subscribed("stays", 1);
         kept.unsubscribe("gone");
         node.persistent("ended").disconnect();
         node.client("ended").disconnect();
@@ -59,7 +53,7 @@ fn an_unsubscription_and_an_ended_session_survive() {
         publisher.publish("gone", "x", 1);
         publisher.publish("stays", "fence", 1);
         assert_eq!(node.persistent("kept").take().text(), "fence");
-        let (_, present) = Client::connect_present(node.mqtt, &Connect::new("ended").persistent());
+        let (_, present) = node.persistent_present("ended");
         assert!(!present);
     });
 }
@@ -75,8 +69,7 @@ fn retained_messages_survive() {
         publisher.retain("r/removed", "x", 1);
         publisher.retain("r/removed", "", 1);
         let node = restart(node);
-        let mut late = node.client("late");
-        late.subscribe("r/#", 2);
+        let mut late = node.client("late").subscribed("r/#", 2);
         let mut came: Vec<_> = (0..2)
             .map(|_| late.take())
             .map(|p| (p.topic.clone(), p.text(), p.qos, p.retain))
@@ -98,20 +91,16 @@ fn retained_messages_survive() {
 fn a_received_qos_2_message_is_recognised_after_a_restart() {
     both_ways(|restart| {
         let node = Node::builder().start();
-        let mut subscriber = node.persistent("s");
-        subscriber.subscribe("t", 2);
-        subscriber.disconnect();
+        node.offline("s", &[("t", 2)]);
         let mut publisher = node.persistent("p");
         publisher.send(&Publish::new("t", b"once").qos(2).id(7).bytes());
         publisher.expect(Packet::Pubrec(7));
         let node = restart(node);
-        let (mut publisher, present) =
-            Client::connect_present(node.mqtt, &Connect::new("p").persistent());
+        let (mut publisher, present) = node.persistent_present("p");
         assert!(present);
         publisher.send(&Publish::new("t", b"once").qos(2).id(7).dup().bytes());
         publisher.expect(Packet::Pubrec(7));
-        publisher.pubrel(7);
-        publisher.expect(Packet::Pubcomp(7));
+        publisher.release(7);
         publisher.publish("t", "fence", 2);
         let mut subscriber = node.persistent("s");
         assert_eq!([subscriber.take().text(), subscriber.take().text()], ["once", "fence"]);
@@ -122,18 +111,14 @@ fn a_received_qos_2_message_is_recognised_after_a_restart() {
 fn a_released_qos_2_message_stays_released_after_a_restart() {
     both_ways(|restart| {
         let node = Node::builder().start();
-        let mut subscriber = node.persistent("s");
-        subscriber.subscribe("t", 2);
-        subscriber.disconnect();
+        node.offline("s", &[("t", 2)]);
         let mut publisher = node.persistent("p");
         publisher.send(&Publish::new("t", b"first").qos(2).id(7).bytes());
         publisher.expect(Packet::Pubrec(7));
-        publisher.pubrel(7);
-        publisher.expect(Packet::Pubcomp(7));
+        publisher.release(7);
         let node = restart(node);
         let mut publisher = node.persistent("p");
-        publisher.pubrel(7);
-        publisher.expect(Packet::Pubcomp(7));
+        publisher.release(7);
         // The identifier is free: another message.
         publisher.send(&Publish::new("t", b"second").qos(2).id(7).bytes());
         publisher.expect(Packet::Pubrec(7));
@@ -146,8 +131,7 @@ fn a_released_qos_2_message_stays_released_after_a_restart() {
 fn outgoing_qos_2_goes_on_where_it_was_after_a_restart() {
     both_ways(|restart| {
         let node = Node::builder().start();
-        let mut subscriber = node.persistent("s");
-        subscriber.subscribe("t", 2);
+        let mut subscriber = node.persistent("s").subscribed("t", 2);
         let mut publisher = node.client("p");
         publisher.publish("t", "published", 2);
         publisher.publish("t", "released", 2);
@@ -174,8 +158,7 @@ fn outgoing_qos_2_goes_on_where_it_was_after_a_restart() {
 fn outgoing_qos_1_comes_again_after_a_restart() {
     both_ways(|restart| {
         let node = Node::builder().start();
-        let mut subscriber = node.persistent("s");
-        subscriber.subscribe("t", 1);
+        let mut subscriber = node.persistent("s").subscribed("t", 1);
         let mut publisher = node.client("p");
         publisher.publish("t", "x", 1);
         let first = subscriber.publish_in();
@@ -189,13 +172,11 @@ fn outgoing_qos_1_comes_again_after_a_restart() {
 #[test]
 fn a_will_fires_when_the_node_died_with_its_connection() {
     let mut node = Node::builder().start();
-    let mut watcher = node.persistent("watcher");
-    watcher.subscribe("will/#", 1);
+    let _watcher = node.persistent("watcher").subscribed("will/#", 1);
     let _dying =
         Client::connect(node.mqtt, &Connect::new("dies").retained_will("will/dies", "gone", 1));
     Client::connect(node.mqtt, &Connect::new("left").will("will/left", "never", 1)).disconnect();
-    let mut fence = node.persistent("fence");
-    fence.subscribe("x", 1);
+    let _fence = node.persistent("fence").subscribed("x", 1);
     node.kill9();
     let node = node.restart();
     let mut watcher = node.persistent("watcher");
@@ -212,8 +193,7 @@ fn a_will_fires_when_the_node_died_with_its_connection() {
 #[test]
 fn a_session_expires_after_a_restart_too() {
     let node = Node::builder().set("session.expiry", "1s").start();
-    let mut subscriber = node.persistent("s");
-    subscriber.subscribe("t", 1);
+    let subscriber = node.persistent("s").subscribed("t", 1);
     node.client("p").publish("t", "lost", 1);
     drop(subscriber);
     let node = node.restart();
@@ -221,7 +201,7 @@ fn a_session_expires_after_a_restart_too() {
         let found = node.metric("hydrant_subscriptions");
         found == 0.0
     });
-    let (_, present) = Client::connect_present(node.mqtt, &Connect::new("s").persistent());
+    let (_, present) = node.persistent_present("s");
     assert!(!present);
 }
 
@@ -232,9 +212,7 @@ fn a_full_queue_drops_the_new_message_or_the_oldest_and_counts() {
             .set("session.max_queued_messages", 3)
             .set("session.overflow", overflow)
             .start();
-        let mut subscriber = node.persistent("s");
-        subscriber.subscribe("t", 1);
-        subscriber.disconnect();
+        node.offline("s", &[("t", 1)]);
         let mut publisher = node.client("p");
         for n in 0..5 {
             publisher.publish("t", n.to_string(), 1);
@@ -251,9 +229,7 @@ fn a_full_queue_drops_the_new_message_or_the_oldest_and_counts() {
 #[test]
 fn a_queue_is_bounded_in_bytes_too() {
     let node = Node::builder().set("session.max_queued_bytes", "\"10KiB\"").start();
-    let mut subscriber = node.persistent("s");
-    subscriber.subscribe("t", 1);
-    subscriber.disconnect();
+    node.offline("s", &[("t", 1)]);
     let mut publisher = node.client("p");
     for _ in 0..5 {
         publisher.publish("t", vec![b'x'; 3000], 1);
@@ -264,9 +240,7 @@ fn a_queue_is_bounded_in_bytes_too() {
 #[test]
 fn qos_0_is_queued_for_offline_sessions_where_the_configuration_says_so() {
     let node = Node::builder().set("session.queue_qos0", true).start();
-    let mut subscriber = node.persistent("s");
-    subscriber.subscribe("t", 1);
-    subscriber.disconnect();
+    node.offline("s", &[("t", 1)]);
     let mut publisher = node.client("p");
     publisher.publish("t", "zero", 0);
     publisher.publish("t", "one", 1);
@@ -286,9 +260,7 @@ fn a_long_queue_comes_back_from_the_store_in_order() {
         .set("session.max_queued_in_memory", 50)
         .set("session.max_inflight", 20)
         .start();
-    let mut subscriber = node.persistent("s");
-    subscriber.subscribe("t", 1);
-    subscriber.disconnect();
+    node.offline("s", &[("t", 1)]);
     let mut publisher = node.client("p");
     for chunk in 0..10u16 {
         let ids = chunk * 200 + 1..=chunk * 200 + 200;
@@ -311,8 +283,7 @@ fn a_long_queue_comes_back_from_the_store_in_order() {
 #[test]
 fn a_session_survives_many_reconnects_in_the_middle_of_its_messages() {
     let node = Node::builder().start();
-    let mut subscriber = node.persistent("s");
-    subscriber.subscribe("t", 2);
+    let mut subscriber = node.persistent("s").subscribed("t", 2);
     let mut publisher = node.client("p");
     let mut came = Vec::new();
     for n in 0..60 {
@@ -349,10 +320,9 @@ fn a_session_survives_many_reconnects_in_the_middle_of_its_messages() {
 #[test]
 fn mqtt_3_1_2_6_a_clean_session_does_not_survive() {
     let node = Node::builder().start();
-    let mut client = node.client("clean");
-    client.subscribe("t", 1);
+    let _client = node.client("clean").subscribed("t", 1);
     let node = node.restart();
     assert_eq!(node.metric("hydrant_subscriptions"), 0.0);
-    let (_, present) = Client::connect_present(node.mqtt, &Connect::new("clean").persistent());
+    let (_, present) = node.persistent_present("clean");
     assert!(!present);
 }

@@ -62,9 +62,7 @@ fn a_large_set_reaches_who_reads_at_once_and_who_reads_late() {
             let client = |id: String| {
                 let connect = Connect::new(&id);
                 let connect = if persistent { connect.persistent() } else { connect };
-                let mut client = Client::connect(node.mqtt, &connect);
-                client.subscribe(&format!("q{qos}/#"), qos);
-                client
+                Client::connect(node.mqtt, &connect).subscribed(&format!("q{qos}/#"), qos)
             };
             let mut late = client(format!("late-{qos}-{persistent}"));
             let mut quick = client(format!("quick-{qos}-{persistent}"));
@@ -82,8 +80,7 @@ fn a_large_set_reaches_who_reads_at_once_and_who_reads_late() {
 fn a_persistent_session_that_leaves_gets_the_rest_when_it_is_back() {
     let node = Node::builder().set("log.kind", "none").start();
     load(&node, "t", MANY, b"x", 1);
-    let mut client = node.persistent("c");
-    client.subscribe("t/#", 1);
+    let mut client = node.persistent("c").subscribed("t/#", 1);
     let mut got = BTreeSet::new();
     for _ in 0..MANY / 2 {
         got.insert(client.take().topic);
@@ -103,8 +100,7 @@ fn a_persistent_session_gets_the_rest_after_a_restart() {
             let case = format!("QoS {qos}, killed: {killed}");
             let mut node = Node::builder().set("log.kind", "none").start();
             load(&node, "t", count, b"x", qos);
-            let mut client = node.persistent("c");
-            client.subscribe("t/#", qos);
+            let mut client = node.persistent("c").subscribed("t/#", qos);
             let mut got = BTreeSet::new();
             for _ in 0..count / 4 {
                 assert!(got.insert(client.take().topic), "{case}");

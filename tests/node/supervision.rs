@@ -38,8 +38,7 @@ const WINDOW: usize = 50;
 impl Load {
     fn start(node: &Node, publishers: usize) -> Self {
         let topic = unique("load/x");
-        let mut subscriber = node.persistent(&unique("load-subscriber"));
-        subscriber.subscribe(&topic, 1);
+        let subscriber = node.persistent(&unique("load-subscriber")).subscribed(&topic, 1);
         let stop = Arc::new(AtomicBool::new(false));
         let subscriber_stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
@@ -217,10 +216,8 @@ fn a_connection_that_panics_stalls_or_fails_closes_its_own_socket_only() {
     let load = Load::start(&node, 3);
     for action in ["panic", "fail", "stall"] {
         let (id, topic) = (unique("victim"), unique("victim"));
-        let mut victim = node.persistent(&id);
-        victim.subscribe(&topic, 1);
-        let mut watcher = node.client(&unique("watcher"));
-        watcher.subscribe("wills", 1);
+        let mut victim = node.persistent(&id).subscribed(&topic, 1);
+        let mut watcher = node.client(&unique("watcher")).subscribed("wills", 1);
         load.goes_on();
         node.fault(action, &format!("connection/{id}"));
         // Work for it: that a stalled one does not take it is how the stall shows. Again, because
@@ -262,8 +259,7 @@ fn a_stalled_connection_ends_by_its_keep_alive_and_by_takeover() {
 #[test]
 fn the_will_of_a_connection_that_panics_is_published() {
     let node = node("none");
-    let mut watcher = node.client("watcher");
-    watcher.subscribe("will", 1);
+    let mut watcher = node.client("watcher").subscribed("will", 1);
     let connect = crate::support::client::Connect::new("victim").will("will", "gone", 1);
     let mut victim = Client::connect(node.mqtt, &connect);
     node.fault("panic", "connection/victim");

@@ -99,15 +99,13 @@ fn a_crowd_and_one_that_does_not_read_have_the_newest_of_each_topic() {
     }
     publisher.ping();
     // All topics of `$SYS` have come once when the first one comes again.
-    let mut probe = node.client("probe");
-    probe.subscribe("$SYS/#", 0);
+    let mut probe = node.client("probe").subscribed("$SYS/#", 0);
     let mut values = Values::default();
     values.read_until(&mut probe, |values| values.uptime() >= 2.0);
     let topics = values.sys();
     assert!(topics > 40, "{topics} topics of $SYS");
     // One takes nothing any more, and then subscribes.
-    let mut stuck = node.client("stuck");
-    stuck.subscribe("noise", 0);
+    let mut stuck = node.client("stuck").subscribed("noise", 0);
     let noise = Publish::new("noise", [b'x'; 50_000]).bytes();
     eventually(SOON, "it is stuck", || {
         publisher.send(&noise);
@@ -136,8 +134,7 @@ fn a_crowd_and_one_that_does_not_read_have_the_newest_of_each_topic() {
     let span = start.elapsed();
     // What stands now comes to each of them, and nothing older behind it.
     let now = {
-        let mut late = node.client("late");
-        late.subscribe("$SYS/broker/uptime", 0);
+        let mut late = node.client("late").subscribed("$SYS/broker/uptime", 0);
         let mut values = Values::default();
         values.read(&mut late);
         values.uptime()

@@ -217,6 +217,13 @@ impl Client {
         self.send(&packet(0x62, &id.to_be_bytes()));
     }
 
+    /// PUBREL; the next packet has to be its PUBCOMP.
+    #[track_caller]
+    pub fn release(&mut self, id: u16) {
+        self.pubrel(id);
+        self.expect(Packet::Pubcomp(id));
+    }
+
     /// PUBCOMP.
     #[track_caller]
     pub fn pubcomp(&mut self, id: u16) {
@@ -262,6 +269,13 @@ impl Client {
         let id = self.id();
         self.send(&subscribe(id, &[(filter, qos)]));
         self.wait_for(&Packet::Suback(id, vec![qos]));
+    }
+
+    /// The same, as part of how a client is made.
+    #[track_caller]
+    pub fn subscribed(mut self, filter: &str, qos: u8) -> Self {
+        self.subscribe(filter, qos);
+        self
     }
 
     /// Unsubscribes.

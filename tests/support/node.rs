@@ -226,6 +226,22 @@ impl Node {
         Client::connect(self.mqtt, &Connect::new(id).persistent())
     }
 
+    /// The same, and whether the node had the session already.
+    #[track_caller]
+    pub fn persistent_present(&self, id: &str) -> (Client, bool) {
+        Client::connect_present(self.mqtt, &Connect::new(id).persistent())
+    }
+
+    /// A persistent session with these subscriptions, whose client has disconnected.
+    #[track_caller]
+    pub fn offline(&self, id: &str, filters: &[(&str, u8)]) {
+        let mut client = self.persistent(id);
+        for (filter, qos) in filters {
+            client.subscribe(filter, *qos);
+        }
+        client.disconnect();
+    }
+
     /// A socket without CONNECT.
     #[track_caller]
     pub fn socket(&self) -> Client {

@@ -61,6 +61,11 @@ impl Connect {
         self
     }
 
+    /// With CleanSession = 1 and with 0.
+    pub fn clean_and_persistent(self) -> [Self; 2] {
+        [self.clone(), self.persistent()]
+    }
+
     /// In seconds.
     pub fn keep_alive(mut self, seconds: u16) -> Self {
         self.0.keep_alive = seconds;
