@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 
 use socket2::{Domain, Socket, Type};
 use support::client::Connect;
+use support::command::stdout;
 use support::haproxy::HaProxy;
 use support::load::Load;
 use support::node::Builder;
@@ -200,7 +201,7 @@ fn a_drained_node_gets_nobody_and_nothing_acknowledged_is_lost() {
     load.goes_on(500);
     let here = share(&nodes, 12);
     let output = nodes[0].cli(&["drain", "--wait"]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = stdout(&output);
     assert!(output.status.success() && said.ends_with("0 connections left\n"), "{said}");
     assert_eq!(nodes[0].closed("drain"), here as f64);
     load.goes_on(500);

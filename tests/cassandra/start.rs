@@ -3,7 +3,7 @@
 use crate::faults::node;
 use crate::support::cassandra::{Cassandra, DATACENTER, Options, shared};
 use crate::support::node::Builder;
-use crate::support::unique;
+use crate::support::{says, unique};
 
 /// One sentence to the user, and a non-zero exit.
 #[track_caller]
@@ -11,9 +11,7 @@ fn refused(node: Builder, parts: &[&str]) {
     let (code, said) = node.set("cassandra.connect_timeout", "3s").fails();
     assert_eq!(code, Some(1), "{said}");
     let last = said.lines().last().unwrap_or_default();
-    for part in parts {
-        assert!(last.contains(part), "{part}: {said}");
-    }
+    says(last, parts);
 }
 
 /// A message is stored, and found by the node that comes after.

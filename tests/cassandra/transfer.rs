@@ -15,7 +15,7 @@ use hydrant_protocol::{PacketId, QoS};
 
 use crate::support::cassandra::{Cassandra, shared};
 use crate::support::client::{Client, Connect};
-use crate::support::node::run_broker;
+use crate::support::command::{run_broker, stderr, stdout};
 use crate::support::{Node, unique};
 
 /// `broker storage`, with the store in this keyspace or, without one, in the data directory.
@@ -35,14 +35,14 @@ fn storage(action: &[&str], data: &Path, at: Option<(&Cassandra, &str)>) -> Outp
 
 #[track_caller]
 fn done(output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     said
 }
 
 #[track_caller]
 fn refused(output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     said
 }
@@ -167,7 +167,7 @@ fn a_session_goes_on_in_cassandra() {
     }
     let data = node.data_dir();
     let said = storage(&["check"], &data, None);
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let said = stdout(&said);
     assert!(
         said.starts_with("FAIL store: ") && said.contains("in use by another broker"),
         "{said}"
@@ -175,7 +175,7 @@ fn a_session_goes_on_in_cassandra() {
     assert_eq!(node.terminate(), Some(0));
     let said = storage(&["check"], &data, None);
     assert_eq!(said.status.code(), Some(0));
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let said = stdout(&said);
     assert!(said.contains("\nok content: ") && said.contains("20 queued messages"), "{said}");
 
     let folder = tempfile::tempdir().unwrap();
@@ -202,7 +202,7 @@ fn what_check_says_of_a_real_cassandra() {
     let keyspace = unique("checked").replace('-', "_");
     let check = |at| {
         let output = storage(&["check"], folder.path(), at);
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+        (output.status.code(), stdout(&output))
     };
     let at = Some((&*node, keyspace.as_str()));
     let (code, said) = check(at);

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::nodes::Cluster;
 use crate::support::Node;
+use crate::support::command::stdout;
 
 /// Where the node listens for others, by `broker nodes`.
 fn peer_address(node: &Node, id: &str) -> String {
-    let shown = String::from_utf8(node.cli(&["nodes"]).stdout).unwrap();
+    let shown = stdout(&node.cli(&["nodes"]));
     let row = shown.lines().find(|line| line.contains(id)).expect("a row");
     let address = row.split_whitespace().find(|word| word.starts_with("127.0.0.1:"));
     address.expect("an address").to_owned()

@@ -1,6 +1,7 @@
 //! A cluster behind a real HAProxy.
 
 use crate::nodes::{Cluster, sees};
+use crate::support::command::success;
 use crate::support::eventually;
 use crate::support::haproxy::HaProxy;
 use crate::support::load::{Load, PATIENCE, Subscriber};
@@ -29,8 +30,7 @@ fn a_rolling_restart_behind_haproxy_loses_nothing_acknowledged() {
     let go_on = |more: u64| loads.iter().for_each(|(load, _)| load.goes_on(more));
     go_on(100);
     for (at, id) in ids.iter().enumerate() {
-        let output = nodes[0].cli(&["drain", "--wait"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        success(&nodes[0].cli(&["drain", "--wait"]));
         go_on(50);
         let node = nodes.remove(0).restart();
         sees(&node, &ids);

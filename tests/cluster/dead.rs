@@ -1,8 +1,9 @@
 //! Dead letters of a node that is lost are its successor's.
 
 use crate::nodes::{Cluster, sees};
-use crate::support::eventually;
+use crate::support::command::stdout;
 use crate::support::load::PATIENCE;
+use crate::support::{Node, eventually};
 
 #[test]
 fn the_dead_letters_of_a_killed_node_are_listed_and_replayed_at_its_successor() {
@@ -22,16 +23,14 @@ fn the_dead_letters_of_a_killed_node_are_listed_and_replayed_at_its_successor() 
         client.publish("one/k/more", payload, 1);
     }
     eventually(PATIENCE, "they are dead letters", || n2.metric("hydrant_dead_letters") == 2.0);
-    let listed = |node: &crate::support::Node| {
-        String::from_utf8(node.cli(&["dead", "list"]).stdout).unwrap()
-    };
+    let listed = |node: &Node| stdout(&node.cli(&["dead", "list"]));
     let before = listed(&n2);
     assert_eq!(before.lines().count(), 3, "{before}");
     n2.kill9();
     eventually(PATIENCE, "the successor has them", || n1.metric("hydrant_dead_letters") == 2.0);
     assert_eq!(listed(&n1), before);
     let output = n1.cli(&["dead", "replay", "--all"]);
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2 delivered\n");
+    assert_eq!(stdout(&output), "2 delivered\n");
     let records = n1.tail("one-more", 2);
     assert!(records.contains("one") && records.contains("two"), "{records}");
     // The dead one comes back, and has none.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::nodes::{Cluster, read_all, sees};
 use crate::support::client::{Client, Connect, Publish};
+use crate::support::command::stdout;
 use crate::support::eventually;
 use crate::support::kafka::Kafka;
 use crate::support::load::{Load, PATIENCE, Seen, Subscriber};
@@ -144,7 +145,7 @@ fn without_zookeeper_the_cluster_goes_on() {
     load.goes_on(100);
     // Longer than the session time-out: nobody is taken for dead.
     eventually(PATIENCE, "the nodes say that ZooKeeper is away", || {
-        let shown = String::from_utf8(nodes[0].cli(&["nodes"]).stdout).unwrap();
+        let shown = stdout(&nodes[0].cli(&["nodes"]));
         shown.contains("away")
     });
     let mut client = nodes[0].client("new").subscribed("new/#", 1);
@@ -154,7 +155,7 @@ fn without_zookeeper_the_cluster_goes_on() {
     zookeeper.restart();
     load.goes_on(100);
     eventually(PATIENCE, "ZooKeeper is back", || {
-        let shown = String::from_utf8(nodes[0].cli(&["nodes"]).stdout).unwrap();
+        let shown = stdout(&nodes[0].cli(&["nodes"]));
         shown.contains("current") && shown.contains("n2")
     });
     load.goes_on(50);

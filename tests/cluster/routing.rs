@@ -2,8 +2,9 @@
 
 use crate::nodes::Cluster;
 use crate::support::client::{Client, Connect};
-use crate::support::eventually;
+use crate::support::command::stdout;
 use crate::support::load::{Load, PATIENCE, Subscriber};
+use crate::support::{eventually, says};
 
 #[test]
 fn a_publish_reaches_every_node_and_a_retained_message_stays_on_all() {
@@ -40,10 +41,7 @@ fn a_publish_reaches_every_node_and_a_retained_message_stays_on_all() {
             client.recv_within(std::time::Duration::from_millis(100)).unwrap().is_some()
         });
     }
-    let shown = String::from_utf8(nodes[0].cli(&["nodes"]).stdout).unwrap();
-    for id in ["n1", "n2", "n3"] {
-        assert!(shown.contains(id), "{shown}");
-    }
+    says(&stdout(&nodes[0].cli(&["nodes"])), &["n1", "n2", "n3"]);
 }
 
 #[test]

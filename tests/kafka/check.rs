@@ -1,7 +1,7 @@
 //! `broker kafka check` against a real Kafka. The binary itself runs.
 
+use crate::support::command::{run_broker, stderr, stdout};
 use crate::support::kafka::shared;
-use crate::support::node::run_broker;
 use crate::support::server::free_port;
 
 /// Exit code and output of `broker kafka check TOPICS`.
@@ -14,8 +14,7 @@ fn check(address: &str, topics: &[&str], sets: &[&str]) -> (Option<i32>, String)
         args.extend(["--set".to_owned(), set.to_owned()]);
     }
     let output = run_broker(&args);
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    (output.status.code(), stdout(&output) + &stderr(&output))
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::support::client::{Client, Packet, Publish};
 use crate::support::kafka::{Kafka, shared};
 use crate::support::load::PATIENCE;
 use crate::support::node::Builder;
-use crate::support::{Node, eventually};
+use crate::support::{Node, eventually, says};
 
 /// Above what the topics of these tests take.
 const LARGE: usize = 30_000;
@@ -27,26 +27,11 @@ fn large(name: &str) -> String {
     format!("{name} {}", "x".repeat(LARGE))
 }
 
-/// What the command prints, and whether it says that all went well.
-fn dead(node: &Node, args: &[&str]) -> (bool, String) {
-    let output = node.cli(&[&["dead"], args].concat());
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(text).unwrap())
-}
-
-/// The ids that `broker dead list` shows.
-fn ids(node: &Node) -> Vec<String> {
-    let (ok, shown) = dead(node, &["list"]);
-    assert!(ok, "{shown}");
-    let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
-    shown.lines().skip(1).filter_map(first).collect()
-}
-
 /// Returns when Kafka has said of each what it does.
 fn replay(node: &Node, which: &str) {
-    dead(node, &["replay", which]);
+    node.dead(&["replay", which]);
     eventually(PATIENCE, "the replay is over", || {
-        !dead(node, &["list"]).1.contains("(on its way again)")
+        !node.dead(&["list"]).1.contains("(on its way again)")
     });
 }
 
@@ -79,30 +64,28 @@ fn survives_a_kill_and_is_replayed(ack: &str) {
     wait_letters(&node, 2.0);
     ready(&node);
     assert_eq!(node.dropped("log_refused"), 0.0);
-    let listed = ids(&node);
+    let listed = node.dead_ids();
     assert_eq!(listed.len(), 2);
-    let (_, shown) = dead(&node, &["list"]);
-    for part in ["sender", &mqtt, &topic, &LARGE.to_string()[..3], "Kafka topic"] {
-        assert!(shown.contains(part), "{part}: {shown}");
-    }
+    let (_, shown) = node.dead(&["list"]);
+    says(&shown, &["sender", &mqtt, &topic, &LARGE.to_string()[..3], "Kafka topic"]);
     node.kill9();
     let node = node.restart();
-    assert_eq!(ids(&node), listed, "the same after a kill");
+    assert_eq!(node.dead_ids(), listed, "the same after a kill");
     // Nothing has changed: refused again, and kept.
     replay(&node, &listed[0]);
     assert_eq!(
-        (ids(&node), node.metric("hydrant_dead_letters_written_total")),
+        (node.dead_ids(), node.metric("hydrant_dead_letters_written_total")),
         (listed.clone(), 1.0)
     );
     kafka.alter_topic(&topic, &[("max.message.bytes", "1000000")]);
     eventually(PATIENCE, "Kafka takes it now", || {
         replay(&node, &listed[0]);
-        ids(&node) == listed[1..]
+        node.dead_ids() == listed[1..]
     });
     replay(&node, "--all");
-    assert!(ids(&node).is_empty());
+    assert!(node.dead_ids().is_empty());
     assert_eq!(texts(kafka, &topic), ["before", "after", "one", "two"], "each once");
-    let (ok, said) = dead(&node, &["drop", &listed[0]]);
+    let (ok, said) = node.dead(&["drop", &listed[0]]);
     assert!(!ok && said.contains("no such dead letters"), "{said}");
 }
 
@@ -137,7 +120,7 @@ fn at_level_kafka_full_is_no_acknowledgement() {
     assert_eq!(node.metric("hydrant_dead_letters_full_total"), 1.0);
     // Others go on.
     client.publish("dead/k/full", "small", 1);
-    assert!(dead(&node, &["drop", "--all"]).0);
+    assert!(node.dead(&["drop", "--all"]).0);
     let mut third = node.client("third");
     third.publish("dead/k/full", large("three"), 1);
     wait_letters(&node, 1.0);
@@ -171,7 +154,7 @@ fn at_level_stored_full_keeps_records_in_the_outbox() {
     eventually(PATIENCE, "they are tried again", || {
         node.metric("hydrant_dead_letters_full_total") >= 2.0
     });
-    assert_eq!((left(), ids(&node).len()), (3.0, 1));
+    assert_eq!((left(), node.dead_ids().len()), (3.0, 1));
     kafka.alter_topic("dead-outbox", &[("max.message.bytes", "1000000")]);
     eventually(PATIENCE, "all are delivered", || {
         replay(&node, "--all");

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::client::{Connect, Publish};
+use crate::support::command::stderr;
 use crate::support::{Client, Dice, Node, Packet, SOON};
 
 /// More than any history here publishes: what a full queue drops is not lost by a crash.
@@ -198,7 +199,7 @@ fn file_layer(folder: &Path) -> PathBuf {
         .args(["-ldl", "-lpthread"])
         .output()
         .expect("a C compiler");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", stderr(&output));
     library
 }
 

@@ -6,14 +6,12 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Connect, Publish};
+use crate::support::command::success;
 use crate::support::{Client, Node, Packet, SOON, eventually};
 
 #[track_caller]
 fn drain(node: &Node, args: &[&str]) -> String {
-    let output = node.cli(&[&["drain"], args].concat());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    success(&node.cli(&[&["drain"], args].concat()))
 }
 
 fn agent(node: &Node) -> String {

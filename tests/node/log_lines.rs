@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use crate::support::client::{Connect, Publish, packet, text};
+use crate::support::command::stdout;
 use crate::support::{Client, Node, SOON, eventually};
 
 /// Lines of the log with this text.
@@ -196,7 +197,7 @@ fn dropped_messages_have_a_line_with_an_example() {
     });
     let line = node.wait_log("(slow_subscriber)");
     assert!(line.contains("client \"slow\", topic \"flood\""), "{line}");
-    let status = String::from_utf8_lossy(&node.cli(&["status"]).stdout).into_owned();
+    let status = stdout(&node.cli(&["status"]));
     let dropped = status.lines().find(|line| line.starts_with("dropped")).expect("a line");
     assert!(dropped.contains("3 queue_full") && dropped.contains("2 retained_full"), "{status}");
 }
@@ -260,7 +261,7 @@ fn status_says_what_the_node_is_and_what_it_does() {
         client.publish("a/b/c", n.to_string(), 1);
     }
     let line = |start: &str| {
-        let status = String::from_utf8_lossy(&node.cli(&["status"]).stdout).into_owned();
+        let status = stdout(&node.cli(&["status"]));
         let found = status.lines().find(|line| line.starts_with(start)).map(str::to_owned);
         found.unwrap_or_else(|| panic!("no {start} in:\n{status}"))
     };

@@ -3,20 +3,14 @@
 
 use std::process::Output;
 
-use crate::support::Node;
-use crate::support::node::{run_broker, success};
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use crate::support::command::{run_broker, stderr, success};
+use crate::support::{Node, says};
 
 #[track_caller]
 fn refused(output: &Output, expected: &[&str]) {
-    let said = said(output);
+    let said = stderr(output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    for expected in expected {
-        assert!(said.contains(expected), "no '{expected}' in:\n{said}");
-    }
+    says(&said, expected);
 }
 
 #[test]
@@ -27,13 +21,12 @@ fn a_section_without_its_switch_and_a_variable_that_is_no_key_end_the_start() {
         .env("RUST_LOG", "verbose")
         .fails();
     assert_eq!(code, Some(1));
-    for expected in [
+    let expected = [
         "config.toml:2: kafka.bootstrap_servers is set and log.kind is \"embedded\"",
         "environment HYDRANT_LOG_KIND: is no key: write HYDRANT__LOG__KIND",
         "environment RUST_LOG: \"verbose\" is no level",
-    ] {
-        assert!(said.contains(expected), "no '{expected}' in:\n{said}");
-    }
+    ];
+    says(&said, &expected);
     assert_eq!(said.lines().count(), 3, "{said}");
 }
 
@@ -68,7 +61,8 @@ fn a_check_finds_what_a_start_would_refuse() {
     let elsewhere = check(&["listener.address=192.0.2.1:1883"]);
     assert!(elsewhere.status.success());
     assert!(
-        said(&elsewhere).contains("note: this machine has no address 192.0.2.1 (listener.address)")
+        stderr(&elsewhere)
+            .contains("note: this machine has no address 192.0.2.1 (listener.address)")
     );
 }
 
@@ -77,8 +71,8 @@ fn a_level_kafka_without_kafka_is_noted() {
     let output = run_broker(&["config", "check", "--set", "route_default.ack=kafka"]);
     assert!(output.status.success());
     let note = "note: --set route_default.ack: ack = \"kafka\" waits for the embedded log";
-    assert!(said(&output).starts_with(note), "{}", said(&output));
-    assert_eq!(said(&run_broker(&["config", "check"])), "");
+    assert!(stderr(&output).starts_with(note), "{}", stderr(&output));
+    assert_eq!(stderr(&run_broker(&["config", "check"])), "");
 }
 
 #[test]
@@ -136,5 +130,5 @@ fn a_cancelled_drain_that_was_none_is_said_to() {
 fn an_option_of_other_brokers_is_answered_with_ours() {
     let output = run_broker(&["--port", "1884"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(said(&output).contains("--listen 0.0.0.0:1884"), "{}", said(&output));
+    assert!(stderr(&output).contains("--listen 0.0.0.0:1884"), "{}", stderr(&output));
 }

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Connect, Publish};
-use crate::support::{Client, Node, Packet, SOON, eventually};
+use crate::support::command::{stderr, stdout};
+use crate::support::{Client, Node, Packet, SOON, eventually, says};
 
 #[test]
 fn metrics_health_and_ready_are_served() {
@@ -31,8 +32,7 @@ fn metrics_health_and_ready_are_served() {
     }
     assert!(node.metric("hydrant_storage_batches_total") >= 0.0);
     assert!(node.http("/metrics").1.ends_with("# EOF\n"));
-    let output = node.cli(&["status"]);
-    let status = String::from_utf8_lossy(&output.stdout).into_owned();
+    let status = stdout(&node.cli(&["status"]));
     for line in ["ready          yes", "connections    1", "subscriptions  1"] {
         assert!(status.lines().any(|l| l == line), "no '{line}' in:\n{status}");
     }
@@ -42,7 +42,7 @@ fn metrics_health_and_ready_are_served() {
 fn a_node_alone_has_no_nodes_to_list() {
     let node = Node::builder().start();
     let output = node.cli(&["nodes"]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = stderr(&output);
     assert!(!output.status.success() && output.stdout.is_empty());
     assert!(said.starts_with("broker: this node is not in a cluster"), "{said}");
 }
@@ -52,7 +52,7 @@ fn the_tree_shows_every_actor() {
     let node = Node::builder().set("node.workers", 2).start();
     let _clients: Vec<_> = (0..4).map(|n| node.client(&format!("client-{n}"))).collect();
     let tree = node.tree();
-    for path in [
+    let paths = [
         "node n1",
         "supervisor",
         "listener/tcp",
@@ -62,12 +62,10 @@ fn the_tree_shows_every_actor() {
         "topic-router/1",
         "storage",
         "log",
-    ] {
-        assert!(tree.contains(path), "no {path} in:\n{tree}");
-    }
+    ];
+    says(&tree, &paths);
     assert!(!tree.contains("client-0"), "connections are counts:\n{tree}");
-    let output = node.cli(&["tree", "--connections"]);
-    let paged = String::from_utf8_lossy(&output.stdout).into_owned();
+    let paged = stdout(&node.cli(&["tree", "--connections"]));
     for n in 0..4 {
         assert!(paged.contains(&format!("client-{n}")), "{paged}");
     }
@@ -94,7 +92,7 @@ fn faults_are_refused_unless_they_are_switched_on() {
     let node = Node::builder().start();
     let output = node.cli(&["fault", "panic", "storage"]);
     assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("debug.faults"));
+    assert!(stderr(&output).contains("debug.faults"));
     assert_eq!(node.metric("hydrant_restarts_total"), 0.0);
 }
 
@@ -120,7 +118,7 @@ fn tail_prints_what_was_published_by_topic_and_group() {
     let group = |count: &str| {
         let output =
             node.cli(&["tail", "device-thermo", "--group", "g", "--from-start", "--count", count]);
-        String::from_utf8_lossy(&output.stdout)
+        stdout(&output)
             .lines()
             .map(|l| l.rsplit('\t').next().unwrap().to_owned())
             .collect::<Vec<_>>()
@@ -135,7 +133,7 @@ fn without_a_node_the_commands_say_so() {
     node.kill9();
     let output = node.cli(&["tree"]);
     assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("is the broker running"));
+    assert!(stderr(&output).contains("is the broker running"));
 }
 
 #[test]

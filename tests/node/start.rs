@@ -7,9 +7,17 @@ use std::sync::Arc;
 use hydrant::embedded::{EmbeddedStore, StoreOptions};
 use hydrant_actors::ports::{SessionOp, SessionStore as _, StoreOp, UNFINISHED};
 
-use crate::support::node::run_broker;
+use crate::support::command::{run_broker, stderr, stdout};
 use crate::support::process::signal;
-use crate::support::{Node, SOON, eventually};
+use crate::support::{Node, SOON, eventually, says};
+
+/// What `broker` says with these arguments, which it does not take.
+#[track_caller]
+fn refused(args: &[&str]) -> String {
+    let output = run_broker(args);
+    assert!(!output.status.success());
+    stderr(&output)
+}
 
 #[test]
 fn every_mistake_of_a_configuration_is_reported_at_once_with_its_line() {
@@ -20,17 +28,8 @@ fn every_mistake_of_a_configuration_is_reported_at_once_with_its_line() {
         .env("HYDRANT__NODE__ID", "a b")
         .fails();
     assert_ne!(code, Some(0));
-    for expected in [
-        "config.toml:2",
-        "address",
-        "config.toml:4",
-        "kafka",
-        "config.toml:7",
-        "session.expirey",
-        "session.expiry",
-    ] {
-        assert!(said.contains(expected), "no '{expected}' in:\n{said}");
-    }
+    says(&said, &["config.toml:2", "address", "config.toml:4", "kafka", "config.toml:7"]);
+    says(&said, &["session.expirey", "session.expiry"]);
 }
 
 #[test]
@@ -53,16 +52,8 @@ fn a_port_in_use_is_one_sentence() {
     let address = taken.local_addr().unwrap().to_string();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let output = run_broker(&[
-        "--node-id",
-        "n1",
-        "--listen",
-        &address,
-        "--data-dir",
-        data.to_str().unwrap(),
-    ]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success());
+    let data = data.to_str().unwrap();
+    let said = refused(&["--node-id", "n1", "--listen", &address, "--data-dir", data]);
     assert!(said.contains(&address) && said.contains("--listen"), "{said}");
     assert_eq!(said.lines().filter(|line| line.contains(&address)).count(), 1, "{said}");
 }
@@ -103,9 +94,7 @@ fn a_folder_that_cannot_be_made_is_one_sentence() {
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     let data = file.join("data");
-    let output = run_broker(&["--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success());
+    let said = refused(&["--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()]);
     assert!(said.contains(data.to_str().unwrap()) && said.contains("--data-dir"), "{said}");
 }
 
@@ -127,9 +116,7 @@ fn a_store_of_a_newer_format_is_one_sentence() {
     assert_eq!(found.len(), 2, "store and log each say their format");
     for (path, text) in found {
         std::fs::write(&path, "{\"format\":99}").unwrap();
-        let output = run_broker(&["--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success());
+        let said = refused(&["--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()]);
         assert!(said.contains("format 99") && said.contains("newer"), "{said}");
         std::fs::write(&path, text).unwrap();
     }
@@ -141,16 +128,12 @@ fn a_data_directory_belongs_to_one_node() {
     let node = Node::builder().start();
     let data = node.data_dir();
     let data = data.to_str().unwrap();
-    let second = run_broker(&["--node-id", "n1", "--listen", "127.0.0.1:0", "--data-dir", data]);
-    let said = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(!second.status.success());
+    let said = refused(&["--node-id", "n1", "--listen", "127.0.0.1:0", "--data-dir", data]);
     assert!(said.contains("in use by another broker"), "{said}");
     node.client("c").ping();
     let mut node = node;
     assert_eq!(node.terminate(), Some(0));
-    let other = run_broker(&["--node-id", "n2", "--listen", "127.0.0.1:0", "--data-dir", data]);
-    let said = String::from_utf8_lossy(&other.stderr).into_owned();
-    assert!(!other.status.success());
+    let said = refused(&["--node-id", "n2", "--listen", "127.0.0.1:0", "--data-dir", data]);
     assert!(said.contains("n1") && said.contains("n2"), "{said}");
 }
 
@@ -176,16 +159,13 @@ fn a_cluster_on_the_embedded_store_is_refused() {
 
 #[test]
 fn version_and_configuration_are_printed() {
-    let output = run_broker(&["--version"]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = stdout(&run_broker(&["--version"]));
     assert_eq!(said.trim(), concat!("broker ", env!("CARGO_PKG_VERSION")));
     let output = run_broker(&["config", "check"]);
     assert!(output.status.success());
-    let output = run_broker(&["config", "print", "--set", "log.kind=none"]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = stdout(&run_broker(&["config", "print", "--set", "log.kind=none"]));
     assert!(said.contains("kind = \"none\"") && said.contains("--set"), "{said}");
-    let output = run_broker(&["route", "device/42/thermo"]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = stdout(&run_broker(&["route", "device/42/thermo"]));
     assert!(said.contains("device-thermo") && said.contains("42"), "{said}");
 }
 
@@ -193,7 +173,7 @@ fn version_and_configuration_are_printed() {
 fn the_shipped_configuration_file_holds_the_defaults() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
     let with = run_broker(&["config", "default"]);
-    assert_eq!(String::from_utf8_lossy(&with.stdout), std::fs::read_to_string(file).unwrap());
+    assert_eq!(stdout(&with), std::fs::read_to_string(file).unwrap());
 }
 
 #[test]

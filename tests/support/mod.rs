@@ -9,6 +9,7 @@
 #[cfg(feature = "servers")]
 pub mod cassandra;
 pub mod client;
+pub mod command;
 #[cfg(feature = "servers")]
 pub mod forwarder;
 #[cfg(feature = "servers")]
@@ -45,6 +46,24 @@ pub fn eventually(deadline: Duration, what: &str, mut condition: impl FnMut() ->
     while !condition() {
         assert!(Instant::now() < end, "waited {deadline:?} in vain until {what}");
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Returns when this time is over, such as that of an outage.
+pub fn wait_out(time: Duration) {
+    let end = Instant::now() + time;
+    eventually(2 * time + SOON, "the time is over", || Instant::now() >= end);
+}
+
+/// Each of these parts is in what was said.
+///
+/// # Panics
+/// With the part that is not.
+#[track_caller]
+pub fn says(said: &str, parts: &[impl AsRef<str>]) {
+    for part in parts {
+        let part = part.as_ref();
+        assert!(said.contains(part), "no '{part}' in:\n{said}");
     }
 }
 

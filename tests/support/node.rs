@@ -4,16 +4,16 @@
 //! pipe and kills by id. A node is stopped when its [`Node`] is dropped; a failed test prints the
 //! node's log.
 
-use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::SOON;
 use super::client::{Client, Connect};
+use super::command::broker;
 pub use super::process::signal;
 use super::process::{Log, guard, release, wait_exit};
 
@@ -323,55 +323,6 @@ impl Node {
         }
     }
 
-    /// Runs `broker` with these arguments and this node's data directory.
-    #[track_caller]
-    pub fn cli(&self, args: &[&str]) -> Output {
-        let mut command = broker(self.folder.path());
-        command.args(args).arg("--data-dir").arg(self.data_dir()).stdin(Stdio::null());
-        command.output().expect("the broker starts")
-    }
-
-    /// What `broker tree` prints.
-    #[track_caller]
-    pub fn tree(&self) -> String {
-        success(&self.cli(&["tree"]))
-    }
-
-    /// Makes an actor `panic`, `stall` or `fail`; the node needs `debug.faults`.
-    #[track_caller]
-    pub fn fault(&self, action: &str, path: &str) {
-        success(&self.cli(&["fault", action, path]));
-    }
-
-    /// `broker tail TOPIC --from-start --count N`.
-    #[track_caller]
-    pub fn tail(&self, topic: &str, count: usize) -> String {
-        success(&self.cli(&["tail", topic, "--from-start", "--count", &count.to_string()]))
-    }
-
-    /// Lines of `broker tail TOPIC --from-start` before the first one with `marker`.
-    #[track_caller]
-    pub fn tail_to(&self, topic: &str, marker: &str) -> Vec<String> {
-        let mut command = broker(self.folder.path());
-        command.args(["tail", topic, "--from-start", "--data-dir"]).arg(self.data_dir());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("the broker starts");
-        let log = Arc::new(Log::default());
-        log.follow(child.stdout.take().expect("piped"));
-        let found = log.wait(0, |line| line.contains(marker));
-        let _ = child.kill();
-        let _ = child.wait();
-        let lines = log.lock().0.clone();
-        assert!(found.is_some(), "no '{marker}' in {topic}: {} lines", lines.len());
-        lines.into_iter().take_while(|line| !line.contains(marker)).collect()
-    }
-
-    /// `broker tree --connections`, its first page.
-    #[track_caller]
-    pub fn connections(&self) -> String {
-        success(&self.cli(&["tree", "--connections"]))
-    }
-
     /// Where it answers HAProxy's agent-check; the node needs `admin.agent_listen`.
     #[track_caller]
     pub fn agent(&self) -> SocketAddr {
@@ -436,34 +387,6 @@ impl Drop for Node {
             eprintln!("--- the node's log, its last lines ---\n{}", lines[from..].join("\n"));
         }
     }
-}
-
-/// The binary of this build, or that of `HYDRANT_BROKER`, such as a release build.
-fn broker(folder: &Path) -> Command {
-    let built = || env!("CARGO_BIN_EXE_broker").into();
-    let mut command = Command::new(std::env::var_os("HYDRANT_BROKER").unwrap_or_else(built));
-    command.current_dir(folder).env_remove("RUST_LOG");
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("HYDRANT__") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
-
-/// Runs `broker` with these arguments in an empty folder.
-#[track_caller]
-pub fn run_broker<S: AsRef<OsStr>>(args: &[S]) -> Output {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    broker(folder.path()).args(args).stdin(Stdio::null()).output().expect("the broker starts")
-}
-
-/// What a command that ended well has printed.
-#[track_caller]
-pub fn success(output: &Output) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {stderr}", output.status);
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A GET over a connection of its own.
