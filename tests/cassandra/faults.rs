@@ -4,18 +4,18 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::cassandra::{Cassandra, CassandraCluster, Options};
+use crate::support::cassandra::{Cassandra, CassandraCluster, Options, new_keyspace};
 use crate::support::kafka::Kafka;
 use crate::support::load::{Load, PATIENCE, Seen, Subscriber};
 use crate::support::node::Builder;
-use crate::support::{Node, eventually, unique};
+use crate::support::{Node, eventually, wait_out};
 
 /// A node whose sessions are in a keyspace of its own, without a log.
 pub fn node(contact_points: &str) -> Builder {
     Node::builder()
         .set("storage.kind", "cassandra")
         .set("cassandra.contact_points", contact_points)
-        .set("cassandra.keyspace", unique("node").replace('-', "_"))
+        .set("cassandra.keyspace", new_keyspace("node"))
         .set("log.kind", "none")
         // A load goes as fast as the machine lets it.
         .set("session.max_queued_messages", 1_000_000)
@@ -24,6 +24,12 @@ pub fn node(contact_points: &str) -> Builder {
 
 fn is_ready(node: &Node) -> bool {
     node.http("/ready").0 == 200
+}
+
+/// Waits until the node says that its store is away.
+#[track_caller]
+fn misses_its_store(node: &Node) {
+    eventually(PATIENCE, "the node says that its store is away", || !is_ready(node));
 }
 
 #[test]
@@ -37,18 +43,18 @@ fn with_cassandra_stopped_killed_and_frozen_sessions_lose_and_disorder_nothing()
     });
     once.0.goes_on(500);
     cassandra.stop();
-    eventually(PATIENCE, "the node says that its store is away", || !is_ready(&node));
+    misses_its_store(&node);
     cassandra.restart();
     once.0.goes_on(500);
     exactly.0.goes_on(500);
     cassandra.kill9();
-    eventually(PATIENCE, "the node says that its store is away", || !is_ready(&node));
+    misses_its_store(&node);
     cassandra.restart();
     once.0.goes_on(500);
     // Frozen for 20 s: connections stay open, nothing answers.
     cassandra.pause();
     let end = Instant::now() + Duration::from_secs(20);
-    eventually(PATIENCE, "the node says that its store is away", || !is_ready(&node));
+    misses_its_store(&node);
     eventually(PATIENCE, "20 s are over", || Instant::now() >= end);
     cassandra.resume();
     once.0.goes_on(500);
@@ -66,10 +72,7 @@ fn with_cassandra_stopped_killed_and_frozen_sessions_lose_and_disorder_nothing()
 #[test]
 fn a_killed_node_goes_on_where_it_was() {
     let (cassandra, kafka) = (Cassandra::start(), Kafka::start());
-    let mut node = node(&cassandra.address())
-        .set("log.kind", "kafka")
-        .set("kafka.bootstrap_servers", kafka.address())
-        .start();
+    let mut node = node(&cassandra.address()).kafka(&kafka).start();
     let flows = [("once", 1), ("exactly", 2)].map(|(kind, qos)| {
         let subscriber = Subscriber::start(node.mqtt, kind, qos);
         (Load::start_stubborn(node.mqtt, kind, 3, qos), subscriber, qos)
@@ -138,8 +141,7 @@ fn writes_that_time_out_are_repeated() {
     for _ in 0..10 {
         load.goes_on(50);
         cassandra.pause();
-        let end = Instant::now() + Duration::from_millis(300);
-        eventually(PATIENCE, "it was frozen", || Instant::now() >= end);
+        wait_out(Duration::from_millis(300));
         cassandra.resume();
     }
     load.goes_on(100);
@@ -180,7 +182,7 @@ fn a_replica_of_three_is_not_missed_and_two_are() {
     cluster.nodes[2].kill9();
     load.goes_on(500);
     cluster.nodes[1].kill9();
-    eventually(PATIENCE, "the node says that its store is away", || !is_ready(&node));
+    misses_its_store(&node);
     let acknowledged = load.acknowledged();
     cluster.nodes[2].restart();
     load.goes_on(500);

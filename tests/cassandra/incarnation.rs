@@ -11,7 +11,7 @@ use hydrant::cassandra::schema::ensure;
 
 use crate::schema::options;
 use crate::support::SOON;
-use crate::support::cassandra::{Cassandra, shared};
+use crate::support::cassandra::{Cassandra, Shared, shared};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(300);
@@ -23,12 +23,22 @@ async fn database(options: &CassandraOptions) -> Db {
     db
 }
 
-async fn fresh(node: &Cassandra) -> Db {
-    database(&options(node, &node.create_keyspace(1))).await
+/// A keyspace of its own on the shared node.
+async fn fresh() -> (Shared, Db) {
+    let node = shared();
+    let db = database(&options(&node, &node.create_keyspace(1))).await;
+    (node, db)
 }
 
 async fn begin(db: &Db, node_id: &str, instance: &str, lease: Duration) -> Arc<Incarnation> {
     Incarnation::begin(db, node_id, instance, 4, lease, false).await.unwrap()
+}
+
+/// The same, and its lease is renewed.
+async fn renewed(db: &Db, node_id: &str, instance: &str, lease: Duration) -> Arc<Incarnation> {
+    let one = begin(db, node_id, instance, lease).await;
+    one.spawn_renewal(db.clone());
+    one
 }
 
 async fn eventually(what: &str, condition: impl Fn() -> bool) {
@@ -45,8 +55,7 @@ fn numbers(claimed: &[Predecessor]) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn starts_at_the_same_time_get_different_numbers() {
-    let node = shared();
-    let db = fresh(&node).await;
+    let (_node, db) = fresh().await;
     let first = begin(&db, "a", "one", LONG).await;
     let begun = join_all((0..8).map(|_| begin(&db, "a", "one", LONG))).await;
     let mut numbers: Vec<u64> = begun.iter().map(|one| one.number).collect();
@@ -60,13 +69,10 @@ async fn starts_at_the_same_time_get_different_numbers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_sealed_one_cannot_renew_and_says_so() {
-    let node = shared();
-    let db = fresh(&node).await;
-    let old = begin(&db, "a", "one", SECOND * 2).await;
-    old.spawn_renewal(db.clone());
+    let (_node, db) = fresh().await;
+    let old = renewed(&db, "a", "one", SECOND * 2).await;
     // The same data directory: the process that had it is dead.
-    let new = begin(&db, "a", "one", SECOND * 2).await;
-    new.spawn_renewal(db.clone());
+    let new = renewed(&db, "a", "one", SECOND * 2).await;
     let claimed = new.claim(&db).await.unwrap();
     let [Predecessor { number, lanes: 4, node_id, lineage: 0, .. }] = &claimed[..] else {
         panic!("{claimed:?}")
@@ -89,12 +95,9 @@ async fn a_sealed_one_cannot_renew_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_node_id_in_use_is_refused_and_its_broker_goes_on() {
-    let node = shared();
-    let db = fresh(&node).await;
-    let running = begin(&db, "a", "one", SECOND * 2).await;
-    running.spawn_renewal(db.clone());
-    let second = begin(&db, "a", "two", SECOND * 2).await;
-    second.spawn_renewal(db.clone());
+    let (_node, db) = fresh().await;
+    let running = renewed(&db, "a", "one", SECOND * 2).await;
+    let second = renewed(&db, "a", "two", SECOND * 2).await;
     let why = second.claim(&db).await.unwrap_err().to_string();
     assert!(why.contains("node id \"a\" is in use by another running broker"), "{why}");
     assert!(why.contains("give each node its own --node-id"), "{why}");
@@ -109,8 +112,7 @@ async fn a_node_id_in_use_is_refused_and_its_broker_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn of_two_that_start_together_one_goes_on() {
-    let node = shared();
-    let db = fresh(&node).await;
+    let (_node, db) = fresh().await;
     let earlier = begin(&db, "a", "one", LONG).await;
     let later = begin(&db, "a", "two", LONG).await;
     let why = earlier.claim(&db).await.unwrap_err().to_string();
@@ -122,8 +124,7 @@ async fn of_two_that_start_together_one_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_lease_of_a_dead_one_elsewhere_is_waited_out() {
-    let node = shared();
-    let db = fresh(&node).await;
+    let (_node, db) = fresh().await;
     let dead = begin(&db, "a", "one", SECOND * 2).await;
     let next = begin(&db, "a", "two", LONG).await;
     let begun = Instant::now();
@@ -135,10 +136,8 @@ async fn the_lease_of_a_dead_one_elsewhere_is_waited_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn after_a_clean_stop_nobody_waits() {
-    let node = shared();
-    let db = fresh(&node).await;
-    let old = begin(&db, "a", "one", LONG).await;
-    old.spawn_renewal(db.clone());
+    let (_node, db) = fresh().await;
+    let old = renewed(&db, "a", "one", LONG).await;
     assert!(old.may_acknowledge());
     old.release(&db).await;
     assert!(!old.may_acknowledge());
@@ -150,8 +149,7 @@ async fn after_a_clean_stop_nobody_waits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_successor_did_not_drain_goes_to_the_next() {
-    let node = shared();
-    let db = fresh(&node).await;
+    let (_node, db) = fresh().await;
     let first = begin(&db, "a", "one", LONG).await;
     let second = begin(&db, "a", "one", LONG).await;
     assert_eq!(numbers(&second.claim(&db).await.unwrap()), [first.number]);
@@ -168,18 +166,14 @@ async fn what_a_successor_did_not_drain_goes_to_the_next() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn dead_ones_of_other_nodes_are_claimed_and_living_left_alone() {
-    let node = shared();
-    let db = fresh(&node).await;
+    let (_node, db) = fresh().await;
     let drained = begin(&db, "x", "one", SECOND * 2).await;
     let dead = begin(&db, "x", "one", SECOND * 2).await;
     assert_eq!(numbers(&dead.claim(&db).await.unwrap()), [drained.number]);
-    let alive = begin(&db, "y", "two", SECOND * 2).await;
-    alive.spawn_renewal(db.clone());
-    let me = begin(&db, "z", "three", SECOND * 2).await;
-    me.spawn_renewal(db.clone());
+    let alive = renewed(&db, "y", "two", SECOND * 2).await;
+    let me = renewed(&db, "z", "three", SECOND * 2).await;
     assert_eq!(me.claim(&db).await.unwrap(), []);
-    let rival = begin(&db, "w", "four", SECOND * 2).await;
-    rival.spawn_renewal(db.clone());
+    let rival = renewed(&db, "w", "four", SECOND * 2).await;
     let claims = [&me, &rival].map(|one| one.claim_dead(&db));
     let claimed = join_all(claims).await.into_iter().map(|claimed| {
         let (dead, alive) = claimed.unwrap();
@@ -204,8 +198,7 @@ async fn while_cassandra_stands_still_the_lease_ends() {
     let keyspace = node.create_keyspace(1);
     let options = CassandraOptions { request_timeout: SECOND, ..options(&node, &keyspace) };
     let db = database(&options).await;
-    let one = begin(&db, "a", "one", SECOND * 3).await;
-    one.spawn_renewal(db.clone());
+    let one = renewed(&db, "a", "one", SECOND * 3).await;
     let begun = Instant::now();
     eventually("it has renewed", || {
         assert!(one.may_acknowledge());

@@ -7,8 +7,8 @@ use hydrant::cassandra::db::Db;
 use hydrant::cassandra::schema::ensure;
 use hydrant::cassandra::{CassandraOptions, Level};
 
-use crate::support::cassandra::{Cassandra, CassandraCluster, shared};
-use crate::support::unique;
+use crate::support::cassandra::{Cassandra, CassandraCluster, new_keyspace, shared};
+use crate::support::says;
 
 /// As configuration gives them by default, but with short time-outs.
 pub fn options(node: &Cassandra, keyspace: &str) -> CassandraOptions {
@@ -47,14 +47,18 @@ async fn refusal(options: &CassandraOptions) -> String {
     }
 }
 
-fn new_keyspace() -> String {
-    unique("schema").replace('-', "_")
+/// Runs statements in which `{}` is the keyspace.
+#[track_caller]
+fn execute(node: &Cassandra, keyspace: &str, statements: &[&str]) {
+    for statement in statements {
+        node.execute(&statement.replace("{}", keyspace)).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn ten_brokers_that_start_together_make_one_schema() {
     let node = shared();
-    let options = options(&node, &new_keyspace());
+    let options = options(&node, &new_keyspace("schema"));
     let all = join_all((0..10).map(|_| ensured(&options))).await;
     for one in &all {
         assert_eq!(one.as_ref().err(), None);
@@ -75,7 +79,7 @@ async fn ten_brokers_that_start_together_make_one_schema() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn brokers_that_start_together_at_three_nodes_make_one_schema() {
     let cluster = CassandraCluster::start(3);
-    let keyspace = new_keyspace();
+    let keyspace = new_keyspace("schema");
     let all = (0..9).map(|number| {
         let mut options = options(&cluster.nodes[number % 3], &keyspace);
         options.replication_factor = 3;
@@ -100,14 +104,11 @@ async fn brokers_that_start_together_at_three_nodes_make_one_schema() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_newer_schema_is_refused_and_left_alone() {
     let node = shared();
-    let options = options(&node, &new_keyspace());
+    let options = options(&node, &new_keyspace("schema"));
     let keyspace = &options.keyspace;
     ensured(&options).await.unwrap();
-    for statement in
-        ["UPDATE {}.schema_version SET version = 7 WHERE name = 'schema'", "DROP TABLE {}.will"]
-    {
-        node.execute(&statement.replace("{}", keyspace)).unwrap();
-    }
+    let newer = "UPDATE {}.schema_version SET version = 7 WHERE name = 'schema'";
+    execute(&node, keyspace, &[newer, "DROP TABLE {}.will"]);
     for create_schema in [true, false] {
         let options = CassandraOptions { create_schema, ..options.clone() };
         let why = refusal(&options).await;
@@ -123,7 +124,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_is_missing_is_only_made_on_demand() {
     let node = shared();
-    let made = options(&node, &new_keyspace());
+    let made = options(&node, &new_keyspace("schema"));
     let checked = CassandraOptions { create_schema: false, ..made.clone() };
     let keyspace = &made.keyspace;
     let why = refusal(&checked).await;
@@ -155,9 +156,9 @@ async fn what_is_missing_is_only_made_on_demand() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_schema_of_version_1_gets_what_it_lacks() {
     let node = shared();
-    let options = options(&node, &new_keyspace());
+    let options = options(&node, &new_keyspace("schema"));
     ensured(&options).await.unwrap();
-    for statement in [
+    let statements = [
         "DROP TABLE {}.session_held",
         "DROP TABLE {}.peer_batch",
         "DROP TABLE {}.open_publish",
@@ -172,9 +173,8 @@ async fn a_schema_of_version_1_gets_what_it_lacks() {
         "ALTER TABLE {}.will DROP name",
         "ALTER TABLE {}.will DROP connection",
         "UPDATE {}.schema_version SET version = 1 WHERE name = 'schema'",
-    ] {
-        node.execute(&statement.replace("{}", &options.keyspace)).unwrap();
-    }
+    ];
+    execute(&node, &options.keyspace, &statements);
     let checked = CassandraOptions { create_schema: false, ..options.clone() };
     let why = refusal(&checked).await;
     assert!(why.contains("has schema version 1, and this broker needs 6"), "{why}");
@@ -189,14 +189,13 @@ async fn a_keyspace_with_the_wrong_replication_is_refused() {
     let three = CassandraOptions { replication_factor: 3, ..made.clone() };
     let why = refusal(&three).await;
     let keyspace = &made.keyspace;
-    for part in [
+    let parts = [
         format!("keyspace {keyspace} has replication factor 1 in data centre \"datacenter1\""),
         "cassandra.replication_factor is 3".to_owned(),
         format!("ALTER KEYSPACE {keyspace} WITH replication"),
         "set cassandra.replication_factor = 1".to_owned(),
-    ] {
-        assert!(why.contains(&part), "{part}: {why}");
-    }
+    ];
+    says(&why, &parts);
     let columns = format!("SELECT * FROM {keyspace}.schema_version");
     node.execute(&columns).expect_err("nothing is half made");
     // Whoever may not make the schema has told nothing about replication.
@@ -207,16 +206,15 @@ async fn a_keyspace_with_the_wrong_replication_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn who_dies_while_it_makes_the_schema_leaves_it_to_the_next() {
     let node = shared();
-    let options = options(&node, &new_keyspace());
+    let options = options(&node, &new_keyspace("schema"));
     ensured(&options).await.unwrap();
     let keyspace = &options.keyspace;
-    for statement in [
+    let statements = [
         "DROP TABLE {}.journal",
         "DELETE FROM {}.schema_version WHERE name = 'schema' IF EXISTS",
         "INSERT INTO {}.schema_version (name, owner) VALUES ('lock', 'dead') IF NOT EXISTS USING TTL 3",
-    ] {
-        node.execute(&statement.replace("{}", keyspace)).unwrap();
-    }
+    ];
+    execute(&node, keyspace, &statements);
     assert_eq!(ensured(&options).await.err(), None);
     let checked = CassandraOptions { create_schema: false, ..options };
     assert_eq!(ensured(&checked).await.err(), None);

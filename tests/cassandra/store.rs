@@ -8,15 +8,14 @@ use hydrant::cassandra::{CassandraOptions, CassandraStore, Level};
 use hydrant::embedded::suite;
 use hydrant_actors::ports::SessionStore;
 
-use crate::support::cassandra::{Cassandra, shared};
-use crate::support::unique;
+use crate::support::cassandra::{Cassandra, new_keyspace, shared};
 
 /// Options of a store in a keyspace that is not there yet.
 pub fn options(node: &Cassandra) -> CassandraOptions {
     CassandraOptions {
         contact_points: vec![node.address()],
         local_dc: String::new(),
-        keyspace: unique("store").replace('-', "_"),
+        keyspace: new_keyspace("store"),
         create_schema: true,
         replication_factor: 1,
         write_consistency: Level::LocalQuorum,

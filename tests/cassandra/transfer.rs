@@ -13,10 +13,10 @@ use hydrant_actors::ports::{
 };
 use hydrant_protocol::{PacketId, QoS};
 
-use crate::support::cassandra::{Cassandra, shared};
+use crate::support::Node;
+use crate::support::cassandra::{Cassandra, new_keyspace, shared};
 use crate::support::client::{Client, Connect};
 use crate::support::command::{run_broker, stderr, stdout};
-use crate::support::{Node, unique};
 
 /// `broker storage`, with the store in this keyspace or, without one, in the data directory.
 fn storage(action: &[&str], data: &Path, at: Option<(&Cassandra, &str)>) -> Output {
@@ -125,7 +125,7 @@ fn from_the_embedded_store_to_cassandra_and_back() {
     let store = EmbeddedStore::open(&one.join("store"), "n1", StoreOptions::default()).unwrap();
     fill(&(store as Arc<dyn SessionStore>));
 
-    let keyspace = unique("transfer").replace('-', "_");
+    let keyspace = new_keyspace("transfer");
     let at = Some((&*node, keyspace.as_str()));
     let said = refused(&storage(&["export", names[1]], &two, at));
     assert!(said.contains("does not exist"), "{said}");
@@ -149,7 +149,7 @@ fn from_the_embedded_store_to_cassandra_and_back() {
     assert!(said.contains("the store holds sessions already"), "{said}");
     let whole = std::fs::read(names[0]).unwrap();
     std::fs::write(path("cut"), &whole[..whole.len() - 1]).unwrap();
-    let other = unique("transfer").replace('-', "_");
+    let other = new_keyspace("transfer");
     let cut = path("cut");
     let cut = ["import", cut.to_str().unwrap()];
     let said = refused(&storage(&cut, &two, Some((&*node, &other))));
@@ -181,7 +181,7 @@ fn a_session_goes_on_in_cassandra() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("f");
     let file = file.to_str().unwrap();
-    let keyspace = unique("moved").replace('-', "_");
+    let keyspace = new_keyspace("moved");
     done(&storage(&["export", file], &data, None));
     done(&storage(&["import", file], &data, Some((&*cassandra, &keyspace))));
     let node = node.restart_with(|node| {
@@ -199,7 +199,7 @@ fn a_session_goes_on_in_cassandra() {
 fn what_check_says_of_a_real_cassandra() {
     let node = shared();
     let folder = tempfile::tempdir().unwrap();
-    let keyspace = unique("checked").replace('-', "_");
+    let keyspace = new_keyspace("checked");
     let check = |at| {
         let output = storage(&["check"], folder.path(), at);
         (output.status.code(), stdout(&output))

@@ -167,14 +167,8 @@ fn without_zookeeper_the_cluster_goes_on() {
 fn the_successor_brings_a_lost_nodes_outbox_to_kafka() {
     let mut kafka = Kafka::start();
     let cluster = Cluster::new();
-    let with_kafka = |id: &str| {
-        cluster
-            .builder(id)
-            .set("log.kind", "kafka")
-            .set("kafka.bootstrap_servers", kafka.address())
-            .set("route_default.ack", "stored")
-            .start()
-    };
+    let with_kafka =
+        |id: &str| cluster.builder(id).kafka(&kafka).set("route_default.ack", "stored").start();
     let (n1, mut n2) = (with_kafka("n1"), with_kafka("n2"));
     sees(&n1, &["n1", "n2"]);
     let load = Load::start(n2.mqtt, "lost", 2, 1);

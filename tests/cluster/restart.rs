@@ -72,12 +72,7 @@ fn an_ordered_restart_loses_nothing_acknowledged() {
 #[test]
 fn an_ordered_restart_loses_nothing_that_kafka_has() {
     let kafka = Kafka::start();
-    restarts(|builder| {
-        builder
-            .set("log.kind", "kafka")
-            .set("kafka.bootstrap_servers", kafka.address())
-            .set("route_default.ack", "kafka")
-    });
+    restarts(|builder| builder.kafka(&kafka).set("route_default.ack", "kafka"));
 }
 
 /// The first node up keeps for the sessions of the others, whether these come back or stay away.

@@ -12,11 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const OVERFLOW: &str = "mqtt.overflow";
 
 fn node(kafka: &Kafka, ack: &str) -> Builder {
-    Node::builder()
-        .set("log.kind", "kafka")
-        .set("kafka.bootstrap_servers", kafka.address())
-        .set("kafka.partitions", 1)
-        .set("route_default.ack", ack)
+    Node::builder().kafka(kafka).set("kafka.partitions", 1).set("route_default.ack", ack)
 }
 
 /// The Kafka topic of a Home Assistant entity's discovery, by the default rule.

@@ -16,8 +16,7 @@ fn small_topic(kafka: &Kafka, name: &str) {
 
 fn node(kafka: &Kafka, ack: &str) -> Builder {
     Node::builder()
-        .set("log.kind", "kafka")
-        .set("kafka.bootstrap_servers", kafka.address())
+        .kafka(kafka)
         .set("kafka.partitions", 1)
         .set("kafka.compression", "none")
         .set("route_default.ack", ack)

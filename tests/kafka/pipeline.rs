@@ -5,13 +5,13 @@
 //! Outages last 15 s; `HYDRANT_OUTAGE_SECONDS` makes them longer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::client::{Client, Connect, Publish};
 use crate::support::kafka::{Kafka, Record, shared};
 use crate::support::load::{Load, PATIENCE, Seen};
 use crate::support::node::Builder;
-use crate::support::{Node, eventually};
+use crate::support::{Node, eventually, wait_out};
 
 fn outage() -> Duration {
     let seconds = std::env::var("HYDRANT_OUTAGE_SECONDS").ok().and_then(|text| text.parse().ok());
@@ -20,8 +20,7 @@ fn outage() -> Duration {
 
 fn node(kafka: &Kafka, ack: &str) -> Builder {
     Node::builder()
-        .set("log.kind", "kafka")
-        .set("kafka.bootstrap_servers", kafka.address())
+        .kafka(kafka)
         .set("kafka.partitions", 3)
         .set("route_default.ack", ack)
         .set("debug.faults", true)
@@ -52,11 +51,6 @@ fn acknowledged_more(node: &Node, level: &str, more: f64) {
     let name = format!("hydrant_acknowledged_total{{level=\"{level}\"}}");
     let before = node.metric(&name);
     eventually(PATIENCE, "publishes are acknowledged", || node.metric(&name) >= before + more);
-}
-
-fn wait_out(time: Duration) {
-    let end = Instant::now() + time;
-    eventually(time + PATIENCE, "the outage is over", || Instant::now() >= end);
 }
 
 #[test]
@@ -112,9 +106,8 @@ fn two_members_of_a_group_split_the_partitions_and_see_every_record_once() {
 fn with_kafka_stopped_and_started_stored_publishes_go_on_and_none_is_lost() {
     let mut kafka = Kafka::start();
     let node = node(&kafka, "stored").set("log.max_pending_messages", 2000).start();
-    let address = node.client("probe").stream().peer_addr().expect("an address");
-    let load = Load::start(address, "outage", 8, 1);
-    let exact = Load::start(address, "exact", 2, 2);
+    let load = Load::start(node.mqtt, "outage", 8, 1);
+    let exact = Load::start(node.mqtt, "exact", 2, 2);
     acknowledged_more(&node, "stored", 2000.0);
     kafka.stop();
     // The outbox takes over: acknowledgements go on while Kafka is away.
@@ -140,8 +133,7 @@ fn with_kafka_stopped_and_started_stored_publishes_go_on_and_none_is_lost() {
 fn with_kafka_stopped_and_started_kafka_publishes_wait_on_their_connections() {
     let mut kafka = Kafka::start();
     let node = node(&kafka, "kafka").start();
-    let address = node.client("probe").stream().peer_addr().expect("an address");
-    let load = Load::start(address, "waiting", 8, 1);
+    let load = Load::start(node.mqtt, "waiting", 8, 1);
     acknowledged_more(&node, "kafka", 2000.0);
     kafka.kill9();
     wait_out(outage());
@@ -161,8 +153,7 @@ fn with_kafka_stopped_and_started_kafka_publishes_wait_on_their_connections() {
 fn with_kafka_absent_at_start_the_outbox_fills_to_its_bound_and_drains_when_kafka_comes() {
     let mut kafka = Kafka::prepare();
     let node = node(&kafka, "stored").set("storage.outbox_max_bytes", "1MiB").start();
-    let address = node.client("probe").stream().peer_addr().expect("an address");
-    let load = Load::start(address, "absent", 4, 1);
+    let load = Load::start(node.mqtt, "absent", 4, 1);
     eventually(PATIENCE, "the outbox is full", || node.metric("hydrant_outbox_full_total") > 0.0);
     let bytes = node.metric("hydrant_outbox_bytes");
     assert!((900_000.0..2_000_000.0).contains(&bytes), "{bytes} bytes in an outbox of 1 MiB");
@@ -229,8 +220,7 @@ fn log_and_storage_actors_that_die_under_load_lose_and_disorder_nothing() {
     let kafka = shared();
     for ack in ["stored", "kafka"] {
         let node = node(kafka, ack).set("supervision.max_restarts", 50).start();
-        let address = node.client("probe").stream().peer_addr().expect("an address");
-        let load = Load::start(address, &format!("dying-{ack}"), 6, 1);
+        let load = Load::start(node.mqtt, &format!("dying-{ack}"), 6, 1);
         for path in ["log", "storage", "topic-router/0", "connection-manager/0"] {
             for action in ["panic", "fail", "panic"] {
                 acknowledged_more(&node, ack, 300.0);

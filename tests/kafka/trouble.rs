@@ -219,8 +219,7 @@ fn a_node_stays_ready_and_serves_others_while_a_topic_takes_nothing() {
     let kafka = shared();
     kafka.create_topic("parked-good", 3, &[]);
     let node = Node::builder()
-        .set("log.kind", "kafka")
-        .set("kafka.bootstrap_servers", kafka.address())
+        .kafka(kafka)
         .set("kafka.create_topics", false)
         .set("kafka.park_time", "60s")
         .set("log.max_pending_messages", 1000)
@@ -337,11 +336,7 @@ fn a_node_serves_others_while_a_topic_has_too_few_in_sync_replicas() {
     {
         let bad_topic = format!("{name}-bad");
         kafka.alter_topic(&bad_topic, TOO_FEW);
-        let node = Node::builder()
-            .set("log.kind", "kafka")
-            .set("kafka.bootstrap_servers", kafka.address())
-            .set(bound, 1_000)
-            .start();
+        let node = Node::builder().kafka(&kafka).set(bound, 1_000).start();
         let mut bad = node.client("bad");
         for n in 0..3_000 {
             bad.publish(&format!("{name}/{}/bad", n % 7), format!("k{}:{}", n % 7, n / 7), 1);

@@ -9,6 +9,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -150,16 +151,6 @@ impl Cassandra {
         self.server.folder().join("conf/ca.pem")
     }
 
-    /// The process id of the running node.
-    pub fn pid(&self) -> u32 {
-        self.server.pid()
-    }
-
-    /// Everything it has logged.
-    pub fn log(&self) -> String {
-        self.server.log()
-    }
-
     /// Starts it (again): same data, same ports. Waits until it answers a query.
     pub fn restart(&mut self) {
         self.launch();
@@ -177,29 +168,9 @@ impl Cassandra {
         self.server.run(&java, Some(&conf), &[main]);
     }
 
-    /// SIGTERM, and waits for the end.
-    pub fn stop(&mut self) {
-        self.server.stop();
-    }
-
-    /// SIGKILL, and waits for the end.
-    pub fn kill9(&mut self) {
-        self.server.kill9();
-    }
-
-    /// SIGSTOP: it holds its connections and answers nothing.
-    pub fn pause(&self) {
-        self.server.pause();
-    }
-
-    /// SIGCONT.
-    pub fn resume(&self) {
-        self.server.resume();
-    }
-
     /// Makes a keyspace with a name no other test uses, and returns the name.
     pub fn create_keyspace(&self, replication: u8) -> String {
-        let name = unique("test").replace('-', "_");
+        let name = new_keyspace("test");
         self.execute(&format!(
             "CREATE KEYSPACE {name} WITH replication = \
              {{'class': 'NetworkTopologyStrategy', '{DATACENTER}': {replication}}}"
@@ -226,6 +197,21 @@ impl Cassandra {
     }
 }
 
+/// It is ended, frozen and read as every [`Server`] is.
+impl Deref for Cassandra {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl DerefMut for Cassandra {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
+}
+
 /// A consistency of CQL binary protocol v4, section 3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
@@ -246,6 +232,11 @@ fn java_options(folder: &Path, heap: u32) -> Vec<String> {
         format!("-Dcassandra.storagedir={folder}"),
         format!("-Dcassandra.config=file://{folder}/conf/cassandra.yaml"),
     ]
+}
+
+/// The name of a keyspace that is not there yet.
+pub fn new_keyspace(prefix: &str) -> String {
+    unique(prefix).replace('-', "_")
 }
 
 /// A node that all tests of this binary may use, each in a keyspace of its own, and none may
@@ -270,7 +261,7 @@ pub struct Shared {
     _turn: Turn,
 }
 
-impl std::ops::Deref for Shared {
+impl Deref for Shared {
     type Target = Cassandra;
 
     fn deref(&self) -> &Cassandra {

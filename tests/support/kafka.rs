@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Headers as _;
 
 use super::eventually;
+use super::node::Builder;
 use super::server::{PATIENCE, Server, class_path, free_port};
 
 /// A Kafka of this test's own.
@@ -149,11 +151,6 @@ impl Kafka {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The process id of the running Kafka.
-    pub fn pid(&self) -> u32 {
-        self.server.pid()
-    }
-
     /// Starts it (again): same data, same port. Waits until it serves metadata.
     pub fn restart(&mut self) {
         let config = self.server.folder().join("server.properties");
@@ -170,26 +167,6 @@ impl Kafka {
                 .fetch_metadata(None, Duration::from_secs(2))
                 .is_ok_and(|data| !data.brokers().is_empty())
         });
-    }
-
-    /// SIGTERM, and waits for the end.
-    pub fn stop(&mut self) {
-        self.server.stop();
-    }
-
-    /// SIGKILL, and waits for the end.
-    pub fn kill9(&mut self) {
-        self.server.kill9();
-    }
-
-    /// SIGSTOP: it holds its connections and answers nothing.
-    pub fn pause(&self) {
-        self.server.pause();
-    }
-
-    /// SIGCONT.
-    pub fn resume(&self) {
-        self.server.resume();
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
@@ -328,6 +305,28 @@ impl Kafka {
             records.push(record(&message));
         }
         records
+    }
+}
+
+/// It is ended, frozen and read as every [`Server`] is.
+impl Deref for Kafka {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl DerefMut for Kafka {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
+}
+
+impl Builder {
+    /// With a log in this Kafka.
+    pub fn kafka(self, kafka: &Kafka) -> Self {
+        self.set("log.kind", "kafka").set("kafka.bootstrap_servers", kafka.address())
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -110,29 +111,24 @@ impl Zookeeper {
         Some(said)
     }
 
-    /// SIGTERM, and waits for the end.
-    pub fn stop(&mut self) {
-        self.server.stop();
-    }
-
-    /// SIGKILL, and waits for the end.
-    pub fn kill9(&mut self) {
-        self.server.kill9();
-    }
-
     /// While it does not run: removes all it knows.
     pub fn forget(&self) {
         std::fs::remove_dir_all(self.server.folder().join("data")).expect("its data");
     }
+}
 
-    /// SIGSTOP: it holds its connections and answers nothing.
-    pub fn pause(&self) {
-        self.server.pause();
+/// It is ended, frozen and read as every [`Server`] is.
+impl Deref for Zookeeper {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
     }
+}
 
-    /// SIGCONT.
-    pub fn resume(&self) {
-        self.server.resume();
+impl DerefMut for Zookeeper {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
     }
 }
 
