@@ -172,11 +172,7 @@ fn mqtt_4_5_0_1_every_session_with_a_matching_subscription_gets_the_message() {
 fn mqtt_4_6_0_2_and_3_acknowledgements_come_in_the_order_of_the_publishes() {
     let mut client = shared().client(&unique("order"));
     let topic = unique("order");
-    let mut bytes = Vec::new();
-    for id in 1..=200u16 {
-        bytes.extend(Publish::new(&topic, b"x").qos(1 + (id % 2) as u8).id(id).bytes());
-    }
-    client.send(&bytes);
+    client.burst(1..=200, |id| Publish::new(&topic, b"x").qos(1 + (id % 2) as u8));
     for id in 1..=200u16 {
         client.expect(if id % 2 == 0 { Packet::Puback(id) } else { Packet::Pubrec(id) });
     }
@@ -208,10 +204,7 @@ fn mqtt_4_6_0_5_and_6_messages_of_one_publisher_keep_their_order() {
             subscriber.subscribe(&topic, qos);
         }
         let mut publisher = shared().client(&unique("ordered"));
-        let bytes: Vec<u8> = (1..=500u16)
-            .flat_map(|n| Publish::new(&topic, n.to_string()).qos(qos).id(n).bytes())
-            .collect();
-        publisher.send(&bytes);
+        publisher.burst(1..=500, |n| Publish::new(&topic, n.to_string()).qos(qos));
         for subscriber in &mut subscribers {
             for n in 1..=500 {
                 assert_eq!(subscriber.take().text(), n.to_string());

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use crate::operate::with_a_stalled_store;
 use crate::support::client::{Connect, Publish};
 use crate::support::command::success;
 use crate::support::{Client, Node, Packet, SOON, eventually};
@@ -44,10 +45,7 @@ fn a_drained_node_has_acknowledged_only_what_it_has_and_takes_nobody() {
     let mut publishers: Vec<_> = (0..8).map(|n| node.client(&format!("publisher-{n}"))).collect();
     assert_eq!(agent(&node), "up 90%\n");
     for (n, publisher) in publishers.iter_mut().enumerate() {
-        let bytes: Vec<u8> = (1..=400u16)
-            .flat_map(|id| Publish::new("load/x/t", format!("{n} {id}")).qos(1).id(id).bytes())
-            .collect();
-        publisher.send(&bytes);
+        publisher.burst(1..=400, |id| Publish::new("load/x/t", format!("{n} {id}")).qos(1));
         publisher.expect(Packet::Puback(1));
     }
     let said = drain(&node, &["--wait"]);
@@ -167,17 +165,7 @@ fn a_shutdown_in_the_middle_of_a_drain_is_a_shutdown() {
 
 #[test]
 fn a_store_that_does_not_answer_holds_a_drain_up_to_the_deadline() {
-    let node = Node::builder()
-        .set("node.shutdown_deadline", "1s")
-        .set("supervision.stall_timeout", "10m")
-        .set("debug.faults", true)
-        .start();
-    node.offline("subscriber", &[("t", 1)]);
-    let mut publisher = node.client("publisher");
-    publisher.publish("t", "x", 1);
-    node.fault("stall", "storage");
-    publisher.send(&Publish::new("t", b"x").qos(1).id(9).bytes());
-    publisher.ping();
+    let (node, mut publisher) = with_a_stalled_store("1s");
     let start = Instant::now();
     assert!(drain(&node, &["--wait"]).ends_with("0 connections left\n"));
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());

@@ -202,10 +202,7 @@ fn a_publisher_without_credit_is_not_read_and_goes_on_later() {
     let node =
         Node::builder().set("limits.max_unacknowledged", 10).set("debug.faults", true).start();
     let mut publisher = node.client("publisher");
-    let bytes: Vec<u8> = (1..=2_000u16)
-        .flat_map(|id| Publish::new("t", [0u8; 2_000]).qos(1).id(id).bytes())
-        .collect();
-    publisher.send(&bytes);
+    publisher.burst(1..=2_000, |_| Publish::new("t", [0u8; 2_000]).qos(1));
     for id in 1..=2_000 {
         publisher.expect(Packet::Puback(id));
     }
@@ -225,11 +222,8 @@ fn a_store_that_stalls_holds_publishers_back_and_forgets_nothing() {
     publisher.publish("t", "first", 1);
     subscriber.take();
     node.fault("stall", "storage");
-    let bytes: Vec<u8> = (1..=2_000u16)
-        .flat_map(|id| Publish::new("t", &id.to_be_bytes()).qos(1).id(id).bytes())
-        .collect();
     let writer = std::thread::spawn(move || {
-        publisher.send(&bytes);
+        publisher.burst(1..=2_000, |id| Publish::new("t", id.to_be_bytes()).qos(1));
         publisher
     });
     let mut seen = std::collections::BTreeSet::new();

@@ -142,10 +142,7 @@ fn sigterm_acknowledges_what_is_in_flight_and_exits_0() {
     let mut idle = node.client("idle");
     let subscriber = node.persistent("subscriber").subscribed("t", 1);
     let mut publisher = node.client("publisher");
-    let bytes: Vec<u8> = (1..=400u16)
-        .flat_map(|id| Publish::new("t", &id.to_be_bytes()).qos(1).id(id).bytes())
-        .collect();
-    publisher.send(&bytes);
+    publisher.burst(1..=400, |id| Publish::new("t", id.to_be_bytes()).qos(1));
     publisher.expect(Packet::Puback(1));
     node.signal("TERM");
     // Everything the node has read is answered; then the connection ends.
@@ -188,8 +185,9 @@ fn a_shutdown_publishes_the_wills_of_those_it_disconnects() {
     assert_eq!(node.persistent("watcher").take().text(), "stopped");
 }
 
-/// A node whose shutdown has something to wait for: a publish its stalled store does not answer.
-fn busy(deadline: &str) -> (Node, Client) {
+/// A node with something to wait for before it ends, up to this deadline: a publish with packet id 9, which its stalled
+/// store does not answer.
+pub fn with_a_stalled_store(deadline: &str) -> (Node, Client) {
     let node = Node::builder()
         .set("node.shutdown_deadline", deadline)
         .set("supervision.stall_timeout", "10m")
@@ -201,6 +199,12 @@ fn busy(deadline: &str) -> (Node, Client) {
     node.fault("stall", "storage");
     publisher.send(&Publish::new("t", b"x").qos(1).id(9).bytes());
     publisher.ping();
+    (node, publisher)
+}
+
+/// The same, and its shutdown has begun.
+fn shutting_down(deadline: &str) -> (Node, Client) {
+    let (node, publisher) = with_a_stalled_store(deadline);
     node.signal("TERM");
     node.wait_log("stops: no new connections");
     (node, publisher)
@@ -208,7 +212,7 @@ fn busy(deadline: &str) -> (Node, Client) {
 
 #[test]
 fn a_second_signal_exits_at_once() {
-    let (mut node, _publisher) = busy("10m");
+    let (mut node, _publisher) = shutting_down("10m");
     let start = Instant::now();
     node.signal("TERM");
     assert_eq!(node.wait_exit(SOON), Some(130));
@@ -217,7 +221,7 @@ fn a_second_signal_exits_at_once() {
 
 #[test]
 fn a_shutdown_ends_at_its_deadline_and_says_that_it_was_cut_short() {
-    let (mut node, mut publisher) = busy("1s");
+    let (mut node, mut publisher) = shutting_down("1s");
     // Nothing acknowledged is lost by it, so the node has stopped in order.
     assert_eq!(node.wait_exit(SOON), Some(0));
     node.wait_log("cut short");

@@ -264,11 +264,7 @@ fn a_long_queue_comes_back_from_the_store_in_order() {
     let mut publisher = node.client("p");
     for chunk in 0..10u16 {
         let ids = chunk * 200 + 1..=chunk * 200 + 200;
-        let bytes: Vec<u8> = ids
-            .clone()
-            .flat_map(|id| Publish::new("t", id.to_string()).qos(1).id(id).bytes())
-            .collect();
-        publisher.send(&bytes);
+        publisher.burst(ids.clone(), |id| Publish::new("t", id.to_string()).qos(1));
         ids.for_each(|id| publisher.expect(Packet::Puback(id)));
     }
     let mut subscriber = node.persistent("s");

@@ -249,6 +249,17 @@ impl Client {
         self.wait_acknowledged(qos, id);
     }
 
+    /// Sends one of these publishes for each packet id, all at once, and waits for none.
+    #[track_caller]
+    pub fn burst<'a, P: AsRef<[u8]>>(
+        &mut self,
+        ids: impl IntoIterator<Item = u16>,
+        publish: impl Fn(u16) -> Publish<'a, P>,
+    ) {
+        let bytes: Vec<u8> = ids.into_iter().flat_map(|id| publish(id).id(id).bytes()).collect();
+        self.send(&bytes);
+    }
+
     /// Waits for the last acknowledgement of a publish that was sent.
     #[track_caller]
     pub fn wait_acknowledged(&mut self, qos: u8, id: u16) {
