@@ -12,7 +12,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use futures_util::Stream;
-use hydrant_protocol::wire::{self, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -141,7 +140,9 @@ impl ConnectionIo {
         let mut byte = [0; 1];
         let (packets, reason) = match stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
             Poll::Pending => return None,
-            Poll::Ready(Ok(0)) => (self.has_more_than_connect(), CloseReason::Eof),
+            Poll::Ready(Ok(0)) => {
+                (self.driver.worker.has_more_than_connect(&self.link.conn), CloseReason::Eof)
+            }
             Poll::Ready(Err(_)) => (false, CloseReason::Io),
             Poll::Ready(Ok(_)) => {
                 let mut noop = Context::from_waker(Waker::noop());
@@ -156,14 +157,6 @@ impl ConnectionIo {
         };
         self.link.conn.hides_end.set(packets);
         self.driver.step().has_left(&self.link.conn, packets).then_some(reason)
-    }
-
-    fn has_more_than_connect(&self) -> bool {
-        let most = self.driver.worker.wire_limits.max_packet_size;
-        self.link.conn.partial(|read| {
-            let first = wire::next_frame(read, most);
-            !matches!(first, Ok(Frame::Complete { len, .. }) if len == read.len())
-        })
     }
 
     /// The socket moves to another worker with what was read of it.

@@ -1,16 +1,14 @@
 //! The connection actor: one client's socket. Temporary: never restarted, the client reconnects
 //! and its session is intact.
 //!
-//! Its stream (`io::ConnectionIo`) reads into the worker's buffer and writes the outgoing one;
-//! the handlers (`packets`) decode every whole packet that came. [`listener`] accepts the sockets, [`manager`]
+//! Its stream (`io::ConnectionIo`) reads into the thread's buffer and writes the outgoing one;
+//! the worker decodes every whole packet that came. [`listener`] accepts the sockets, [`manager`]
 //! starts the connections and looks at their clocks.
 
 mod io;
 pub mod link;
 pub mod listener;
 pub mod manager;
-mod packets;
-mod refused;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +21,7 @@ use crate::messages::{ConnectionFault, NewSocket};
 use crate::metrics::CloseReason;
 use crate::say::{self, cut};
 use crate::supervision::{ExitStatus, spawn_temporary};
-use crate::worker::Phase;
+use crate::worker::{Phase, say_cut};
 use io::{ConnectionIo, IoEvent};
 use link::Link;
 
@@ -58,13 +56,10 @@ impl StreamHandler<IoEvent> for Connection {
         match event {
             IoEvent::Read(bytes) => {
                 let buffer = self.driver.read_buffer.borrow();
-                packets::read(worker, conn, &buffer[..bytes]);
+                worker.handle_bytes(conn, &buffer[..bytes]);
             }
-            IoEvent::Resume => packets::resume(worker, conn),
-            IoEvent::Drained => {
-                worker.pump(conn);
-                worker.flush();
-            }
+            IoEvent::Resume => worker.handle_credit(conn),
+            IoEvent::Drained => worker.handle_drained(conn),
             IoEvent::End(reason) => worker.close(conn, reason),
         }
     }
@@ -92,7 +87,7 @@ fn ended(driver: &WorkerDriver, link: &Link, status: &ExitStatus) {
             "actor connection-manager/{manager}/connection {} {why}; its client may reconnect", cut(&client_id)
         );
     } else {
-        refused::say_cut(conn, reason);
+        say_cut(conn, reason);
         log::debug!(
             target: "hydrant::actors",
             "actor connection-manager/{manager}/connection {} stopped: {}", cut(&client_id), reason.label()

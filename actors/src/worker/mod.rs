@@ -27,12 +27,14 @@ mod message;
 mod order;
 mod orphan_dedup;
 mod outside;
+mod packets;
 mod peer_publish;
 mod places;
 mod publish;
 mod qos2_forward;
 mod qos2_receive;
 mod qos2_replicate;
+mod refused;
 mod restamp;
 mod retained;
 mod route;
@@ -58,6 +60,7 @@ use slab::Slab;
 
 pub use conn::{Ack, AckKind, Conn, ConnId, Moment, SocketState, moment};
 pub use outside::Outside;
+pub use refused::say_cut;
 pub use state::ingress::{Origin, PublishBatch};
 
 pub use state::dependencies::AckDependencies;

@@ -13,13 +13,41 @@ use hydrant_protocol::proxy::{self, Origin};
 use hydrant_protocol::wire::{self, Arriving, Frame, Packet};
 use hydrant_protocol::{QoS, Violation};
 
-use super::refused;
+use super::{Conn, Event, Phase, Worker, refused};
 use crate::metrics::CloseReason;
 use crate::say;
-use crate::worker::{Conn, Event, Phase, Worker};
 
-/// These bytes have come.
-pub fn read(worker: &Rc<Worker>, conn: &Rc<Conn>, input: &[u8]) {
+impl Worker {
+    /// These bytes have come on a connection.
+    pub fn handle_bytes(self: &Rc<Self>, conn: &Rc<Conn>, input: &[u8]) {
+        read(self, conn, input);
+        self.flush();
+    }
+
+    /// Bytes that came before are looked at again: there is credit for them, or they have come with the socket.
+    pub fn handle_credit(self: &Rc<Self>, conn: &Rc<Conn>) {
+        let mut partial = conn.partial.take();
+        consume(self, conn, &mut partial);
+        keep(self, conn, partial, true);
+        self.flush();
+    }
+
+    /// The socket has taken all that waited, and something waits for that.
+    pub fn handle_drained(&self, conn: &Rc<Conn>) {
+        self.pump(conn);
+        self.flush();
+    }
+
+    /// Whether something stands behind the CONNECT of a client that waits to be let in, or that is no CONNECT.
+    pub fn has_more_than_connect(&self, conn: &Conn) -> bool {
+        conn.partial(|read| {
+            let first = wire::next_frame(read, self.wire_limits.max_packet_size);
+            !matches!(first, Ok(Frame::Complete { len, .. }) if len == read.len())
+        })
+    }
+}
+
+fn read(worker: &Rc<Worker>, conn: &Rc<Conn>, input: &[u8]) {
     let mut partial = conn.partial.take();
     let before = partial.len();
     if partial.is_empty() && conn.phase() != Phase::ProxyHeader {
@@ -34,15 +62,6 @@ pub fn read(worker: &Rc<Worker>, conn: &Rc<Conn>, input: &[u8]) {
     }
     let begins = before == 0 || partial.len() != before + input.len();
     keep(worker, conn, partial, begins);
-    worker.flush();
-}
-
-/// Bytes that came before are looked at again.
-pub fn resume(worker: &Rc<Worker>, conn: &Rc<Conn>) {
-    let mut partial = conn.partial.take();
-    consume(worker, conn, &mut partial);
-    keep(worker, conn, partial, true);
-    worker.flush();
 }
 
 fn consume(worker: &Rc<Worker>, conn: &Rc<Conn>, partial: &mut Vec<u8>) {

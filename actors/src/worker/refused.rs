@@ -6,7 +6,8 @@ use hydrant_protocol::Violation;
 
 use crate::metrics::CloseReason;
 use crate::say::{Level, Reason};
-use crate::worker::Conn;
+
+use super::Conn;
 
 const TARGET: &str = "hydrant::mqtt";
 
