@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use rand::Rng;
+
 use crate::connection::link::Links;
 use crate::mailboxes::Mailboxes;
 use crate::messages::{LogWork, ManagerWork, PeerWork, RouterWork, StorageWork};
@@ -60,6 +62,10 @@ impl Outside for NodeOutside {
 
     fn unread(&self, conn: ConnId, into: &mut Vec<u8>) {
         self.links.unread(conn, into);
+    }
+
+    fn random(&self) -> u64 {
+        rand::rng().random()
     }
 
     #[cfg(test)]

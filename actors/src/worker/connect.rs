@@ -272,8 +272,7 @@ impl Worker {
 
     /// [MQTT-3.1.3-6]: a unique id for a client that gives none.
     fn generated_client_id(&self) -> Arc<str> {
-        use rand::Rng;
-        let random: u64 = rand::rng().random();
+        let random = self.outside.random();
         Arc::from(format!("auto-{}-{random:016x}", self.shared.settings.node_id))
     }
 

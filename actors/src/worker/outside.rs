@@ -1,5 +1,5 @@
 //! What a worker reaches outside of itself: the inboxes of the node's actors, how full these are, and who waits for
-//! their sockets. Its driver lends it; the worker pushes and asks, and never waits.
+//! their sockets; and random numbers. Its driver lends it; the worker pushes and asks, and never waits.
 //!
 //! Invariant: what is pushed to one inbox stands there in the order of the pushes.
 
@@ -41,6 +41,9 @@ pub trait Outside {
     /// Appends what has come on a connection and was not given to the worker, at most
     /// [`READ_BUFFER`](super::READ_BUFFER) bytes; without waiting.
     fn unread(&self, conn: ConnId, into: &mut Vec<u8>);
+
+    /// A number that nobody can guess.
+    fn random(&self) -> u64;
 
     /// The inboxes behind it, for tests.
     #[cfg(test)]
