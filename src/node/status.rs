@@ -177,8 +177,9 @@ impl NodeView for NodeStatus {
 impl NodeStatus {
     fn lost(&self) -> Vec<LostNode> {
         let cluster = self.shared.cluster.as_ref();
-        let rows = cluster
-            .map(|cluster| cluster.lost_nodes.rows(clock::now().boot, cluster.settings.take_over));
+        let rows = cluster.map(|cluster| {
+            cluster.status.lost_nodes.rows(clock::now().boot, cluster.settings.take_over)
+        });
         rows.unwrap_or_default()
     }
 

@@ -15,7 +15,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hydrant_protocol::Message;
 use hydrant_protocol::cluster::directory::{Action, Directory};
@@ -53,6 +52,9 @@ pub struct Coordinator {
     pub(super) lost: BTreeMap<u64, Lost>,
     /// Those of them that went while this node was no member: they may be members again soon.
     pub(super) undecided: BTreeSet<u64>,
+    /// Lost incarnations that are being sealed, or are and whose sessions are not in force here: what the store says
+    /// of this node's sessions is not to be relied on.
+    pub(super) sealing: usize,
     /// What the incarnations of other nodes want.
     pub(super) wants: Wants,
     /// What the store says of them.
@@ -99,7 +101,7 @@ pub struct Coordinator {
 impl Coordinator {
     /// Of a node that has no link yet.
     pub fn new(cluster: &Arc<Cluster>, shared: &Arc<NodeTables>, now: Now) -> Self {
-        *cluster.nodes.write() = vec![Node::new(&cluster.node_id, true)];
+        cluster.status.begins(Node::new(&cluster.node_id, true));
         let mut directory = Directory::new(Arc::clone(&cluster.node_id), cluster.incarnation);
         cluster.continued.iter().for_each(|before| directory.taken_over(before.number));
         Self {
@@ -112,6 +114,7 @@ impl Coordinator {
             claimants: BTreeMap::new(),
             lost: BTreeMap::new(),
             undecided: BTreeSet::new(),
+            sealing: 0,
             wants: Wants::default(),
             survey: Survey::default(),
             refresh: Refresh::default(),
@@ -178,12 +181,12 @@ impl Coordinator {
             link.flush();
         }
         let unstored = self.links.iter().map(|link| link.pending.len()).sum::<usize>();
-        self.cluster.unstored.store(unstored + self.own.len(), Ordering::SeqCst);
-        self.cluster.some_are_absent.store(!self.nobody_is_absent(), Ordering::Relaxed);
+        self.cluster.status.has_unstored(unstored + self.own.len());
+        self.cluster.status.has_absent(!self.nobody_is_absent());
         if !self.reads {
             let waits_for = self.waits_for();
             self.reads = waits_for.is_none();
-            *self.cluster.waits_for.lock() = waits_for.unwrap_or_default();
+            self.cluster.status.now_waits_for(waits_for.unwrap_or_default());
             if self.reads {
                 self.read_retained();
             }
@@ -252,7 +255,7 @@ impl Coordinator {
     pub(super) fn started(&mut self, found: Vec<(Arc<Message>, u64)>) {
         self.retained_found(found);
         // Now it is known who wants them; and before any client is let in.
-        self.cluster.synced.store(true, Ordering::SeqCst);
+        self.cluster.status.is_synced_now();
         for worker in 0..self.workers {
             self.effects.manager(worker, ManagerWork::FinishOpen, 64);
         }
@@ -288,9 +291,12 @@ impl Coordinator {
             PeerWork::RetainedReached { topic, version, router, routed } => {
                 self.retained_reached(&topic, version, router, routed.as_deref());
             }
-            PeerWork::Consumed { node, incarnation, bytes } => {
+            PeerWork::Consumed { node, incarnation, bytes, kept } => {
                 let now = self.now.boot.ms();
                 if let Some(link) = self.link(node) {
+                    if kept {
+                        link.keeps_batches();
+                    }
                     link.link.consumed(now, incarnation, 1, bytes);
                     link.wakes = true;
                 }
@@ -336,7 +342,7 @@ impl Coordinator {
             }
             PeerWork::Released { owner, ticket, client, handed } => {
                 self.is_not_here(&client);
-                if handed.is_none() && self.cluster.sealing.load(Ordering::SeqCst) > 0 {
+                if handed.is_none() && self.sealing > 0 {
                     // It may be among what this node is about to take over.
                     self.not_here_yet.push((owner, ticket, client));
                 } else {
@@ -357,7 +363,7 @@ impl Coordinator {
 
     /// Sessions are given up once what was begun for them before this start goes on.
     pub(super) fn may_give_up(&self) -> bool {
-        self.cluster.synced.load(Ordering::SeqCst)
+        self.cluster.status.is_synced()
     }
 
     /// Half a second has passed. `may_act`: the lease in the store runs.

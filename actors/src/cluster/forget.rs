@@ -5,7 +5,6 @@
 //! Bounds: [`Coordinator::origins`], an entry a node whose batches a lost one had stored.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 
 use hydrant_protocol::cluster::message::Control;
 use hydrant_protocol::cluster::stream_marker::PublishStream;
@@ -13,6 +12,7 @@ use hydrant_protocol::cluster::stream_marker::PublishStream;
 use super::NodeIndex;
 use super::coordinator::Coordinator;
 use super::node_index::SELF;
+use super::state::link::PeerLink;
 use crate::messages::StorageWork;
 use crate::ports::{ClusterOp, StoredBatch};
 
@@ -70,7 +70,7 @@ impl Coordinator {
         let me = self.cluster.incarnation;
         let settled = self.own.is_empty()
             && self.own_prepared.is_empty()
-            && self.cluster.sealing.load(Ordering::SeqCst) == 0
+            && self.sealing == 0
             && self
                 .successors
                 .known
@@ -84,7 +84,7 @@ impl Coordinator {
     /// Whether a node has sent again all that it kept for what this node has taken over: what it says of its batches
     /// is of those as well.
     pub(super) fn has_all_of(&self, node: NodeIndex) -> bool {
-        self.cluster.sealing.load(Ordering::SeqCst) == 0
+        self.sealing == 0
             && self.successors.unawaited.is_none()
             && self.successors.own.iter().all(|own| !own.unsaid.contains(&node))
     }
@@ -96,7 +96,7 @@ impl Coordinator {
         };
         if own.said.mark(PublishStream::new(node, router.0), router.1) {
             own.unsaid.remove(&node);
-            self.cluster.keeps_batches_of(node);
+            self.link(node).into_iter().for_each(PeerLink::keeps_batches);
         }
     }
 }

@@ -161,8 +161,7 @@ impl Coordinator {
 
     fn up(&mut self, node: NodeIndex, incarnation: u64, version: u16) {
         let Some(link) = self.link(node) else { return };
-        link.node.up.store(true, Ordering::SeqCst);
-        link.node.stops.store(false, Ordering::SeqCst);
+        link.node.is_now_up();
         link.down_since = None;
         let same = std::mem::replace(&mut link.known, incarnation) == incarnation;
         let id = Arc::clone(&link.node.id);
@@ -209,7 +208,7 @@ impl Coordinator {
     fn down(&mut self, node: NodeIndex) {
         let now = self.now.boot;
         let Some(link) = self.link(node) else { return };
-        link.node.up.store(false, Ordering::SeqCst);
+        link.node.is_now_down();
         link.down_since = Some(now);
         let tokens = link.give_up_live();
         self.complete(tokens);
@@ -264,7 +263,7 @@ impl Coordinator {
             Control::InterestWhole => self.wants_no_more(node),
             Control::Stopping => {
                 if let Some(link) = self.link(node) {
-                    link.node.stops.store(true, Ordering::SeqCst);
+                    link.node.has_said_it_stops();
                 }
             }
             Control::InterestConfirmed { request } => {
@@ -284,11 +283,9 @@ impl Coordinator {
                     return;
                 }
                 let Some(link) = self.link(node) else { return };
-                let less = |kept: u8| kept.checked_sub(1);
-                let kept = link.node.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-                if kept.is_ok()
-                    && let Some(origin) = link.link.peer_incarnation()
-                {
+                let Some(kept) = link.kept.checked_sub(1) else { return };
+                link.kept = kept;
+                if let Some(origin) = link.link.peer_incarnation() {
                     self.forget_batches(origin, below);
                 }
             }

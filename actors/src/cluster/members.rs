@@ -1,7 +1,6 @@
 //! The members of the cluster as PeersActor sees them: their links, their addresses, and who may connect.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hydrant_protocol::cluster::MembershipView;
 use hydrant_protocol::cluster::link::{Hello, Identity, Relay};
@@ -43,7 +42,7 @@ impl Coordinator {
             }
         }
         self.complete(gone);
-        self.cluster.members.store(view.members.len(), Ordering::SeqCst);
+        self.cluster.status.has_members(view.members.len());
         self.lose(&view);
         self.look_who_is_undecided(&view);
         self.look_who_is_there();
@@ -54,10 +53,7 @@ impl Coordinator {
 
     pub(super) fn add(&mut self, id: &Arc<str>) {
         let node = Node::new(id, false);
-        let mut nodes = self.cluster.nodes.write();
-        let Ok(index) = NodeIndex::try_from(nodes.len()) else { return };
-        nodes.push(Arc::clone(&node));
-        drop(nodes);
+        let Some(index) = self.cluster.status.add(Arc::clone(&node)) else { return };
         let me = Identity {
             cluster: Arc::clone(&self.cluster.settings.id),
             node_id: Arc::clone(&self.cluster.node_id),
@@ -146,7 +142,7 @@ impl Coordinator {
     /// A node stops in order, or has left: that nobody reaches it is as it should be.
     pub fn leaves(&self, node: NodeIndex) -> bool {
         let link = self.links.get(usize::from(node).saturating_sub(1));
-        let said = link.is_some_and(|link| link.node.stops.load(Ordering::SeqCst));
+        let said = link.is_some_and(|link| link.node.stops());
         let id = self.name(node);
         said || self.directory.view().member(&id).is_none_or(|member| member.draining)
     }

@@ -1,7 +1,8 @@
 //! This node's part in a cluster: what the other nodes want of its publishes, and what it wants of
 //! theirs.
 //!
-//! Like [`NodeTables`](crate::node_tables::NodeTables) it outlives every actor. Locks are held for one operation.
+//! Like [`NodeTables`](crate::node_tables::NodeTables) it outlives every actor. Locks are held for one operation. Who
+//! writes and reads each table stands in [`state::status`].
 //!
 //! Bounds: a filter of any node once (in [`Cluster::remote`] and [`LocalInterest`]), a
 //! link by `cluster.max_link_bytes`.
@@ -23,14 +24,14 @@ mod take_over;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ahash::AHashMap;
 use hydrant_protocol::QoS;
 use hydrant_protocol::cluster::dedup::DedupWindow;
 use hydrant_protocol::cluster::message::{Interest, PublishId};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::ports::{PreparedPublish, SealedIncarnation, SessionId, StoredBatch};
 
@@ -41,6 +42,7 @@ pub use node_index::{EARLIER_STARTS, Node, NodeIndex, Recipient};
 pub use state::interest::LocalInterest;
 pub use state::remote::RemoteInterest;
 pub use state::retained::RetainedVersions;
+pub use state::status::ClusterStatus;
 
 /// Choices and bounds of a cluster.
 #[derive(Debug, Clone)]
@@ -92,46 +94,28 @@ pub struct Cluster {
     lease: Arc<dyn Lease>,
     store: Arc<dyn GiveUp>,
     /// What other nodes want, by incarnation.
-    pub remote: RwLock<RemoteInterest>,
+    remote: RwLock<RemoteInterest>,
     /// What this node wants.
-    pub interest: Mutex<LocalInterest>,
+    interest: Mutex<LocalInterest>,
     /// Which of two changes of a topic's retained message counts; taken under the lock of
     /// [`NodeTables::retained`](crate::node_tables::NodeTables::retained).
     pub retained: Mutex<RetainedVersions>,
     /// Batches of other nodes that a lost incarnation had stored whose sessions are here now, by the
     /// sender's incarnation and number: when they are sent again, they are known, but for the sessions of these
     /// clients.
-    pub stored_batches: Mutex<StoredBatches>,
+    stored_batches: Mutex<StoredBatches>,
     /// QoS 2 publishes of other nodes that this one has routed.
     pub dedup: Mutex<DedupWindow>,
     /// Publishes that lost nodes had begun, or earlier starts of this one, and that are not everywhere.
     begun: Mutex<BTreeSet<PublishId>>,
     /// Incarnations that were over before this start and whose sessions it has had from the beginning.
     pub continued: Vec<SealedIncarnation>,
-    /// Lost incarnations that are being sealed, or are and whose sessions are not in force here: what the
-    /// store says of this node's sessions is not to be relied on.
-    pub sealing: AtomicUsize,
-    /// The nodes that ever were members, by their index.
-    pub nodes: RwLock<Vec<Arc<Node>>>,
-    /// Those that were lost of late, for `broker nodes`.
-    pub lost_nodes: LostNodes,
-    /// Every member has told what it wants and holds: clients may come.
-    pub synced: AtomicBool,
-    /// Members as this node sees them.
-    pub members: AtomicUsize,
-    /// Sessions of a lost node are with nobody yet.
-    pub some_are_absent: AtomicBool,
-    /// Changes of interest announced, and confirmed by every member.
-    pub announced: AtomicU64,
+    /// What the coordinator shows of the cluster.
+    pub status: ClusterStatus,
+    /// Changes of interest, counted.
+    announced: AtomicU64,
     /// Number for the next session that leaves: this incarnation and a counter.
     pub next_move: AtomicU64,
-    /// See `announced`.
-    pub confirmed: AtomicU64,
-    /// What a start waits for before clients may come, for people.
-    pub waits_for: Mutex<String>,
-    /// Batches for other nodes that are not stored there yet, and that somebody waits for or has to
-    /// have.
-    pub unstored: AtomicUsize,
 }
 
 /// Batches by the sender's incarnation and number, each with the clients for whose sessions it is not known.
@@ -170,17 +154,9 @@ impl Cluster {
             dedup: Mutex::default(),
             begun: Mutex::new(begun),
             continued,
-            sealing: AtomicUsize::new(0),
-            nodes: RwLock::default(),
-            lost_nodes: LostNodes::default(),
-            synced: AtomicBool::new(false),
-            members: AtomicUsize::new(0),
-            some_are_absent: AtomicBool::new(false),
+            status: ClusterStatus::default(),
             announced: AtomicU64::new(0),
             next_move: AtomicU64::new(incarnation << MOVE_BITS),
-            confirmed: AtomicU64::new(0),
-            waits_for: Mutex::default(),
-            unstored: AtomicUsize::new(0),
         })
     }
 
@@ -196,12 +172,12 @@ impl Cluster {
 
     /// Other nodes have stored what was published here and handed to PeersActor.
     pub fn is_idle(&self) -> bool {
-        self.unstored.load(Ordering::SeqCst) == 0
+        self.status.unstored() == 0
     }
 
     /// True while a change of interest is not confirmed by every member.
     pub fn is_unsettled(&self) -> bool {
-        self.announced.load(Ordering::SeqCst) != self.confirmed.load(Ordering::SeqCst)
+        self.announced.load(Ordering::SeqCst) != self.status.confirmed()
     }
 
     /// Whether an incarnation was over before this start, which has had its sessions from the beginning.
@@ -216,31 +192,38 @@ impl Cluster {
 
     /// The link to a node is up.
     pub fn is_up(&self, node: NodeIndex) -> bool {
-        let nodes = self.nodes.read();
-        nodes.get(usize::from(node)).is_some_and(|node| node.up.load(Ordering::Relaxed))
+        self.status.is_up(node)
     }
 
-    /// It is kept in the store which batches of a node are stored.
-    pub fn keeps_batches_of(&self, node: NodeIndex) {
-        if let Some(node) = self.nodes.read().get(usize::from(node)) {
-            // What the node says next may be about those before this one only.
-            node.kept.store(2, Ordering::Relaxed);
-        }
+    /// What other nodes want.
+    pub fn remote(&self) -> RwLockReadGuard<'_, RemoteInterest> {
+        self.remote.read()
+    }
+
+    /// A lost incarnation whose sessions are here has stored this batch for all of them.
+    pub fn was_stored_by_all(&self, batch: (u64, u64)) -> bool {
+        self.stored_batches.lock().get(&batch).is_some_and(Vec::is_empty)
+    }
+
+    /// It has stored this batch also for the session of this client.
+    pub fn was_stored(&self, batch: (u64, u64), client: &Arc<str>) -> bool {
+        let stored = self.stored_batches.lock();
+        stored.get(&batch).is_some_and(|except| !except.contains(client))
     }
 
     /// What a lost incarnation had begun is finished here.
-    pub fn finishes(&self, publishes: &[PreparedPublish]) {
+    fn finishes(&self, publishes: &[PreparedPublish]) {
         let mut begun = self.begun.lock();
         begun.extend(publishes.iter().map(|publish| publish.id));
     }
 
     /// Whether one of an incarnation is not everywhere.
-    pub fn is_begun(&self, incarnation: u64) -> bool {
+    fn is_begun(&self, incarnation: u64) -> bool {
         self.begun.lock().iter().any(|id| id.incarnation == incarnation)
     }
 
     /// Whether one of any lost incarnation is not everywhere.
-    pub fn has_begun(&self) -> bool {
+    fn has_begun(&self) -> bool {
         !self.begun.lock().is_empty()
     }
 

@@ -131,7 +131,7 @@ impl Coordinator {
 
     /// Begins a round where one is due: behind the first read, which comes with the start.
     pub(super) fn refresh_retained(&mut self) {
-        let synced = self.cluster.synced.load(Ordering::SeqCst);
+        let synced = self.cluster.status.is_synced();
         if !synced || self.refresh.running || !std::mem::take(&mut self.refresh.again) {
             return;
         }

@@ -121,7 +121,7 @@ impl Coordinator {
             .map(|link| link.confirmed)
             .min()
             .unwrap_or(if pending { 0 } else { announced });
-        self.cluster.confirmed.fetch_max(confirmed, Ordering::SeqCst);
+        self.cluster.status.has_confirmed(confirmed);
         let mut tokens = Vec::new();
         while let Some((_, token)) =
             self.settling.pop_front_if(|(request, _)| *request <= confirmed)

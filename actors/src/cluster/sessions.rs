@@ -2,7 +2,6 @@
 //! that are taken over from other nodes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hydrant_protocol::cluster::message::Handed;
@@ -122,9 +121,7 @@ impl Coordinator {
         match holder {
             Ok(None) => self.looked(lookup.claim, None, None),
             // It is this node's because it takes over, and not in force yet.
-            Ok(Some(holder))
-                if holder.incarnation == me && self.cluster.sealing.load(Ordering::SeqCst) > 0 =>
-            {
+            Ok(Some(holder)) if holder.incarnation == me && self.sealing > 0 => {
                 self.locate_in(SOON, lookup);
             }
             // Given up by its holder, who was asked; or by this node, and never taken.

@@ -1,7 +1,6 @@
 //! Nodes that are lost: their successor seals what they held and goes on with it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hydrant_protocol::cluster::{Key, MembershipView, Ring};
@@ -52,7 +51,7 @@ impl Coordinator {
                 continue;
             }
             lost.sealing = true;
-            self.cluster.sealing.fetch_add(1, Ordering::SeqCst);
+            self.sealing += 1;
             let incarnation = *incarnation;
             let id = self.requests.open(Purpose::Seal { incarnation });
             self.effects.request(id, Request::Seal { incarnation });
@@ -63,7 +62,8 @@ impl Coordinator {
     pub(super) fn is_sure_again(&mut self, clients: &[Arc<str>]) {
         // Their owner hears that they are here, and asks again.
         self.not_here_yet.retain(|(.., client)| !clients.contains(client));
-        if self.cluster.sealing.fetch_sub(1, Ordering::SeqCst) == 1 {
+        self.sealing = self.sealing.saturating_sub(1);
+        if self.sealing == 0 {
             for (owner, ticket, client) in std::mem::take(&mut self.not_here_yet) {
                 self.directory.released(&owner, ticket, &client, None);
             }
@@ -135,7 +135,7 @@ impl Coordinator {
     /// Once in a while: for `broker nodes`.
     pub(super) fn show_lost(&self) {
         let lost = self.lost.iter().map(|(incarnation, lost)| (*incarnation, &lost.node));
-        self.cluster.lost_nodes.waiting(self.now.boot, &self.with_successors(lost));
+        self.cluster.status.lost_nodes.waiting(self.now.boot, &self.with_successors(lost));
     }
 
     fn with_successors<'a>(
@@ -162,7 +162,7 @@ impl Coordinator {
             self.show_lost();
         }
         let by = self.name_of(node);
-        self.cluster.lost_nodes.taken(self.now.boot, incarnation, &by);
+        self.cluster.status.lost_nodes.taken(self.now.boot, incarnation, &by);
     }
 
     fn name_of(&self, node: NodeIndex) -> Arc<str> {

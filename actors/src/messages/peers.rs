@@ -56,6 +56,8 @@ pub enum PeerWork {
         incarnation: u64,
         /// Bytes of the frame.
         bytes: u64,
+        /// That it is stored is kept in the store.
+        kept: bool,
     },
     /// What a batch of another node had to have stored is stored.
     Stored {

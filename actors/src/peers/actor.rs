@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, StreamHandler};
@@ -126,13 +125,13 @@ impl Handler<Ping> for PeersActor {
 
 /// For `broker tree`.
 pub(crate) fn describe(cluster: &Cluster) -> String {
-    let nodes = cluster.nodes.read();
+    let nodes = cluster.status.nodes();
     let others: Vec<String> = nodes
         .iter()
         // Lost starts of this node itself have no link.
         .filter(|node| node.id != cluster.node_id)
         .map(|node| {
-            let up = if node.up.load(Ordering::Relaxed) { "up" } else { "down" };
+            let up = if node.is_up() { "up" } else { "down" };
             format!("{} {up}", node.id)
         })
         .collect();

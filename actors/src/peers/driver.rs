@@ -94,6 +94,7 @@ impl Driver {
     }
 
     /// When the coordinator wants to be called.
+    #[cfg(test)]
     pub fn deadline(&self) -> Option<Boot> {
         self.deadline.get()
     }

@@ -2,7 +2,6 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use actix_rt::{Arbiter, ArbiterHandle};
@@ -143,10 +142,10 @@ impl ActorSystem {
         });
         // Nothing but what is waited for ends it: a time-out would let clients publish past sessions.
         let mut told = Instant::now();
-        while !cluster.synced.load(Ordering::SeqCst) {
+        while !cluster.status.is_synced() {
             if told.elapsed() > parts.settings.repair {
                 told = Instant::now();
-                let what = cluster.waits_for.lock().clone();
+                let what = cluster.status.waits_for();
                 say::warn!("this start waits for {what}, and lets no client in before");
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

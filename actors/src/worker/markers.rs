@@ -5,7 +5,6 @@
 //! the link, the router that the stream has at the other node, the worker that holds the session.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hydrant_protocol::cluster::stream_marker::{ALL_STREAMS, PublishStream};
 
@@ -98,7 +97,7 @@ impl Worker {
             self.held_up.set(self.held_up.get().saturating_sub(1));
             self.wake_router();
             let cluster = self.shared.cluster.as_ref();
-            if cluster.is_some_and(|cluster| cluster.synced.load(Ordering::SeqCst)) {
+            if cluster.is_some_and(|cluster| cluster.status.is_synced()) {
                 // What the lost one had begun, now that it is published to its sessions here.
                 self.finish_prepared();
             }

@@ -186,13 +186,11 @@ impl Worker {
             batch.done += 1;
         }
         let (node, incarnation) = (batch.node, batch.incarnation);
-        if batch.exact && number != 0 {
+        let kept = batch.exact && number != 0;
+        if kept {
             let prepared = std::mem::take(&mut batch.prepared);
             let stored = ClusterOp::PutPeerBatch { origin: incarnation, batch: number, prepared };
             self.effects.borrow_mut().ops.push(stored.into());
-            if let Some(cluster) = &self.shared.cluster {
-                cluster.keeps_batches_of(node);
-            }
         }
         if number != 0 {
             let others = batch.arriving.len() + batch.late.len();
@@ -211,21 +209,21 @@ impl Worker {
             }
         }
         self.flush();
-        self.to_peers(PeerWork::Consumed { node, incarnation, bytes: body.len() as u64 }, SMALL);
+        let bytes = body.len() as u64;
+        self.to_peers(PeerWork::Consumed { node, incarnation, bytes, kept }, SMALL);
         (batch.done - first) as u64
     }
 
     /// A lost node, whose sessions are here now, has stored this batch for all of them.
     fn was_stored_by_all(&self, batch: (u64, u64)) -> bool {
-        let stored = self.shared.cluster.as_ref().map(|cluster| cluster.stored_batches.lock());
-        stored.is_some_and(|stored| stored.get(&batch).is_some_and(Vec::is_empty))
+        let cluster = self.shared.cluster.as_ref();
+        cluster.is_some_and(|cluster| cluster.was_stored_by_all(batch))
     }
 
     /// A lost node has stored this batch, also for the session of this client.
     pub(super) fn was_stored(&self, batch: (u64, u64), client: &Arc<str>) -> bool {
-        let stored = self.shared.cluster.as_ref().map(|cluster| cluster.stored_batches.lock());
-        stored
-            .is_some_and(|stored| stored.get(&batch).is_some_and(|except| !except.contains(client)))
+        let cluster = self.shared.cluster.as_ref();
+        cluster.is_some_and(|cluster| cluster.was_stored(batch, client))
     }
 
     /// A publish of another node makes the router panic again and again: it is given up.

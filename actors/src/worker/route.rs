@@ -55,7 +55,7 @@ impl Worker {
         self.shared.subscriptions.read().matches(topic, &mut matches);
         fold_overlaps(&mut matches);
         let nodes = match &self.shared.cluster {
-            Some(cluster) => cluster.remote.read().matches(topic, &mut routes.wanted).collect(),
+            Some(cluster) => cluster.remote().matches(topic, &mut routes.wanted).collect(),
             None => SmallVec::new(),
         };
         let of = (generation, stripe);

@@ -9,7 +9,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hydrant_protocol::QoS;
 use hydrant_protocol::cluster::stream_marker::{MarkedStreams, PublishStream};
@@ -125,8 +124,7 @@ impl Worker {
         let Some(cluster) = &self.shared.cluster else { return false };
         let most = cluster.settings.repair + self.shared.settings.limits.connect_timeout;
         let most = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
-        cluster.some_are_absent.load(Ordering::Relaxed)
-            && now_ms.saturating_sub(conn.accepted_ms) < most
+        cluster.status.some_are_absent() && now_ms.saturating_sub(conn.accepted_ms) < most
     }
 
     /// Every node has sent again what a lost incarnation had not stored.

@@ -3,9 +3,9 @@
 //! Bounds: an entry a node id that ever was a member.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Index of a node in the node's list of all that it has heard of, itself first.
+/// Index of a node in `ClusterStatus::nodes`.
 pub type NodeIndex = u16;
 
 /// Another node.
@@ -13,19 +13,37 @@ pub type NodeIndex = u16;
 pub struct Node {
     /// Its node id.
     pub id: Arc<str>,
-    /// The link to it is up.
-    pub up: AtomicBool,
-    /// It stops in order, as it has said since the link was up last.
-    pub stops: AtomicBool,
-    /// Not 0: that batches of it are stored is kept in the store, and may be forgotten when it says so.
-    pub kept: AtomicU8,
+    up: AtomicBool,
+    stops: AtomicBool,
 }
 
 impl Node {
     /// Not heard of yet.
     pub fn new(id: &Arc<str>, up: bool) -> Arc<Self> {
-        let (up, stops, kept) = (up.into(), AtomicBool::new(false), AtomicU8::new(0));
-        Arc::new(Self { id: Arc::clone(id), up, stops, kept })
+        Arc::new(Self { id: Arc::clone(id), up: up.into(), stops: AtomicBool::new(false) })
+    }
+
+    /// The link to it is up.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// It stops in order, as it has said since the link was up last.
+    pub fn stops(&self) -> bool {
+        self.stops.load(Ordering::SeqCst)
+    }
+
+    pub fn is_now_up(&self) {
+        self.up.store(true, Ordering::SeqCst);
+        self.stops.store(false, Ordering::SeqCst);
+    }
+
+    pub fn is_now_down(&self) {
+        self.up.store(false, Ordering::SeqCst);
+    }
+
+    pub fn has_said_it_stops(&self) {
+        self.stops.store(true, Ordering::SeqCst);
     }
 }
 

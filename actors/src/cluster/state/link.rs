@@ -93,6 +93,8 @@ pub struct PeerLink {
     pub sent_since: bool,
     /// A retained message was changed while it was not there.
     pub untold: bool,
+    /// Not 0: that batches of it are stored is kept in the store, and may be forgotten when it says so.
+    pub kept: u8,
     controls: Vec<Control>,
 }
 
@@ -116,6 +118,7 @@ impl PeerLink {
             answered: 0,
             sent_since: false,
             untold: false,
+            kept: 0,
             controls: Vec::new(),
         }
     }
@@ -171,6 +174,12 @@ impl PeerLink {
         self.send_control(Control::InterestWhole);
         self.send_control(Control::Interest { request: announced, changes: Vec::new() });
         self.flush();
+    }
+
+    /// It is kept in the store which batches of it are stored. What it says next may be about those before this one
+    /// only.
+    pub fn keeps_batches(&mut self) {
+        self.kept = 2;
     }
 
     /// It is told anew which batches are answered: it may know others than before.

@@ -11,5 +11,6 @@ pub mod refresh;
 pub mod remote;
 pub mod requests;
 pub mod retained;
+pub mod status;
 pub mod survey;
 pub mod wants;

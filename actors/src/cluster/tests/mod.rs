@@ -6,7 +6,6 @@ mod requests;
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hydrant_protocol::cluster::{Load, MembershipView};
@@ -192,6 +191,6 @@ impl Machine {
     }
 
     fn is_synced_now(&self) -> bool {
-        self.cluster.synced.load(Ordering::SeqCst)
+        self.cluster.status.is_synced()
     }
 }

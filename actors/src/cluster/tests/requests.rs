@@ -52,11 +52,11 @@ fn a_granted_claim_asks_until_the_store_says_whose_its_session_is() {
     machine.waits(Duration::from_millis(200));
     let second = machine.locates();
     // It is taken over with what a lost node held, and not in force yet.
-    machine.cluster.sealing.fetch_add(1, Ordering::SeqCst);
+    machine.coordinator.sealing += 1;
     machine.answer(second, Answer::Located(Ok(own())));
     machine.waits(Duration::from_millis(10));
     let third = machine.locates();
-    machine.cluster.sealing.fetch_sub(1, Ordering::SeqCst);
+    machine.coordinator.sealing -= 1;
     machine.answer(third, Answer::Located(Ok(own())));
     let (fourth, request) = machine.asked();
     let takes = matches!(
@@ -130,7 +130,7 @@ fn an_attempt_to_seal_ends_once() {
     machine.sees(&[("n1", ME), ("n2", OTHER)]);
     machine.sees(&[("n1", ME)]);
     machine.ticks(1);
-    let sealing = |machine: &Machine| machine.cluster.sealing.load(Ordering::SeqCst);
+    let sealing = |machine: &Machine| machine.coordinator.sealing;
     let mut requests = std::iter::from_fn(|| machine.next());
     let seal = |(_, request): &(RequestId, Request)| {
         matches!(request, Request::Seal { incarnation: OTHER })

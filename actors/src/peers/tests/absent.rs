@@ -5,13 +5,13 @@ use super::*;
 use hydrant_protocol::cluster::Member;
 
 fn members(cluster: &Cluster, node: usize) -> usize {
-    cluster.nodes[node].shared.cluster.as_ref().unwrap().members.load(Ordering::SeqCst)
+    cluster.nodes[node].shared.cluster.as_ref().unwrap().status.members()
 }
 
 /// The link from one node to another.
 fn is_up(cluster: &Cluster, from: usize, to: usize) -> bool {
     let (its, id) = (cluster.nodes[from].shared.cluster.as_ref().unwrap(), cluster.nodes[to].id);
-    let index = its.nodes.read().iter().position(|node| *node.id == *id);
+    let index = its.status.nodes().iter().position(|node| *node.id == *id);
     index.is_some_and(|index| its.is_up(index as u16))
 }
 

@@ -379,8 +379,8 @@ fn a_node_that_starts_while_another_has_no_successor_yet_knows_what_that_wanted(
         ready.send(()).unwrap();
         node
     });
-    let members = &cluster.nodes[0].shared.cluster.as_ref().unwrap().members;
-    until("it is a member", || members.load(Ordering::SeqCst) == 3);
+    let status = &cluster.nodes[0].shared.cluster.as_ref().unwrap().status;
+    until("it is a member", || status.members() == 3);
     assert!(is_ready.recv_timeout(Duration::from_millis(500)).is_err(), "it cannot know yet");
     cluster.world.1.hold_seal.store(false, Ordering::SeqCst);
     let node = starting.join().unwrap();

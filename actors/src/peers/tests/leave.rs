@@ -65,12 +65,10 @@ fn a_node_that_stops_says_so_before_its_links_end() {
     let mut cluster = Cluster::new(&["n1", "n2", "n3"]);
     drop(cluster.nodes.remove(2));
     let nodes = cluster.nodes.iter().map(|node| node.shared.cluster.as_ref().unwrap());
-    for nodes in nodes.map(|cluster| cluster.nodes.read().clone()) {
+    for nodes in nodes.map(|cluster| cluster.status.nodes()) {
         let node = |id: &str| nodes.iter().find(|node| *node.id == *id).unwrap();
-        until("the link is down", || !node("n3").up.load(Ordering::SeqCst));
-        assert!(node("n3").stops.load(Ordering::SeqCst));
-        assert!(
-            !node("n1").stops.load(Ordering::SeqCst) && !node("n2").stops.load(Ordering::SeqCst)
-        );
+        until("the link is down", || !node("n3").is_up());
+        assert!(node("n3").stops());
+        assert!(!node("n1").stops() && !node("n2").stops());
     }
 }

@@ -360,7 +360,7 @@ fn a_lost_node_has_a_successor() {
     }
     assert!(watcher.is_quiet());
     for node in &cluster.nodes {
-        let lost = &node.shared.cluster.as_ref().unwrap().lost_nodes;
+        let lost = &node.shared.cluster.as_ref().unwrap().status.lost_nodes;
         let rows = lost.rows(crate::clock::now().boot, Duration::from_secs(4));
         let [row] = &rows[..] else { panic!("{rows:?}") };
         assert!(&*row.node == "n2" && row.state.starts_with("taken over by n"), "{row:?}");
@@ -445,7 +445,7 @@ fn a_node_that_is_no_member_for_a_while_keeps_what_it_has() {
     let member = cluster.world.hide("n2").unwrap();
     until("the others have seen it", || {
         let tree = |node: usize| cluster.nodes[node].shared.cluster.as_ref().unwrap();
-        [0, 2].iter().all(|node| tree(*node).members.load(Ordering::SeqCst) == 2)
+        [0, 2].iter().all(|node| tree(*node).status.members() == 2)
     });
     publisher.publish("a/b", b"meanwhile", 1);
     cluster.world.show(member);

@@ -25,7 +25,7 @@ fn what_waits_for_a_lost_node_is_overtaken_by_other_topics_alone() {
         until("it is stored there", || cluster.world.queued("queue") == 2);
         queue.send_unsubscribe("a/b");
         until("that node does not want the next", || {
-            let known = cluster.nodes[0].shared.cluster.as_ref().unwrap().remote.read();
+            let known = cluster.nodes[0].shared.cluster.as_ref().unwrap().remote();
             known.matches("a/b", &mut Vec::new()).count() == 1
         });
         for n in 2..6 {

@@ -183,7 +183,7 @@ fn what_a_lost_node_had_stored_is_known_to_the_successor_of_its_successor() {
         };
         let up = |cluster: &Cluster, id: &str| {
             let its = cluster.nodes[0].shared.cluster.as_ref().unwrap();
-            let index = its.nodes.read().iter().position(|node| *node.id == *id).unwrap();
+            let index = its.status.nodes().iter().position(|node| *node.id == *id).unwrap();
             its.is_up(index as u16)
         };
         offline(&cluster, at(&cluster, lost), "x");
