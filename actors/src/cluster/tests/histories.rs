@@ -1,7 +1,8 @@
-//! One history is one: what two nodes say to each other does not depend on the seeds of their hash maps.
+//! Two nodes that talk: what they say does not depend on the seeds of their hash maps, and what follows from it.
 
 use hydrant_protocol::QoS;
 use hydrant_protocol::cluster::link::Role;
+use hydrant_protocol::cluster::message::Control;
 
 use super::*;
 
@@ -94,4 +95,34 @@ fn what_nodes_say_is_the_same_each_time() {
     for _ in 0..3 {
         assert!(history() == said);
     }
+}
+
+/// Below which number of its batches a node says that nothing is sent again; which of them the other one forgets then.
+fn forgotten(pair: &mut Pair, below: u64) -> Vec<u64> {
+    let said = Control::Answered { below };
+    pair.nodes[1].coordinator.link(1).unwrap().send_control(said);
+    pair.talk();
+    let first = &mut pair.nodes[0];
+    first.told();
+    let below = |op| match op {
+        StoreOp::ForgetPeerBatches { origin: OTHER, below } => below,
+        other => panic!("{other:?}"),
+    };
+    mem::take(&mut first.outside.stored).into_iter().map(below).collect()
+}
+
+/// What a node says next may be about batches before the one that is kept, so it is heard twice.
+#[test]
+fn batches_that_are_kept_are_forgotten_when_their_node_says_so() {
+    let mut pair = Pair::new(node);
+    pair.talk();
+    let consumed = |kept| PeerWork::Consumed { node: 1, incarnation: OTHER, bytes: 1, kept };
+    pair.nodes[0].work(consumed(false));
+    assert_eq!(forgotten(&mut pair, 4), []);
+    pair.nodes[0].work(consumed(true));
+    pair.nodes[0].work(consumed(false));
+    for below in [5, 6] {
+        assert_eq!(forgotten(&mut pair, below), [below]);
+    }
+    assert_eq!(forgotten(&mut pair, 7), []);
 }

@@ -16,7 +16,7 @@ use super::state::requests::{Request, RequestId};
 use super::{Beginning, Cluster, ClusterSettings, GiveUp, Lease, NodeIndex};
 use crate::messages::{Answer, ManagerWork, PeerWork, RouterWork, StorageWork};
 use crate::now::{Boot, Now, Wall};
-use crate::ports::{SessionId, StoreError};
+use crate::ports::{SessionId, StoreError, StoreOp};
 
 const ME: u64 = 7;
 const OTHER: u64 = 3;
@@ -52,6 +52,7 @@ struct Outside {
     requests: VecDeque<(RequestId, Request)>,
     managers: Vec<ManagerWork>,
     dialled: Vec<NodeIndex>,
+    stored: Vec<StoreOp>,
 }
 
 impl Push for Outside {
@@ -59,7 +60,11 @@ impl Push for Outside {
         self.managers.push(work);
     }
     fn router(&mut self, _: u16, _: RouterWork, _: usize) {}
-    fn storage(&mut self, _: StorageWork, _: usize) {}
+    fn storage(&mut self, work: StorageWork, _: usize) {
+        if let StorageWork::Write { ops, .. } = work {
+            self.stored.extend(ops);
+        }
+    }
     fn coordinator(&mut self, work: PeerWork, _: usize) {
         panic!("{work:?}");
     }
