@@ -6,16 +6,14 @@ mod membership;
 mod shared_store;
 mod store;
 
+pub(crate) use hydrant_engine::ports::op_cost;
 pub use hydrant_engine::ports::{
-    Admission, DeadId, DeadLetter, LogError, LogRecord, NoDeadId, OutboxPosition, Report,
+    Admission, ClusterOp, DeadId, DeadLetter, Holder, KnownIncarnation, LaneState, Lanes, LogError,
+    LogOp, LogRecord, NoDeadId, OrphanedState, OutboxPosition, OutgoingStage, PreparedPublish,
+    QueueEntry, Report, SealedIncarnation, Sealing, SessionId, SessionOp, StoreError, StoreOp,
+    StoredBatch, StoredSession, StoredSubscription, StoredWill,
 };
 pub use log::MessageLog;
 pub use membership::{Membership, MembershipFuture};
-pub use shared_store::{
-    Holder, KnownIncarnation, OrphanedState, SealedIncarnation, Sealing, SharedStore,
-};
-pub use store::{
-    ClusterOp, LaneState, Lanes, LogOp, OutgoingStage, PreparedPublish, QueueEntry, SessionId,
-    SessionOp, SessionStore, StoreError, StoreFuture, StoreOp, StoredBatch, StoredSession,
-    StoredSubscription, StoredWill, UNFINISHED, UNFINISHED_WHY,
-};
+pub use shared_store::SharedStore;
+pub use store::{SessionStore, StoreFuture, UNFINISHED, UNFINISHED_WHY};

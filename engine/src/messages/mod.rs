@@ -5,10 +5,20 @@
 pub mod arena;
 mod completion;
 mod log;
+mod manager;
 mod peer_batch;
+mod peers;
+mod remote_batch;
+mod router;
+mod storage;
 mod stream_marker;
 
 pub use self::log::{DeadWork, LogWork};
 pub use completion::{AckSource, CompletionToken, Transaction};
+pub use manager::ManagerWork;
 pub use peer_batch::InboundPeerBatch;
+pub use peers::{Answer, PeerWork};
+pub use remote_batch::RemoteBatch;
+pub use router::RouterWork;
+pub use storage::StorageWork;
 pub use stream_marker::{MarkerReason, StreamMarker};

@@ -15,7 +15,7 @@ use crate::cluster::Recipient;
 use crate::messages::{
     CompletionToken, LogWork, PeerWork, RemoteBatch, RouterWork, StorageWork, Transaction,
 };
-use crate::ports::{ClusterOp, LogOp, SessionOp, StoreOp};
+use crate::ports::{StoreOp, op_cost};
 
 use crate::node_tables::NodeTables;
 use crate::step_guard::StepGuard;
@@ -182,7 +182,7 @@ impl Effects {
         });
         if !self.ops.is_empty() || !self.tokens.is_empty() || transaction.is_some() {
             let ops = std::mem::take(&mut self.ops);
-            let bytes = ops.iter().map(cost).sum::<usize>() + 64;
+            let bytes = ops.iter().map(op_cost).sum::<usize>() + 64;
             let tokens = std::mem::take(&mut self.tokens);
             outside.storage(StorageWork::Write { ops, tokens, transaction, origin }, bytes);
         }
@@ -217,44 +217,6 @@ impl Effects {
         }
         is_full
     }
-}
-
-/// What an operation counts with against `storage.max_pending_bytes`: its place in a list, and what it points to.
-pub fn cost(op: &StoreOp) -> usize {
-    let points_to = match op {
-        StoreOp::Session(op) => match op {
-            SessionOp::PutQueued { entry, .. } => entry.message.cost(),
-            SessionOp::PutSession { client_id, .. }
-            | SessionOp::DeleteSession { client_id, .. } => client_id.len(),
-            SessionOp::PutSubscription { filter, owes, .. } => {
-                filter.len() + owes.as_ref().map_or(0, |topic| topic.len())
-            }
-            SessionOp::DeleteSubscription { filter, .. } => filter.len(),
-            SessionOp::PutOutgoing { .. }
-            | SessionOp::DeleteQueued { .. }
-            | SessionOp::PutReceipt { .. }
-            | SessionOp::DeleteReceipt { .. } => 0,
-        },
-        StoreOp::Log(op) => match op {
-            LogOp::PutOutbox { record, .. } => record.cost(),
-            LogOp::PutDeadLetter { letter } => letter.record.cost(),
-            LogOp::DropDeadLetter { .. } | LogOp::MoveCursor { .. } => 0,
-        },
-        StoreOp::Cluster(op) => match op {
-            ClusterOp::Prepare(prepared) => prepared.message.cost() + prepared.publisher.len(),
-            ClusterOp::ExceptPeerBatch { client_id, .. }
-            | ClusterOp::CompletePeerBatch { client_id, .. } => client_id.len(),
-            ClusterOp::PutPeerBatch { prepared, .. } => size_of_val(prepared.as_slice()),
-            ClusterOp::ForgetPeerBatches { .. }
-            | ClusterOp::Committed { .. }
-            | ClusterOp::ForgetPrepared { .. } => 0,
-        },
-        StoreOp::PutRetained { message, .. } => message.cost(),
-        StoreOp::DeleteRetained { topic, .. } => topic.len(),
-        StoreOp::PutWill { will } => will.client_id.len() + will.message.cost(),
-        StoreOp::DeleteWill { client_id, .. } => client_id.len(),
-    };
-    size_of::<StoreOp>() + points_to
 }
 
 /// Begins a step: what it puts into [`Effects`] is taken back when it does not get to its end. Steps do not

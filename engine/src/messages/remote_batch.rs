@@ -46,25 +46,20 @@ pub struct RemoteBatch {
     /// How far the receiver is, so that its restart does not repeat.
     pub done: usize,
     /// What the publishes before `done` have caused there: its part, as far as it is made.
-    pub(crate) ops: Vec<StoreOp>,
+    pub ops: Vec<StoreOp>,
     /// See `ops`.
-    pub(crate) tokens: Vec<CompletionToken>,
+    pub tokens: Vec<CompletionToken>,
     /// Waits of the sender that go on when no session is on its way for which something of this was
     /// buffered: those in `buffered`, by their slots.
-    pub(crate) late: Vec<CompletionToken>,
+    pub late: Vec<CompletionToken>,
     /// See `late`.
-    pub(crate) buffered: SmallVec<[u32; 1]>,
+    pub buffered: SmallVec<[u32; 1]>,
     /// The sender's last step that touched it, and how it stood before: entries, bytes, `late`.
     touched: (u64, (usize, usize, usize)),
 }
 
 impl RemoteBatch {
-    pub(crate) fn push(
-        &mut self,
-        publication: &Publication<'_>,
-        durable: bool,
-        recipients: Recipients,
-    ) {
+    pub fn push(&mut self, publication: &Publication<'_>, durable: bool, recipients: Recipients) {
         let topic = append(&mut self.arena, publication.topic.as_bytes());
         let payload = append(&mut self.arena, publication.payload);
         let (qos, stream, orphan, coming) =
@@ -100,26 +95,26 @@ impl RemoteBatch {
         self.arena.len() + self.entries.len() * size_of::<RemoteEntry>()
     }
 
-    pub(crate) fn get(&self, at: usize) -> Option<(&RemoteEntry, &str, &[u8])> {
+    pub fn get(&self, at: usize) -> Option<(&RemoteEntry, &str, &[u8])> {
         let entry = self.entries.get(at)?;
         Some((entry, topic(&self.arena, &entry.topic), slice(&self.arena, &entry.payload)))
     }
 
-    pub(crate) fn buffer(&mut self, slot: u32) {
+    pub fn buffer(&mut self, slot: u32) {
         if !self.buffered.contains(&slot) {
             self.buffered.push(slot);
         }
     }
 
     /// A step of the sender is about to add to it.
-    pub(crate) fn touch(&mut self, step: u64) {
+    pub fn touch(&mut self, step: u64) {
         if self.touched.0 != step {
             self.touched = (step, (self.entries.len(), self.arena.len(), self.late.len()));
         }
     }
 
     /// Takes back what a step of the sender has added.
-    pub(crate) fn rollback(&mut self, step: u64) {
+    pub fn rollback(&mut self, step: u64) {
         let (touched, (entries, bytes, late)) = self.touched;
         if touched == step {
             self.entries.truncate(entries);
