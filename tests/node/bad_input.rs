@@ -195,7 +195,7 @@ fn malformed_packets_are_counted_as_violations() {
 #[test]
 fn a_truncated_packet_ends_with_its_socket() {
     let node = node();
-    let whole = Publish::new("t", [7u8; 1000]).qos(1).id(1).bytes();
+    let whole = Publish::new("t", vec![7u8; 1000]).qos(1).id(1).bytes();
     let mut watcher = node.client("watcher").subscribed("t", 1);
     for length in [1, 2, 3, 10, 500, whole.len() - 1] {
         let before = node.closed("eof");

@@ -256,7 +256,7 @@ fn subscribers_that_take_nothing_hold_their_share_of_large_messages() {
         let mut publisher = held.node.client("publisher");
         for _ in 0..300 {
             // Each in memory of its own.
-            publisher.send(&Publish::new("t", [b'x'; 500_000]).qos(qos).id(1).bytes());
+            publisher.send(&Publish::new("t", vec![b'x'; 500_000]).qos(qos).id(1).bytes());
             publisher.ping();
         }
         let reason = if qos == 0 { "slow_subscriber" } else { "queue_full" };

@@ -32,14 +32,14 @@ fn several_bounds_that_are_full_at_once_are_held_together() {
     let mut open = Vec::new();
     let mut publisher = node.client("publisher");
     for n in 0..400 {
-        publisher.send(&Publish::new(&format!("kept/{n}"), [b'x'; 500_000]).retain().bytes());
+        publisher.send(&Publish::new(&format!("kept/{n}"), vec![b'x'; 500_000]).retain().bytes());
         publisher.ping();
     }
     for n in 0..40 {
         open.push(node.client(&format!("stuck-{n}")).subscribed("t", n % 2));
     }
     for _ in 0..300 {
-        publisher.send(&Publish::new("t", [b'x'; 500_000]).qos(1).id(1).bytes());
+        publisher.send(&Publish::new("t", vec![b'x'; 500_000]).qos(1).id(1).bytes());
         publisher.wait_for(&Packet::Puback(1));
     }
     // Once the sessions are full, no new one is taken.

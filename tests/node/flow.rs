@@ -151,7 +151,7 @@ fn a_flood_of_qos_1_is_held_back_and_others_get_their_share() {
                 while !stop.load(Ordering::Relaxed) {
                     id = id % 60_000 + 1;
                     if writer
-                        .write_all(&Publish::new("flood", [0u8; 1000]).qos(1).id(id).bytes())
+                        .write_all(&Publish::new("flood", vec![0u8; 1000]).qos(1).id(id).bytes())
                         .is_err()
                     {
                         break;
@@ -202,7 +202,7 @@ fn a_publisher_without_credit_is_not_read_and_goes_on_later() {
     let node =
         Node::builder().set("limits.max_unacknowledged", 10).set("debug.faults", true).start();
     let mut publisher = node.client("publisher");
-    publisher.burst(1..=2_000, |_| Publish::new("t", [0u8; 2_000]).qos(1));
+    publisher.burst(1..=2_000, |_| Publish::new("t", vec![0u8; 2_000]).qos(1));
     for id in 1..=2_000 {
         publisher.expect(Packet::Puback(id));
     }

@@ -129,7 +129,7 @@ fn who_is_refused_or_cut_off_has_a_line() {
         assert!(said.contains(&from), "{said}");
     }
     let mut large = node.client("large");
-    let _ = large.try_send(&Publish::new("t", [b'x'; 4096]).bytes());
+    let _ = large.try_send(&Publish::new("t", vec![b'x'; 4096]).bytes());
     let said = node.wait_log("limits.max_packet_size");
     assert!(said.contains("(client \"large\")"), "{said}");
     let mut silent = node.client("silent");

@@ -106,7 +106,7 @@ fn a_crowd_and_one_that_does_not_read_have_the_newest_of_each_topic() {
     assert!(topics > 40, "{topics} topics of $SYS");
     // One takes nothing any more, and then subscribes.
     let mut stuck = node.client("stuck").subscribed("noise", 0);
-    let noise = Publish::new("noise", [b'x'; 50_000]).bytes();
+    let noise = Publish::new("noise", vec![b'x'; 50_000]).bytes();
     eventually(SOON, "it is stuck", || {
         publisher.send(&noise);
         publisher.ping();
