@@ -105,7 +105,7 @@ fn forgotten(pair: &mut Pair, below: u64) -> Vec<u64> {
     let first = &mut pair.nodes[0];
     first.told();
     let below = |op| match op {
-        StoreOp::ForgetPeerBatches { origin: OTHER, below } => below,
+        StoreOp::Cluster(ClusterOp::ForgetPeerBatches { origin: OTHER, below }) => below,
         other => panic!("{other:?}"),
     };
     mem::take(&mut first.outside.stored).into_iter().map(below).collect()

@@ -16,7 +16,7 @@ use super::state::requests::{Request, RequestId};
 use super::{Beginning, Cluster, ClusterSettings, GiveUp, Lease, NodeIndex};
 use crate::messages::{Answer, ManagerWork, PeerWork, RouterWork, StorageWork};
 use crate::now::{Boot, Now, Wall};
-use crate::ports::{SessionId, StoreError, StoreOp};
+use crate::ports::{ClusterOp, SessionId, StoreError, StoreOp};
 
 const ME: u64 = 7;
 const OTHER: u64 = 3;
