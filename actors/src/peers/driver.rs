@@ -40,6 +40,9 @@ pub(crate) struct Driver {
     deadline: Cell<Option<Boot>>,
     /// It is another one.
     another: Notify,
+    /// The next step panics.
+    #[cfg(test)]
+    pub panics: Cell<bool>,
 }
 
 /// What PeersActor and the sockets hold of it.
@@ -68,13 +71,19 @@ impl Driver {
             sockets,
             deadline,
             another,
+            #[cfg(test)]
+            panics: Cell::new(false),
         })
     }
 
     /// One step. What was decided before a panic is carried out: it is not decided again.
     pub fn step<R>(&self, act: impl FnOnce(&mut Coordinator, Now) -> R) -> R {
         let mut coordinator = self.coordinator.borrow_mut();
-        let done = catch_unwind(AssertUnwindSafe(|| act(&mut coordinator, clock::now())));
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            #[cfg(test)]
+            assert!(!self.panics.replace(false), "as a fault would");
+            act(&mut coordinator, clock::now())
+        }));
         coordinator.hand_out(&mut Outside(self));
         let deadline = coordinator.poll_deadline();
         if self.deadline.replace(deadline) != deadline {

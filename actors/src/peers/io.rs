@@ -7,9 +7,11 @@
 use std::cell::Cell;
 use std::io;
 use std::net::TcpListener as StdListener;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use hydrant_protocol::cluster::link::{Hello, MAX_HELLO, Relay, Role};
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -261,8 +263,15 @@ async fn first(mut stream: TcpStream) -> Result<(TcpStream, First, Vec<u8>), Str
     }
 }
 
-/// Carries the link over a connection until that ends. True when it was up.
-async fn run(peers: &Handle, node: NodeIndex, stream: TcpStream, role: Role, first: &[u8]) -> bool {
+/// Carries the link over a connection until that ends. True when it was up. A step that panics ends the connection and
+/// not the task: who dials this node goes on, and the link knows that it is down.
+pub(super) async fn run(
+    peers: &Handle,
+    node: NodeIndex,
+    stream: TcpStream,
+    role: Role,
+    first: &[u8],
+) -> bool {
     let _ = stream.set_nodelay(true);
     let Some(connection) = peers.step(|peers, now| peers.handle_connected(now, node, role)) else {
         return false;
@@ -273,18 +282,22 @@ async fn run(peers: &Handle, node: NodeIndex, stream: TcpStream, role: Role, fir
     socket.notify_one();
     let (reader, writer) = stream.into_split();
     let heard = Notify::new();
-    let ended = if first.is_empty()
-        || peers.step(|peers, now| peers.handle_received(now, node, connection, first))
-    {
-        tokio::select! {
-            why = read(peers, node, connection, reader, &heard) => why,
-            why = write(peers, node, connection, writer, &heard) => why,
+    let carried = async {
+        if first.is_empty()
+            || peers.step(|peers, now| peers.handle_received(now, node, connection, first))
+        {
+            tokio::select! {
+                why = read(peers, node, connection, reader, &heard) => why,
+                why = write(peers, node, connection, writer, &heard) => why,
+            }
+        } else {
+            // What the other end is told of a refusal has still to go out.
+            let _ = timeout(DIAL, write(peers, node, connection, writer, &heard)).await;
+            "refused"
         }
-    } else {
-        // What the other end is told of a refusal has still to go out.
-        let _ = timeout(DIAL, write(peers, node, connection, writer, &heard)).await;
-        "refused"
     };
+    let ended = AssertUnwindSafe(carried).catch_unwind().await;
+    let ended = ended.unwrap_or("what came over it could not be handled");
     peers.step(|peers, now| peers.handle_disconnected(now, node, connection, ended))
 }
 

@@ -1,8 +1,14 @@
 //! What drives the coordinator, when a step of it panics, and when what is due is handled by nobody.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 
 use actix_rt::Arbiter;
+use hydrant_protocol::cluster::link::Role;
+use hydrant_protocol::cluster::{Load, Member, MembershipView};
+use tokio::task::spawn_local;
 
 use super::*;
 use crate::clock;
@@ -11,7 +17,7 @@ use crate::messages::PeerWork;
 use crate::metrics::Metrics;
 use crate::peers::driver::{Driver, Handle};
 use crate::peers::parts::{AtOnce, beginning};
-use crate::peers::{OnFailure, PeersActor};
+use crate::peers::{OnFailure, PeersActor, io};
 use crate::ports::SharedStore;
 use crate::supervision::{ActorCell, Child, Fault, Supervisor};
 
@@ -89,5 +95,39 @@ fn a_deadline_whose_handling_panics_comes_again() {
         when("it is asked again", || !driver.mailboxes.managers[0].is_empty()).await;
         assert_eq!(world.1.locates.load(Ordering::SeqCst), 2);
         assert_eq!((driver.deadline(), cell.restarts()), (None, 1));
+    });
+}
+
+/// Its node is dialled again, or dials.
+#[test]
+fn a_connection_whose_handling_panics_ends_and_its_task_goes_on() {
+    actix_rt::System::new().block_on(async {
+        let driver = driver(&World::default());
+        let member = |id: &str| Member {
+            node_id: id.into(),
+            incarnation: 1,
+            peer: String::new(),
+            mqtt: Vec::new(),
+            version: String::new(),
+            protocol: (1, 1),
+            load: Load::default(),
+            draining: false,
+        };
+        let members = ["n0", "n1"].map(member).into_iter().collect();
+        let view = MembershipView { generation: 1, members, current: true };
+        driver.step(|coordinator, now| coordinator.handle_message(now, PeerWork::Members(view)));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+        let its = Rc::clone(&driver);
+        let run = spawn_local(async move { io::run(&its, 1, stream, Role::Acceptor, &[]).await });
+        tokio::task::yield_now().await;
+        driver.panics.set(true);
+        other.write_all(b"x").unwrap();
+        when("the connection has ended", || run.is_finished()).await;
+        assert!(!run.await.unwrap(), "it was never up");
+        assert!(!driver.panics.get());
     });
 }
