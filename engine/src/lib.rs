@@ -10,7 +10,8 @@
 //!   [`drain_budget`]: how many connections a drain may close.
 //! - [`ports`]: what the outside is handed and gives back; [`cluster`]: how the other nodes are named.
 //! - [`messages`]: what machines and drivers give each other to do; [`worker`]: what a worker decides with.
-//! - [`log`]: in front of the message log.
+//! - [`log`], [`storage`]: in front of the message log and of the session store, with a machine each:
+//!   [`LogQueue`](log::LogQueue), [`WriteQueue`](storage::WriteQueue).
 //! - [`step_guard`]: what a step takes back when it does not get to its end.
 
 pub mod clock;
@@ -26,5 +27,6 @@ pub mod ports;
 pub mod say;
 pub mod settings;
 pub mod step_guard;
+pub mod storage;
 pub mod subscriptions;
 pub mod worker;

@@ -7,9 +7,7 @@
 mod actor;
 mod dead;
 mod gate;
-mod outbox_progress;
 mod outside;
-mod queue;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -18,5 +16,6 @@ pub use actor::{LogActor, LogParts, depth, describe};
 pub use dead::{DeadBook, DeadLetters, DeadState, Marked, Settled, Which};
 pub use gate::gate_of;
 pub use hydrant_engine::log::Gate;
+use hydrant_engine::log::{outbox_progress, queue};
 pub use outbox_progress::OutboxProgress;
 pub use queue::LogQueue;

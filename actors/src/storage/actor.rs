@@ -187,7 +187,7 @@ impl StorageActor {
         let answer = || {
             let mut queue = self.parts.queue.lock();
             let log_has_room = mailboxes.log.has_room();
-            queue.hand_out(now, &shared.lanes, log_has_room, &mut Inboxes(mailboxes))
+            queue.hand_out(now, &Locked(&shared.lanes), log_has_room, &mut Inboxes(mailboxes))
         };
         while let Some(answered) = answer() {
             shared.metrics.storage_batches.inc();
@@ -227,9 +227,12 @@ impl StorageActor {
     }
 }
 
-impl Outbox for Mutex<OutboxProgress> {
+/// The outbox's lanes behind their lock.
+struct Locked<'a>(&'a Mutex<OutboxProgress>);
+
+impl Outbox for Locked<'_> {
     fn lanes<R>(&self, act: impl FnOnce(&mut OutboxProgress) -> R) -> R {
-        act(&mut self.lock())
+        act(&mut self.0.lock())
     }
 }
 

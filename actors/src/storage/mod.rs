@@ -16,7 +16,9 @@
 //! Acknowledgements leave only after the write, in the order of the batches.
 
 mod actor;
-mod write_queue;
+#[cfg(test)]
+mod tests;
 
 pub use actor::{StorageActor, StorageParts, describe};
+use hydrant_engine::storage::write_queue;
 pub use write_queue::WriteQueue;

@@ -63,7 +63,6 @@ pub use outside::Outside;
 pub use refused::say_cut;
 pub use state::ingress::{Origin, PublishBatch};
 
-pub(crate) use hydrant_engine::ports::op_cost;
 pub use state::dependencies::AckDependencies;
 pub use state::pending_acks::Continuation;
 pub use state::phase::{Event, Phase};

@@ -11,9 +11,7 @@
 //! is dropped and counted. What was taken over may go past the bound. In memory: an entry a dead
 //! letter, without its record.
 
-pub use hydrant_engine::log::dead::{
-    Admission, DeadBook, DeadLetters, DeadState, Marked, Settled, Which,
-};
+pub use hydrant_engine::log::dead::{DeadBook, DeadLetters, DeadState, Marked, Settled, Which};
 
 use std::time::Duration;
 

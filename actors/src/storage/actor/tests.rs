@@ -366,7 +366,7 @@ fn what_a_lane_says_was_handed_over_was_also_when_a_panic_came_behind_it() {
     let shared = crate::system::shared_for_tests(&settings);
     let ops = |lanes: &[u16]| -> Vec<StoreOp> {
         let entries = lanes.iter().map(|lane| {
-            let mut op = crate::storage::write_queue::tests::outbox();
+            let mut op = super::super::tests::outbox();
             if let StoreOp::Log(LogOp::PutOutbox { position, .. }) = &mut op {
                 position.lane = *lane;
             }

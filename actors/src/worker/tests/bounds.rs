@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::metrics::DropReason;
+use crate::ports::op_cost;
 use crate::ports::{SessionOp, StoredWill};
-use crate::worker::op_cost;
 use crate::worker::route::LONGEST_CACHED;
 use crate::worker::state::sessions::{Charge, SESSION};
 

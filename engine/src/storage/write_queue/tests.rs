@@ -23,7 +23,7 @@ impl Outbox for std::cell::RefCell<&mut crate::log::OutboxProgress> {
 
 /// A full batch is of 80 operations or 80,000 bytes; a failure is waited out for 1 s, then 2, 4, 5.
 fn queue() -> WriteQueue {
-    let storage = crate::worker::tests::settings(1).storage;
+    let storage = crate::settings::Settings::for_tests(1).storage;
     let (retry_min, retry_max) = (Duration::from_secs(1), Duration::from_secs(5));
     WriteQueue::new(&StorageSettings {
         batch_max_ops: 80,
@@ -81,7 +81,7 @@ fn queued(session: SessionId, sequence: u64) -> StoreOp {
     StoreOp::Session(SessionOp::PutQueued { id: session, entry })
 }
 
-pub(crate) fn outbox() -> StoreOp {
+fn outbox() -> StoreOp {
     let record = LogRecord::for_tests(0);
     StoreOp::Log(LogOp::PutOutbox { record, position: OutboxPosition { lane: 0, position: 0 } })
 }

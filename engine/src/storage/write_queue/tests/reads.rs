@@ -1,7 +1,5 @@
 //! What a page of a queue waits for.
 
-use std::time::Instant;
-
 use super::*;
 use crate::ports::SessionOp;
 
@@ -40,8 +38,7 @@ fn a_read_waits_for_what_was_held_back_when_it_was_asked_for() {
 
 #[test]
 fn a_read_looks_at_its_own_session_and_not_at_what_is_held_back() {
-    // 2,000 reads behind 2,000 parked requests with 20 entries each, asked again and again: by
-    // looking through the requests this is 80 million looks a round; by the session, 2,000.
+    // How long it takes is seen where there is a clock: `actors/src/storage/tests.rs`.
     let mut queue = queue();
     for session in 0..2000 {
         let mut ops: Vec<_> = (0..20).map(|sequence| queued(session, sequence)).collect();
@@ -49,11 +46,9 @@ fn a_read_looks_at_its_own_session_and_not_at_what_is_held_back() {
         queue.admit(write(ops, None), true);
         queue.admit(read(session), true);
     }
-    let started = Instant::now();
     for _ in 0..100 {
         assert!(queue.poll_reads().is_empty());
     }
-    assert!(started.elapsed().as_secs() < 2, "{:?}", started.elapsed());
     for parked in 0..2000 {
         assert_eq!(queue.parked(), 2000 - parked);
         assert!(queue.resume());

@@ -11,7 +11,7 @@ use crate::settings::StorageSettings;
 
 /// How long what is gathered waits for company while another batch is under way: until the next
 /// tick of tokio's timer, which counts in milliseconds and rounds up. So one millisecond at most.
-pub(in crate::storage) const GATHER: Duration = Duration::from_micros(1);
+pub const GATHER: Duration = Duration::from_micros(1);
 /// How long what adds to the same queue as a batch that is under way waits for that one, at most.
 const FOLLOW: Duration = Duration::from_millis(50);
 /// This part of a full batch is worth a write of its own while another is under way.
@@ -95,7 +95,7 @@ impl Gathering {
     }
 
     /// Another wait for company than [`GATHER`].
-    #[cfg(test)]
+    #[cfg(any(test, feature = "for-tests"))]
     pub(super) fn set_company(&mut self, company: Duration) {
         self.company = company;
     }

@@ -51,12 +51,14 @@ pub use batch::WriteId;
 pub use hand_out::{Answered, Outbox, Push};
 pub use reads::{Read, ReadId};
 
-#[cfg(test)]
-pub(super) use {gathering::GATHER, hand_out::HandOut, outbox::assign_positions};
+/// For tests of drivers.
+#[cfg(any(test, feature = "for-tests"))]
+#[doc(hidden)]
+pub use {gathering::GATHER, hand_out::HandOut, outbox::assign_positions};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
-pub(crate) mod tests;
+mod tests;
 
 /// How soon to look for room in the outbox, which comes without a message when nothing else is written.
 const LOOK: Duration = Duration::from_millis(50);
@@ -277,8 +279,8 @@ impl WriteQueue {
     }
 
     /// Another wait for company than the usual one.
-    #[cfg(test)]
-    pub(crate) fn set_company(&mut self, company: Duration) {
+    #[cfg(any(test, feature = "for-tests"))]
+    pub fn set_company(&mut self, company: Duration) {
         self.gathering.set_company(company);
     }
 

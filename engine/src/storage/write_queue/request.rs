@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use crate::messages::CompletionToken;
+use crate::ports::op_cost;
 use crate::ports::{LogOp, SessionId, SessionOp, StoreOp};
-use crate::worker::op_cost;
 
 pub(super) fn cost(ops: &[StoreOp]) -> usize {
     ops.iter().map(op_cost).sum()

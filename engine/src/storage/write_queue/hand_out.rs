@@ -43,7 +43,7 @@ pub struct Answered {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(in crate::storage) struct HandOut {
+pub struct HandOut {
     records: Vec<(LogWork, usize)>,
     /// By worker.
     tokens: Vec<VecDeque<CompletionToken>>,
@@ -66,7 +66,7 @@ impl<P: Push> Drop for Handed<'_, P> {
 impl HandOut {
     /// Durable outbox entries go to the log actor while it has room; else it reads them later. It hears of dead
     /// letters, too.
-    pub(in crate::storage) fn hand_to_log(
+    pub fn hand_to_log(
         &mut self,
         ops: &[StoreOp],
         outbox: &mut OutboxProgress,

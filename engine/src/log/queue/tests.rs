@@ -121,7 +121,7 @@ struct Driver {
 
 impl Driver {
     fn new(change: impl FnOnce(&mut LogSettings)) -> Self {
-        let mut settings = crate::worker::tests::settings(2).log;
+        let mut settings = crate::settings::Settings::for_tests(2).log;
         settings.retry_min = 100 * MS;
         settings.retry_max = 400 * MS;
         settings.max_pending_bytes = 1 << 20;

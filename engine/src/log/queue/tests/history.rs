@@ -106,7 +106,7 @@ struct Met {
 
 impl History {
     fn new(seed: u64) -> Self {
-        let mut settings = crate::worker::tests::settings(2).log;
+        let mut settings = crate::settings::Settings::for_tests(2).log;
         settings.max_pending_messages = 12;
         settings.max_pending_bytes = 16 * record(0).cost();
         settings.dead_letter_max_bytes = 4 * record(0).cost() as u64;

@@ -5,7 +5,7 @@ use crate::log::OutboxProgress;
 use crate::ports::{LogOp, StoreOp};
 
 /// Gives the outbox entries of a batch their positions.
-pub(in crate::storage) fn assign_positions(outbox: &mut OutboxProgress, ops: &mut [StoreOp]) {
+pub fn assign_positions(outbox: &mut OutboxProgress, ops: &mut [StoreOp]) {
     for op in ops {
         if let StoreOp::Log(LogOp::PutOutbox { record, position }) = op {
             position.position = outbox.assign(position.lane, record.cost() as u64);

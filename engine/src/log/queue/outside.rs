@@ -15,7 +15,7 @@ pub trait Outside {
     /// Lends what is known of the dead letters, which the admin's commands change, too.
     fn book<R>(&self, act: impl FnOnce(&mut DeadBook) -> R) -> R;
 
-    /// See [`MessageLog::takes`](crate::ports::MessageLog::takes). An immediate answer: it decides about the record at
+    /// See `MessageLog::takes`. An immediate answer: it decides about the record at
     /// hand, and never waits.
     fn takes(&self, topic: &str) -> bool;
 }
