@@ -15,11 +15,11 @@
 //!   [`now`]: the time of one step; [`say`]: the lines of the log, [`dropped`] those about messages.
 
 pub use hydrant_engine::{
-    drain_budget, dropped, generations, metrics, now, say, settings, step_guard, subscriptions,
+    cluster, drain_budget, dropped, generations, metrics, node_tables, now, say, settings,
+    step_guard, subscriptions, worker,
 };
 
 pub mod clock;
-pub mod cluster;
 pub mod connection;
 pub mod drain;
 mod driver;
@@ -32,7 +32,6 @@ pub mod log;
 pub mod mailboxes;
 pub mod messages;
 mod monotonic;
-pub mod node_tables;
 pub mod peers;
 pub mod ports;
 pub mod routing;
@@ -40,7 +39,6 @@ pub mod storage;
 pub mod supervision;
 pub mod sys;
 pub mod system;
-pub mod worker;
 
 /// What [`inbox`] is made of.
 mod sync {

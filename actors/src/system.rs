@@ -7,7 +7,6 @@
 mod children;
 mod found;
 mod stop;
-mod tables;
 mod workers;
 
 use std::io;
@@ -32,10 +31,6 @@ use crate::settings::Settings;
 use crate::storage::{StorageParts, WriteQueue};
 use crate::supervision::{ActorCell, Fault, Registry, Supervisor, SupervisorHandle, Watchdog};
 use found::read;
-use tables::make_shared;
-
-#[cfg(test)]
-pub(crate) use tables::{shared_before_for_tests, shared_for_tests};
 
 /// How long a tree that did not get whole is given to write what it has.
 const UNDONE: Duration = Duration::from_secs(1);
@@ -124,7 +119,8 @@ impl ActorSystem {
             let beginning = beginning(&*cluster.store);
             Cluster::new(&settings.node_id, beginning, &at_once, cluster.settings.clone())
         });
-        let shared = make_shared(&settings, &found, cluster, gate_of(Arc::clone(&parts.log)));
+        let gate = gate_of(Arc::clone(&parts.log));
+        let shared = NodeTables::new(&settings, &found, cluster, gate, crate::clock::now());
         let max_link_bytes = |cluster: &ClusterParts| cluster.settings.max_link_bytes;
         let max_link_bytes = parts.cluster.as_ref().map_or(usize::MAX, max_link_bytes);
         let mailboxes = Mailboxes::new(&settings, max_link_bytes);

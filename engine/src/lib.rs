@@ -22,6 +22,7 @@ pub mod generations;
 pub mod log;
 pub mod messages;
 pub mod metrics;
+pub mod node_tables;
 pub mod now;
 pub mod ports;
 pub mod say;

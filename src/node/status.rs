@@ -128,7 +128,9 @@ impl NodeView for NodeStatus {
         let (shared, mailboxes) = (Arc::clone(&self.shared), Arc::clone(&self.mailboxes));
         Box::pin(async move {
             match action {
-                DrainAction::Start(rate) => shared.start_drain(rate),
+                DrainAction::Start(rate) => {
+                    shared.start_drain(hydrant_actors::clock::now().boot, rate)
+                }
                 DrainAction::Cancel => shared.cancel_drain(),
                 DrainAction::Look => {}
             }

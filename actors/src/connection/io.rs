@@ -277,7 +277,7 @@ mod tests {
     use crate::driver::tests::driver;
     use crate::ports::StoreOp;
     use crate::worker::Conn;
-    use crate::worker::tests::{connect, store};
+    use crate::worker::testing::{connect, store};
 
     const CONNECT: &[u8] = &[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c'];
     const DISCONNECT: &[u8] = &[0xe0, 0];
@@ -368,7 +368,7 @@ mod tests {
         }
         socket.set_nonblocking(true).unwrap();
         let driver = driver(1);
-        let conn = crate::worker::tests::conn(&driver.worker);
+        let conn = crate::worker::testing::conn(&driver.worker);
         driver.worker.shared.clock.shift(0, u64::try_from(since.as_millis()).unwrap());
         conn.partial.set(CONNECT.to_vec());
         conn.enter(Event::Asks(std::num::NonZeroU32::MIN));

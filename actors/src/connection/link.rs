@@ -215,7 +215,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::CloseReason;
-    use crate::worker::tests::{conn, connect, settings, tick, worker, worker_with};
+    use crate::worker::testing::{conn, connect, settings, tick, worker, worker_with};
 
     #[derive(Default)]
     struct Counted(AtomicUsize);

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use crate::driver::tests::driver;
     use crate::worker::Event;
-    use crate::worker::tests::conn;
+    use crate::worker::testing::conn;
 
     /// Connections that the node counts when the actor of one has ended that moves to another worker.
     fn counted(has_moved: bool) -> usize {

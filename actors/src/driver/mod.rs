@@ -76,14 +76,14 @@ impl WorkerDriver {
 pub(crate) mod tests {
     use super::*;
     use crate::log::Gate;
-    use crate::worker::tests::settings;
+    use crate::settings::Settings;
 
     /// A driver with a worker of small bounds.
     pub(crate) fn driver(workers: usize) -> Rc<WorkerDriver> {
-        let settings = settings(workers);
+        let settings = Settings::for_tests(workers);
         let mailboxes = Mailboxes::new(&settings, usize::MAX);
         let settings = Arc::new(settings);
-        let shared = crate::system::shared_before_for_tests(&settings, Gate::default());
+        let shared = NodeTables::for_tests(&settings, Gate::default(), crate::clock::now());
         WorkerDriver::new(0, shared, mailboxes)
     }
 }

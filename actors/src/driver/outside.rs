@@ -1,5 +1,7 @@
 //! Where a worker reaches: the node's inboxes, and the links of its thread.
 
+#[cfg(test)]
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -69,7 +71,8 @@ impl Outside for NodeOutside {
     }
 
     #[cfg(test)]
-    fn mailboxes(&self) -> &Arc<Mailboxes> {
-        &self.mailboxes
+    fn take_storage(&self, max: usize) -> VecDeque<StorageWork> {
+        let mut taken = self.mailboxes.storage.take(max);
+        std::iter::from_fn(|| taken.pop()).collect()
     }
 }

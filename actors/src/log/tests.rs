@@ -161,7 +161,7 @@ impl Node {
 
     async fn start_with(change: impl FnOnce(&mut crate::settings::Settings)) -> Self {
         install_panic_hook();
-        let mut settings = crate::worker::tests::settings(2);
+        let mut settings = crate::settings::Settings::for_tests(2);
         settings.supervision.restart_min = Duration::from_millis(50);
         settings.supervision.restart_max = Duration::from_millis(50);
         settings.supervision.max_restarts = 20;
@@ -169,7 +169,11 @@ impl Node {
         settings.log.retry_min = Duration::from_millis(1);
         change(&mut settings);
         let mailboxes = Mailboxes::new(&settings, usize::MAX);
-        let shared = crate::system::shared_for_tests(&Arc::new(settings));
+        let shared = crate::node_tables::NodeTables::for_tests(
+            &Arc::new(settings),
+            crate::log::Gate::default(),
+            crate::clock::now(),
+        );
         let log = Arc::<Played>::default();
         let store = Arc::<Kept>::default();
         let parts = LogActor::parts(

@@ -4,12 +4,8 @@
 
 mod manager_task;
 
-pub(crate) use hydrant_engine::messages::arena;
 pub use hydrant_engine::messages::{
     AckSource, Answer, CompletionToken, DeadWork, InboundPeerBatch, LogWork, ManagerWork,
-    MarkerReason, PeerWork, RemoteBatch, RouterWork, StorageWork, StreamMarker, Transaction,
+    MarkerReason, PeerWork, RemoteBatch, RouterWork, SMALL, StorageWork, StreamMarker, Transaction,
 };
 pub use manager_task::{ConnectionFault, ConnectionInfo, ManagerTask, NewSocket};
-
-/// Cost of a small message, in an inbox that is bounded by bytes.
-pub const SMALL: usize = 64;

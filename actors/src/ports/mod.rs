@@ -6,7 +6,6 @@ mod membership;
 mod shared_store;
 mod store;
 
-pub(crate) use hydrant_engine::ports::op_cost;
 pub use hydrant_engine::ports::{
     Admission, ClusterOp, DeadId, DeadLetter, Holder, KnownIncarnation, LaneState, Lanes, LogError,
     LogOp, LogRecord, NoDeadId, OrphanedState, OutboxPosition, OutgoingStage, PreparedPublish,

@@ -28,7 +28,7 @@ pub fn outbox() -> StoreOp {
 fn reads_do_not_look_through_what_is_held_back() {
     // 2,000 reads behind 2,000 parked requests with 20 entries each, asked again and again: by
     // looking through the requests this is 80 million looks a round; by the session, 2,000.
-    let mut queue = WriteQueue::new(&crate::worker::tests::settings(1).storage);
+    let mut queue = WriteQueue::new(&crate::settings::Settings::for_tests(1).storage);
     queue.handle_room(true);
     for session in 0..2000 {
         let mut ops: Vec<StoreOp> = (0..20).map(|sequence| queued(session, sequence)).collect();

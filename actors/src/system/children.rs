@@ -8,12 +8,12 @@ use actix_rt::{Arbiter, ArbiterHandle};
 use hydrant_protocol::cluster::{Load, Member};
 use tokio::sync::oneshot;
 
-use super::found::Found;
 use super::workers::with_driver;
 use super::{ActorSystem, StartError};
 use crate::connection::listener::Listener;
 use crate::connection::manager::ConnectionManager;
 use crate::log::{self as log_actor, LogActor};
+use crate::node_tables::Found;
 use crate::peers::parts::beginning;
 use crate::peers::{
     ClusterParts, DiscoveryActor, OnFailure, PeersActor, describe as describe_peers,

@@ -6,22 +6,8 @@ use std::sync::Arc;
 
 use hydrant_protocol::topic::Retained;
 
-use crate::ports::{
-    DeadId, Lanes, SessionStore, StoreError, StoredSession, StoredWill, UNFINISHED, UNFINISHED_WHY,
-};
-
-/// What was found in the store at start.
-pub(super) struct Found {
-    pub(super) sessions: Vec<StoredSession>,
-    pub(super) wills: Vec<StoredWill>,
-    /// In a cluster they are read when the other nodes are heard of, so that no change is missed in between.
-    pub(super) retained: Retained,
-    /// The highest version among them.
-    pub(super) retained_clock: u64,
-    pub(super) lanes: Lanes,
-    /// Id and cost of each.
-    pub(super) dead_letters: Vec<(DeadId, u64)>,
-}
+use crate::node_tables::Found;
+use crate::ports::{DeadId, SessionStore, StoreError, UNFINISHED, UNFINISHED_WHY};
 
 pub(super) async fn read(
     store: &Arc<dyn SessionStore>,

@@ -9,10 +9,10 @@ use actix_rt::ArbiterHandle;
 use tokio::sync::oneshot;
 
 use super::ActorSystem;
-use super::found::Found;
 use crate::cluster::{Beginning, EARLIER_STARTS};
 use crate::driver::WorkerDriver;
 use crate::messages::PeerWork;
+use crate::node_tables::Found;
 use crate::ports::StoredBatch;
 use crate::sys::Sys;
 use crate::worker::Origin;

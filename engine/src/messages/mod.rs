@@ -22,3 +22,6 @@ pub use remote_batch::RemoteBatch;
 pub use router::RouterWork;
 pub use storage::StorageWork;
 pub use stream_marker::{MarkerReason, StreamMarker};
+
+/// Cost of a small message, in an inbox that is bounded by bytes.
+pub const SMALL: usize = 64;

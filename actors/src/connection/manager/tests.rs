@@ -6,7 +6,7 @@ use super::*;
 use crate::driver::tests::driver;
 use crate::messages::ManagerWork;
 use crate::metrics::CloseReason;
-use crate::worker::tests::{conn, connect, contains, publish, queued, store, subscribe};
+use crate::worker::testing::{conn, connect, contains, publish, queued, store, subscribe};
 use hydrant_protocol::QoS;
 
 fn manager(driver: &Rc<WorkerDriver>) -> ConnectionManager {
@@ -16,7 +16,8 @@ fn manager(driver: &Rc<WorkerDriver>) -> ConnectionManager {
 
 /// Two entries, the second in flight, a connection that wants them, and the page with them
 /// in the manager's inbox.
-fn page(worker: &Rc<Worker>) -> Rc<crate::worker::Conn> {
+fn page(driver: &Rc<WorkerDriver>) -> Rc<crate::worker::Conn> {
+    let worker = &driver.worker;
     let first = connect(worker, false, None);
     store(worker);
     subscribe(worker, &first, "t", QoS::AtLeastOnce);
@@ -29,8 +30,7 @@ fn page(worker: &Rc<Worker>) -> Rc<crate::worker::Conn> {
     let second = connect(worker, false, None);
     store(worker);
     let (slot, request, _) = store(worker).1[0];
-    worker.mailboxes().managers[0]
-        .push(ManagerWork::QueuePage { slot, request, entries }.into(), 0);
+    driver.mailboxes.managers[0].push(ManagerWork::QueuePage { slot, request, entries }.into(), 0);
     second
 }
 
@@ -42,15 +42,15 @@ fn panics(manager: &ConnectionManager) -> bool {
 fn a_page_is_taken_back_once_although_a_panic_came_in_between() {
     let driver = driver(1);
     let worker = &driver.worker;
-    let second = page(worker);
+    let second = page(&driver);
     {
         // Nothing can be written to it.
         let _held = second.out.borrow_mut();
         assert!(panics(&manager(&driver)));
     }
-    assert_eq!(worker.mailboxes().managers[0].len(), 1, "the page is lost");
+    assert_eq!(driver.mailboxes.managers[0].len(), 1, "the page is lost");
     assert!(!panics(&manager(&driver)));
-    assert!(worker.mailboxes().managers[0].is_empty() && second.phase().closing().is_none());
+    assert!(driver.mailboxes.managers[0].is_empty() && second.phase().closing().is_none());
     assert!(contains(&second, b"one") && contains(&second, b"two"));
     assert_eq!(worker.session_load(&second).0, 2, "in flight once each");
 }
@@ -58,14 +58,13 @@ fn a_page_is_taken_back_once_although_a_panic_came_in_between() {
 #[test]
 fn a_page_that_ends_every_manager_is_given_up_with_its_connection() {
     let driver = driver(1);
-    let worker = &driver.worker;
-    let second = page(worker);
+    let second = page(&driver);
     let held = second.out.borrow_mut();
     for _ in 0..=GIVEN_UP_AFTER {
         assert!(panics(&manager(&driver)));
     }
     assert!(second.phase().closing().is_none());
     assert!(!panics(&manager(&driver)));
-    assert!(second.phase().closing().is_some() && worker.mailboxes().managers[0].is_empty());
+    assert!(second.phase().closing().is_some() && driver.mailboxes.managers[0].is_empty());
     drop(held);
 }

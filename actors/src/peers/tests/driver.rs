@@ -30,7 +30,11 @@ fn driver(world: &World) -> Handle {
     let cluster =
         crate::cluster::Cluster::new(&"n1".into(), beginning(&*store), &at_once, settings);
     let settings = Arc::new(settings_of("n1", 1));
-    let shared = crate::system::shared_for_tests(&settings);
+    let shared = crate::node_tables::NodeTables::for_tests(
+        &settings,
+        crate::log::Gate::default(),
+        crate::clock::now(),
+    );
     let mailboxes = Mailboxes::new(&settings, 1 << 20);
     let coordinator = Coordinator::new(&cluster, &shared, clock::now());
     let ends: OnFailure = Arc::new(|why: String| panic!("{why}"));

@@ -10,7 +10,7 @@ use crate::cluster::ClusterSettings;
 use crate::settings::{LogKind, Settings};
 
 pub fn settings_of(node_id: &str, workers: u16) -> Settings {
-    let mut settings = crate::worker::tests::settings(workers.into());
+    let mut settings = crate::settings::Settings::for_tests(workers.into());
     settings.node_id = node_id.into();
     settings.limits.connect_timeout = DEADLINE;
     settings.limits.write_timeout = DEADLINE;

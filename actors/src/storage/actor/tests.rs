@@ -83,7 +83,7 @@ struct Node {
 impl Node {
     /// Full batches are of 80 operations or 80,000 bytes.
     fn start(max_in_flight: usize, batch_delay: Duration, company: Duration) -> Self {
-        let mut settings = crate::worker::tests::settings(1);
+        let mut settings = crate::settings::Settings::for_tests(1);
         settings.storage.batch_max_ops = 80;
         settings.storage.batch_max_bytes = 80_000;
         settings.storage.batch_delay = batch_delay;
@@ -91,7 +91,11 @@ impl Node {
         settings.storage.retry_min = Duration::from_millis(1);
         settings.storage.retry_max = Duration::from_millis(1);
         let mailboxes = Mailboxes::new(&settings, usize::MAX);
-        let shared = crate::system::shared_for_tests(&Arc::new(settings));
+        let shared = crate::node_tables::NodeTables::for_tests(
+            &Arc::new(settings),
+            crate::log::Gate::default(),
+            crate::clock::now(),
+        );
         let store = Arc::<Played>::default();
         let parts = StorageParts {
             shared: Arc::clone(&shared),
@@ -361,9 +365,13 @@ fn a_batch_delay_lasts_until_the_batch_is_full() {
 
 #[test]
 fn what_a_lane_says_was_handed_over_was_also_when_a_panic_came_behind_it() {
-    let settings = Arc::new(crate::worker::tests::settings(1));
+    let settings = Arc::new(crate::settings::Settings::for_tests(1));
     let mailboxes = Mailboxes::new(&settings, usize::MAX);
-    let shared = crate::system::shared_for_tests(&settings);
+    let shared = crate::node_tables::NodeTables::for_tests(
+        &settings,
+        crate::log::Gate::default(),
+        crate::clock::now(),
+    );
     let ops = |lanes: &[u16]| -> Vec<StoreOp> {
         let entries = lanes.iter().map(|lane| {
             let mut op = super::super::tests::outbox();

@@ -87,8 +87,8 @@ fn a_will_ends_with_the_outbox_entry_that_it_becomes() {
         store(&worker);
         worker.detach(&conn, CloseReason::Eof);
         worker.route_all(|| ());
-        let mut taken = worker.mailboxes().storage.take(10);
-        let Some(StorageWork::Write { ops, .. }) = taken.pop() else { panic!("a write") };
+        let mut taken = worker.take_storage(10);
+        let Some(StorageWork::Write { ops, .. }) = taken.pop_front() else { panic!("a write") };
         let of = |wanted: fn(&StoreOp) -> bool| ops.iter().filter(|op| wanted(op)).count();
         let both = (
             of(|op| matches!(op, StoreOp::Log(LogOp::PutOutbox { .. }))),
@@ -117,9 +117,9 @@ fn logging(kind: LogKind, ack: AckLevel) -> Rc<Worker> {
 
 /// The token of the one record that was handed to the log.
 fn logged(worker: &Rc<Worker>) -> Option<CompletionToken> {
-    let mut taken = worker.mailboxes().log.take(10);
-    let token = taken.pop().unwrap().token;
-    assert!(taken.pop().is_none(), "one record");
+    let mut taken = worker.take_log(10);
+    let token = taken.pop_front().unwrap().token;
+    assert!(taken.pop_front().is_none(), "one record");
     token
 }
 

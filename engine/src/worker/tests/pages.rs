@@ -94,10 +94,9 @@ fn a_qos_2_message_that_finds_no_window_comes_back_from_the_store() {
     store(&worker);
     // Its entry is handed to the store, which holds it back: nothing is answered.
     publish_at(QoS::ExactlyOnce, &worker, &publisher, "t", b"two", false);
-    let mut taken = worker.mailboxes().storage.take(10);
-    let Some(StorageWork::Write { ops, tokens, .. }) = taken.pop() else { panic!() };
-    assert!(taken.pop().is_none());
-    drop(taken);
+    let mut taken = worker.take_storage(10);
+    let Some(StorageWork::Write { ops, tokens, .. }) = taken.pop_front() else { panic!() };
+    assert!(taken.pop_front().is_none());
     let entries = queued(&ops);
     assert_eq!(entries.len(), 1);
     // The window is free: no packet id is given to what is not stored.

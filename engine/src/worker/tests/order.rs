@@ -54,8 +54,8 @@ fn first_waits(
 /// What waits for the session on its way.
 fn late(worker: &Rc<Worker>) -> Vec<CompletionToken> {
     let mut late = Vec::new();
-    let mut taken = worker.mailboxes().routers[1].take(100);
-    while let Some(work) = taken.pop() {
+    let mut taken = worker.take_router(1, 100);
+    while let Some(work) = taken.pop_front() {
         if let RouterWork::Deliver(mut batch) = work {
             late.append(&mut batch.late);
         }
@@ -190,13 +190,12 @@ fn what_is_refused_gives_its_place_up() {
     store(&worker);
     let late = first_waits(&worker, &publisher, "t", 2);
     let mut stored = Vec::new();
-    let mut taken = worker.mailboxes().storage.take(100);
-    while let Some(work) = taken.pop() {
+    let mut taken = worker.take_storage(100);
+    while let Some(work) = taken.pop_front() {
         if let StorageWork::Write { tokens, .. } = work {
             stored.extend(tokens);
         }
     }
-    drop(taken);
     assert_eq!(stored.len(), 3);
     worker.refuse(stored.remove(1));
     complete(&worker, stored);
@@ -274,11 +273,10 @@ fn what_a_lost_node_had_prepared_comes_before_what_its_client_publishes_here() {
         let written = || {
             let mut all = Vec::new();
             for _ in 0..3 {
-                let mut taken = worker.mailboxes().log.take(10);
-                while let Some(work) = taken.pop() {
+                let mut taken = worker.take_log(10);
+                while let Some(work) = taken.pop_front() {
                     work.token.into_iter().for_each(|token| worker.complete(token));
                 }
-                drop(taken);
                 worker.route_all(|| ());
                 all.append(&mut queued(&store(&worker).0));
             }
@@ -348,9 +346,8 @@ fn a_retained_message_is_ahead_until_each_worker_has_it() {
     };
     assert_eq!((seen(0), seen(1)), (1, 0));
     let shared = Arc::clone(&worker.shared);
-    let other = WorkerDriver::new(1, shared, Arc::clone(worker.mailboxes()));
-    let other = &other.worker;
-    let mut taken = worker.mailboxes().routers[1].take(10);
+    let other = worker_of(1, Arc::clone(&shared), &Inboxes::new(&shared.settings));
+    let mut taken = worker.take_router(1, 10);
     let Some(RouterWork::Deliver(batch)) = taken.front_mut() else { panic!() };
     other.route_remote(batch, || ());
     assert_eq!((seen(0), seen(1)), (1, 1));

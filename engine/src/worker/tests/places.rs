@@ -6,8 +6,8 @@ use ahash::AHashSet;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::log::gate_of;
-use crate::ports::{Admission, LogOp, LogRecord, MessageLog, Report};
+use crate::log::{Gate, TopicGate};
+use crate::ports::{Admission, LogOp};
 
 const CAP: &str = "kafka.max_topics_per_client";
 
@@ -30,10 +30,7 @@ impl Capped {
     }
 }
 
-impl MessageLog for Capped {
-    fn append(&self, _: Vec<LogRecord>) -> Vec<LogRecord> {
-        Vec::new()
-    }
+impl TopicGate for Capped {
     fn admit(&self, topic: &Arc<str>, _: &Arc<str>) -> Admission {
         self.asked.fetch_add(1, Ordering::Relaxed);
         match self.admitted.lock().contains(&**topic) {
@@ -44,17 +41,6 @@ impl MessageLog for Capped {
     fn admissions(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
     }
-    fn on_report(&self, _: Box<dyn Fn(Vec<Report>) + Send + Sync>) {}
-    fn reset(&self) {}
-    fn flush(&self, _: Duration) -> bool {
-        true
-    }
-    fn is_up(&self) -> bool {
-        true
-    }
-    fn describe(&self) -> String {
-        String::new()
-    }
 }
 
 fn capped(overflow: Option<&str>, log: Capped) -> (Rc<Worker>, Arc<Capped>) {
@@ -62,7 +48,7 @@ fn capped(overflow: Option<&str>, log: Capped) -> (Rc<Worker>, Arc<Capped>) {
     settings.log.kind = LogKind::Kafka;
     settings.log.overflow_topic = overflow.map(Arc::from);
     let log = Arc::new(log);
-    let gate = gate_of(Arc::clone(&log) as Arc<dyn MessageLog>);
+    let gate = Gate::new(Arc::clone(&log) as Arc<dyn TopicGate>);
     (worker_before(settings, gate), log)
 }
 
@@ -206,7 +192,7 @@ fn without_an_overflow_topic_qos_0_and_a_will_lose_their_record_alone() {
     worker.detach(&publisher, CloseReason::Eof);
     worker.route_all(|| ());
     assert!(outbox(&worker).is_empty());
-    assert!(worker.mailboxes().log.take(10).is_empty());
+    assert!(worker.take_log(10).is_empty());
     assert!(contains(&subscriber, b"zero") && contains(&subscriber, b"farewell"));
     assert_eq!(worker.metrics.dropped[DropReason::TopicCap as usize].get(), 2);
 }

@@ -3,6 +3,9 @@
 //!
 //! Invariant: what is pushed to one inbox stands there in the order of the pushes.
 
+#[cfg(any(test, feature = "for-tests"))]
+use std::collections::VecDeque;
+
 use super::ConnId;
 use crate::messages::{LogWork, ManagerWork, PeerWork, RouterWork, StorageWork};
 
@@ -45,7 +48,21 @@ pub trait Outside {
     /// A number that nobody can guess.
     fn random(&self) -> u64;
 
-    /// The inboxes behind it, for tests.
-    #[cfg(test)]
-    fn mailboxes(&self) -> &std::sync::Arc<crate::mailboxes::Mailboxes>;
+    /// Takes what stands in the storage's inbox, for tests.
+    #[cfg(any(test, feature = "for-tests"))]
+    fn take_storage(&self, _: usize) -> VecDeque<StorageWork> {
+        VecDeque::new()
+    }
+
+    /// Takes what stands in the log's inbox, for tests.
+    #[cfg(any(test, feature = "for-tests"))]
+    fn take_log(&self, _: usize) -> VecDeque<LogWork> {
+        VecDeque::new()
+    }
+
+    /// Takes what stands in the inbox of a worker's router, for tests.
+    #[cfg(any(test, feature = "for-tests"))]
+    fn take_router(&self, _: u16, _: usize) -> VecDeque<RouterWork> {
+        VecDeque::new()
+    }
 }

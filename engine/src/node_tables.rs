@@ -1,8 +1,10 @@
 //! What the actors of one node read and write together: settings, counters and tables.
 //!
 //! Owned by nobody in particular: it outlives every actor, so that a rebuilt one finds the tables
-//! as they were. It knows no actor and no inbox: those are in [`Mailboxes`](crate::mailboxes::Mailboxes).
+//! as they were. It knows no actor and no inbox: those are in `Mailboxes` of `hydrant-actors`.
 //! Locks are held for one operation, never across an await or a handler.
+
+mod new;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,10 +23,15 @@ use crate::dropped::DropLines;
 use crate::generations::Generations;
 use crate::log::{DeadLetters, Gate, OutboxProgress};
 use crate::metrics::Metrics;
-use crate::now::Wall;
+use crate::now::{Boot, Wall};
 use crate::say;
 use crate::settings::Settings;
 use crate::subscriptions::Subscriber;
+
+pub use new::Found;
+
+/// The part that is not ready while the node is drained.
+const DRAIN: &str = "drain";
 
 /// What a change of the subscriptions comes to.
 #[derive(Debug, Clone, Copy)]
@@ -195,5 +202,32 @@ impl NodeTables {
             Some(why) => not_ready.insert(part, why),
             None => not_ready.remove(part),
         };
+    }
+
+    /// Begins to drain, at `rate` connections a second or `node.drain_rate`. When it does already, a
+    /// rate that is given takes the place of the one before.
+    pub fn start_drain(&self, now: Boot, rate: Option<u32>) {
+        let again = self.draining.load(Ordering::SeqCst);
+        if again && rate.is_none() {
+            return;
+        }
+        let rate = rate.unwrap_or(self.settings.drain_rate).max(1);
+        self.drain_rate.store(rate, Ordering::Relaxed);
+        *self.drain_budget.lock() = Budget::new(now);
+        if again {
+            log::info!("broker drain: connections close at {rate} a second from now on");
+            return;
+        }
+        self.set_ready(DRAIN, Some("the node is drained (broker drain)".to_owned()));
+        self.draining.store(true, Ordering::SeqCst);
+        log::info!("broker drain: no new clients, connections close at {rate} a second");
+    }
+
+    /// Takes clients again; those that were closed stay away until they come back.
+    pub fn cancel_drain(&self) {
+        if self.draining.swap(false, Ordering::SeqCst) {
+            self.set_ready(DRAIN, None);
+            log::info!("broker drain --cancel: the node takes clients again");
+        }
     }
 }

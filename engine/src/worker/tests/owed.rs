@@ -151,7 +151,7 @@ fn a_subscription_that_matches_nothing_is_written_once() {
         ask_for(&worker, &conn, filter, qos);
         worker.flush();
         let mut written = Vec::new();
-        while !worker.mailboxes().storage.is_empty() {
+        while worker.outside.storage_bytes() > 0 {
             written.extend(store(&worker).0);
         }
         assert!(
@@ -188,8 +188,8 @@ fn nothing_counts_as_stored_before_it_is() {
     // The SUBACK is out, with a window of messages that the store is asked for.
     let mut held = Vec::new();
     let mut asked = || {
-        let (mut ops, mut taken) = (Vec::new(), worker.mailboxes().storage.take(1000));
-        while let Some(StorageWork::Write { ops: some, tokens, .. }) = taken.pop() {
+        let (mut ops, mut taken) = (Vec::new(), worker.take_storage(1000));
+        while let Some(StorageWork::Write { ops: some, tokens, .. }) = taken.pop_front() {
             ops.extend(some);
             held.extend(tokens);
         }

@@ -9,14 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use hydrant_protocol::mapping::Mapping;
 use hydrant_protocol::topic::TopicFilter;
-use hydrant_protocol::wire::{self, Connect, Publish, Subscribe, Version, Will};
+use hydrant_protocol::wire::{self, Publish};
 use hydrant_protocol::{Message, PacketId, QoS};
 
+use super::testing::*;
 use super::{Conn, Worker};
-use crate::clock::ReadClock as _;
-use crate::driver::WorkerDriver;
-use crate::log::Gate;
-use crate::mailboxes::Mailboxes;
 use crate::messages::{RouterWork, StorageWork};
 use crate::metrics::{CloseReason, DropReason};
 use crate::ports::{QueueEntry, SessionOp, StoreOp};
@@ -31,154 +28,9 @@ mod pages;
 mod panics;
 mod places;
 mod retained;
-mod steps;
 mod wills;
 
-pub(crate) use steps::{ready, tick};
-
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Small bounds, of everything.
-pub(crate) fn settings(workers: usize) -> Settings {
-    Settings::for_tests(workers)
-}
-
-pub(crate) fn worker(workers: usize) -> Rc<Worker> {
-    worker_with(settings(workers))
-}
-
-pub(crate) fn worker_with(settings: Settings) -> Rc<Worker> {
-    worker_before(settings, Gate::default())
-}
-
-/// One in front of a log.
-fn worker_before(settings: Settings, gate: Gate) -> Rc<Worker> {
-    let mailboxes = Mailboxes::new(&settings, usize::MAX);
-    let shared = crate::system::shared_before_for_tests(&Arc::new(settings), gate);
-    Rc::clone(&WorkerDriver::new(0, shared, mailboxes).worker)
-}
-
-pub(crate) fn conn(worker: &Rc<Worker>) -> Rc<Conn> {
-    let mut conns = worker.conns.borrow_mut();
-    let slot = conns.vacant_entry();
-    let conn = Rc::new(Conn::new(
-        (slot.key(), worker.next_number()),
-        super::Phase::AwaitConnect,
-        ([127, 0, 0, 1], 1).into(),
-        worker.now_ms(),
-        Vec::new(),
-    ));
-    slot.insert(Rc::clone(&conn));
-    conn
-}
-
-pub(crate) fn connect(worker: &Rc<Worker>, clean_session: bool, will: Option<&str>) -> Rc<Conn> {
-    connect_as("c", worker, clean_session, will)
-}
-
-pub(crate) fn connect_as(
-    client_id: &str,
-    worker: &Rc<Worker>,
-    clean_session: bool,
-    will: Option<&str>,
-) -> Rc<Conn> {
-    let will = will.map(|payload| will_at(QoS::AtLeastOnce, payload));
-    connect_with(client_id, worker, clean_session, will)
-}
-
-fn will_at(qos: QoS, payload: &str) -> Will {
-    let payload = Bytes::copy_from_slice(payload.as_bytes());
-    Will { topic: "will".into(), payload, qos, retain: false }
-}
-
-fn connect_with(
-    client_id: &str,
-    worker: &Rc<Worker>,
-    clean_session: bool,
-    will: Option<Will>,
-) -> Rc<Conn> {
-    let conn = conn(worker);
-    // One whose home is here.
-    let mut client_id = client_id.to_owned();
-    while worker.shared.home(&client_id) != worker.index {
-        client_id.push('x');
-    }
-    let client_id = client_id.into();
-    let (username, password) = (None, None);
-    let version = Version::V311;
-    let packet =
-        Connect { version, client_id, clean_session, keep_alive: 0, will, username, password };
-    worker.connect(&conn, packet);
-    worker.flush();
-    conn
-}
-
-/// Everything handed to the store so far: its operations, with all tokens answered; its reads.
-pub(crate) fn store(worker: &Rc<Worker>) -> (Vec<StoreOp>, Vec<(u32, u32, u64)>) {
-    let (mut written, mut reads) = (Vec::new(), Vec::new());
-    let mut taken = worker.mailboxes().storage.take(1000);
-    while let Some(work) = taken.pop() {
-        match work {
-            StorageWork::Write { ops, tokens, .. } => {
-                written.extend(ops);
-                tokens.into_iter().for_each(|token| worker.complete(token));
-            }
-            StorageWork::ReadQueue { slot, request, from, .. } => reads.push((slot, request, from)),
-        }
-    }
-    drop(taken);
-    worker.flush();
-    (written, reads)
-}
-
-/// A SUBSCRIBE comes; nothing is handed out yet.
-fn ask_for(worker: &Rc<Worker>, conn: &Rc<Conn>, filter: &str, qos: QoS) {
-    let filter = TopicFilter::parse(filter, &wire::Limits::PROTOCOL).unwrap();
-    let filters = vec![Ok((filter, qos))];
-    worker.subscribe(conn, Subscribe { packet_id: PacketId::MIN, filters, beyond: 0 });
-}
-
-pub(crate) fn subscribe(worker: &Rc<Worker>, conn: &Rc<Conn>, filter: &str, qos: QoS) {
-    ask_for(worker, conn, filter, qos);
-    worker.flush();
-    store(worker);
-}
-
-pub(crate) fn publish(
-    worker: &Rc<Worker>,
-    conn: &Rc<Conn>,
-    topic: &str,
-    payload: &[u8],
-    retain: bool,
-) {
-    publish_at(QoS::AtLeastOnce, worker, conn, topic, payload, retain);
-}
-
-fn publish_at(
-    qos: QoS,
-    worker: &Rc<Worker>,
-    conn: &Rc<Conn>,
-    topic: &str,
-    payload: &[u8],
-    retain: bool,
-) {
-    let publish =
-        Publish { dup: false, qos, retain, topic, packet_id: Some(PacketId::MIN), payload };
-    worker.submit(conn, &publish, None);
-    worker.route_all(|| ());
-}
-
-pub(crate) fn queued(ops: &[StoreOp]) -> Vec<QueueEntry> {
-    let entries = ops.iter().filter_map(|op| match op {
-        StoreOp::Session(SessionOp::PutQueued { entry, .. }) => Some(entry.clone()),
-        _ => None,
-    });
-    entries.collect()
-}
-
-pub(crate) fn contains(conn: &Conn, text: &[u8]) -> bool {
-    conn.out.borrow().windows(text.len()).any(|part| part == text)
-}
 
 #[test]
 fn pubrec_waits_until_what_was_in_flight_is_read_back() {
@@ -225,13 +77,12 @@ fn a_receipt_stored_after_a_reconnect_is_told_to_who_sent_it_again() {
         worker.submit(&first, &publish, receipt);
         worker.route_all(|| ());
         let mut late = Vec::new();
-        let mut taken = worker.mailboxes().storage.take(10);
-        while let Some(work) = taken.pop() {
+        let mut taken = worker.take_storage(10);
+        while let Some(work) = taken.pop_front() {
             if let StorageWork::Write { tokens, .. } = work {
                 late.extend(tokens);
             }
         }
-        drop(taken);
         assert_eq!(late.len(), 1);
         worker.detach(&first, CloseReason::Eof);
         let second = connect(&worker, false, None);
@@ -270,9 +121,8 @@ fn a_full_router_elsewhere_stops_reading_here_until_it_has_room() {
     assert!(worker.has_credit(&publisher) && !worker.poll_remote_room(|_| ()));
     publish(&worker, &publisher, "t", &[b'x'; 1500], false);
     assert!(!worker.has_credit(&publisher) && !worker.poll_remote_room(|_| ()));
-    let mut taken = worker.mailboxes().routers[1].take(10);
-    while let Some(RouterWork::Deliver(_)) = taken.pop() {}
-    drop(taken);
+    let mut taken = worker.take_router(1, 10);
+    while let Some(RouterWork::Deliver(_)) = taken.pop_front() {}
     assert!(worker.poll_remote_room(|_| ()));
     assert!(worker.has_credit(&publisher));
 }
@@ -299,9 +149,9 @@ fn a_retained_message_without_room_replaces_none_by_an_old_one() {
 #[test]
 fn versions_of_retained_messages_rise_whatever_the_clock_says() {
     let shared = &worker(1).shared;
-    let now = shared.clock.now().wall;
+    let now = shared.clock.shifted(BEGIN).wall;
     let first = shared.retained_version(now);
-    assert!(first.abs_diff(crate::clock::unix_ns()) < 60_000_000_000);
+    assert!(first.abs_diff(BEGIN.wall.0) < 60_000_000_000);
     // Another node's clock goes before.
     shared.retained_clock.store(first + (1 << 50), Ordering::Relaxed);
     assert_eq!(shared.retained_version(now), first + (1 << 50) + 1);
@@ -349,8 +199,8 @@ fn subscribe_elsewhere(worker: &Rc<Worker>, topic: &str) {
 /// Transaction and origin of each write handed to the store; nothing is answered.
 fn origins(worker: &Rc<Worker>) -> Vec<(Option<u64>, Option<u16>)> {
     let mut origins = Vec::new();
-    let mut taken = worker.mailboxes().storage.take(1000);
-    while let Some(work) = taken.pop() {
+    let mut taken = worker.take_storage(1000);
+    while let Some(work) = taken.pop_front() {
         if let StorageWork::Write { transaction, origin, .. } = work {
             origins.push((transaction.map(|transaction| transaction.id), origin));
         }
@@ -367,7 +217,7 @@ fn a_part_of_another_workers_transaction_has_no_origin() {
     publish(&worker, &publisher, "own", b"x", true);
     assert_eq!(origins(&worker), [(Some(1), Some(0)), (None, Some(0))]);
     // What went to the other worker, as if it had come from there.
-    let mut taken = worker.mailboxes().routers[1].take(10);
+    let mut taken = worker.take_router(1, 10);
     let Some(RouterWork::Deliver(batch)) = taken.front_mut() else { panic!() };
     worker.route_remote(batch, || ());
     assert_eq!(origins(&worker), [(Some(1), None)]);

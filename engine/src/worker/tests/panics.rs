@@ -61,7 +61,7 @@ fn a_panic_behind_what_is_durable_ends_the_connection_and_keeps_the_receipt() {
     assert_eq!(publisher.phase().closing(), Some(CloseReason::Limit));
     assert_eq!(worker.waiting(), 0);
     worker.flush();
-    assert!(worker.mailboxes().routers[1].is_empty(), "half of it goes on");
+    assert!(worker.take_router(1, 1).is_empty(), "half of it goes on");
     worker.detach(&publisher, CloseReason::Limit);
     let again = connect(&worker, false, None);
     store(&worker);
@@ -83,9 +83,8 @@ fn a_panic_before_anything_is_stored_frees_the_receipt_and_takes_back_what_it_de
     store(&worker);
     publish_exactly_once(&worker, &publisher, "t");
     worker.route_all(|| ());
-    let mut taken = worker.mailboxes().log.take(10);
-    let token = taken.pop().unwrap().token.unwrap();
-    drop(taken);
+    let mut taken = worker.take_log(10);
+    let token = taken.pop_front().unwrap().token.unwrap();
     assert!(panics(|| worker.complete(token)));
     assert_eq!(publisher.phase().closing(), Some(CloseReason::Limit));
     worker.flush();
@@ -149,10 +148,9 @@ fn a_router_that_dies_in_a_batch_leaves_its_part_whole() {
     assert!(again.phase().is_established() && reads.is_empty());
     assert!(store(&worker).1.is_empty(), "it would be read past them");
     worker.route_remote(&mut batch, || ());
-    let mut taken = worker.mailboxes().storage.take(10);
-    let Some(StorageWork::Write { ops, transaction, .. }) = taken.pop() else { panic!() };
-    assert!(taken.pop().is_none());
-    drop(taken);
+    let mut taken = worker.take_storage(10);
+    let Some(StorageWork::Write { ops, transaction, .. }) = taken.pop_front() else { panic!() };
+    assert!(taken.pop_front().is_none());
     assert_eq!(queued(&ops).len(), 3);
     assert_eq!(transaction.map(|transaction| transaction.id), Some(9));
     assert!(again.wants_pump.get(), "nobody reads the queue");

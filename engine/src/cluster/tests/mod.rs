@@ -102,7 +102,11 @@ impl Machine {
         };
         let beginning = Beginning { incarnation, lineage: incarnation, ..Beginning::default() };
         let cluster = Cluster::new(&id.into(), beginning, &Arc::new(Store), settings);
-        let shared = crate::system::shared_for_tests(&Arc::new(crate::worker::tests::settings(1)));
+        let shared = crate::node_tables::NodeTables::for_tests(
+            &Arc::new(crate::settings::Settings::for_tests(1)),
+            crate::log::Gate::default(),
+            crate::worker::testing::BEGIN,
+        );
         let now = Boot(1_000_000_000);
         let coordinator = Coordinator::new(&cluster, &shared, Self::at(now));
         Self { coordinator, outside: Outside::default(), cluster, now }

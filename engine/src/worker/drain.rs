@@ -51,7 +51,7 @@ impl Worker {
         }
     }
 
-    pub(crate) fn drain_conn(&self, conn: &Conn) {
+    pub fn drain_conn(&self, conn: &Conn) {
         conn.drain_at.set(low(self.routed_total.get() + self.router_depth() as u64));
         conn.drain_ms.set(low(self.now_ms()));
         conn.enter(Event::Drains);
@@ -97,8 +97,8 @@ mod tests {
 
     use super::*;
     use crate::now::Boot;
-    use crate::worker::tests::{
-        conn, connect, connect_as, ready, settings, tick, worker, worker_with,
+    use crate::worker::testing::{
+        conn, connect, connect_as, now, ready, settings, tick, worker, worker_with,
     };
 
     fn submit(worker: &Rc<Worker>, conn: &Rc<Conn>) {
@@ -155,7 +155,7 @@ mod tests {
         let worker = worker(1);
         let client = |n: usize| connect_as(&format!("c{n}"), &worker, true, None);
         let clients: Vec<_> = (0..20).map(client).collect();
-        worker.shared.start_drain(None);
+        worker.shared.start_drain(now(&worker).boot, None);
         let drain_for_a_second = || {
             let since = Boot(worker.now().boot.0 - 5_000_000);
             *worker.shared.drain_budget.lock() = crate::drain_budget::Budget::new(since);
@@ -176,7 +176,7 @@ mod tests {
         let socket = conn(&worker);
         worker.drain_some();
         assert!(clients.iter().all(|client| !client.phase().is_draining()));
-        worker.shared.start_drain(None);
+        worker.shared.start_drain(now(&worker).boot, None);
         let since = Boot(worker.now().boot.0 - 5_000_000);
         *worker.shared.drain_budget.lock() = crate::drain_budget::Budget::new(since);
         worker.drain_some();

@@ -20,7 +20,7 @@ fn a_session_expires_by_what_has_passed_whatever_the_wall_clock_says() {
     worker.detach(&client, CloseReason::Eof);
     let clock = &worker.shared.clock;
     clock.shift(FIFTY_YEARS_MS, 59_000);
-    clock.look(clock.now());
+    clock.look(clock.shifted(BEGIN));
     assert_eq!(sessions_left(&worker), 1);
     clock.shift(0, 1500);
     assert_eq!(sessions_left(&worker), 0);
@@ -39,7 +39,7 @@ fn what_passed_before_the_start_is_told_by_the_wall_clock() {
                 id: 1,
                 client_id: Arc::clone(&session.client_id),
                 epoch: 1,
-                disconnected_ms: Some(crate::clock::unix_ms() - offline_ms),
+                disconnected_ms: Some(BEGIN.wall.ms() - offline_ms),
                 subscriptions: Vec::new(),
                 receipts: Vec::new(),
                 queued: 0,
@@ -76,20 +76,21 @@ fn a_session_that_was_offline_before_a_jump_is_not_expired_by_the_next_start() {
     assert_eq!(stamped(&worker), []);
     let clock = &worker.shared.clock;
     clock.shift(FIFTY_YEARS_MS, 20_000);
-    clock.look(clock.now());
+    clock.look(clock.shifted(BEGIN));
     let stamps = stamped(&worker);
     assert_eq!(stamps.len(), 1);
     // The next start: its boot-time clock may begin anew.
-    let next = crate::clock::Clock::new(crate::clock::now());
+    let next = crate::clock::Clock::new(BEGIN);
     next.shift(FIFTY_YEARS_MS + 1000, 0);
-    let offline_ms = next.now_ms() - next.of_wall(next.now(), stamps[0]);
+    let later = next.shifted(BEGIN);
+    let offline_ms = next.at(later) - next.of_wall(later, stamps[0]);
     assert!((20_500..30_000).contains(&offline_ms), "{offline_ms} ms");
     // Once a jump.
     assert_eq!(stamped(&worker), []);
-    clock.look(clock.now());
+    clock.look(clock.shifted(BEGIN));
     assert_eq!(stamped(&worker), []);
     clock.shift(FIFTY_YEARS_MS, 0);
-    clock.look(clock.now());
+    clock.look(clock.shifted(BEGIN));
     assert_eq!(stamped(&worker).len(), 1);
 }
 
@@ -104,7 +105,7 @@ fn many_stamps_are_written_in_turns_and_none_while_the_store_is_behind() {
         store(&worker);
     }
     worker.shared.clock.shift(FIFTY_YEARS_MS, 0);
-    worker.shared.clock.look(worker.shared.clock.now());
+    worker.shared.clock.look(now(&worker));
     let max = worker.shared.settings.storage.max_pending_bytes;
     worker.shared.parked_bytes.store(max, Ordering::Relaxed);
     assert_eq!(stamped(&worker), []);
