@@ -3,12 +3,13 @@
 //! - [`system`]: starts the tree, stops it.
 //! - [`supervision`]: how an actor's end is learned, and what is rebuilt.
 //! - [`inbox`]: work queues that outlive the actors that work them off.
-//! - [`worker`]: the state of one worker, on which [`connection`]s, their [`manager`](connection::manager) and the
+//! - `driver`: what drives one [`worker`], on which [`connection`]s, their [`manager`](connection::manager) and the
 //!   [`router`](routing::router) act; a [`listener`](connection::listener) gives them sockets, [`drain`] empties the
 //!   node; [`sys`] makes the `$SYS` messages.
 //! - [`storage`], [`log`]: in front of the session store and of the message log.
 //! - [`cluster`]: what a node knows of the others; [`peers`]: the actors and sockets that drive it.
 //! - [`ports`]: what the tree needs from outside, as traits; `src/` implements them.
+//! - The machines and their data are those of `hydrant-engine`, under the same names:
 //! - [`messages`]: what the actors give each other to do.
 //! - [`node_tables`]: what the actors read and write together; [`mailboxes`]: their inboxes.
 //! - [`settings`], [`metrics`]: bounds, counters; [`subscriptions`]: who is subscribed; [`clock`]: what has passed;

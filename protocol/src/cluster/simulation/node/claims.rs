@@ -1,5 +1,5 @@
 //! Clients that want to connect, and sessions that are taken from other nodes
-//! (`actors/src/cluster/sessions.rs`).
+//! (`engine/src/cluster/sessions.rs`).
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Sessions on their way (`actors/src/worker/session_handover.rs`).
+//! Sessions on their way (`engine/src/worker/session_handover.rs`).
 
 use std::mem;
 use std::sync::Arc;

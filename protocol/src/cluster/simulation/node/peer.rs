@@ -1,4 +1,4 @@
-//! What a node keeps of one other (`actors/src/cluster/state/link.rs`).
+//! What a node keeps of one other (`engine/src/cluster/state/link.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
