@@ -1,0 +1,1 @@
+//! The shared session store, in memory and in virtual time.
