@@ -1,5 +1,5 @@
-//! What every session store must do, written once: the embedded store passes it, and any other
-//! adapter (Cassandra) passes the same.
+//! What every session store must do, written once: the embedded store passes it, the one on Cassandra and the
+//! simulated one. What stores must do that nodes share stands in [`shared`].
 //!
 //! Each of [`CASES`] gets a function that opens an empty store of its own and, called again, opens
 //! the same store as a restarted node would. A case drops what it opened before it opens again.
@@ -18,6 +18,9 @@ mod owed;
 mod queues;
 mod retained;
 mod sessions;
+pub mod shared;
+#[cfg(test)]
+mod simulated;
 mod writes;
 
 pub use fixture::{Case, Open, message, record, wait, write};

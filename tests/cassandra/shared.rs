@@ -1,56 +1,183 @@
 //! Several stores at once in one keyspace, as the living nodes of a cluster have it: whose a session
 //! is, how it moves, and what becomes of what a dead node held.
 
-#[path = "dead.rs"]
-mod dead;
-#[path = "shared/moves.rs"]
-mod moves;
-#[path = "shared/peers.rs"]
-mod peers;
-#[path = "shared/seals.rs"]
-mod seals;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant::cassandra::{CassandraOptions, CassandraStore};
+use hydrant::embedded::suite::shared::{self as suite, Node, Nodes};
 use hydrant::embedded::suite::{message, record, wait};
 use hydrant_actors::ports::{
-    Holder, LogOp, OrphanedState, OutboxPosition, QueueEntry, Sealing, SessionId, SessionOp,
-    SessionStore, SharedStore, StoreError, StoreFuture, StoreOp, StoredSession, StoredWill,
+    Holder, LogOp, OutboxPosition, QueueEntry, SessionId, SessionOp, SessionStore, SharedStore,
+    StoreOp, StoredSession, StoredWill,
 };
-use hydrant_protocol::{PacketId, QoS};
+use hydrant_protocol::QoS;
 
 use crate::store;
-use crate::support::cassandra::{Cassandra, shared};
+use crate::support::cassandra::{Cassandra, Shared, shared};
 
 const LEASE: Duration = Duration::from_secs(2);
+
+/// A keyspace that nodes share.
+struct Keyspace {
+    node: Shared,
+    options: CassandraOptions,
+}
+
+impl Keyspace {
+    /// Whether a statement finds anything. `nothing`: the same where there is nothing.
+    fn finds(&self, statement: &str, nothing: &str) -> bool {
+        let [found, nothing] = [statement, nothing].map(|s| self.node.execute(s).unwrap());
+        found != nothing
+    }
+}
+
+impl Nodes for Keyspace {
+    fn open(&self, node: &str, instance: &str, lease: Option<Duration>) -> Result<Node, String> {
+        let lease = lease.unwrap_or(LEASE);
+        let options = CassandraOptions { lease, ..self.options.clone() };
+        let store = opened(&options, node, instance)?;
+        let (released, frozen) = (Arc::clone(&store), Arc::clone(&store));
+        Ok(Node {
+            store,
+            release: Box::new(move || release(&released)),
+            freeze: Box::new(move || frozen.freeze()),
+        })
+    }
+
+    fn lanes(&self) -> u16 {
+        self.options.outbox_lanes
+    }
+
+    fn pass(&self) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+
+    fn is_forgotten(&self, incarnation: u64) -> bool {
+        let keyspace = &self.options.keyspace;
+        let row = format!("SELECT owner FROM {keyspace}.incarnation WHERE number = {incarnation}");
+        !self.finds(&row, &format!("{row} AND owner = 0 ALLOW FILTERING"))
+    }
+
+    fn are_fenced_above(&self, stamp: u64) -> bool {
+        let fences =
+            format!("SELECT id FROM {}.session_epoch WHERE fence > ", self.options.keyspace);
+        let above = |stamp: u64| {
+            self.node.execute(&format!("{fences}{stamp} ALLOW FILTERING")).unwrap().len()
+        };
+        above(stamp) == above(0)
+    }
+
+    fn mark(&self, lineage: u64, id: SessionId, client_id: &str, stamp: u64) {
+        self.node
+            .execute(&format!(
+                "INSERT INTO {}.session_held (line, shard, id, client_id, moving) VALUES \
+                 ({lineage}, {id}, {id}, '{client_id}', 1) USING TIMESTAMP {stamp}",
+                self.options.keyspace,
+            ))
+            .unwrap();
+    }
+
+    fn is_any_marked(&self) -> bool {
+        let keyspace = &self.options.keyspace;
+        let marked = |moving| {
+            let marked = format!("SELECT id FROM {keyspace}.session_held WHERE moving = {moving}");
+            format!("{marked} ALLOW FILTERING")
+        };
+        self.finds(&marked(1), &marked(2))
+    }
+
+    /// As schema version 4 has left one: by client id, and nothing else.
+    fn leave_old_will(&self, incarnation: u64, of: &str) -> Option<StoredWill> {
+        let keyspace = &self.options.keyspace;
+        let whose = format!("incarnation = {incarnation} AND name = '{of}'");
+        let row = format!("FROM {keyspace}.will WHERE {whose} ALLOW FILTERING");
+        let found = self.node.execute(&format!("SELECT JSON will {row}")).unwrap();
+        let found = String::from_utf8_lossy(&found).into_owned();
+        let blob = found[found.find("0x").unwrap()..].split('"').next().unwrap().to_owned();
+        self.node
+            .execute(&format!(
+                "INSERT INTO {keyspace}.will (incarnation, shard, client_id, will) \
+                 VALUES ({incarnation}, 5, 'old', {blob}) USING TIMESTAMP 1"
+            ))
+            .unwrap();
+        let message = message("w", "gone 1", false);
+        Some(StoredWill { client_id: "old".into(), connection: incarnation << 40, message })
+    }
+}
+
+fn case(name: &str) {
+    let node = shared();
+    let options = options(&node);
+    let (_, case) = suite::CASES.iter().find(|(known, _)| *known == name).unwrap();
+    case(&Keyspace { node, options });
+}
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                case(stringify!($name));
+            }
+        )*
+
+        #[test]
+        fn no_case_is_left_out() {
+            let here = [$(stringify!($name)),*];
+            assert!(suite::CASES.iter().all(|(name, _)| here.contains(name)));
+        }
+    };
+}
+
+cases!(
+    at_start_a_node_finds_its_own_sessions,
+    of_two_retained_messages_the_later_version_wins,
+    what_was_given_up_and_taken_by_nobody_is_taken_back,
+    a_session_moves_there_and_back_with_everything_it_has,
+    of_two_that_take_a_session_one_gets_it,
+    a_move_that_was_cut_short_leaves_a_session_with_one_holder,
+    what_a_successor_got_moves_on_with_its_queue,
+    a_queue_that_moves_again_and_again_stays_whole,
+    who_seals_a_dead_node_has_all_that_it_held,
+    who_stopped_cleanly_is_sealed_at_once_and_who_is_sealed_is_anothers,
+    what_a_frozen_node_writes_late_is_not_acknowledged_and_not_seen,
+    what_is_sealed_and_not_drained_goes_on_to_who_seals_the_successor,
+    wills_that_several_lost_nodes_have_left_are_all_due,
+    batches_of_other_nodes_are_known_to_who_seals_the_one_that_stored_them,
+    open_publishes_are_known_until_they_are_everywhere,
+    who_seals_a_dead_node_has_its_dead_letters,
+);
+
+fn release(store: &CassandraStore) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(store.release());
+}
 
 fn options(node: &Cassandra) -> CassandraOptions {
     CassandraOptions { shared: true, lease: LEASE, outbox_lanes: 4, ..store::options(node) }
 }
 
-fn try_open(options: &CassandraOptions, node_id: &str) -> Result<Arc<CassandraStore>, String> {
+fn opened(
+    options: &CassandraOptions,
+    node_id: &str,
+    instance: &str,
+) -> Result<Arc<CassandraStore>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let instance = format!("data directory of {node_id}");
-    let opened = runtime.block_on(CassandraStore::open(options, node_id, &instance));
+    let opened = runtime.block_on(CassandraStore::open(options, node_id, instance));
     opened.map_err(|error| error.to_string())
+}
+
+fn try_open(options: &CassandraOptions, node_id: &str) -> Result<Arc<CassandraStore>, String> {
+    opened(options, node_id, &format!("data directory of {node_id}"))
 }
 
 fn open(options: &CassandraOptions, node_id: &str) -> Arc<CassandraStore> {
     try_open(options, node_id).unwrap()
 }
 
-fn ended<T>(future: StoreFuture<T>) -> Result<T, StoreError> {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
-}
-
 fn write(store: &CassandraStore, ops: Vec<StoreOp>) {
     wait(store.write(Arc::new(ops)));
-}
-
-fn packet(id: u16) -> PacketId {
-    PacketId::new(id).unwrap()
 }
 
 fn client(id: SessionId) -> Arc<str> {
@@ -66,22 +193,16 @@ fn connect(id: SessionId, epoch: u64) -> StoreOp {
     })
 }
 
-fn entry(sequence: u64) -> QueueEntry {
-    let message = message("q/topic", &format!("message {sequence}"), false);
-    QueueEntry { sequence, qos: QoS::AtLeastOnce, retain: false, message, outgoing: None }
-}
-
 fn queued(id: SessionId, sequences: std::ops::RangeInclusive<u64>) -> Vec<StoreOp> {
+    let entry = |sequence| {
+        let message = message("q/topic", &format!("message {sequence}"), false);
+        QueueEntry { sequence, qos: QoS::AtLeastOnce, retain: false, message, outgoing: None }
+    };
     sequences
         .map(|sequence| StoreOp::Session(SessionOp::PutQueued { id, entry: entry(sequence) }))
         .collect()
 }
 
-fn delivered(id: SessionId, sequence: u64) -> StoreOp {
-    StoreOp::Session(SessionOp::DeleteQueued { id, sequence })
-}
-
-/// It is owed retained messages behind the topic that is named as its filter.
 fn subscription(id: SessionId, filter: &str) -> StoreOp {
     let owes = Some(filter.into());
     StoreOp::Session(SessionOp::PutSubscription {
@@ -103,38 +224,15 @@ fn ids(sessions: &[StoredSession]) -> Vec<SessionId> {
     ids
 }
 
-fn filters(session: &StoredSession) -> Vec<&str> {
-    for known in &session.subscriptions {
-        assert_eq!(known.owes.as_ref(), Some(&known.filter));
-    }
-    session.subscriptions.iter().map(|subscription| &*subscription.filter).collect()
-}
-
 fn holder(store: &CassandraStore, id: SessionId) -> Option<Holder> {
     wait(store.locate(client(id)))
 }
 
 /// Gives a session of one to the other.
-fn moves(from: &CassandraStore, to: &CassandraStore, id: SessionId) -> StoredSession {
+fn moves(from: &CassandraStore, to: &CassandraStore, id: SessionId) {
     let until = from.give_up(id);
     let before = Holder { id, incarnation: from.incarnation() };
-    assert_eq!(holder(to, id), Some(before));
-    let session = wait(to.take(client(id), before, until)).expect("it is taken");
-    assert_eq!(holder(from, id), Some(Holder { id, incarnation: to.incarnation() }));
-    session
-}
-
-/// The orphaned state of an incarnation whose store was just dropped.
-fn sealed(store: &CassandraStore, incarnation: u64) -> OrphanedState {
-    // One renewal that was still on its way counts as a sign of life.
-    for _ in 0..3 {
-        match wait(store.seal(incarnation)) {
-            Sealing::Ours(state) => return *state,
-            Sealing::Alive => {}
-            other => panic!("{other:?}"),
-        }
-    }
-    panic!("it is alive")
+    wait(to.take(client(id), before, until)).expect("it is taken");
 }
 
 fn outbox(lane: u16, positions: std::ops::Range<u64>) -> Vec<StoreOp> {
@@ -148,17 +246,11 @@ fn outbox(lane: u16, positions: std::ops::Range<u64>) -> Vec<StoreOp> {
 }
 
 fn will(id: SessionId) -> StoredWill {
-    nth_will(id, 1)
+    StoredWill { client_id: client(id), connection: 1, message: message("w", "gone 1", false) }
 }
 
-/// Of a client's wills the one that this connection has left.
-fn nth_will(id: SessionId, connection: u64) -> StoredWill {
-    let message = message("w", &format!("gone {connection}"), false);
-    StoredWill { client_id: client(id), connection, message }
-}
-
-fn end(id: SessionId, connection: u64) -> StoreOp {
-    StoreOp::DeleteWill { client_id: client(id), connection }
+fn delivered(id: SessionId, sequence: u64) -> StoreOp {
+    StoreOp::Session(SessionOp::DeleteQueued { id, sequence })
 }
 
 #[test]
@@ -171,9 +263,7 @@ fn living_nodes_share_a_keyspace_and_one_that_wants_it_for_itself_is_refused() {
     let why = try_open(&alone, "c").err().unwrap();
     assert!(why.contains("is in use by the running node \""), "{why}");
     // A node id is in use only once.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let twice = runtime.block_on(CassandraStore::open(&options, "a", "elsewhere"));
-    let why = twice.err().unwrap().to_string();
+    let why = opened(&options, "a", "elsewhere").err().unwrap();
     assert!(why.contains("node id \"a\" is in use by another running broker"), "{why}");
     assert!(a.holds_lease() && b.holds_lease());
 }
@@ -187,63 +277,6 @@ fn who_has_a_keyspace_for_itself_is_left_alone() {
     let why = try_open(&options, "b").err().unwrap();
     assert!(why.contains("running node \"a\", which is in no cluster and has it for"), "{why}");
     write(&first, vec![connect(1, 1)]);
-}
-
-#[test]
-fn at_start_a_node_finds_its_own_sessions() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b) = (open(&options, "a"), open(&options, "b"));
-    write(&a, [vec![connect(1, 1), subscription(1, "a/#")], queued(1, 1..=3)].concat());
-    write(&a, vec![connect(3, 1), connect(5, 1)]);
-    write(&b, vec![connect(2, 1)]);
-    write(&a, vec![SessionOp::DeleteSession { id: 5, client_id: client(5) }.into()]);
-    assert!(wait(a.sessions()).len() == 2 && wait(b.sessions()).len() == 1);
-    let mut store = a;
-    for round in 2..4 {
-        drop(store);
-        store = open(&options, "a");
-        let sessions = wait(store.sessions());
-        assert_eq!(ids(&sessions), [1, 3]);
-        assert_eq!((sessions[0].queued, filters(&sessions[0])), (3, vec!["a/#"]));
-        for (id, incarnation) in [(1, store.incarnation()), (2, b.incarnation())] {
-            assert_eq!(holder(&store, id), Some(Holder { id, incarnation }));
-        }
-        assert_eq!(holder(&b, 5), None);
-        // It goes on as before.
-        write(&store, vec![connect(1, round), connect(3, round)]);
-    }
-    // What one has is not for the other to take, nor its own to the world.
-    for incarnation in [store.incarnation(), b.incarnation()] {
-        assert_eq!(wait(b.take(client(1), Holder { id: 9, incarnation }, u64::MAX)), None);
-    }
-    assert_eq!(
-        wait(b.take(client(1), Holder { id: 1, incarnation: b.incarnation() }, u64::MAX)),
-        None
-    );
-}
-
-#[test]
-fn of_two_retained_messages_the_later_version_wins() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b) = (open(&options, "a"), open(&options, "b"));
-    let put = |text: &str, version| {
-        vec![StoreOp::PutRetained { message: message("t", text, true), version }]
-    };
-    let found = || {
-        let retained = wait(a.retained());
-        retained.iter().map(|(m, v)| (m.payload.clone(), *v)).collect::<Vec<_>>()
-    };
-    write(&a, put("later", 2_000));
-    write(&b, put("earlier", 1_999));
-    assert_eq!(found(), [("later".into(), 2_000)]);
-    write(&b, put("latest", 2_001));
-    write(&a, put("between", 2_000));
-    assert_eq!(found(), [("latest".into(), 2_001)]);
-    write(&a, vec![StoreOp::DeleteRetained { topic: "t".into(), version: 2_002 }]);
-    write(&b, put("too late", 2_001));
-    assert_eq!(found(), []);
 }
 
 #[test]
@@ -281,11 +314,8 @@ fn a_node_without_a_cluster_becomes_one_of_a_cluster_and_back() {
     ends.sort_unstable();
     assert_eq!(ends, [2, 3]);
     // Back: everything is one node's again.
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(async {
-        a.release().await;
-        b.release().await;
-    });
+    release(&a);
+    release(&b);
     drop((a, b));
     let store = open(&alone, "a");
     let sessions = wait(store.sessions());

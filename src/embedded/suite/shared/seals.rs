@@ -3,24 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant::cassandra::CassandraOptions;
-use hydrant::embedded::suite::wait;
+use super::super::fixture::wait;
 use hydrant_actors::ports::{
-    Holder, LogOp, OutboxPosition, Sealing, SessionOp, SessionStore, SharedStore, StoreOp,
+    Holder, LogOp, OutboxPosition, Sealing, SessionOp, StoreOp, StoredWill,
 };
 
-use super::{
-    client, connect, delivered, end, ended, filters, holder, ids, moves, nth_will, open, options,
-    outbox, packet, queued, sealed, sequences, subscription, will, write,
+use super::fixture::{
+    Nodes, client, connect, delivered, end, ended, eventually, filters, holder, ids, moves,
+    nth_will, open, outbox, packet, queued, sealed, sequences, subscription, will, write,
 };
-use crate::support::cassandra::shared;
-use crate::support::{SOON, eventually};
 
-#[test]
-fn who_seals_a_dead_node_has_all_that_it_held() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b) = (open(&options, "a"), open(&options, "b"));
+/// Longer than a test may take.
+const LONG: Duration = Duration::from_secs(300);
+
+pub(super) fn who_seals_a_dead_node_has_all_that_it_held(nodes: &dyn Nodes) {
+    let (a, b) = (open(nodes, "a"), open(nodes, "b"));
     let dead = a.incarnation();
     write(&a, [vec![connect(1, 1), subscription(1, "s")], queued(1, 1..=5)].concat());
     write(&a, vec![connect(2, 1), StoreOp::PutWill { will: will(2) }]);
@@ -44,46 +41,43 @@ fn who_seals_a_dead_node_has_all_that_it_held() {
     lanes.sort_unstable_by_key(|lane| lane.end);
     let found: Vec<_> = lanes.iter().map(|lane| (lane.cursor, lane.end)).collect();
     assert_eq!(found, [(0, 2), (10, 300)]);
-    assert!(lanes.iter().all(|lane| lane.lane >= options.outbox_lanes));
+    assert!(lanes.iter().all(|lane| lane.lane >= nodes.lanes()));
     let [short, long] = [lanes[0].lane, lanes[1].lane];
     let records = wait(b.read_outbox(long, 10, 1000, usize::MAX));
     assert_eq!((records.len(), &records[0].payload[..]), (290, &b"payload 10"[..]));
     assert_eq!(records[5].outbox, Some(OutboxPosition { lane: long, position: 15 }));
     // Its own lane of that number is another.
     assert_eq!(wait(b.read_outbox(0, 0, 1000, usize::MAX)).len(), 3);
-    write(&b, vec![LogOp::MoveCursor { lane: long, position: 280 }.into()]);
-    write(&b, vec![LogOp::MoveCursor { lane: long, position: 300 }.into()]);
-    let row = format!("SELECT owner FROM {}.incarnation WHERE number = {dead}", options.keyspace);
-    let empty = node.execute(&format!("{} AND owner = 0 ALLOW FILTERING", row)).unwrap();
-    let is_gone = || node.execute(&row).unwrap() == empty;
-    write(&b, vec![LogOp::MoveCursor { lane: short, position: 2 }.into()]);
+    write(&b, vec![StoreOp::Log(LogOp::MoveCursor { lane: long, position: 280 })]);
+    write(&b, vec![StoreOp::Log(LogOp::MoveCursor { lane: long, position: 300 })]);
+    write(&b, vec![StoreOp::Log(LogOp::MoveCursor { lane: short, position: 2 })]);
     write(&b, vec![end(2, 1)]);
-    assert!(!is_gone(), "sessions are held under its number");
+    assert!(!nodes.is_forgotten(dead), "sessions are held under its number");
     // The next start finds them still, and the drained lanes no more.
     drop(b);
-    let b = open(&options, "b");
+    let b = open(nodes, "b");
     assert_eq!(ids(&wait(b.sessions())), [1, 2, 4]);
     assert!(wait(b.wills()).is_empty());
     assert_eq!(wait(b.lanes()).iter().map(|lane| lane.end).collect::<Vec<_>>(), [3]);
-    let c = open(&options, "c");
+    let c = open(nodes, "c");
     moves(&b, &c, 1);
-    write(&b, vec![SessionOp::DeleteSession { id: 2, client_id: client(2) }.into()]);
-    eventually(SOON, "the dead one is forgotten", || {
+    write(&b, vec![StoreOp::Session(SessionOp::DeleteSession { id: 2, client_id: client(2) })]);
+    eventually(nodes, "the dead one is forgotten", || {
         write(&b, vec![connect(4, 2)]);
-        is_gone()
+        nodes.is_forgotten(dead)
     });
     assert!(matches!(wait(b.seal(dead)), Sealing::Others(0)));
     assert_eq!(ids(&wait(c.sessions())), [1]);
 }
 
-#[test]
-fn who_stopped_cleanly_is_sealed_at_once_and_who_is_sealed_is_anothers() {
-    let node = shared();
-    let options = CassandraOptions { lease: Duration::from_secs(300), ..options(&node) };
-    let (a, b, c) = (open(&options, "a"), open(&options, "b"), open(&options, "c"));
+pub(super) fn who_stopped_cleanly_is_sealed_at_once_and_who_is_sealed_is_anothers(
+    nodes: &dyn Nodes,
+) {
+    let open =
+        |node: &str| nodes.open(node, &format!("data directory of {node}"), Some(LONG)).unwrap();
+    let (a, b, c) = (open("a"), open("b"), open("c"));
     write(&a, vec![connect(1, 1)]);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(a.release());
+    (a.release)();
     assert!(!a.holds_lease());
     let dead = a.incarnation();
     assert_eq!(holder(&b, 1), Some(Holder { id: 1, incarnation: dead }));
@@ -92,30 +86,24 @@ fn who_stopped_cleanly_is_sealed_at_once_and_who_is_sealed_is_anothers() {
     assert_eq!(wait(c.take(client(1), Holder { id: 1, incarnation: dead }, u64::MAX)), None);
     // The node that comes back has nothing of it.
     drop(a);
-    let a = open(&options, "a");
+    let a = open("a");
     assert!(wait(a.sessions()).is_empty());
     moves(&b, &a, 1);
     assert_eq!(ids(&wait(a.sessions())), [1]);
 }
 
-#[test]
-fn what_a_frozen_node_writes_late_is_not_acknowledged_and_not_seen() {
-    let node = shared();
-    let options = options(&node);
+pub(super) fn what_a_frozen_node_writes_late_is_not_acknowledged_and_not_seen(nodes: &dyn Nodes) {
     // The frozen one has the higher number: its stamps are above until its successor jumps.
-    let (b, a) = (open(&options, "b"), open(&options, "a"));
+    let (b, a) = (open(nodes, "b"), open(nodes, "a"));
     let id = 1;
     write(&a, [vec![connect(id, 1), subscription(id, "s")], queued(id, 1..=5)].concat());
     write(&a, vec![connect(2, 1), subscription(2, "s"), connect(3, 1)]);
-    a.freeze();
+    (a.freeze)();
     let orphaned = sealed(&b, a.incarnation());
     assert_eq!((ids(&orphaned.sessions), orphaned.sessions[0].last_sequence), (vec![id, 2, 3], 5));
     // What the successor does nothing with is fenced in the background.
-    let fences = format!("SELECT id FROM {}.session_epoch WHERE fence > ", options.keyspace);
-    let above = |stamp: u64| node.execute(&format!("{fences}{stamp} ALLOW FILTERING")).unwrap();
-    let all = above(0).len();
     let last = (a.incarnation() << 44) + (1 << 43);
-    eventually(SOON, "its sessions are fenced", || above(last).len() == all);
+    eventually(nodes, "its sessions are fenced", || nodes.are_fenced_above(last));
     write(&b, [vec![connect(id, 2), delivered(id, 1)], queued(id, 6..=7)].concat());
     // Everything that it can still send.
     let late = [
@@ -142,7 +130,7 @@ fn what_a_frozen_node_writes_late_is_not_acknowledged_and_not_seen() {
     }
     // Nor by who reads the session next: at a start, and when it moves.
     drop(b);
-    let b = open(&options, "b");
+    let b = open(nodes, "b");
     let sessions = wait(b.sessions());
     assert_eq!((ids(&sessions), filters(&sessions[0])), (vec![id, 2, 3], vec!["s"]));
     assert_eq!((filters(&sessions[1]), sessions[2].epoch), (vec!["s"], 1));
@@ -153,17 +141,14 @@ fn what_a_frozen_node_writes_late_is_not_acknowledged_and_not_seen() {
     let session = &sessions[0];
     assert_eq!((session.epoch, session.disconnected_ms, session.queued), (2, None, 6));
     assert_eq!((session.last_sequence, session.receipts.len()), (7, 0));
-    let c = open(&options, "c");
+    let c = open(nodes, "c");
     let moved = moves(&b, &c, id);
     assert_eq!((filters(&moved), moved.queued, moved.last_sequence), (vec!["s"], 6, 7));
     assert_eq!(sequences(&c, id), [2, 3, 4, 5, 6, 7]);
 }
 
-#[test]
-fn what_is_sealed_and_not_drained_goes_on_to_who_seals_the_successor() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b, c) = (open(&options, "a"), open(&options, "b"), open(&options, "c"));
+pub(super) fn what_is_sealed_and_not_drained_goes_on_to_who_seals_the_successor(nodes: &dyn Nodes) {
+    let (a, b, c) = (open(nodes, "a"), open(nodes, "b"), open(nodes, "c"));
     let (first, second) = (a.incarnation(), b.incarnation());
     write(&a, [vec![connect(1, 1), StoreOp::PutWill { will: will(1) }], outbox(0, 0..3)].concat());
     write(&b, [vec![connect(2, 1)], outbox(0, 0..5)].concat());
@@ -185,33 +170,19 @@ fn what_is_sealed_and_not_drained_goes_on_to_who_seals_the_successor() {
     assert_eq!(holder(&c, 1), Some(Holder { id: 1, incarnation: c.incarnation() }));
     // A start of the same node instead of a seal.
     drop(c);
-    let c = open(&options, "c");
+    let c = open(nodes, "c");
     assert_eq!(ids(&wait(c.sessions())), [1, 2]);
     assert_eq!((wait(c.wills()), wait(c.lanes()).len()), (vec![will(1)], 2));
 }
 
 /// Of several starts, and while the client is back: all that is due fires, and the end of one is not that of another.
-#[test]
-fn wills_that_several_lost_nodes_have_left_are_all_due() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b, c) = (open(&options, "a"), open(&options, "b"), open(&options, "c"));
+pub(super) fn wills_that_several_lost_nodes_have_left_are_all_due(nodes: &dyn Nodes) {
+    let (a, b, c) = (open(nodes, "a"), open(nodes, "b"), open(nodes, "c"));
     let (first, second) = (a.incarnation(), b.incarnation());
     let put = |connection| StoreOp::PutWill { will: nth_will(1, connection) };
     write(&a, vec![put(1), put(2), put(3), end(1, 2)]);
     write(&b, vec![put(4), StoreOp::PutWill { will: will(9) }]);
-    // As schema version 4 has left one: by client id, and nothing else.
-    let keyspace = &options.keyspace;
-    let whose = format!("incarnation = {second} AND name = 'client9'");
-    let row = format!("FROM {keyspace}.will WHERE {whose} ALLOW FILTERING");
-    let found = node.execute(&format!("SELECT JSON will {row}")).unwrap();
-    let found = String::from_utf8_lossy(&found).into_owned();
-    let blob = found[found.find("0x").unwrap()..].split('"').next().unwrap().to_owned();
-    node.execute(&format!(
-        "INSERT INTO {keyspace}.will (incarnation, shard, client_id, will) \
-         VALUES ({second}, 5, 'old', {blob}) USING TIMESTAMP 1"
-    ))
-    .unwrap();
+    let old = nodes.leave_old_will(second, "client9");
     write(&b, vec![end(9, 1)]);
     drop(a);
     assert_eq!(sealed(&b, first).wills, [nth_will(1, 1), nth_will(1, 3)]);
@@ -219,22 +190,23 @@ fn wills_that_several_lost_nodes_have_left_are_all_due() {
     write(&b, vec![put(5)]);
     write(&b, vec![put(6), end(1, 1), end(1, 5)]);
     drop(b);
-    let mut old = will(9);
-    (old.client_id, old.connection) = ("old".into(), second << 40);
-    let due = [nth_will(1, 3), nth_will(1, 4), nth_will(1, 6), old];
+    let mut due = vec![nth_will(1, 3), nth_will(1, 4), nth_will(1, 6)];
+    due.extend(old.clone());
     let orphaned = sealed(&c, second);
     assert_eq!(orphaned.wills, due);
     // Nobody else has them, who comes later and who was late.
-    let d = open(&options, "d");
+    let d = open(nodes, "d");
     for incarnation in [first, second] {
         assert!(matches!(wait(d.seal(incarnation)), Sealing::Others(_)));
     }
     write(&c, vec![end(1, 3), end(1, 6)]);
-    write(&c, vec![StoreOp::DeleteWill { client_id: "old".into(), connection: second << 40 }]);
+    if let Some(StoredWill { client_id, connection, .. }) = old {
+        write(&c, vec![StoreOp::DeleteWill { client_id, connection }]);
+    }
     drop(c);
-    let c = open(&options, "c");
+    let c = open(nodes, "c");
     assert_eq!(wait(c.wills()), [nth_will(1, 4)]);
     write(&c, vec![end(1, 4)]);
     drop(c);
-    assert_eq!(wait(open(&options, "c").wills()), []);
+    assert_eq!(wait(open(nodes, "c").wills()), []);
 }

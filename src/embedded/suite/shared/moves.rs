@@ -2,22 +2,17 @@
 
 use std::sync::Arc;
 
-use hydrant::cassandra::CassandraStore;
-use hydrant::embedded::suite::wait;
-use hydrant_actors::ports::{Holder, OutgoingStage, SessionOp, SessionStore, SharedStore, StoreOp};
+use super::super::fixture::wait;
+use hydrant_actors::ports::{Holder, OutgoingStage, SessionOp, StoreOp};
 
-use super::{
-    client, connect, delivered, ended, entry, filters, holder, ids, moves, open, options, packet,
-    queued, sealed, sequences, subscription, write,
+use super::fixture::{
+    Node, Nodes, client, connect, delivered, ended, entry, filters, holder, ids, moves, open,
+    packet, queued, sealed, sequences, subscription, write,
 };
-use crate::support::cassandra::shared;
 
 /// The node that it was given up to is lost before it takes it.
-#[test]
-fn what_was_given_up_and_taken_by_nobody_is_taken_back() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b) = (open(&options, "a"), open(&options, "b"));
+pub(super) fn what_was_given_up_and_taken_by_nobody_is_taken_back(nodes: &dyn Nodes) {
+    let (a, b) = (open(nodes, "a"), open(nodes, "b"));
     write(&a, [vec![connect(1, 1), subscription(1, "a/#")], queued(1, 1..=3)].concat());
     let until = a.give_up(1);
     let given_up = Holder { id: 1, incarnation: a.incarnation() };
@@ -33,11 +28,8 @@ fn what_was_given_up_and_taken_by_nobody_is_taken_back() {
     assert_eq!(wait(a.take(client(1), given_up, u64::MAX)), None);
 }
 
-#[test]
-fn a_session_moves_there_and_back_with_everything_it_has() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b) = (open(&options, "a"), open(&options, "b"));
+pub(super) fn a_session_moves_there_and_back_with_everything_it_has(nodes: &dyn Nodes) {
+    let (a, b) = (open(nodes, "a"), open(nodes, "b"));
     let id = 7;
     write(&a, [vec![connect(id, 1), subscription(id, "x/#")], queued(id, 1..=300)].concat());
     let sent = |sequence, packet_id, stage| {
@@ -60,7 +52,7 @@ fn a_session_moves_there_and_back_with_everything_it_has() {
     ];
     write(&a, ops);
     let before = wait(a.sessions());
-    let queue = |store: &CassandraStore| wait(store.read_queue(id, 0, usize::MAX, usize::MAX));
+    let queue = |store: &Node| wait(store.read_queue(id, 0, usize::MAX, usize::MAX));
     let waiting = queue(&a);
     assert_eq!((waiting.len(), before[0].queued, before[0].last_sequence), (298, 298, 300));
 
@@ -105,7 +97,7 @@ fn a_session_moves_there_and_back_with_everything_it_has() {
     assert_eq!(sequences(&b, id), rest);
     // Both at their next start.
     drop((a, b));
-    let (a, b) = (open(&options, "a"), open(&options, "b"));
+    let (a, b) = (open(nodes, "a"), open(nodes, "b"));
     assert_eq!((ids(&wait(a.sessions())), ids(&wait(b.sessions()))), (vec![], vec![id]));
     assert_eq!(sequences(&b, id), rest);
     // Its end is the end of it everywhere.
@@ -124,11 +116,8 @@ fn a_session_moves_there_and_back_with_everything_it_has() {
     assert_eq!(holder(&a, id), Some(Holder { id: 8, incarnation: b.incarnation() }));
 }
 
-#[test]
-fn of_two_that_take_a_session_one_gets_it() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b, c) = (open(&options, "a"), open(&options, "b"), open(&options, "c"));
+pub(super) fn of_two_that_take_a_session_one_gets_it(nodes: &dyn Nodes) {
+    let (a, b, c) = (open(nodes, "a"), open(nodes, "b"), open(nodes, "c"));
     write(&a, (1..=20).map(|id| connect(id, 1)).collect());
     for id in 1..=20 {
         a.give_up(id);
@@ -142,7 +131,7 @@ fn of_two_that_take_a_session_one_gets_it() {
     let (b_has, c_has) = (ids(&wait(b.sessions())), ids(&wait(c.sessions())));
     assert_eq!(b_has.len() + c_has.len(), 20);
     drop((b, c));
-    let (b, c) = (open(&options, "b"), open(&options, "c"));
+    let (b, c) = (open(nodes, "b"), open(nodes, "c"));
     assert_eq!((ids(&wait(b.sessions())), ids(&wait(c.sessions()))), (b_has, c_has));
     // A new session of a client that has one elsewhere is not made.
     let mine = ids(&wait(b.sessions()))[0];
@@ -159,11 +148,8 @@ fn of_two_that_take_a_session_one_gets_it() {
 }
 
 /// Nodes that died while a session was about to move: before its row said so, and after.
-#[test]
-fn a_move_that_was_cut_short_leaves_a_session_with_one_holder() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b) = (open(&options, "a"), open(&options, "b"));
+pub(super) fn a_move_that_was_cut_short_leaves_a_session_with_one_holder(nodes: &dyn Nodes) {
+    let (a, b) = (open(nodes, "a"), open(nodes, "b"));
     write(&a, vec![connect(1, 1), connect(2, 1), connect(3, 1)]);
     moves(&a, &b, 2);
     let [at_a, at_b] = [&a, &b].map(|store| store.incarnation());
@@ -175,34 +161,22 @@ fn a_move_that_was_cut_short_leaves_a_session_with_one_holder() {
         // Of a session that was never begun.
         (at_a, 4, "client4"),
     ] {
-        node.execute(&format!(
-            "INSERT INTO {}.session_held (line, shard, id, client_id, moving) VALUES ({line}, {id}, \
-             {id}, '{client_id}', 1) USING TIMESTAMP {}",
-            options.keyspace,
-            // Above theirs, and below those of the next start.
-            (at_b << 44) + 1_000_000
-        ))
-        .unwrap();
+        // Above theirs, and below those of the next start.
+        nodes.mark(line, id, client_id, (at_b << 44) + 1_000_000);
     }
     let (mut a, mut b) = (a, b);
     for _ in 0..2 {
         drop((a, b));
-        (a, b) = (open(&options, "a"), open(&options, "b"));
+        (a, b) = (open(nodes, "a"), open(nodes, "b"));
         assert_eq!((ids(&wait(a.sessions())), ids(&wait(b.sessions()))), (vec![1, 3], vec![2]));
     }
     // Nothing is left to ask about.
-    let marked = format!("SELECT id FROM {}.session_held WHERE moving = ", options.keyspace);
-    let [none, marked] =
-        [2, 1].map(|moving| node.execute(&format!("{marked}{moving} ALLOW FILTERING")).unwrap());
-    assert_eq!(marked, none);
+    assert!(!nodes.is_any_marked());
     assert_eq!(moves(&a, &b, 1).id, 1);
 }
 
-#[test]
-fn what_a_successor_got_moves_on_with_its_queue() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b, c) = (open(&options, "a"), open(&options, "b"), open(&options, "c"));
+pub(super) fn what_a_successor_got_moves_on_with_its_queue(nodes: &dyn Nodes) {
+    let (a, b, c) = (open(nodes, "a"), open(nodes, "b"), open(nodes, "c"));
     let dead = a.incarnation();
     write(&a, [vec![connect(1, 1), subscription(1, "s")], queued(1, 1..=3)].concat());
     write(&a, queued(1, 4..=300));
@@ -218,11 +192,8 @@ fn what_a_successor_got_moves_on_with_its_queue() {
 }
 
 /// Back and forth, with writes of all sizes just before each move and deliveries in between.
-#[test]
-fn a_queue_that_moves_again_and_again_stays_whole() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b) = (open(&options, "a"), open(&options, "b"));
+pub(super) fn a_queue_that_moves_again_and_again_stays_whole(nodes: &dyn Nodes) {
+    let (a, b) = (open(nodes, "a"), open(nodes, "b"));
     write(&a, vec![connect(1, 1), subscription(1, "s")]);
     let (mut here, mut there) = (a, b);
     let (mut next, mut oldest, mut seed) = (1_u64, 1_u64, 7_u64);

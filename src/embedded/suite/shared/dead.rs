@@ -1,14 +1,13 @@
 //! Dead letters in a keyspace that several nodes share: they stay with their node over its starts,
 //! and go to its successor.
 
-use hydrant::embedded::suite::dead::{all, letter};
-use hydrant::embedded::suite::record;
-use hydrant_actors::ports::{
-    DeadId, DeadLetter, LogOp, OutboxPosition, SessionStore, SharedStore, StoreOp,
-};
+use std::sync::Arc;
 
-use super::{open, options, sealed, write};
-use crate::support::cassandra::shared;
+use hydrant_actors::ports::{DeadId, DeadLetter, LogOp, OutboxPosition, SessionStore, StoreOp};
+
+use super::super::dead::{all, letter};
+use super::super::fixture::record;
+use super::fixture::{Node, Nodes, open, sealed, write};
 
 fn put(letter: DeadLetter) -> StoreOp {
     StoreOp::Log(LogOp::PutDeadLetter { letter: letter.into() })
@@ -24,15 +23,13 @@ fn sorted(positions: impl IntoIterator<Item = u64>) -> Vec<DeadLetter> {
     letters
 }
 
-fn of(store: &std::sync::Arc<hydrant::cassandra::CassandraStore>) -> Vec<DeadLetter> {
-    all(&(store.clone() as std::sync::Arc<dyn SessionStore>))
+fn of(node: &Node) -> Vec<DeadLetter> {
+    let store: Arc<dyn SessionStore> = Arc::clone(&node.store) as _;
+    all(&store)
 }
 
-#[test]
-fn who_seals_a_dead_node_has_its_dead_letters() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b) = (open(&options, "a"), open(&options, "b"));
+pub(super) fn who_seals_a_dead_node_has_its_dead_letters(nodes: &dyn Nodes) {
+    let (a, b) = (open(nodes, "a"), open(nodes, "b"));
     let dead = a.incarnation();
     // With its outbox, as they are written.
     let outbox = (0..60).map(|position| {
@@ -61,14 +58,14 @@ fn who_seals_a_dead_node_has_its_dead_letters() {
     write(&b, vec![drops(0), drops(70)]);
     let both: Vec<u64> = both.into_iter().filter(|n| ![0, 70].contains(n)).collect();
     drop(b);
-    let b = open(&options, "b");
+    let b = open(nodes, "b");
     assert_eq!(of(&b), sorted(both.iter().copied()));
-    let (c, dead) = (open(&options, "c"), b.incarnation());
+    let (c, dead) = (open(nodes, "c"), b.incarnation());
     write(&b, vec![drops(1)]);
     drop(b);
     let both: Vec<u64> = both.into_iter().filter(|n| *n != 1).collect();
     assert_eq!(sealed(&c, dead).dead_letters.len(), both.len());
     assert_eq!(of(&c), sorted(both));
     // The dead one comes back: it has none.
-    assert!(of(&open(&options, "a")).is_empty());
+    assert!(of(&open(nodes, "a")).is_empty());
 }

@@ -1,17 +1,15 @@
 //! What a node has stored for other nodes, and what it has prepared for them.
 
-use hydrant::embedded::suite::message;
-use hydrant_actors::ports::{ClusterOp, PreparedPublish, SharedStore, StoreOp, StoredBatch};
+use hydrant_actors::ports::{ClusterOp, PreparedPublish, StoreOp, StoredBatch};
 use hydrant_protocol::cluster::message::PublishId;
 
-use super::{client, connect, ids, open, options, packet, queued, sealed, write};
-use crate::support::cassandra::shared;
+use super::super::fixture::message;
+use super::fixture::{Nodes, client, connect, ids, open, packet, queued, sealed, write};
 
-#[test]
-fn batches_of_other_nodes_are_known_to_who_seals_the_one_that_stored_them() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b) = (open(&options, "a"), open(&options, "b"));
+pub(super) fn batches_of_other_nodes_are_known_to_who_seals_the_one_that_stored_them(
+    nodes: &dyn Nodes,
+) {
+    let (a, b) = (open(nodes, "a"), open(nodes, "b"));
     let id = |number| PublishId { incarnation: 77, router: 1, number };
     let put = |origin, batch| {
         StoreOp::Cluster(ClusterOp::PutPeerBatch { origin, batch, prepared: vec![id(batch)] })
@@ -38,7 +36,7 @@ fn batches_of_other_nodes_are_known_to_who_seals_the_one_that_stored_them() {
     // Its next start goes on with what it had.
     let first = a.incarnation();
     drop(a);
-    let a = open(&options, "a");
+    let a = open(nodes, "a");
     assert!(a.continues().iter().any(|it| it.number == first) && b.continues().is_empty());
     assert_eq!(a.stored_batches(), [stored(3, vec![client(1)]), stored(4, vec![])]);
     write(&a, vec![put(77, 5)]);
@@ -53,20 +51,17 @@ fn batches_of_other_nodes_are_known_to_who_seals_the_one_that_stored_them() {
     for n in 1..=5 {
         write(&b, queued(1, 10 + n..=10 + n));
     }
-    let (third, c) = (b.incarnation(), open(&options, "c"));
+    let (third, c) = (b.incarnation(), open(nodes, "c"));
     drop(b);
     assert_eq!(sealed(&c, third).batches, kept);
-    write(&c, vec![ClusterOp::ForgetPeerBatches { origin: 77, below: 6 }.into()]);
-    let (fourth, d) = (c.incarnation(), open(&options, "d"));
+    write(&c, vec![StoreOp::Cluster(ClusterOp::ForgetPeerBatches { origin: 77, below: 6 })]);
+    let (fourth, d) = (c.incarnation(), open(nodes, "d"));
     drop(c);
     assert_eq!(sealed(&d, fourth).batches, []);
 }
 
-#[test]
-fn open_publishes_are_known_until_they_are_everywhere() {
-    let node = shared();
-    let options = options(&node);
-    let (a, b) = (open(&options, "a"), open(&options, "b"));
+pub(super) fn open_publishes_are_known_until_they_are_everywhere(nodes: &dyn Nodes) {
+    let (a, b) = (open(nodes, "a"), open(nodes, "b"));
     let publish = |incarnation, router, number| PreparedPublish {
         id: PublishId { incarnation, router, number },
         publisher: "device".into(),
@@ -87,7 +82,7 @@ fn open_publishes_are_known_until_they_are_everywhere() {
     write(&a, vec![ClusterOp::ForgetPrepared { incarnation, router, below }.into()]);
     // Its next start goes on with them.
     drop(a);
-    let a = open(&options, "a");
+    let a = open(nodes, "a");
     let two = PreparedPublish { queued: true, ..two };
     assert_eq!(a.prepared_publishes(), [two.clone(), other.clone()]);
     assert_eq!(b.prepared_publishes(), []);
@@ -103,6 +98,6 @@ fn open_publishes_are_known_until_they_are_everywhere() {
         vec![ClusterOp::ForgetPrepared { incarnation: first, router, below: u64::MAX }.into()],
     );
     drop(b);
-    let b = open(&options, "b");
+    let b = open(nodes, "b");
     assert_eq!(b.prepared_publishes(), [third]);
 }
