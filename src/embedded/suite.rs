@@ -32,6 +32,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("queue_order_and_paging", queues::queue_order_and_paging),
     ("qos2_state", queues::qos2_state),
     ("deleted_session_leaves_nothing", sessions::deleted_session_leaves_nothing),
+    ("a_client_begins_anew", sessions::a_client_begins_anew),
     ("retained_and_wills", retained::retained_and_wills),
     ("outbox_lanes_and_cursors", outbox::outbox_lanes_and_cursors),
     ("outbox_written_again", outbox::outbox_written_again),

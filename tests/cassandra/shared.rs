@@ -147,6 +147,14 @@ cases!(
     batches_of_other_nodes_are_known_to_who_seals_the_one_that_stored_them,
     open_publishes_are_known_until_they_are_everywhere,
     who_seals_a_dead_node_has_its_dead_letters,
+    every_other_incarnation_is_known_with_its_owner,
+    nobody_seals_itself_or_one_that_never_was,
+    what_the_sessions_of_a_lineage_want_is_known_to_all,
+    of_two_that_seal_a_dead_node_one_has_all_of_it,
+    of_a_start_and_a_seal_at_once_one_has_all_of_it,
+    of_a_take_and_a_seal_at_once_one_has_the_session,
+    what_ends_behind_the_lease_is_not_acknowledged,
+    who_dies_at_work_leaves_no_hole,
 );
 
 fn release(store: &CassandraStore) {

@@ -69,6 +69,7 @@ cases!(
     queue_order_and_paging,
     qos2_state,
     deleted_session_leaves_nothing,
+    a_client_begins_anew,
     retained_and_wills,
     outbox_lanes_and_cursors,
     outbox_written_again,

@@ -124,3 +124,34 @@ pub(super) fn deleted_session_leaves_nothing(open: &Open<'_>) {
     }
     assert_eq!(wait(store.read_queue(2, 5000, 10, 9999)), [entry(5000)]);
 }
+
+/// A client's session ends and its next one begins: in one write, and the new one first.
+pub(super) fn a_client_begins_anew(open: &Open<'_>) {
+    let store = open();
+    let begins = |id: u64| {
+        let (client_id, epoch) = ("client".into(), id);
+        let put = SessionOp::PutSession { id, client_id, epoch, disconnected_ms: None };
+        let filter = format!("f{id}").into();
+        let (qos, owes) = (QoS::AtLeastOnce, None);
+        let subscribes = SessionOp::PutSubscription { id, filter, qos, owes };
+        [put, subscribes, SessionOp::PutQueued { id, entry: entry(id) }].map(StoreOp::Session)
+    };
+    let ends = |id| StoreOp::Session(SessionOp::DeleteSession { id, client_id: "client".into() });
+    write(&store, begins(1).to_vec());
+    write(&store, [vec![ends(1)], begins(2).to_vec()].concat());
+    write(&store, begins(3).to_vec());
+    write(&store, vec![ends(2)]);
+    // The end of one that is over is nobody else's.
+    write(&store, vec![ends(1), ends(2)]);
+    write(&store, vec![StoreOp::Session(SessionOp::PutQueued { id: 3, entry: entry(4) })]);
+    drop(store);
+    let store = open();
+    let sessions = wait(store.sessions());
+    let [session] = &sessions[..] else { panic!("{sessions:?}") };
+    assert_eq!((session.id, session.epoch, session.queued), (3, 3, 2));
+    assert_eq!(session.subscriptions.len(), 1);
+    assert_eq!(&*session.subscriptions[0].filter, "f3");
+    assert_eq!(wait(store.read_queue(3, 0, 9, 9999)), [entry(3), entry(4)]);
+    assert!(wait(store.read_queue(2, 0, 9, 9999)).is_empty());
+    write(&store, begins(3).to_vec());
+}

@@ -5,8 +5,10 @@
 
 mod dead;
 mod fixture;
+mod known;
 mod moves;
 mod peers;
+mod races;
 mod seals;
 mod starts;
 
@@ -72,4 +74,30 @@ pub const CASES: &[(&str, Case)] = &[
         "who_seals_a_dead_node_has_its_dead_letters",
         dead::who_seals_a_dead_node_has_its_dead_letters,
     ),
+    (
+        "every_other_incarnation_is_known_with_its_owner",
+        known::every_other_incarnation_is_known_with_its_owner,
+    ),
+    ("nobody_seals_itself_or_one_that_never_was", known::nobody_seals_itself_or_one_that_never_was),
+    (
+        "what_the_sessions_of_a_lineage_want_is_known_to_all",
+        known::what_the_sessions_of_a_lineage_want_is_known_to_all,
+    ),
+    (
+        "of_two_that_seal_a_dead_node_one_has_all_of_it",
+        races::of_two_that_seal_a_dead_node_one_has_all_of_it,
+    ),
+    (
+        "of_a_start_and_a_seal_at_once_one_has_all_of_it",
+        races::of_a_start_and_a_seal_at_once_one_has_all_of_it,
+    ),
+    (
+        "of_a_take_and_a_seal_at_once_one_has_the_session",
+        races::of_a_take_and_a_seal_at_once_one_has_the_session,
+    ),
+    (
+        "what_ends_behind_the_lease_is_not_acknowledged",
+        races::what_ends_behind_the_lease_is_not_acknowledged,
+    ),
+    ("who_dies_at_work_leaves_no_hole", races::who_dies_at_work_leaves_no_hole),
 ];
