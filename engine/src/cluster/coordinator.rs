@@ -208,6 +208,12 @@ impl Coordinator {
         }
     }
 
+    /// Handovers, claims and lost nodes that are under way, for a reader who looks for what does not end.
+    pub fn describe_open(&self) -> String {
+        let Self { handovers, directory, lost, .. } = self;
+        format!("{handovers:?}; {directory:?}; lost {lost:?}")
+    }
+
     /// When [`Coordinator::handle_deadline`] has to be called.
     pub fn poll_deadline(&self) -> Option<Boot> {
         self.requests.poll_deadline()
