@@ -12,6 +12,7 @@
 //! - [`messages`]: what machines and drivers give each other to do; [`worker`]: what a worker decides with.
 //! - [`log`], [`storage`]: in front of the message log and of the session store, with a machine each:
 //!   [`LogQueue`](log::LogQueue), [`WriteQueue`](storage::WriteQueue).
+//! - [`plants`]: mistakes that tests plant.
 //! - [`step_guard`]: what a step takes back when it does not get to its end.
 
 pub mod clock;
@@ -24,6 +25,7 @@ pub mod messages;
 pub mod metrics;
 pub mod node_tables;
 pub mod now;
+pub mod plants;
 pub mod ports;
 pub mod say;
 pub mod settings;

@@ -35,6 +35,7 @@ use super::{Cluster, Node, NodeIndex, Recipient};
 use crate::messages::{Answer, CompletionToken, ManagerWork, PeerWork};
 use crate::node_tables::NodeTables;
 use crate::now::{Boot, Now};
+use crate::plants::{self, Plant};
 use crate::ports::StoreError;
 
 /// See the module.
@@ -328,6 +329,10 @@ impl Coordinator {
                 clients.iter().for_each(|client| self.directory.holds(client, false));
             }
             PeerWork::Offer { id, client, to, filters, orphan } => {
+                if plants::is(Plant::NoMarkers) {
+                    let (home, client) = (self.shared.home(&client), Arc::clone(&client));
+                    self.effects.manager(home, ManagerWork::AllMarked { id, client }, 64);
+                }
                 let orphans = self.successors.orphans(orphan);
                 self.handovers.offer(id, client, to, filters, orphans);
             }

@@ -17,6 +17,7 @@ use super::state::retained;
 use super::{NodeIndex, Recipient};
 use crate::messages::{InboundPeerBatch, ManagerWork, PeerWork, RouterWork};
 use crate::now::{Boot, Now};
+use crate::plants::{self, Plant};
 use crate::say;
 
 /// Another connection has taken the place of this one.
@@ -273,6 +274,10 @@ impl Coordinator {
             }
             Control::Done { batches } => {
                 for batch in batches {
+                    if plants::is(Plant::PastHoles) {
+                        let holes = self.link(node).map(|link| link.take_below(batch));
+                        self.complete(holes.unwrap_or_default());
+                    }
                     let done = self.link(node).and_then(|link| link.pending.remove(&batch));
                     self.complete(done.map(|pending| pending.tokens).unwrap_or_default());
                 }
