@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant_actors::now::Boot;
-use hydrant_actors::ports::{KnownIncarnation, StoreError};
+use hydrant_engine::now::Boot;
+use hydrant_engine::ports::{KnownIncarnation, StoreError};
 
 use super::memory::{COUNTER_BITS, Memory, RESERVE};
 use super::state::{Store, no_process};
@@ -302,7 +302,7 @@ impl Store {
         }
     }
 
-    /// See [`hydrant_actors::ports::SharedStore::incarnations`].
+    /// See [`hydrant_engine::ports::SharedStore::incarnations`].
     pub(super) fn known(&self, me: u64) -> Vec<KnownIncarnation> {
         let all = self.other_incarnations(me);
         let known = all.values().map(|found| KnownIncarnation {

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hydrant_actors::now::Boot;
-use hydrant_actors::ports::{
+use hydrant_engine::now::Boot;
+use hydrant_engine::ports::{
     PreparedPublish, SealedIncarnation, SessionId, StoreError, StoreOp, StoredBatch, StoredWill,
 };
 

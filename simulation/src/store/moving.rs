@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use hydrant_actors::now::Boot;
-use hydrant_actors::ports::{Holder, StoreError, StoredSession};
+use hydrant_engine::now::Boot;
+use hydrant_engine::ports::{Holder, StoreError, StoredSession};
 
 use super::incarnations::first_until;
 use super::request::Answer;

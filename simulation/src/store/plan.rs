@@ -9,7 +9,7 @@ mod outbox;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hydrant_actors::ports::{
+use hydrant_engine::ports::{
     ClusterOp, LogOp, LogRecord, QueueEntry, SessionId, SessionOp, StoreOp,
 };
 

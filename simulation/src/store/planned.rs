@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hydrant_actors::ports::SessionId;
+use hydrant_engine::ports::SessionId;
 
 use super::tables::{Change, WillName};
 

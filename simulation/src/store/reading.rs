@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hydrant_actors::ports::{
+use hydrant_engine::ports::{
     DeadId, DeadLetter, LaneState, Lanes, LogRecord, OutboxPosition, QueueEntry, SessionId,
     StoreError, StoredSession, StoredSubscription, StoredWill,
 };

@@ -1,9 +1,9 @@
 //! What is asked of the store and what it answers, as data. What each means is said at the methods of
-//! [`SessionStore`](hydrant_actors::ports::SessionStore) and [`SharedStore`](hydrant_actors::ports::SharedStore).
+//! [`SessionStore`](hydrant_engine::ports::SessionStore) and [`SharedStore`](hydrant_engine::ports::SharedStore).
 
 use std::sync::Arc;
 
-use hydrant_actors::ports::{
+use hydrant_engine::ports::{
     DeadId, DeadLetter, Holder, KnownIncarnation, Lanes, LogRecord, QueueEntry, Sealing, SessionId,
     StoreOp, StoredSession, StoredWill,
 };

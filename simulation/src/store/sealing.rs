@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant_actors::now::Boot;
-use hydrant_actors::ports::{Sealing, StoreError};
+use hydrant_engine::now::Boot;
+use hydrant_engine::ports::{Sealing, StoreError};
 
 use super::incarnations::{Ended, Watch};
 use super::request::Answer;

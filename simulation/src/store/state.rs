@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use hydrant_actors::ports::{SessionId, StoreError};
+use hydrant_engine::ports::{SessionId, StoreError};
 
 use super::memory::Memory;
 use super::shape::Shape;

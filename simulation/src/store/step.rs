@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use hydrant_actors::now::Boot;
-use hydrant_actors::ports::StoreError;
+use hydrant_engine::now::Boot;
+use hydrant_engine::ports::StoreError;
 
 use super::planned::Epoch;
 use super::request::Answer;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hydrant_actors::ports::{
+use hydrant_engine::ports::{
     DeadId, LaneState, Lanes, OrphanedState, PreparedPublish, SealedIncarnation, StoreError,
     StoredBatch, StoredWill,
 };

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant_actors::ports::{
+use hydrant_engine::ports::{
     DeadId, DeadLetter, LogRecord, OutgoingStage, PreparedPublish, QueueEntry, SessionId,
     StoredWill,
 };

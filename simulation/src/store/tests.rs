@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant_actors::now::Boot;
-use hydrant_actors::ports::{
+use hydrant_engine::now::Boot;
+use hydrant_engine::ports::{
     Holder, OrphanedState, QueueEntry, Sealing, SessionOp, StoreOp, StoredSession,
 };
 use hydrant_protocol::{Message, PacketId, QoS};
@@ -71,7 +71,7 @@ impl World {
     }
 
     /// Does a request to its end. While it waits this incarnation renews its lease.
-    fn run(&mut self, mut task: Task) -> Result<Answer, hydrant_actors::ports::StoreError> {
+    fn run(&mut self, mut task: Task) -> Result<Answer, hydrant_engine::ports::StoreError> {
         loop {
             match self.store.step(self.now, &mut task, 0) {
                 Step::More => {}

@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use hydrant_actors::now::Boot;
-use hydrant_actors::ports::{StoreError, StoreOp};
+use hydrant_engine::now::Boot;
+use hydrant_engine::ports::{StoreError, StoreOp};
 
 use super::memory::{Memory, Place, SLOTS};
 use super::plan::plan;

@@ -2,7 +2,7 @@
 //!
 //! Invariants: no bucket is dropped that is not below a cursor known to be written; a cursor never moves back.
 
-use hydrant_actors::ports::LogRecord;
+use hydrant_engine::ports::LogRecord;
 
 use super::super::memory::{Extent, Lane};
 use super::super::shape::Shape;
