@@ -9,12 +9,15 @@
 //! Bounds: `max_items` and `max_bytes` are kept by the senders. [`Inbox::push`] never refuses: a
 //! sender asks [`Inbox::has_room`] before it takes on more work from outside, and what it had
 //! already taken on may go past the bound.
+//! A short way ([`Inbox::set_short_way`]) is one that a push tries before it wakes the consumer: the work is done on the
+//! thread that pushes.
 //! Threads: `actors/tests/inbox_model.rs` explores the orders in which few threads act on an inbox.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::mem;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::Stream;
@@ -50,6 +53,16 @@ struct Queue<T> {
     room: Vec<Waker>,
 }
 
+/// See [`Inbox::set_short_way`].
+#[derive(Default)]
+struct ShortWay(OnceLock<Box<dyn Fn() -> bool + Send + Sync>>);
+
+impl fmt::Debug for ShortWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ShortWay")
+    }
+}
+
 #[derive(Debug)]
 struct InboxState<T> {
     queue: Mutex<Queue<T>>,
@@ -59,11 +72,33 @@ struct InboxState<T> {
     times_full: AtomicU64,
     max_items: usize,
     max_bytes: usize,
+    short_way: ShortWay,
 }
 
 impl<T> InboxState<T> {
     fn fits(&self, items: usize, bytes: usize) -> bool {
         items < self.max_items && bytes < self.max_bytes
+    }
+
+    /// False: there was nothing to append. Counted before the lock is left, so that a consumer never gives back what
+    /// was not yet added.
+    fn append(&self, queue: &mut Queue<T>, items: impl IntoIterator<Item = (T, usize)>) -> bool {
+        let (mut count, mut bytes) = (0usize, 0usize);
+        for (item, cost) in items {
+            let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+            queue.entries.push_back(Entry { item, cost, attempts: 0 });
+            count += 1;
+            bytes += cost as usize;
+        }
+        if count == 0 {
+            return false;
+        }
+        let had_items = self.len.fetch_add(count, Ordering::SeqCst);
+        let had_bytes = self.bytes.fetch_add(bytes, Ordering::SeqCst);
+        if self.fits(had_items, had_bytes) && !self.fits(had_items + count, had_bytes + bytes) {
+            self.times_full.fetch_add(1, Ordering::Relaxed);
+        }
+        true
     }
 
     fn below_half(&self) -> bool {
@@ -122,6 +157,7 @@ impl<T> Inbox<T> {
                 times_full: AtomicU64::new(0),
                 max_items: max_items.max(1),
                 max_bytes: max_bytes.max(1),
+                short_way: ShortWay::default(),
             }),
         }
     }
@@ -133,28 +169,36 @@ impl<T> Inbox<T> {
 
     /// Appends many items with one lock and at most one wake.
     pub fn push_all(&self, items: impl IntoIterator<Item = (T, usize)>) {
-        let state = &*self.state;
         let waker = {
-            let mut queue = state.queue.lock();
-            let (mut count, mut bytes) = (0usize, 0usize);
-            for (item, cost) in items {
-                let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-                queue.entries.push_back(Entry { item, cost, attempts: 0 });
-                count += 1;
-                bytes += cost as usize;
-            }
-            if count == 0 {
+            let mut queue = self.state.queue.lock();
+            if !self.state.append(&mut queue, items) || queue.held {
                 return;
             }
-            // Counted before the lock is left, so that a consumer never gives back what was not
-            // yet added.
-            let had_items = state.len.fetch_add(count, Ordering::SeqCst);
-            let had_bytes = state.bytes.fetch_add(bytes, Ordering::SeqCst);
-            if state.fits(had_items, had_bytes) && !state.fits(had_items + count, had_bytes + bytes)
-            {
-                state.times_full.fetch_add(1, Ordering::Relaxed);
-            }
-            if queue.held { None } else { queue.consumer.take() }
+            queue.consumer.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Has [`Inbox::push_short`] call `work` behind its items; it works them off on the thread that pushes. Where it
+    /// gives false the consumer is woken for what is left. It must not panic. The first one stands.
+    pub fn set_short_way(&self, work: impl Fn() -> bool + Send + Sync + 'static) {
+        let _ = self.state.short_way.0.set(Box::new(work));
+    }
+
+    /// As [`Inbox::push_all`], with the short way tried first. The caller holds no lock that it takes.
+    pub fn push_short(&self, items: impl IntoIterator<Item = (T, usize)>) {
+        let Some(work) = self.state.short_way.0.get() else { return self.push_all(items) };
+        // A guard of its own: the short way takes out of this queue.
+        let appended = self.state.append(&mut self.state.queue.lock(), items);
+        if !appended || work() {
+            return;
+        }
+        let waker = {
+            let mut queue = self.state.queue.lock();
+            // Somebody else may have worked them off.
+            if queue.held || queue.entries.is_empty() { None } else { queue.consumer.take() }
         };
         if let Some(waker) = waker {
             waker.wake();

@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, dead_code)]
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake};
 
 use futures_util::StreamExt;
 use inbox::{Inbox, Work};
@@ -138,6 +140,61 @@ fn what_is_not_popped_stands_in_front_of_what_came_meanwhile() {
         drop(taken);
         assert_eq!(consume(&inbox, 2, 100), [11, 12]);
         sender.join().unwrap();
+        assert_eq!((inbox.len(), inbox.bytes()), (0, 0));
+    });
+}
+
+/// Remembers that it was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn what_the_short_way_leaves_wakes_the_consumer_and_each_sender_keeps_its_order() {
+    explore(|| {
+        let inbox: Inbox<u32> = Inbox::new(100, 100);
+        let got = Arc::new(sync::Mutex::new(Vec::new()));
+        // Had by who takes, as the turn of a log queue.
+        let turn = Arc::new(sync::AtomicBool::new(false));
+        let step = {
+            let (inbox, got, turn) = (inbox.clone(), Arc::clone(&got), Arc::clone(&turn));
+            move || {
+                if turn.swap(true, sync::Ordering::SeqCst) {
+                    return false;
+                }
+                let mut taken = inbox.take(1);
+                got.lock().extend(std::iter::from_fn(|| taken.pop()));
+                drop(taken);
+                turn.store(false, sync::Ordering::SeqCst);
+                inbox.is_empty()
+            }
+        };
+        inbox.set_short_way(step.clone());
+        let woken = Arc::<Woken>::default();
+        let mut stream = inbox.stream();
+        let waker = Arc::clone(&woken).into();
+        assert!(stream.poll_next_unpin(&mut Context::from_waker(&waker)).is_pending());
+        let senders = [1, 2].map(|sender| {
+            let inbox = inbox.clone();
+            thread::spawn(move || {
+                inbox.push_short([(sender * 10, 1)]);
+                inbox.push_short([(sender * 10 + 1, 1)]);
+            })
+        });
+        let other = thread::spawn(step);
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        other.join().unwrap();
+        assert!(inbox.is_empty() || woken.0.load(Ordering::SeqCst));
+        let mut left = inbox.take(4);
+        got.lock().extend(std::iter::from_fn(|| left.pop()));
+        drop(left);
+        let got = got.lock();
+        assert_eq!((of(1, &got), of(2, &got)), (vec![10, 11], vec![20, 21]));
         assert_eq!((inbox.len(), inbox.bytes()), (0, 0));
     });
 }

@@ -191,7 +191,9 @@ impl Drop for EmbeddedLog {
     fn drop(&mut self) {
         self.shared.queue.lock().stop = true;
         self.shared.work.notify_all();
-        if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
+        let Some(writer) = self.writer.take() else { return };
+        // Whoever takes the reports may be the last to let go: on the writer's own thread.
+        if writer.thread().id() != std::thread::current().id() && writer.join().is_err() {
             say::error!("the embedded log's thread panicked");
         }
     }
@@ -346,6 +348,10 @@ impl MessageLog for EmbeddedLog {
         drop(queue);
         self.shared.work.notify_one();
         rest
+    }
+
+    fn append_is_cheap(&self) -> bool {
+        true
     }
 
     fn on_report(&self, sink: Sink) {

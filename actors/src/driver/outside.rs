@@ -24,7 +24,7 @@ impl Outside for NodeOutside {
     }
 
     fn log(&self, work: &mut Vec<LogWork>) {
-        self.mailboxes.log.push_all(work.drain(..).map(|work| {
+        self.mailboxes.log.push_short(work.drain(..).map(|work| {
             let cost = work.record.cost();
             (work, cost)
         }));

@@ -8,6 +8,7 @@ mod actor;
 mod dead;
 mod gate;
 mod outside;
+mod steps;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -19,3 +20,4 @@ pub use hydrant_engine::log::Gate;
 use hydrant_engine::log::{outbox_progress, queue};
 pub use outbox_progress::OutboxProgress;
 pub use queue::LogQueue;
+pub use steps::LogSteps;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 mod dead;
 mod late;
+mod short;
 
 use super::*;
 use crate::mailboxes::Mailboxes;
@@ -38,6 +39,8 @@ struct Played {
     resets: AtomicUsize,
     /// Of these topics it takes no more.
     full: Mutex<Vec<&'static str>>,
+    /// Steps are taken on the threads that push and report.
+    cheap: bool,
 }
 
 impl Played {
@@ -74,6 +77,9 @@ impl MessageLog for Played {
     }
     fn takes(&self, topic: &str) -> bool {
         !self.full.lock().contains(&topic)
+    }
+    fn append_is_cheap(&self) -> bool {
+        self.cheap
     }
     fn on_report(&self, sink: Sink) {
         *self.sink.lock() = Some(sink);
@@ -160,6 +166,10 @@ impl Node {
     }
 
     async fn start_with(change: impl FnOnce(&mut crate::settings::Settings)) -> Self {
+        Self::start_on(Played::default(), change).await
+    }
+
+    async fn start_on(log: Played, change: impl FnOnce(&mut crate::settings::Settings)) -> Self {
         install_panic_hook();
         let mut settings = crate::settings::Settings::for_tests(2);
         settings.supervision.restart_min = Duration::from_millis(50);
@@ -174,7 +184,7 @@ impl Node {
             crate::log::Gate::default(),
             crate::clock::now(),
         );
-        let log = Arc::<Played>::default();
+        let log = Arc::new(log);
         let store = Arc::<Kept>::default();
         let parts = LogActor::parts(
             &shared,
@@ -182,29 +192,7 @@ impl Node {
             Arc::clone(&log) as Arc<dyn MessageLog>,
             Arc::clone(&store) as Arc<dyn SessionStore>,
         );
-        let supervisor = Supervisor::start(
-            ActorCell::new("supervisor", "Supervisor").shared(),
-            shared.settings.supervision.clone(),
-            Arc::clone(&shared.metrics),
-            Box::new(|why| panic!("{why}")),
-        );
-        let cell = ActorCell::new("log", "LogActor").shared();
-        let arbiter = Arbiter::new();
-        let built = parts.clone();
-        let panics = Arc::<AtomicUsize>::default();
-        let armed = Arc::clone(&panics);
-        supervisor.add(Child {
-            cell: Arc::clone(&cell),
-            arbiter: arbiter.handle(),
-            factory: Arc::new(move |cell| {
-                let left =
-                    armed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-                if left.is_ok() {
-                    cell.arm(Fault::Panic);
-                }
-                LogActor::build(&built, cell)
-            }),
-        });
+        let (supervisor, cell, panics, arbiter) = supervised(&parts);
         let node = Self {
             shared,
             mailboxes,
@@ -247,9 +235,11 @@ impl Node {
 
     /// Who was answered and where lane 0's cursor was moved to, once nothing is under way.
     async fn settled(&self) -> (Vec<u32>, u64) {
-        let state = Arc::clone(&self.parts.queue);
-        until("nothing is under way", || state.lock().is_empty() && self.parts.reports.is_empty())
-            .await;
+        let state = &self.parts.steps.queue;
+        until("nothing is under way", || {
+            state.lock().is_empty() && self.parts.steps.reports.is_empty()
+        })
+        .await;
         until("all cursors moved", || self.shared.lanes.lock().backlog() == (0, 0)).await;
         // Two statements: both guards of one expression would live to its end.
         let in_log = state.lock().in_log();
@@ -291,6 +281,34 @@ impl Node {
         self.panics.store(times - 1, Ordering::SeqCst);
         self.cell.arm(Fault::Panic);
     }
+}
+
+/// Runs the log actor; the number is of lives to come that panic.
+fn supervised(parts: &LogParts) -> (SupervisorHandle, Arc<ActorCell>, Arc<AtomicUsize>, Arbiter) {
+    let shared = &parts.steps.shared;
+    let supervisor = Supervisor::start(
+        ActorCell::new("supervisor", "Supervisor").shared(),
+        shared.settings.supervision.clone(),
+        Arc::clone(&shared.metrics),
+        Box::new(|why| panic!("{why}")),
+    );
+    let cell = ActorCell::new("log", "LogActor").shared();
+    let arbiter = Arbiter::new();
+    let built = parts.clone();
+    let panics = Arc::<AtomicUsize>::default();
+    let armed = Arc::clone(&panics);
+    supervisor.add(Child {
+        cell: Arc::clone(&cell),
+        arbiter: arbiter.handle(),
+        factory: Arc::new(move |cell| {
+            let left = armed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            if left.is_ok() {
+                cell.arm(Fault::Panic);
+            }
+            LogActor::build(&built, cell)
+        }),
+    });
+    (supervisor, cell, panics, arbiter)
 }
 
 fn record(sequence: u64) -> LogRecord {
@@ -355,9 +373,9 @@ fn a_log_that_panics_is_given_everything_again() {
         node.mailboxes.log.push_all(records);
         // Two were taken before the panic: they come twice, in order.
         until("it is sent again", || node.log.took() == [0, 1, 0, 1, 2, 3]).await;
-        assert_eq!((node.cell.restarts(), node.parts.queue.lock().in_log()), (1, 4));
+        assert_eq!((node.cell.restarts(), node.parts.steps.queue.lock().in_log()), (1, 4));
         node.log.report(|_| Ok(()));
-        let state = &node.parts.queue;
+        let state = &node.parts.steps.queue;
         until("nothing is under way", || state.lock().is_empty() && state.lock().in_log() == 0)
             .await;
     });

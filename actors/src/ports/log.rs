@@ -35,6 +35,12 @@ pub trait MessageLog: Send + Sync + 'static {
         true
     }
 
+    /// Whether `append` costs next to nothing. Then workers call it themselves, and the thread that reports hands the
+    /// reports on itself, so it must hold no lock that `append` takes.
+    fn append_is_cheap(&self) -> bool {
+        false
+    }
+
     /// Where reports go, in batches, from any thread. Set once before the first `append`.
     fn on_report(&self, sink: Box<dyn Fn(Vec<Report>) + Send + Sync>);
 

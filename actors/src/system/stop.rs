@@ -48,8 +48,8 @@ impl ActorSystem {
             whole &= tokio::time::timeout(left(until), wait).await.is_ok();
         }
         whole &= self.until_written(until).await;
-        if self.log.log.is_up() {
-            whole &= self.log.log.flush(left(until).max(LEAST));
+        if self.log.steps.log.is_up() {
+            whole &= self.log.steps.log.flush(left(until).max(LEAST));
         } else {
             self.say_what_stays();
         }
@@ -67,7 +67,7 @@ impl ActorSystem {
 
     fn say_what_stays(&self) {
         let (records, _) = self.shared.lanes.lock().backlog();
-        let pending = self.log.queue.lock().len();
+        let pending = self.log.steps.queue.lock().len();
         say::warn!(
             "the log is away: {records} records stay in the outbox for the next start, \
              {pending} were waiting in memory (those that are not in the outbox were not acknowledged)"
@@ -85,8 +85,8 @@ impl ActorSystem {
             let routers_idle = self.mailboxes.routers.iter().all(Inbox::is_empty);
             // With the log away, what the outbox holds stays there for the next start; nothing else
             // that waits for the log was acknowledged.
-            let log_idle = !self.log.log.is_up()
-                || (self.mailboxes.log.is_empty() && self.log.queue.lock().is_empty());
+            let log_idle = !self.log.steps.log.is_up()
+                || (self.mailboxes.log.is_empty() && self.log.steps.queue.lock().is_empty());
             let dead_idle = self.mailboxes.dead_letters.is_empty();
             let peers_idle = self.mailboxes.peers.is_empty()
                 && self.shared.cluster.as_ref().is_none_or(|cluster| cluster.is_idle());

@@ -145,7 +145,9 @@ fn a_refused_record_of_the_outbox_is_a_dead_letter_before_the_cursor_passes_it()
         let metrics = &node.shared.metrics;
         assert_eq!((metrics.dead_letters.get(), node.dropped()), (2, 0));
         assert_eq!(metrics.dead_letter_bytes.get(), 2 * record(0).cost() as u64);
-        assert!(node.parts.queue.lock().is_empty() && node.shared.not_ready.lock().is_empty());
+        assert!(
+            node.parts.steps.queue.lock().is_empty() && node.shared.not_ready.lock().is_empty()
+        );
     });
 }
 
@@ -156,8 +158,10 @@ fn the_cursor_stands_until_the_dead_letter_is_durable() {
         node.publish(0..2).await;
         node.log.report(refuse(|sequence| sequence == 0));
         let waits = || node.mailboxes.storage.len();
-        until("the letter is to be written", || waits() == 1 && node.parts.reports.is_empty())
-            .await;
+        until("the letter is to be written", || {
+            waits() == 1 && node.parts.steps.reports.is_empty()
+        })
+        .await;
         until("1 is acknowledged", || node.shared.metrics.log_acked.get() == 1).await;
         assert_eq!(node.shared.lanes.lock().backlog().0, 2, "nothing is written yet");
         node.written("all is over", |wrote| wrote.cursor == 2).await;
@@ -215,7 +219,7 @@ fn full_keeps_the_record_in_the_outbox_and_acknowledges_nobody() {
         until("4 is acknowledged", || node.shared.metrics.log_acked.get() == 1).await;
         assert_eq!(sequences(&wrote.letters), [0, 1]);
         assert_eq!(node.shared.lanes.lock().backlog().0, 3, "2 and 3 stay, and 4 behind them");
-        assert!(node.parts.queue.lock().is_empty(), "they hold nothing up");
+        assert!(node.parts.steps.queue.lock().is_empty(), "they hold nothing up");
         node.publish_for(7, QoS::AtLeastOnce, OnRefused::DeadLetter).await;
         node.publish_for(8, QoS::AtMostOnce, OnRefused::DeadLetter).await;
         node.log.report(refuse(|_| true));
@@ -275,7 +279,7 @@ fn records_that_stay_in_the_outbox_follow_each_other_when_the_log_takes_them() {
         }
         node.go_on("the outbox is empty", &mut wrote, |wrote| wrote.cursor == 4).await;
         assert_eq!(sequences(&wrote.letters), [0, 3]);
-        assert_eq!(node.parts.queue.lock().tried(), 0);
+        assert_eq!(node.parts.steps.queue.lock().tried(), 0);
     });
 }
 

@@ -18,7 +18,7 @@ impl Node {
     }
 
     fn late(&self) -> usize {
-        self.parts.queue.lock().late()
+        self.parts.steps.queue.lock().late()
     }
 }
 
@@ -33,8 +33,8 @@ fn what_the_log_does_not_take_now_stays_in_the_outbox_and_nothing_overtakes_it()
         until("the others go on", || node.log.took().len() == 10).await;
         assert!(node.log.took().iter().all(|n| n % 3 == 0));
         node.log.report(|_| Ok(()));
-        until("nothing is under way", || node.parts.queue.lock().is_empty()).await;
-        assert_eq!((node.late(), node.parts.queue.lock().bytes()), (20, 0));
+        until("nothing is under way", || node.parts.steps.queue.lock().is_empty()).await;
+        assert_eq!((node.late(), node.parts.steps.queue.lock().bytes()), (20, 0));
         // A panic forgets none of them, nor their order.
         node.arm(1);
         for n in 30..40 {

@@ -266,6 +266,20 @@ impl LogQueue {
             && !self.late.is_full(self.max_bytes)
     }
 
+    /// Nothing is under way but records and their reports: no reset, no read, and nothing that is to be read. Then a
+    /// step gives no order and sets no deadline.
+    pub fn is_plain(&self, outside: &impl Outside) -> bool {
+        !self.reset.is_under_way()
+            && self.admitted.is_empty()
+            && self.lane.is_idle()
+            && self.again.is_idle()
+            && self.held.is_empty()
+            && self.held.tried() == 0
+            && self.late.is_empty()
+            && !outside.lanes(|lanes| lanes.any_behind())
+            && outside.book(|book| book.next_queued()).is_none()
+    }
+
     /// Something waits that no message announces: room in the log, or that it takes more of a topic. A turn is due
     /// once in a while.
     pub fn waits(&self) -> bool {
