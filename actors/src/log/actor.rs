@@ -14,12 +14,15 @@ use super::outside::OfNode;
 use super::queue::{LogOrder, LogQueue};
 use super::steps::LogSteps;
 use crate::clock;
-use crate::every::every;
 use crate::mailboxes::Mailboxes;
 use crate::node_tables::NodeTables;
 use crate::now::{Boot, Now};
 use crate::ports::{MessageLog, SessionStore};
 use crate::supervision::{ActorCell, Ping, Running, on_ping};
+
+/// How soon to look for a step that is due without a message (lanes fall behind), and how soon after one that was.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOK_SOON: Duration = Duration::from_millis(20);
 
 /// What the actor's streams yield.
 #[derive(Debug, Clone, Copy)]
@@ -114,6 +117,16 @@ impl LogActor {
         }
     }
 
+    /// Takes a step where one is due that no message announces, and looks again: soon while there are such.
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        let steps = &self.parts.steps;
+        let due = steps.poll(|queue| queue.waits()) || steps.shared.lanes.lock().any_behind();
+        if due {
+            self.step(ctx, |_, _, _| {});
+        }
+        ctx.run_later(if due { LOOK_SOON } else { LOOK }, Self::look);
+    }
+
     fn set_timer(&mut self, deadline: Option<Boot>, now: Now, ctx: &mut Context<Self>) {
         if self.timer.as_ref().map(|(at, _)| *at) == deadline {
             return;
@@ -162,13 +175,7 @@ impl Actor for LogActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         // What a predecessor left half done.
         self.step(ctx, |queue, _, _| queue.handle_restart());
-        // Lanes fall behind without a message to this actor.
-        every(ctx, Duration::from_millis(20), |actor, ctx| {
-            let steps = &actor.parts.steps;
-            if steps.poll(|queue| queue.waits()) || steps.shared.lanes.lock().any_behind() {
-                actor.step(ctx, |_, _, _| {});
-            }
-        });
+        self.look(ctx);
     }
 }
 

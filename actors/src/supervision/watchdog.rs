@@ -19,8 +19,11 @@ use crate::metrics::Metrics;
 use crate::say;
 use crate::settings::SupervisionSettings;
 
-/// Between two beats, and between two looks.
-const PERIOD: Duration = Duration::from_millis(50);
+/// Between two beats, and between two looks: this part of `watchdog_warn`, within these bounds. A beat wakes an idle
+/// thread, so they are as few as the limit allows.
+const PART: u32 = 4;
+const SHORTEST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Default)]
 struct Heart {
@@ -88,6 +91,7 @@ struct State {
 /// Looks after arbiter threads until dropped.
 pub struct Watchdog {
     state: Arc<State>,
+    period: Duration,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -110,19 +114,22 @@ impl Watchdog {
     ) -> std::io::Result<Self> {
         let state = Arc::new(State::default());
         let (warn, exit) = (settings.watchdog_warn, settings.watchdog_exit);
+        let limit = if exit.is_zero() { warn } else { warn.min(exit) };
+        let period = (limit / PART).clamp(SHORTEST, LONGEST);
         let thread = std::thread::Builder::new().name("watchdog".into()).spawn({
             let state = Arc::clone(&state);
-            move || run(&state, warn, exit, &metrics, on_exit)
+            move || run(&state, period, (warn, exit), &metrics, on_exit)
         })?;
-        Ok(Self { state, thread: Some(thread) })
+        Ok(Self { state, period, thread: Some(thread) })
     }
 
     /// Watches the thread of `arbiter` under `name`.
     pub fn watch(&self, name: impl Into<String>, arbiter: &ArbiterHandle) {
         let heart = Arc::new(Heart { name: name.into(), ..Heart::default() });
         let beating = Gone(Arc::clone(&heart));
+        let period = self.period;
         arbiter.spawn(async move {
-            let mut timer = tokio::time::interval(PERIOD);
+            let mut timer = tokio::time::interval(period);
             timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 timer.tick().await;
@@ -148,8 +155,8 @@ impl Drop for Watchdog {
 
 fn run(
     state: &State,
-    warn: Duration,
-    exit: Duration,
+    period: Duration,
+    (warn, exit): (Duration, Duration),
     metrics: &Metrics,
     on_exit: Box<dyn FnOnce(String) + Send>,
 ) {
@@ -158,9 +165,9 @@ fn run(
     let mut awake = Duration::ZERO;
     let mut last = Instant::now();
     while !state.stop.load(Ordering::SeqCst) {
-        std::thread::park_timeout(PERIOD);
+        std::thread::park_timeout(period);
         let now = Instant::now();
-        awake += now.duration_since(last).min(PERIOD * 2);
+        awake += now.duration_since(last).min(period * 2);
         last = now;
         for heart in state.hearts.lock().drain(..) {
             let seen = heart.beats.load(Ordering::SeqCst);
