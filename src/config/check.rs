@@ -101,6 +101,7 @@ pub(super) fn build(
         retention_bytes: r.number("log.retention_bytes"),
         segment_bytes: r.number("log.segment_size"),
         max_topics: r.number("log.max_topics"),
+        ..LogOptions::default()
     };
     let node_id: Arc<str> = r.text("node.id").into();
     let data_dir = PathBuf::from(r.text("node.data_dir"));

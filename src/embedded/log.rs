@@ -3,6 +3,10 @@
 //! Owns one fjall database (see [`super::segments`]) and a writer thread that takes what is
 //! pending, writes it as one batch with one sync, and reports it.
 //!
+//! A sync of few records is followed by a wait for as many, for [`LogOptions::gather`] at most, and the thread is woken
+//! once for them. So publishers that wait for their acknowledgements meet in one sync, and none waits for longer than
+//! they take to come back. A sync alone is followed by no wait.
+//!
 //! Invariants: records of a topic get their offsets in the order of `append`. After a failed batch
 //! everything pending and everything appended later is reported `Unavailable` until `reset`, so
 //! that nothing overtakes what has to be sent again. Each record taken is reported exactly once.
@@ -20,7 +24,7 @@ use std::time::{Duration, Instant};
 use hydrant_actors::clock::{self, Clock, ReadClock as _, unix_ms};
 use hydrant_actors::ports::{LogError, LogRecord, MessageLog, Report, StoreError};
 use hydrant_actors::say;
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use tokio::sync::watch;
 
 use super::OpenError;
@@ -30,6 +34,8 @@ use super::store::spawn;
 
 /// Retention is looked at so often.
 const SWEEP: Duration = Duration::from_secs(1);
+/// A batch of so many records is worth a sync of its own.
+const WORTH: usize = 64;
 /// A group's name ends here, in bytes.
 const GROUP_MAX: usize = 255;
 
@@ -38,6 +44,8 @@ type Sink = Box<dyn Fn(Vec<Report>) + Send + Sync>;
 #[derive(Default)]
 struct Queue {
     records: VecDeque<LogRecord>,
+    /// The writer is woken once there are so many.
+    wanted: usize,
     /// Given up by a reset: id and cost.
     given_up: Vec<(u64, usize)>,
     /// Cost of everything not reported.
@@ -203,13 +211,13 @@ impl EmbeddedLogState {
     fn write_loop(&self) {
         let mut swept = Instant::now();
         let mut batch = Vec::new();
+        let mut company = 0;
         loop {
             let mut queue = self.queue.lock();
-            while queue.records.is_empty() && queue.given_up.is_empty() && !queue.stop {
-                if self.work.wait_for(&mut queue, SWEEP).timed_out() {
-                    break;
-                }
+            if (2..WORTH).contains(&company) {
+                self.wait(&mut queue, company, self.options.gather);
             }
+            self.wait(&mut queue, 1, SWEEP);
             if queue.stop && queue.records.is_empty() && queue.given_up.is_empty() {
                 return;
             }
@@ -224,6 +232,7 @@ impl EmbeddedLogState {
                 batch.push(record);
             }
             drop(queue);
+            company = batch.len();
             if !given_up.is_empty() {
                 let error = LogError::Unavailable("given up by a reset".into());
                 let reports = given_up
@@ -266,6 +275,18 @@ impl EmbeddedLogState {
                 self.sweep();
             }
         }
+    }
+
+    /// Until there are so many records, or something else to do; at most so long.
+    fn wait(&self, queue: &mut MutexGuard<'_, Queue>, records: usize, time: Duration) {
+        let until = Instant::now() + time;
+        queue.wanted = records;
+        while queue.records.len() < records && queue.given_up.is_empty() && !queue.stop {
+            if self.work.wait_until(queue, until).timed_out() {
+                break;
+            }
+        }
+        queue.wanted = usize::MAX;
     }
 
     /// Room is made first, so that whoever is told finds it; `flush` waits for the sink's return.
@@ -345,8 +366,11 @@ impl MessageLog for EmbeddedLog {
         }
         let rest = records.split_off(taken);
         queue.records.extend(records);
+        let enough = queue.records.len() >= queue.wanted;
         drop(queue);
-        self.shared.work.notify_one();
+        if enough {
+            self.shared.work.notify_one();
+        }
         rest
     }
 

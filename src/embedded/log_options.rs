@@ -20,6 +20,9 @@ pub struct LogOptions {
     pub batch_max_records: usize,
     /// `log.batch_max_bytes`: bytes in one batch.
     pub batch_max_bytes: usize,
+    /// How long the writer waits for as many records as it has just written, at most; no key. The kernel's timer slack
+    /// adds 50 us.
+    pub gather: Duration,
     /// `log.retention`: records older than this go, with their segment (up to an eighth later); zero keeps all.
     pub retention_age: Duration,
     /// `log.retention_bytes`: past so many bytes the oldest segment goes; 0 keeps all.
@@ -40,6 +43,7 @@ impl Default for LogOptions {
             max_pending_bytes: 128 << 20,
             batch_max_records: 8192,
             batch_max_bytes: 2 << 20,
+            gather: Duration::from_micros(150),
             retention_age: Duration::from_secs(24 * 3600),
             retention_bytes: 1 << 30,
             segment_bytes: 32 << 20,

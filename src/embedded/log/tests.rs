@@ -198,3 +198,24 @@ fn records_past_their_age_go_also_in_an_idle_log() {
     tick(&segments, 200_000);
     assert_eq!(segments.topic("a").unwrap(), TopicInfo { name: "a".into(), first: 20, end: 20 });
 }
+
+#[test]
+fn after_a_sync_with_company_as_many_are_gathered_and_after_one_alone_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LogOptions { gather: Duration::from_secs(3600), ..options() };
+    let log = EmbeddedLog::open(dir.path(), "n1", options).unwrap();
+    let batches = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&batches);
+    log.on_report(Box::new(move |more| sink.lock().push(more.len())));
+    append(&log, vec![record("a", 0)]);
+    append(&log, vec![record("a", 1)]);
+    append(&log, vec![record("a", 2), record("a", 3)]);
+    assert!(log.append(vec![record("a", 4)]).is_empty());
+    assert!(!log.flush(Duration::from_millis(50)), "it waits for another");
+    append(&log, vec![record("a", 5)]);
+    assert_eq!(*batches.lock(), [1, 1, 2, 2]);
+    // What ends the log does not wait.
+    assert!(log.append(vec![record("a", 6)]).is_empty());
+    drop(log);
+    assert_eq!(*batches.lock(), [1, 1, 2, 2, 1]);
+}
