@@ -97,6 +97,8 @@ pub struct Directory {
     /// Nodes whose link is up again and that have not answered since, and their claims.
     resuming: AHashMap<Arc<str>, Resuming>,
     next_question: u64,
+    /// Owners under another view that have asked for what this node holds, by client: the last ticket of each.
+    refused: BTreeMap<(Arc<str>, Arc<str>), u64>,
     /// Lost incarnations whose sessions have a new holder, the last [`REMEMBERED`].
     taken_over: VecDeque<u64>,
     actions: VecDeque<Action>,
@@ -119,6 +121,7 @@ impl Directory {
             synced: map(),
             early: Vec::new(),
             resuming: map(),
+            refused: BTreeMap::new(),
             next_question: 1,
             taken_over: VecDeque::new(),
             actions: VecDeque::new(),
@@ -309,6 +312,7 @@ impl Directory {
             return;
         }
         self.held.remove(client);
+        self.answer_refused(client);
         if let Some(owner) = self.owner(client) {
             self.send(&owner.node, Control::Gone { client: Arc::clone(client) });
         }
@@ -329,6 +333,23 @@ impl Directory {
     ) {
         self.held.remove(client);
         self.send(owner, Control::Released { ticket, client: Arc::clone(client), handed });
+        self.answer_refused(client);
+    }
+
+    /// A session is not here any more: the owners whose requests for it were refused wait for nothing.
+    fn answer_refused(&mut self, client: &Arc<str>) {
+        let mut refused = Vec::new();
+        self.refused.retain(|(of, owner), ticket| {
+            let its = of == client;
+            if its {
+                refused.push((Arc::clone(owner), *ticket));
+            }
+            !its
+        });
+        for (owner, ticket) in refused {
+            let client = Arc::clone(client);
+            self.answer(&owner, Control::Released { ticket, client, handed: None });
+        }
     }
 
     /// To a node, this one included.
@@ -413,15 +434,18 @@ impl Directory {
             Control::Resumed { number } => self.resumed(from, number),
             Control::Release { ticket, client, to } => {
                 // Nor does this node give up what it has told another owner of.
+                let owner = Arc::clone(&from.node);
                 if self.owner(&client).as_ref() != Some(from) {
-                    if !self.held.contains_key(&client) {
+                    if self.held.contains_key(&client) {
+                        // The views may agree only once it is not here any more.
+                        self.refused.insert((client, owner), ticket);
+                    } else {
                         // Who asks waits for it.
-                        let owner = Arc::clone(&from.node);
                         self.answer(&owner, Control::Released { ticket, client, handed: None });
                     }
                     return;
                 }
-                let owner = Arc::clone(&from.node);
+                self.refused.remove(&(Arc::clone(&client), Arc::clone(&owner)));
                 self.actions.push_back(Action::Release { owner, ticket, client, to });
             }
             Control::Released { ticket, client, handed } => self.moved(ticket, &client, handed),

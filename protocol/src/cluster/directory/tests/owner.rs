@@ -123,3 +123,37 @@ fn who_is_asked_by_another_than_the_owner_says_that_it_has_nothing() {
     let released = Control::Released { ticket: 5, client, handed: None };
     assert_eq!(node.0.poll_action(), Some(Action::Send("n2".into(), released)));
 }
+
+/// A node that was out of sight is the owner again under members that it never saw change, and asks a holder that still
+/// sees the members in between.
+#[test]
+fn an_owner_that_is_refused_under_another_view_hears_when_the_session_is_given_up() {
+    let (mut holder, client) = Owner::new();
+    holder.see(&[1, 2, 3]);
+    holder.0.holds(&client, false);
+    while holder.0.poll_action().is_some() {}
+    for (ticket, gone) in [(7, false), (8, true)] {
+        holder.hear(4, Control::Release { ticket, client: Arc::clone(&client), to: "n2".into() });
+        assert_eq!(holder.0.poll_action(), None, "it is not this one's to give up for n4");
+        if gone {
+            holder.0.holds(&client, false);
+            holder.0.gone(&client, 1);
+        } else {
+            holder.0.released(&"n3".into(), 1, &client, None);
+        }
+        let mut told = Vec::new();
+        while let Some(action) = holder.0.poll_action() {
+            told.extend(match action {
+                Action::Send(node, Control::Released { ticket, handed: None, .. })
+                    if *node == *"n4" =>
+                {
+                    Some(ticket)
+                }
+                _ => None,
+            });
+        }
+        assert_eq!(told, [ticket], "once");
+        holder.0.holds(&client, false);
+        while holder.0.poll_action().is_some() {}
+    }
+}
