@@ -56,6 +56,7 @@ impl World {
             wills,
             retained,
             now: (boot, (1_700_000_000_000 + slot.skew) * 1_000_000 + now * 1000),
+            traced: self.trace.is_read(),
             // One that is alone has no lease that could end.
             lease: if clustered { boot + LEASE.as_micros() as u64 } else { u64::MAX },
         };

@@ -134,6 +134,10 @@ impl World {
         let index = process.0;
         let Some(node) = &mut self.nodes[index].node else { return };
         node.look_at_take_overs();
+        for line in node.take_told() {
+            self.note(|| format!("n{} {line}", index + 1));
+        }
+        let Some(node) = &mut self.nodes[index].node else { return };
         let links: Vec<u64> = node.peers.keys().copied().collect();
         for link in links {
             self.look_at_link(process, link);

@@ -150,6 +150,8 @@ pub struct Node {
     /// It stops in order.
     stop: Option<Stop>,
     unread: Unread,
+    /// What its machines were told, where somebody reads it.
+    told: Option<Vec<String>>,
 }
 
 impl Node {
@@ -168,6 +170,18 @@ impl Node {
     /// What steps have asked for.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
+    }
+
+    /// What its machines were told in the last step.
+    pub fn take_told(&mut self) -> Vec<String> {
+        self.told.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn note(&mut self, machine: &str, what: &impl std::fmt::Debug) {
+        if let Some(told) = &mut self.told {
+            let what: String = format!("{what:?}").chars().take(240).collect();
+            told.push(format!("{machine} is told {what}"));
+        }
     }
 
     /// Its clients may come.

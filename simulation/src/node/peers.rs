@@ -86,8 +86,13 @@ impl Node {
     /// Up to `most` messages.
     pub(super) fn coordinate(&mut self, most: usize) {
         let mut taken = self.mailboxes.peers.take(most);
+        let mut all = Vec::new();
+        while let Some(work) = taken.pop() {
+            self.note("coordinator", &work);
+            all.push(work);
+        }
         self.step_coordinator(|coordinator, now| {
-            while let Some(work) = taken.pop() {
+            for work in all {
                 coordinator.handle_message(now, work);
             }
             coordinator.handle_turn(now);

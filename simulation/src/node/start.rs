@@ -43,13 +43,25 @@ pub struct Setup {
     pub now: (u64, u64),
     /// The end of its lease by the first of them.
     pub lease: u64,
+    /// Somebody reads what its machines are told.
+    pub traced: bool,
 }
 
 impl Node {
     /// Starts.
     pub fn new(store: &Arc<Mutex<Store>>, setup: Setup) -> Self {
-        let Setup { index, settings, clustered, beginning, sessions, wills, retained, now, lease } =
-            setup;
+        let Setup {
+            index,
+            settings,
+            clustered,
+            beginning,
+            sessions,
+            wills,
+            retained,
+            now,
+            lease,
+            traced,
+        } = setup;
         let incarnation = beginning.incarnation;
         let handle = Arc::new(Handle::new(store));
         handle.set_now(now.0);
@@ -88,6 +100,7 @@ impl Node {
             has_room: BTreeSet::new(),
             stop: None,
             unread: Rc::default(),
+            told: traced.then(Vec::new),
         };
         node.restore(found, beginning);
         node

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use hydrant_actors::messages::ManagerTask;
+use hydrant_engine::messages::{ManagerWork, RouterWork};
 use hydrant_engine::worker::SocketState;
 
 use super::Node;
@@ -21,6 +22,9 @@ impl Node {
         }
         let mut taken = self.mailboxes.routers[usize::from(index)].take(most);
         while let Some(work) = taken.front_mut() {
+            if !matches!(work, RouterWork::Deliver(_) | RouterWork::PeerBatch(_)) {
+                self.note(&format!("router {index}"), work);
+            }
             worker.handle_router_message(work, || ());
             taken.pop();
         }
@@ -36,6 +40,9 @@ impl Node {
         while let Some(task) = taken.pop() {
             match task {
                 ManagerTask::Worker(mut work) => {
+                    if !matches!(work, ManagerWork::Completed(_)) {
+                        self.note(&format!("worker {index}"), &work);
+                    }
                     worker.handle_message(&mut work, false);
                 }
                 ManagerTask::Told { mut work, done } => {
