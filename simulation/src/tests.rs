@@ -86,6 +86,12 @@ fn a_process_that_stands_still() {
 }
 
 #[test]
+fn a_node_that_nobody_reaches() {
+    let counts = play(20, 3, Kinds { isolate: true, ..ONE });
+    assert!(counts.isolations > 10, "{counts:?}");
+}
+
+#[test]
 fn a_node_without_a_store() {
     let counts = play(20, 3, Kinds { no_store: true, ..ONE });
     assert!(counts.no_store > 10 && counts.withdrawn > 2, "{counts:?}");

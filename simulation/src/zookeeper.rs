@@ -47,6 +47,12 @@ impl World {
     pub fn present(&mut self, process: Process, present: bool) {
         let (index, incarnation) = process;
         if self.is_silent(index) {
+            // It is done when it reaches ZooKeeper again; its entry ends meanwhile.
+            if present {
+                self.zookeeper.withdrawn.remove(&process);
+            } else {
+                self.zookeeper.withdrawn.insert(process);
+            }
             return;
         }
         let is_member = self.zookeeper.members.get(&index) == Some(&incarnation);
