@@ -14,6 +14,60 @@
 //!   [`LogQueue`](log::LogQueue), [`WriteQueue`](storage::WriteQueue).
 //! - [`plants`]: mistakes that tests plant.
 //! - [`step_guard`]: what a step takes back when it does not get to its end.
+//!
+//! # Families
+//!
+//! A machine's `handle_*` takes what has happened, `poll_*` gives what is to be done, and the rest observes. A
+//! [`Worker`](worker::Worker) is told the time by `begin`, and pushes what it has decided through
+//! [`Outside`](worker::Outside). A whole publish at QoS 1 for a persistent session, in virtual time:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use hydrant_engine::messages::StorageWork;
+//! use hydrant_engine::now::Now;
+//! use hydrant_engine::settings::Settings;
+//! use hydrant_engine::worker::Phase;
+//! use hydrant_engine::worker::testing::{BEGIN, worker_with};
+//!
+//! // A worker whose inboxes are queues: this example is the store, the sockets and the clock.
+//! let worker = worker_with(Settings::for_tests(1));
+//! let connect = |id: u8, clean: u8| vec![0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, clean, 0, 0, 0, 1, id];
+//! let stored = || {
+//!     let (mut ops, mut tokens) = (0, Vec::new());
+//!     for work in worker.take_storage(usize::MAX) {
+//!         if let StorageWork::Write { ops: some, tokens: owed, .. } = work {
+//!             ops += some.len();
+//!             tokens.extend(owed);
+//!         }
+//!     }
+//!     (ops, tokens)
+//! };
+//!
+//! // A subscriber with a persistent session: its CONNACK and SUBACK wait for the store.
+//! worker.begin(BEGIN);
+//! let subscriber = worker.handle_accepted(Phase::AwaitConnect, ([127, 0, 0, 1], 1).into(), Vec::new());
+//! worker.handle_bytes(&subscriber, &connect(b's', 0));
+//! stored().1.into_iter().for_each(|token| worker.complete(token));
+//! worker.handle_bytes(&subscriber, &[0x82, 6, 0, 1, 0, 1, b't', 1]);
+//! stored().1.into_iter().for_each(|token| worker.complete(token));
+//! assert_eq!(subscriber.out.take(), [&[0x20, 2, 0, 0][..], &[0x90, 3, 0, 1, 1]].concat());
+//!
+//! // A publisher sends a PUBLISH. The router's turn hands the subscriber's copy to the store; nobody is answered yet.
+//! let publisher = worker.handle_accepted(Phase::AwaitConnect, ([127, 0, 0, 1], 2).into(), Vec::new());
+//! worker.handle_bytes(&publisher, &connect(b'p', 2));
+//! worker.handle_bytes(&publisher, &[0x32, 6, 0, 1, b't', 0, 7, b'x']);
+//! worker.route_all(|| ());
+//! let (ops, tokens) = stored();
+//! assert_eq!((ops, tokens.len()), (1, 1));
+//! assert_eq!(publisher.out.take(), [0x20, 2, 0, 0]);
+//!
+//! // A second later the store has it: the subscriber gets the message, and the publisher its PUBACK.
+//! worker.begin(Now { boot: BEGIN.boot + Duration::from_secs(1), wall: BEGIN.wall });
+//! tokens.into_iter().for_each(|token| worker.complete(token));
+//! assert_eq!(subscriber.out.take(), [0x32, 6, 0, 1, b't', 0, 1, b'x']);
+//! assert_eq!(publisher.out.take(), [0x40, 2, 0, 7]);
+//! ```
 
 pub mod clock;
 pub mod cluster;
