@@ -1,5 +1,5 @@
 //! Reads the clocks, for the drivers of machines: once for a step. What a node makes of them is
-//! [`Clock`](hydrant_engine::clock::Clock)'s, which the engine has.
+//! `Clock`'s, which the engine has.
 //!
 //! This is the one place that reads `SystemTime`; clippy forbids it elsewhere. The clocks that nobody sets are read in
 //! `monotonic.rs`.

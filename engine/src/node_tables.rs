@@ -83,7 +83,7 @@ pub struct NodeTables {
     pub stopping: AtomicBool,
     /// This node's part in a cluster.
     pub cluster: Option<Arc<Cluster>>,
-    /// The node is being emptied ([`crate::drain`]): no new clients.
+    /// The node is being emptied (`crate::drain`): no new clients.
     pub draining: AtomicBool,
     /// Connections a second that are closed meanwhile.
     pub drain_rate: AtomicU32,

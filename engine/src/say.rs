@@ -168,7 +168,7 @@ impl Reason {
     }
 }
 
-/// Tells of what was left out for reasons that went quiet. Call it once a second, `now` by [`now_ms`]; at the end
+/// Tells of what was left out for reasons that went quiet. Call it once a second, `now` by `now_ms`; at the end
 /// with [`u64::MAX`].
 pub fn sweep(now: u64) {
     let now = now.min(u64::MAX - PAUSE_MS);

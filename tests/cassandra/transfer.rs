@@ -35,14 +35,14 @@ fn storage(action: &[&str], data: &Path, at: Option<(&Cassandra, &str)>) -> Outp
 
 #[track_caller]
 fn done(output: &Output) -> String {
-    let said = stderr(&output);
+    let said = stderr(output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     said
 }
 
 #[track_caller]
 fn refused(output: &Output) -> String {
-    let said = stderr(&output);
+    let said = stderr(output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     said
 }

@@ -1,5 +1,5 @@
 //! TopicRouter: from a publish to its Kafka topic and key, and to its subscribers here and on
-//! other workers. One a worker; its work stands in the [`Worker`] and in its inbox, so a rebuilt
+//! other workers. One a worker; its work stands in the `Worker` and in its inbox, so a rebuilt
 //! one goes on where its predecessor was.
 
 use std::pin::Pin;

@@ -32,7 +32,7 @@ pub enum PeerWork {
         /// had prepared one.
         prepared: u64,
     },
-    /// What stands in [`Cluster::interest`](crate::cluster::Cluster::interest) is to be announced; the token is answered
+    /// What stands in `Cluster::interest` is to be announced; the token is answered
     /// when all that was announced up to here is confirmed.
     Interest(Option<CompletionToken>),
     /// For every other node.

@@ -1,10 +1,10 @@
 //! Clients, which speak MQTT 3.1.1 over simulated sockets: what they send are bytes, and what they know of the broker is
 //! what comes back.
 //!
-//! - [`publisher`]: publishes with a window, and sends again what was not acknowledged.
-//! - [`subscriber`]: a session that takes what is for it, and is changed now and then.
+//! - `publisher`: publishes with a window, and sends again what was not acknowledged.
+//! - `subscriber`: a session that takes what is for it, and is changed now and then.
 //! - [`state`]: what a client knows.
-//! - [`packets`]: bytes to packets of a broker.
+//! - `packets`: bytes to packets of a broker.
 
 mod packets;
 mod publisher;

@@ -3,10 +3,10 @@
 //! The machines are those that the node runs. What stands here is their drivers: what `actors/` does with tasks, timers
 //! and sockets is done step by step, as the world says. Nothing of a node happens outside a step of one machine.
 //!
-//! - [`start`]: what a start finds, and makes of it.
-//! - [`worker`]: the router's and the manager's half of a worker's steps; [`socket`]: those for its connections.
-//! - [`storage`], [`log`]: the queues.
-//! - [`peers`]: the coordinator, its links and its requests.
+//! - `start`: what a start finds, and makes of it.
+//! - `worker`: the router's and the manager's half of a worker's steps; `socket`: those for its connections.
+//! - `storage`, `log`: the queues.
+//! - `peers`: the coordinator, its links and its requests.
 
 mod log;
 mod parts;

@@ -265,7 +265,7 @@ impl Store {
         self.memories.get(&who)?.lost.as_deref()
     }
 
-    /// See [`hydrant_engine::ports::SharedStore::give_up`].
+    /// See `hydrant_engine::ports::SharedStore::give_up`.
     pub fn give_up(&mut self, who: u64, id: SessionId) -> u64 {
         let Ok(memory) = self.memory(who) else { return 0 };
         memory.give_up(id);

@@ -61,7 +61,7 @@ impl Nodes for Place {
 fn the_simulated_store_passes_the_suite() {
     for shape in SHAPES {
         for (name, case) in CASES {
-            println!("{name}, {shape:?}");
+            eprintln!("{name}, {shape:?}");
             let place = Place::new(shape, LANES);
             let lease = Duration::from_secs(10);
             case(&|| place.start("n1", "i1", lease).unwrap() as Arc<dyn SessionStore>);
@@ -73,7 +73,7 @@ fn the_simulated_store_passes_the_suite() {
 fn the_simulated_store_passes_the_suite_of_nodes_that_share_one() {
     for shape in SHAPES {
         for (name, case) in shared::CASES {
-            println!("{name}, {shape:?}");
+            eprintln!("{name}, {shape:?}");
             case(&Place::new(shape, LANES));
         }
     }

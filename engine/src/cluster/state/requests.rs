@@ -35,7 +35,7 @@ pub enum Request {
         /// Client id.
         client: Arc<str>,
     },
-    /// To take a session, as [`SharedStore::take`](crate::ports::SharedStore::take) says.
+    /// To take a session, as `SharedStore::take` says.
     Take {
         /// Client id.
         client: Arc<str>,

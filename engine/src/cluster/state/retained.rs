@@ -1,11 +1,11 @@
 //! Of two nodes that change a topic's retained message at once, the later version counts on all
 //! nodes, in whatever order they hear of them.
 //!
-//! Bounds: [`REMEMBERED`] topics; past it all are forgotten, and a change that was overtaken on its way
+//! Bounds: `REMEMBERED` topics; past it all are forgotten, and a change that was overtaken on its way
 //! by another one counts if it comes after that moment. What is not remembered was changed long ago:
 //! versions are by the clock, and a link delivers within seconds. While the store is read, the topics that are
 //! changed are gathered in the same number; past it nothing is said of them. What the store has is gone through in
-//! steps of [`STEP`] topics: between two of them routers and new subscriptions have the retained messages.
+//! steps of `STEP` topics: between two of them routers and new subscriptions have the retained messages.
 
 use std::sync::Arc;
 

@@ -12,9 +12,9 @@ pub struct ReadId(pub u64);
 /// What the driver is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogOrder {
-    /// [`MessageLog::reset`](crate::ports::MessageLog::reset).
+    /// `MessageLog::reset`.
     Reset,
-    /// [`SessionStore::read_outbox`](crate::ports::SessionStore::read_outbox).
+    /// `SessionStore::read_outbox`.
     ReadOutbox {
         /// The answer repeats it.
         id: ReadId,
@@ -27,7 +27,7 @@ pub enum LogOrder {
         /// At most, about.
         bytes: usize,
     },
-    /// [`SessionStore::dead_letters`](crate::ports::SessionStore::dead_letters).
+    /// `SessionStore::dead_letters`.
     ReadLetters {
         /// The answer repeats it.
         id: ReadId,
