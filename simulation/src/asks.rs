@@ -128,7 +128,12 @@ impl World {
                 Reply::Page(read.id, Some(page))
             }
             Ask::Outbox { id, lane, from, records } => {
-                Reply::Outbox(id, Ok(store.read_outbox(me, lane, from, records)))
+                let page = store.read_outbox(me, lane, from, records);
+                let count = page.len();
+                self.note(|| {
+                    format!("store: n{} ({me}) reads {count} of lane {lane} from {from}", index + 1)
+                });
+                Reply::Outbox(id, Ok(page))
             }
             Ask::Letters { id, from, letters } => {
                 Reply::Letters(id, Ok(store.dead_letters(from, letters)))

@@ -3,6 +3,7 @@
 //! - A message of QoS 1-2 that was acknowledged comes to each persistent session that was subscribed before it was sent.
 //! - A will comes where its connection has ended without DISCONNECT, and does not where there was one.
 //! - At the end all nodes have one retained message of each topic, no older than the last that was acknowledged.
+//! - What was acknowledged comes to the log, in order by connection, QoS, topic and key.
 //! - None of QoS 2 comes twice to a session.
 //! - Messages of one publisher, topic and QoS come first in the order in which they were published: over all of the
 //!   publisher's connections in histories where no node is lost or cut off, else over each of them. Known: a QoS 2
@@ -10,8 +11,9 @@
 //!   has begun it, or its successor, has still to bring it to the queues of others; what its publisher sends next may
 //!   come before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use hydrant_engine::ports::LogRecord;
 use hydrant_protocol::QoS;
 
 use crate::clients::state::Payload;
@@ -192,5 +194,29 @@ impl Checks {
             }
         }
         last
+    }
+
+    /// What is wrong with the log at the end: what was acknowledged is there, and that of one connection and QoS in
+    /// order by topic and key, where publishers stay at their node: of two nodes each has an outbox of its own.
+    pub fn log(&self, records: &[LogRecord], in_order: bool) -> Vec<String> {
+        let (mut seen, mut last, mut wrong) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
+        for record in records {
+            let Some(payload) = Payload::parse(&record.payload) else { continue };
+            let Some(fact) = self.facts.get(&payload).filter(|_| seen.insert(payload)) else {
+                continue;
+            };
+            let of = (fact.over, fact.qos as u8, record.topic.clone(), record.key.clone());
+            let before = last.insert((payload.publisher, of), payload.number);
+            if in_order && before.is_some_and(|before| before > payload.number) {
+                wrong.push(format!("{} is out of order in the log", payload.text()));
+            }
+        }
+        for (payload, fact) in &self.facts {
+            let is_will = fact.topic.starts_with("w/");
+            if fact.acknowledged.is_some() && !is_will && !seen.contains(payload) {
+                wrong.push(format!("{} has not come to the log", payload.text()));
+            }
+        }
+        wrong
     }
 }

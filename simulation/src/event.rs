@@ -2,6 +2,7 @@
 
 use hydrant_engine::cluster::NodeIndex;
 use hydrant_engine::now::Boot;
+use hydrant_engine::ports::{LogRecord, Report};
 use hydrant_protocol::cluster::MembershipView;
 
 use crate::network::{Chunk, Process};
@@ -16,6 +17,8 @@ pub enum Event {
     Start(usize),
     /// What a process has asked of the store comes there.
     Apply(Process, Ask),
+    /// Records come to the log, unless it was reset since they left: so many times by then.
+    Append(Process, u64, Vec<LogRecord>),
     /// ZooKeeper has not heard of a process since then.
     Expire { process: Process, since: u64 },
     /// Something comes to an end of a connection.
@@ -53,6 +56,10 @@ pub enum NodeEvent {
     Dial(NodeIndex),
     /// A client's connection comes.
     Accept(u64),
+    /// The log reports.
+    Reports(Vec<Report>),
+    /// It is looked whether the outbox is behind.
+    TickLog,
     /// It wants its entry in ZooKeeper.
     Register,
     /// It stops in order; looked at again and again.

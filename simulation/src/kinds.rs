@@ -21,6 +21,8 @@ pub struct Kinds {
     pub wills: bool,
     /// Some messages are retained.
     pub retained: bool,
+    /// There is a message log, which fails now and then.
+    pub log: bool,
     /// Nothing is published at QoS 2.
     pub no_exact: bool,
     /// Clients go from node to node.
@@ -45,6 +47,7 @@ impl Kinds {
         away: false,
         wills: false,
         retained: false,
+        log: false,
         no_exact: false,
         roam: false,
         churn: false,
@@ -53,6 +56,7 @@ impl Kinds {
     /// What a node has begun may be finished much later: the node is gone, taken for lost, or not reached.
     pub fn delays_nodes(self) -> bool {
         self.links
+            || self.lossy_store
             || self.slow
             || self.crash
             || self.pause
@@ -91,6 +95,8 @@ pub struct Counts {
     pub cuts: u64,
     pub partitions: u64,
     pub store_failures: u64,
+    pub records: u64,
+    pub log_failures: u64,
 }
 
 impl Counts {
@@ -121,6 +127,8 @@ impl Counts {
             cuts,
             partitions,
             store_failures,
+            records,
+            log_failures,
         } = other;
         self.events += events;
         self.steps += steps;
@@ -146,5 +154,7 @@ impl Counts {
         self.cuts += cuts;
         self.partitions += partitions;
         self.store_failures += store_failures;
+        self.records += records;
+        self.log_failures += log_failures;
     }
 }

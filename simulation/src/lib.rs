@@ -6,6 +6,7 @@
 //! - [`network`] and [`links`]: connections that carry bytes, between nodes and from clients.
 //! - [`memory`] and [`asks`]: the store that all nodes share, and the way there.
 //! - [`store`]: the store as Cassandra does it, in virtual time; it passes the suite of every store.
+//! - [`kafka`]: the message log.
 //! - [`zookeeper`] with its [`roster`], and [`members`]: who is a member, who starts and who ends.
 //! - [`node`]: one start of a node, with drivers around its machines.
 //! - [`clients`] and [`cast`]: publishers and subscribers, and which of them a history has.
@@ -31,6 +32,7 @@ pub mod clients;
 pub mod clock;
 pub mod event;
 pub mod faults;
+pub mod kafka;
 pub mod kinds;
 pub mod links;
 pub mod members;

@@ -25,13 +25,14 @@ impl World {
         let now = self.clock.now;
         let name = crate::roster::name(index);
         let store = Arc::clone(&self.store);
-        let (begun, sessions, wills, retained) = {
+        let (begun, sessions, wills, retained, lanes) = {
             let mut store = store.lock();
             let begun = store.begin(now, &name);
             let sessions = store.sessions_of(begun.incarnation);
             let wills = begun.continued.wills.clone();
             let retained = if clustered { Vec::new() } else { store.retained() };
-            (begun, sessions, wills, retained)
+            let lanes = store.lanes(begun.incarnation);
+            (begun, sessions, wills, retained, lanes)
         };
         let incarnation = begun.incarnation;
         let continued = begun.continued.incarnations.clone();
@@ -44,7 +45,7 @@ impl World {
         };
         self.note(|| format!("{name} starts as {incarnation}, goes on with {continued:?}"));
         let workers = self.nodes[index].workers;
-        let settings = of_node(&name, workers, &mut self.random);
+        let settings = of_node(&name, workers, self.kinds.log, &mut self.random);
         let slot = &mut self.nodes[index];
         let boot = now + slot.boot;
         let setup = Setup {
@@ -55,6 +56,7 @@ impl World {
             sessions,
             wills,
             retained,
+            lanes,
             now: (boot, (1_700_000_000_000 + slot.skew) * 1_000_000 + now * 1000),
             traced: self.trace.is_read(),
             // One that is alone has no lease that could end.
@@ -69,12 +71,17 @@ impl World {
         slot.deadlines.clear();
         slot.timers.clear();
         slot.last_write = 0;
+        slot.log_broken = false;
+        slot.unreported.clear();
         self.zookeeper.silent.remove(&index);
         self.forget_views(index);
         let process = (index, incarnation);
         for worker in 0..workers as u16 {
             let delay = self.random.between(1, 250) * MS;
             self.later(delay, process, NodeEvent::TickWorker(worker));
+        }
+        if self.kinds.log {
+            self.later(20 * MS, process, NodeEvent::TickLog);
         }
         if clustered {
             let delay = self.random.between(1, 500) * MS;

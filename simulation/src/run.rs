@@ -41,6 +41,7 @@ impl World {
             Event::At(process, event) => self.node_event(process, event),
             Event::Start(node) => self.start(node),
             Event::Apply(process, ask) => self.come_to_store(process, ask),
+            Event::Append(process, resets, records) => self.append(process, resets, records),
             Event::Expire { process, since } => self.expire(process, since),
             Event::Arrive { connection, end } => self.arrive(connection, end),
             Event::Client(client, event) => self.client_event(client, event),
@@ -111,6 +112,14 @@ impl World {
                 let worker = self.random.below(usize::from(node.workers())) as u16;
                 node.accept(socket, worker);
             }
+            NodeEvent::Reports(reports) => node.reported(reports),
+            NodeEvent::TickLog => {
+                node.tick_log();
+                if self.random.one_in(20) {
+                    self.give_up_unreported(process);
+                }
+                self.later(20 * MS, process, NodeEvent::TickLog);
+            }
             NodeEvent::Register => self.register(process),
             NodeEvent::Stop => self.stop_step(process),
         }
@@ -174,6 +183,8 @@ impl World {
                 self.send_chunk(socket, 0, Chunk::Bytes(bytes));
             }
             Effect::Close(socket) => self.close_end(socket, 1),
+            Effect::Append(records) => self.records_leave(process, records),
+            Effect::ResetLog => self.reset_log(process),
             Effect::Dial(node) => self.later(100, process, NodeEvent::Dial(node)),
             Effect::End(why) => {
                 self.counts.ends += 1;
@@ -252,6 +263,9 @@ impl World {
                 let of = self.checks.lost(index);
                 lost.extend(of.iter().map(|it| format!("{it} has not come to {}", client.name)));
             }
+        }
+        if self.kinds.log {
+            lost.extend(self.checks.log(&self.log, !self.kinds.roam && !self.kinds.delays_nodes()));
         }
         for (topic, last) in self.checks.retained() {
             let of = |node: &Node| node.retained(&topic);

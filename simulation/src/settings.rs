@@ -23,7 +23,7 @@ pub const LEASE: Duration = Duration::from_millis(1500);
 pub const SESSION: Duration = Duration::from_secs(2);
 
 /// Of one node.
-pub fn of_node(id: &str, workers: usize, random: &mut Random) -> Settings {
+pub fn of_node(id: &str, workers: usize, log: bool, random: &mut Random) -> Settings {
     Settings {
         node_id: id.into(),
         workers,
@@ -80,7 +80,7 @@ pub fn of_node(id: &str, workers: usize, random: &mut Random) -> Settings {
             retry_max: Duration::from_millis(200),
         },
         log: LogSettings {
-            kind: LogKind::None,
+            kind: if log { LogKind::Kafka } else { LogKind::None },
             max_pending_messages: 100,
             max_pending_bytes: 1 << 16,
             overflow_topic: None,

@@ -57,7 +57,7 @@ fn a_store_that_fails() {
 }
 
 /// One process is lost, stopped or cut off, among clients that leave wills and retained messages.
-const ONE: Kinds = Kinds { one_loss: true, wills: true, retained: true, ..BUSY };
+const ONE: Kinds = Kinds { one_loss: true, wills: true, retained: true, log: true, ..BUSY };
 
 #[test]
 fn wills_and_retained_messages_with_links_that_break() {
@@ -107,6 +107,14 @@ fn a_node_that_stops_in_order_and_starts_at_once() {
 fn all_nodes_start_anew_or_one_stays_away() {
     let counts = play(20, 3, Kinds { cold: true, away: true, roam: false, ..ONE });
     assert!(counts.cold_starts > 3 && counts.away > 3, "{counts:?}");
+}
+
+#[test]
+fn a_log_that_fails() {
+    let kinds = Kinds { log: true, churn: true, ..Kinds::NONE };
+    let mut counts = play(20, 3, kinds);
+    counts.add(&play(20, 1, Kinds { lossy_store: true, ..kinds }));
+    assert!(counts.records > 5000 && counts.log_failures > 50, "{counts:?}");
 }
 
 #[test]
@@ -200,6 +208,7 @@ fn explore() {
         away: has("away"),
         wills: has("wills"),
         retained: has("retained"),
+        log: has("log"),
         no_exact: has("no_exact"),
         roam: has("roam"),
         churn: has("churn"),

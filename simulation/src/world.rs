@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hydrant_engine::now::Boot;
+use hydrant_engine::ports::LogRecord;
 use parking_lot::Mutex;
 
 use crate::checks::Checks;
@@ -44,6 +45,14 @@ pub struct Slot {
     pub timers: BTreeMap<u64, Boot>,
     /// When the last write comes to the store.
     pub last_write: u64,
+    /// A record has failed, and none behind it is taken until the log is reset.
+    pub log_broken: bool,
+    /// How often its log was reset.
+    pub log_resets: u64,
+    /// Records that are never reported unless the log is reset.
+    pub unreported: Vec<u64>,
+    /// When the last records come to the log.
+    pub last_append: u64,
     /// By how much its boot clock is ahead.
     pub boot: u64,
     /// The same of its wall clock, in milliseconds.
@@ -57,6 +66,8 @@ pub struct World {
     pub trace: Trace,
     pub kinds: Kinds,
     pub store: Arc<Mutex<Store>>,
+    /// What the log has, in order.
+    pub log: Vec<LogRecord>,
     pub zookeeper: Zookeeper,
     pub network: Network,
     pub nodes: Vec<Slot>,
@@ -95,6 +106,7 @@ impl World {
             trace: Trace::new(traced),
             kinds,
             store: Arc::default(),
+            log: Vec::new(),
             zookeeper: Zookeeper::default(),
             network: Network::default(),
             nodes: slots,

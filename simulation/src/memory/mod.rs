@@ -15,8 +15,8 @@ use std::sync::Arc;
 use hydrant_engine::plants::{self, Plant};
 use hydrant_engine::ports::{
     DeadId, DeadLetter, Holder, KnownIncarnation, LaneState, LogRecord, OrphanedState,
-    PreparedPublish, QueueEntry, SessionId, StoreError, StoreOp, StoredBatch, StoredSession,
-    StoredSubscription, StoredWill,
+    OutboxPosition, PreparedPublish, QueueEntry, SessionId, StoreError, StoreOp, StoredBatch,
+    StoredSession, StoredSubscription, StoredWill,
 };
 use hydrant_protocol::Message;
 use hydrant_protocol::cluster::message::PublishId;
@@ -137,7 +137,12 @@ impl Store {
     pub fn read_outbox(&self, me: u64, lane: u16, from: u64, limit: usize) -> Vec<LogRecord> {
         let records = self.outbox.get(&(me, lane)).map(|lane| &lane.records);
         let page = records.into_iter().flat_map(|records| records.range(from..)).take(limit);
-        page.map(|(_, record)| record.clone()).collect()
+        // Where it stands now: a lane that was taken over has another number.
+        page.map(|(&position, record)| {
+            let outbox = Some(OutboxPosition { lane, position });
+            LogRecord { outbox, ..record.clone() }
+        })
+        .collect()
     }
 
     /// Dead letters.

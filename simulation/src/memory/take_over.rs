@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use hydrant_engine::ports::{
-    Holder, OrphanedState, SealedIncarnation, Sealing, StoreError, StoredSession,
+    Holder, LaneState, OrphanedState, SealedIncarnation, Sealing, StoreError, StoredSession,
 };
 
 use super::{Begun, Start, Store, found, sealed};
 use crate::settings::LEASE;
+
+/// Adopted lanes have numbers above those of the node's own.
+const ADOPTED: u16 = 16;
 
 /// A successor watches a lease for a tenth longer than it is, in microseconds.
 const WATCHED: u64 = (LEASE.as_millis() as u64) * 1100;
@@ -27,6 +30,7 @@ impl Store {
         self.starts.insert(incarnation, start);
         let mut continued = OrphanedState::default();
         for before in before {
+            self.move_lanes(before, incarnation);
             let OrphanedState { incarnations, sessions, wills, batches, prepared, .. } =
                 self.seal_now(before, incarnation);
             continued.incarnations.extend(incarnations);
@@ -81,7 +85,9 @@ impl Store {
         if self.sealable(incarnation) > now {
             return Ok(Sealing::Alive);
         }
-        Ok(Sealing::Ours(Box::new(self.seal_now(incarnation, me))))
+        let lanes = self.adopt_lanes(incarnation, me);
+        let orphaned = self.seal_now(incarnation, me);
+        Ok(Sealing::Ours(Box::new(OrphanedState { lanes, ..orphaned })))
     }
 
     /// Gives everything of an incarnation, and of those that it had sealed, to another.
@@ -113,6 +119,34 @@ impl Store {
             }
         }
         orphaned
+    }
+
+    /// The lanes of a node go on over its starts.
+    fn move_lanes(&mut self, from: u64, to: u64) {
+        for (number, lane) in self.lanes_of(from) {
+            self.outbox.insert((to, number), lane);
+        }
+    }
+
+    /// A successor has the lanes of a lost node under numbers of its own.
+    fn adopt_lanes(&mut self, from: u64, to: u64) -> Vec<LaneState> {
+        let first = self.lanes_of_number(to);
+        let mut adopted = Vec::new();
+        for (number, (_, lane)) in (first..).zip(self.lanes_of(from)) {
+            self.outbox.insert((to, number), lane);
+            adopted.extend(self.lanes(to).into_iter().filter(|it| it.lane == number));
+        }
+        adopted
+    }
+
+    fn lanes_of_number(&self, of: u64) -> u16 {
+        let last = self.outbox.range((of, 0)..=(of, u16::MAX)).next_back();
+        last.map_or(0, |((_, lane), _)| lane + 1).max(ADOPTED)
+    }
+
+    fn lanes_of(&mut self, of: u64) -> Vec<(u16, super::Lane)> {
+        let its: Vec<u16> = self.outbox.range((of, 0)..=(of, u16::MAX)).map(|it| it.0.1).collect();
+        its.into_iter().filter_map(|lane| Some((lane, self.outbox.remove(&(of, lane))?))).collect()
     }
 
     /// Takes a session from its holder.

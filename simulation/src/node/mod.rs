@@ -31,7 +31,9 @@ use hydrant_engine::log::queue::ReadId as LogReadId;
 use hydrant_engine::messages::Answer;
 use hydrant_engine::node_tables::NodeTables;
 use hydrant_engine::now::{Boot, Now, Wall};
-use hydrant_engine::ports::{DeadId, DeadLetter, LogRecord, QueueEntry, StoreError, StoreOp};
+use hydrant_engine::ports::{
+    DeadId, DeadLetter, LogRecord, QueueEntry, Report, StoreError, StoreOp,
+};
 use hydrant_engine::storage::WriteQueue;
 use hydrant_engine::storage::write_queue::{Read, ReadId, WriteId};
 use hydrant_engine::worker::Worker;
@@ -107,6 +109,10 @@ pub enum Effect {
     Write(u64, Vec<u8>),
     /// A client's connection is closed from here.
     Close(u64),
+    /// Records for the log.
+    Append(Vec<LogRecord>),
+    /// The log gives up what it has not reported.
+    ResetLog,
     /// A node is to be dialled.
     Dial(NodeIndex),
     /// The node ends.
@@ -150,6 +156,8 @@ pub struct Node {
     /// It stops in order.
     stop: Option<Stop>,
     unread: Unread,
+    /// What the log has reported.
+    reports: Vec<Report>,
     /// What its machines were told, where somebody reads it.
     told: Option<Vec<String>>,
 }
@@ -310,12 +318,13 @@ impl Node {
         let idle = inboxes == 0
             && self.write_queue.is_idle()
             && self.log_queue.is_empty()
+            && self.tables.lanes.lock().backlog().0 == 0
             && self.cluster.as_ref().is_none_or(|cluster| cluster.is_idle())
             && self.workers.iter().all(|worker| !worker.has_router_work());
         let unstored = self.cluster.as_ref().map_or(0, |it| it.status.unstored());
         (!idle).then(|| {
             let (index, writes) = (self.index + 1, self.write_queue.is_idle());
-            format!("n{index}: {inboxes} messages, writes done {writes}, {unstored} not stored elsewhere")
+            format!("n{index}: {inboxes} messages, writes done {writes}, {unstored} not stored elsewhere, outbox {}", self.tables.lanes.lock().backlog().0)
         })
     }
 }

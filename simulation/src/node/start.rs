@@ -11,7 +11,7 @@ use hydrant_engine::log::{Gate, LogQueue};
 use hydrant_engine::messages::PeerWork;
 use hydrant_engine::node_tables::{Found, NodeTables};
 use hydrant_engine::now::{Boot, Now, Wall};
-use hydrant_engine::ports::{StoredBatch, StoredSession, StoredWill};
+use hydrant_engine::ports::{LaneState, StoredBatch, StoredSession, StoredWill};
 use hydrant_engine::settings::Settings;
 use hydrant_engine::storage::WriteQueue;
 use hydrant_engine::worker::Worker;
@@ -39,6 +39,8 @@ pub struct Setup {
     pub wills: Vec<StoredWill>,
     /// Retained messages; of a node in a cluster none, it asks for them.
     pub retained: Vec<(Arc<Message>, u64)>,
+    /// The lanes of its outbox.
+    pub lanes: Vec<LaneState>,
     /// Both clocks.
     pub now: (u64, u64),
     /// The end of its lease by the first of them.
@@ -58,6 +60,7 @@ impl Node {
             sessions,
             wills,
             retained,
+            lanes,
             now,
             lease,
             traced,
@@ -75,7 +78,7 @@ impl Node {
         let mut kept = Retained::new();
         let retained_clock = retained.iter().map(|(_, version)| *version).max().unwrap_or(0);
         retained.into_iter().for_each(|(message, _)| drop(kept.insert(message)));
-        let (lanes, dead_letters) = (Vec::new(), Vec::new());
+        let dead_letters = Vec::new();
         let found = Found { sessions, wills, retained: kept, retained_clock, lanes, dead_letters };
         let tables = NodeTables::new(&settings, &found, cluster.clone(), Gate::default(), now);
         let mailboxes = Mailboxes::new(&settings, 1 << 24);
@@ -101,6 +104,7 @@ impl Node {
             stop: None,
             unread: Rc::default(),
             told: traced.then(Vec::new),
+            reports: Vec::new(),
         };
         node.restore(found, beginning);
         node
