@@ -1,4 +1,5 @@
-//! Hydrant's actor tree and nothing else: who owns what, and who restarts whom.
+//! Hydrant's actor tree: what drives the machines of `hydrant-engine`, and who restarts whom. What the broker decides
+//! stands in the engine.
 //!
 //! - [`system`]: starts the tree, stops it.
 //! - [`supervision`]: how an actor's end is learned, and what is rebuilt.
@@ -6,14 +7,15 @@
 //! - `driver`: what drives one [`worker`], on which [`connection`]s, their [`manager`](connection::manager) and the
 //!   [`router`](routing::router) act; a [`listener`](connection::listener) gives them sockets, [`drain`] empties the
 //!   node; [`sys`] makes the `$SYS` messages.
-//! - [`storage`], [`log`]: in front of the session store and of the message log.
-//! - [`cluster`]: what a node knows of the others; [`peers`]: the actors and sockets that drive it.
+//! - [`storage`], [`log`]: what drives the queues in front of the session store and of the message log.
+//! - [`peers`]: the actors and sockets that drive the coordinator.
+//! - [`mailboxes`]: the inboxes of a node; [`messages`]: what the actors give each other to do.
+//! - [`clock`]: the clocks, as the engine's steps are told of them.
 //! - [`ports`]: what the tree needs from outside, as traits; `src/` implements them.
-//! - The machines and their data are those of `hydrant-engine`, under the same names:
-//! - [`messages`]: what the actors give each other to do.
-//! - [`node_tables`]: what the actors read and write together; [`mailboxes`]: their inboxes.
-//! - [`settings`], [`metrics`]: bounds, counters; [`subscriptions`]: who is subscribed; [`clock`]: what has passed;
-//!   [`now`]: the time of one step; [`say`]: the lines of the log, [`dropped`] those about messages.
+//!
+//! The machines and their data are those of `hydrant-engine`, under the same names: [`worker`], [`cluster`],
+//! [`node_tables`], [`settings`], [`metrics`], [`subscriptions`], [`generations`], [`drain_budget`], [`now`],
+//! [`step_guard`], [`say`] and [`dropped`].
 
 pub use hydrant_engine::{
     cluster, drain_budget, dropped, generations, metrics, node_tables, now, say, settings,

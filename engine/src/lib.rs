@@ -1,25 +1,34 @@
 //! The broker as machines without IO, and the data they work on (`docs/decisions/0017-the-engine.md`).
 //!
-//! Nothing here knows an actor, a socket, a thread or a clock: time is an argument ([`now`]), and what a machine decides
-//! is handed to its driver. The drivers are in `hydrant-actors`, which exports these modules under its own name, too.
+//! Nothing here knows an actor, a socket, a thread or a clock: time is an argument ([`now`]), and what a machine
+//! decides is handed to its driver. Two drive these machines: the actors of a node (`actors/`, which exports most of
+//! these modules under its own name, too) and the simulation (`simulation/`), in virtual time.
 //!
-//! - [`settings`], [`metrics`]: bounds, counters; [`now`]: the time of one step,
-//!   [`clock`]: what has passed.
+//! The machines are four:
+//!
+//! - [`Worker`](worker::Worker): what follows from the bytes of clients, from publishes, answers and deadlines.
+//! - [`WriteQueue`](storage::WriteQueue), in front of the session store: batches, retries, the order of answers.
+//! - [`LogQueue`](log::LogQueue), in front of the message log: the order of records, resends, dead letters.
+//! - [`Coordinator`](cluster::coordinator::Coordinator): what a node thinks about its cluster.
+//!
+//! What they work on and with:
+//!
+//! - [`messages`]: what machines and drivers give each other to do; [`ports`]: what the outside is handed and gives
+//!   back.
+//! - [`node_tables`]: what the machines of a node read and write together; [`subscriptions`]: who is subscribed,
+//!   [`generations`]: which cached routes a change makes stale; [`drain_budget`]: how many connections a drain may
+//!   close.
+//! - [`settings`], [`metrics`]: bounds, counters; [`now`]: the time of one step, [`clock`]: what has passed.
 //! - [`say`]: the lines of the log, [`dropped`] those about messages.
-//! - [`subscriptions`]: who is subscribed, [`generations`]: which cached routes a change makes stale;
-//!   [`drain_budget`]: how many connections a drain may close.
-//! - [`ports`]: what the outside is handed and gives back; [`cluster`]: how the other nodes are named.
-//! - [`messages`]: what machines and drivers give each other to do; [`worker`]: what a worker decides with.
-//! - [`log`], [`storage`]: in front of the message log and of the session store, with a machine each:
-//!   [`LogQueue`](log::LogQueue), [`WriteQueue`](storage::WriteQueue).
-//! - [`plants`]: mistakes that tests plant.
-//! - [`step_guard`]: what a step takes back when it does not get to its end.
+//! - [`step_guard`]: what a step takes back when it does not get to its end; [`plants`]: mistakes that tests plant.
 //!
 //! # Families
 //!
-//! A machine's `handle_*` takes what has happened, `poll_*` gives what is to be done, and the rest observes. A
-//! [`Worker`](worker::Worker) is told the time by `begin`, and pushes what it has decided through
-//! [`Outside`](worker::Outside). A whole publish at QoS 1 for a persistent session, in virtual time:
+//! A machine's `handle_*` takes what has happened, `poll_*` and `hand_out` give what is to be done, and the rest
+//! observes. [`Worker`](worker::Worker) is not there yet: it is told the time by `begin`, takes messages by methods of
+//! other names, too, and pushes what it has decided through [`Outside`](worker::Outside).
+//!
+//! A whole publish at QoS 1 for a persistent session, in virtual time:
 //!
 //! ```
 //! use std::time::Duration;

@@ -1,12 +1,15 @@
-//! The state of one worker: its connections, sessions, routes and what waits for store or log.
+//! What one worker decides: about its connections, its sessions, their publishes, and what waits for store or log.
 //!
-//! Passive: connection, ConnectionManager and TopicRouter actors of the worker call into it, one
-//! at a time, on one thread. It lives in the worker and not in an actor, so that a rebuilt actor
-//! finds everything as it was.
+//! A machine without IO (decision 0017). Its driver calls it, one step at a time, on one thread: [`Worker::begin`] says
+//! what time it is, then the step is told of bytes, a publish, an answer or a deadline. What it wants from outside goes
+//! through [`Outside`]. It outlives the actors that drive it, so that a rebuilt one finds everything as it was.
 //!
-//! Invariants: a `RefCell` is borrowed for one step and never across a call that may reach another
-//! step; what a handler has decided to write to store or log stands in `effects` until it is
-//! flushed, also when that handler panics.
+//! Owns connections, sessions, routes and pending acks (`state`). Each other file is one thing that happens: CONNECT
+//! (`connect`), a publish (`publish`, `route`, `deliver`), an acknowledgement, a handover, the loss of a node.
+//!
+//! Invariants: a `RefCell` is borrowed for one step and never across a call that may reach another step. What a step
+//! has decided to write to store or log stands in `effects` until it is flushed, also when that step panics.
+//! Bounds: those of `limits` and `session` ([`settings`](crate::settings)); each part in `state` names its own.
 
 mod abandon;
 mod accepted;
