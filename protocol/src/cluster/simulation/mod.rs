@@ -1,10 +1,12 @@
 //! A whole cluster in virtual time: the machines of this module's neighbours, as the node runs them, under
-//! loss, delay, partitions, pauses, crashes and a slow store.
+//! loss, delay, partitions, pauses, crashes and a slow store. The code around them is a copy of what `engine/` does.
+//!
+//! Older than the crate `simulation/`, which plays the engine itself, and replaces this one when it plays all of it.
 //!
 //! - [`clock`] and [`event`]: what happens next.
 //! - [`network`]: the connections that carry the bytes of the links.
 //! - [`store`]: sessions, leases and seals, as all nodes share them.
-//! - [`node`]: one start of a node, with the glue of `actors/` around the machines.
+//! - [`node`]: one start of a node, with the glue around the machines.
 //! - [`clients`]: publishers that send again, and subscribers that roam.
 //! - [`members`]: nodes that start and end, and how ZooKeeper tells the others.
 //! - [`world`]: all of it, and [`faults`].
@@ -15,16 +17,16 @@
 //! - None of QoS 2 comes twice.
 //! - When all faults are over, everything comes to its end: claims, handovers, batches, waits.
 //!
-//! The glue is what `actors/` does, with these differences, each of which a seed has asked for:
+//! The glue is what `engine/` does, with these differences, each of which a seed has asked for:
 //! - An entry of a queue says of what its publisher's node had sent at once it is a part, and by which node: so a
 //!   session's successor skips what it has, wherever it was queued.
 //! - A queue knows a QoS 2 message by its identity when its publisher sends it again at another node. The node has
 //!   prepared publishes for that, and batches that name them (docs/decisions/0014-prepared-publishes.md and 0015).
 //! - A node that starts lets clients in when it has heard of every incarnation that is not sealed, or that another
-//!   has sealed. In `actors/` it reads from the store what the sessions of absent nodes want, and waits for no
+//!   has sealed. In `engine/` it reads from the store what the sessions of absent nodes want, and waits for no
 //!   take-over (docs/decisions/0015-interest-by-incarnation.md).
-//! - Interest is kept by node here, and by incarnation in `actors/`: an ordered restart is not played.
-//! - A node that finds that it is no member any more ends. In `actors/` it ends when it is back and a session has
+//! - Interest is kept by node here, and by incarnation in `engine/`: an ordered restart is not played.
+//! - A node that finds that it is no member any more ends. In `engine/` it ends when it is back and a session has
 //!   moved without its markers.
 //! - No client leaves before it is let in: no claim is withdrawn, and none waits for a link to catch up.
 //! - Others stand beside the code, in [`node`].

@@ -1,4 +1,4 @@
-//! From a publish to the sessions of this node and to other nodes (`actors/src/worker/{publish,deliver}.rs`).
+//! From a publish to the sessions of this node and to other nodes (`engine/src/worker/{publish,deliver}.rs`).
 
 use std::collections::BTreeMap;
 use std::mem;

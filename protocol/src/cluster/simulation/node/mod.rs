@@ -1,4 +1,4 @@
-//! One start of a node: the machines of the cluster, and between them what `actors/` does, as little of it
+//! One start of a node: the machines of the cluster, and between them what `engine/` does, as little of it
 //! as there can be.
 //!
 //! Its parts (peers, storage, and of each worker a router and a manager) have an inbox each, which they

@@ -1,4 +1,4 @@
-//! The links and what goes over them (`actors/src/cluster/{peers,handovers}.rs`).
+//! The links and what goes over them (`engine/src/cluster/{incoming,sending,handovers}.rs`).
 
 use std::collections::BTreeSet;
 use std::mem;

@@ -1,4 +1,4 @@
-//! The sessions of a worker and their clients (`actors/src/worker/{cluster,connect,resume}.rs`).
+//! The sessions of a worker and their clients (`engine/src/worker/{connect,session_handover,acknowledge}.rs`).
 
 use std::collections::BTreeSet;
 use std::mem;

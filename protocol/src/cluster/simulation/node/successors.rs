@@ -1,4 +1,4 @@
-//! Who has what a lost incarnation held, and what was for it (`actors/src/cluster/{successors,take_over}.rs`).
+//! Who has what a lost incarnation held, and what was for it (`engine/src/cluster/{successors,take_over}.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
