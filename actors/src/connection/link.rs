@@ -101,6 +101,9 @@ impl Link {
             if self.conn.is_woken() {
                 self.woken_ms.set(Some(moment(now_ms)));
             }
+            if self.write_blocked_ms.get().is_some() {
+                self.write_blocked_ms.set(Some(moment(now_ms)));
+            }
             return SocketState::Goes;
         }
         if is_past(self.woken_ms.get(), settings.supervision.stall_timeout) {

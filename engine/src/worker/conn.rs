@@ -296,6 +296,15 @@ impl Conn {
         }
     }
 
+    /// The machine slept, or the thread stood still, for so long: nothing could come in that time.
+    pub(super) fn stood_still(&self, now_ms: u64, for_ms: u64) {
+        self.last_packet_ms.set(self.last_packet_ms.get().saturating_add(for_ms).min(now_ms));
+        if let Some(mut arriving) = self.arriving.take() {
+            *arriving = Arriving::new(now_ms, self.partial(<[u8]>::len));
+            self.arriving.set(Some(arriving));
+        }
+    }
+
     /// When the first byte came of a packet whose rest is waited for.
     pub(super) fn arrives_since_ms(&self) -> Option<u64> {
         let arriving = self.arriving.take();

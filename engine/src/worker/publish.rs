@@ -49,7 +49,7 @@ impl Worker {
         let StoredWill { client_id, connection, message } = will;
         let (client_id, connection) = (Arc::clone(client_id), *connection);
         let ops = vec![StoreOp::DeleteWill { client_id: Arc::clone(&client_id), connection }];
-        self.publish_internal(Origin::Will(client_id), Arc::clone(message), ops);
+        self.publish_internal(Origin::Will(client_id, connection), Arc::clone(message), ops);
     }
 
     /// A message of the node's own goes to the router.
@@ -304,12 +304,12 @@ impl Worker {
         publication.stream.router = self.index;
         publication.shared_topic = Some(&message.topic);
         let identity = match origin {
-            // Not its epoch's number of the message, which nobody has counted for a will that was
-            // found in the store; unique all the same.
-            Origin::Will(client_id)
+            // No epoch and number of the message, which nobody has counted for a will that was found in the store. The
+            // number of its connection is given once, and the same will has it when it fires again after a crash.
+            Origin::Will(client_id, connection)
                 if route.mapped.is_some() && !self.has_no_place(&route, client_id) =>
             {
-                Some((Arc::clone(client_id), self.unix_ms(), u64::MAX))
+                Some((Arc::clone(client_id), 0, *connection))
             }
             _ => None,
         };
@@ -320,7 +320,7 @@ impl Worker {
                 message: Arc::clone(message),
                 retain: message.retain,
                 publisher: match origin {
-                    Origin::Will(client_id) => Arc::clone(client_id),
+                    Origin::Will(client_id, _) => Arc::clone(client_id),
                     Origin::Client(_) | Origin::Node => Arc::default(),
                 },
                 packet_id: PacketId::MIN,

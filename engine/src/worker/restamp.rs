@@ -18,17 +18,17 @@ impl Worker {
     pub fn restamp_sessions(&self) {
         let clock = &self.shared.clock;
         let (before, jumps) = (self.restamp.get(), clock.jumps());
-        let walk = match before.jumps == jumps {
-            true => before,
-            false => Walk { jumps, next: Some(0) },
-        };
-        let Some(first) = walk.next else { return };
+        if before.jumps != jumps {
+            // The time of this step may have been read before the clock was set: the stamps are those of the next.
+            return self.restamp.set(Walk { jumps, next: Some(0) });
+        }
+        let Some(first) = before.next else { return };
         // What is inherited is not told from what is being written of it; and a store that is behind comes first.
         let pending =
             self.outside.storage_bytes() + self.shared.parked_bytes.load(Ordering::Relaxed);
         let is_behind = pending >= self.shared.settings.storage.max_pending_bytes;
         if is_behind || !self.orphans.borrow().is_empty() {
-            return self.restamp.set(walk);
+            return;
         }
         let sessions = self.sessions.borrow();
         let end = sessions.slots.capacity();

@@ -25,10 +25,12 @@ impl Worker {
         let acts = self.shared.may_act();
         let again = acts && !self.acted.replace(acts);
         // After this thread itself stood still nobody's silence means anything: one more turn.
-        let stood_still = now.saturating_sub(self.checked_ms.replace(now)) > STOOD_STILL_MS;
+        let since_last = now.saturating_sub(self.checked_ms.replace(now));
+        let stood_still = since_last > STOOD_STILL_MS;
         for conn in conns {
             let state = look(&conn, stood_still);
             if stood_still {
+                conn.stood_still(now, since_last);
                 continue;
             }
             if again && !conn.out.borrow().is_empty() {

@@ -18,8 +18,8 @@ use crate::worker::Conn;
 pub enum Origin {
     /// A client on this worker.
     Client(Rc<Conn>),
-    /// The Last Will of this client.
-    Will(Arc<str>),
+    /// The Last Will of this client, and the number of the connection that left it.
+    Will(Arc<str>, u64),
     /// The node itself (`$SYS`).
     Node,
 }

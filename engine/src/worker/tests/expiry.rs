@@ -77,6 +77,7 @@ fn a_session_that_was_offline_before_a_jump_is_not_expired_by_the_next_start() {
     let clock = &worker.shared.clock;
     clock.shift(FIFTY_YEARS_MS, 20_000);
     clock.look(clock.shifted(BEGIN));
+    assert_eq!(stamped(&worker), [], "by a time that may be the one before the jump");
     let stamps = stamped(&worker);
     assert_eq!(stamps.len(), 1);
     // The next start: its boot-time clock may begin anew.
@@ -91,6 +92,7 @@ fn a_session_that_was_offline_before_a_jump_is_not_expired_by_the_next_start() {
     assert_eq!(stamped(&worker), []);
     clock.shift(FIFTY_YEARS_MS, 0);
     clock.look(clock.shifted(BEGIN));
+    assert_eq!(stamped(&worker), []);
     assert_eq!(stamped(&worker).len(), 1);
 }
 
@@ -118,4 +120,24 @@ fn patient_worker() -> Rc<Worker> {
     let mut settings = settings(1);
     settings.session.expiry = 60 * SECOND;
     worker_with(settings)
+}
+
+/// A machine that slept for an hour has heard nothing from clients that had nothing to fear.
+#[test]
+fn a_keep_alive_does_not_run_while_the_machine_sleeps() {
+    let worker = worker(1);
+    let client = connect(&worker, true, None);
+    client.keep_alive_s.set(10);
+    let look = |ms| {
+        worker.shared.clock.shift(ms, ms);
+        tick(&worker);
+        worker.check_timers(ready);
+        client.phase().closing()
+    };
+    assert_eq!(look(250), None);
+    assert_eq!((look(3_600_000), look(250)), (None, None));
+    // 15 s of silence without the hour are over.
+    let closed: Vec<_> = (0..60).filter_map(|_| look(250)).collect();
+    assert!(!closed.is_empty() && closed.len() < 10, "{closed:?}");
+    assert_eq!(closed[0], CloseReason::KeepAlive);
 }
