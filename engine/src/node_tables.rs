@@ -215,19 +215,19 @@ impl NodeTables {
         self.drain_rate.store(rate, Ordering::Relaxed);
         *self.drain_budget.lock() = Budget::new(now);
         if again {
-            log::info!("broker drain: connections close at {rate} a second from now on");
+            log::info!(target: "hydrant::actors", "broker drain: connections close at {rate} a second from now on");
             return;
         }
         self.set_ready(DRAIN, Some("the node is drained (broker drain)".to_owned()));
         self.draining.store(true, Ordering::SeqCst);
-        log::info!("broker drain: no new clients, connections close at {rate} a second");
+        log::info!(target: "hydrant::actors", "broker drain: no new clients, connections close at {rate} a second");
     }
 
     /// Takes clients again; those that were closed stay away until they come back.
     pub fn cancel_drain(&self) {
         if self.draining.swap(false, Ordering::SeqCst) {
             self.set_ready(DRAIN, None);
-            log::info!("broker drain --cancel: the node takes clients again");
+            log::info!(target: "hydrant::actors", "broker drain --cancel: the node takes clients again");
         }
     }
 }

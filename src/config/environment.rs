@@ -14,11 +14,13 @@ pub(super) const ENV_PREFIX: &str = "HYDRANT__";
 
 /// Read by this repository's scripts, tests and benchmarks, which start brokers with their own
 /// environment. A test compares the list with the repository.
-const OF_SCRIPTS: [&str; 11] = [
+const OF_SCRIPTS: [&str; 13] = [
     "HYDRANT_BROKER",
     "HYDRANT_DEMO_PORT",
     "HYDRANT_FUZZ_SECONDS",
     "HYDRANT_KILLS",
+    "HYDRANT_KINDS",
+    "HYDRANT_NODES",
     "HYDRANT_NODE_MODULES",
     "HYDRANT_OUTAGE",
     "HYDRANT_OUTAGE_SECONDS",
@@ -241,7 +243,17 @@ mod tests {
         }
         let mut found = std::collections::BTreeSet::new();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        for folder in [".ci", "actors", "benches", "deploy", "protocol", "scripts", "tests"] {
+        for folder in [
+            ".ci",
+            "actors",
+            "benches",
+            "deploy",
+            "engine",
+            "protocol",
+            "scripts",
+            "simulation",
+            "tests",
+        ] {
             names(&root.join(folder), &mut found);
         }
         found.retain(|name| !OF_SCRIPTS.contains(&name.as_str()));
