@@ -146,10 +146,11 @@ impl Checks {
             return Err(format!("QoS 2 message {} has come twice", payload.text()));
         }
         // What is sent again to a later subscription may come behind what was sent first then.
-        let since = seen
-            .spans
-            .iter()
-            .any(|span| span.from <= fact.sent && matches(&span.filter, &fact.topic));
+        let since = seen.spans.iter().any(|span| {
+            span.from <= fact.sent
+                && span.until.is_none_or(|until| until > fact.sent)
+                && matches(&span.filter, &fact.topic)
+        });
         if *count == 1 && since {
             let over = if self.across { 0 } else { fact.over };
             let key = (payload.publisher, fact.topic.clone(), fact.qos as u8, over);

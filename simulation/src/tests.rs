@@ -35,24 +35,24 @@ const BUSY: Kinds = Kinds { roam: true, churn: true, ..Kinds::NONE };
 
 #[test]
 fn one_node_without_faults() {
-    play(20, 1, Kinds { churn: true, ..Kinds::NONE });
+    play(100, 1, Kinds { churn: true, ..Kinds::NONE });
 }
 
 #[test]
 fn three_nodes_without_faults() {
-    let counts = play(30, 3, BUSY);
+    let counts = play(100, 3, BUSY);
     assert!(counts.takes > 100 && counts.roams > 300 && counts.churns > 50, "{counts:?}");
 }
 
 #[test]
 fn a_slow_network_and_links_that_break() {
-    let counts = play(20, 3, Kinds { links: true, slow: true, ..BUSY });
+    let counts = play(100, 3, Kinds { links: true, slow: true, ..BUSY });
     assert!(counts.cuts > 10 && counts.partitions > 5, "{counts:?}");
 }
 
 #[test]
 fn a_store_that_fails() {
-    let counts = play(20, 3, Kinds { lossy_store: true, ..BUSY });
+    let counts = play(100, 3, Kinds { lossy_store: true, ..BUSY });
     assert!(counts.store_failures > 100, "{counts:?}");
 }
 
@@ -62,65 +62,65 @@ const ONE: Kinds = Kinds { one_loss: true, wills: true, retained: true, log: tru
 #[test]
 fn wills_and_retained_messages_with_links_that_break() {
     let kinds = Kinds { one_loss: false, links: true, lossy_store: true, ..ONE };
-    let counts = play(20, 3, kinds);
+    let counts = play(100, 3, kinds);
     assert!(counts.wills > 200 && counts.retained > 200, "{counts:?}");
 }
 
 /// At QoS 2 a session that leaves a node which dies can lose a message (docs/cluster.md): see the next test.
 #[test]
 fn a_process_that_is_gone_among_clients_that_move() {
-    let counts = play(20, 3, Kinds { crash: true, no_exact: true, ..ONE });
+    let counts = play(100, 3, Kinds { crash: true, no_exact: true, ..ONE });
     assert!(counts.crashes > 10 && counts.seals > 2, "{counts:?}");
 }
 
 #[test]
 fn a_process_that_is_gone() {
-    let counts = play(20, 3, Kinds { crash: true, roam: false, ..ONE });
+    let counts = play(100, 3, Kinds { crash: true, roam: false, ..ONE });
     assert!(counts.crashes > 10 && counts.seals > 2, "{counts:?}");
 }
 
 #[test]
 fn a_process_that_stands_still() {
-    let counts = play(20, 3, Kinds { pause: true, ..ONE });
+    let counts = play(100, 3, Kinds { pause: true, ..ONE });
     assert!(counts.pauses > 10, "{counts:?}");
 }
 
 #[test]
 fn a_node_that_nobody_reaches() {
-    let counts = play(20, 3, Kinds { isolate: true, ..ONE });
+    let counts = play(100, 3, Kinds { isolate: true, ..ONE });
     assert!(counts.isolations > 10, "{counts:?}");
 }
 
 #[test]
 fn a_node_without_a_store() {
-    let counts = play(20, 3, Kinds { no_store: true, ..ONE });
+    let counts = play(100, 3, Kinds { no_store: true, ..ONE });
     assert!(counts.no_store > 10 && counts.withdrawn > 2, "{counts:?}");
 }
 
 #[test]
 fn a_node_that_stops_in_order_and_starts_at_once() {
-    let counts = play(20, 3, Kinds { restart: true, ..ONE });
+    let counts = play(100, 3, Kinds { restart: true, ..ONE });
     assert!(counts.stops > 10, "{counts:?}");
 }
 
 #[test]
 fn all_nodes_start_anew_or_one_stays_away() {
-    let counts = play(20, 3, Kinds { cold: true, away: true, roam: false, ..ONE });
+    let counts = play(100, 3, Kinds { cold: true, away: true, roam: false, ..ONE });
     assert!(counts.cold_starts > 3 && counts.away > 3, "{counts:?}");
 }
 
 #[test]
 fn a_log_that_fails() {
     let kinds = Kinds { log: true, churn: true, ..Kinds::NONE };
-    let mut counts = play(20, 3, kinds);
-    counts.add(&play(20, 1, Kinds { lossy_store: true, ..kinds }));
+    let mut counts = play(100, 3, kinds);
+    counts.add(&play(100, 1, Kinds { lossy_store: true, ..kinds }));
     assert!(counts.records > 5000 && counts.log_failures > 50, "{counts:?}");
 }
 
 #[test]
 fn one_node_that_is_killed() {
     let counts = play(
-        20,
+        100,
         1,
         Kinds { crash: true, lossy_store: true, wills: true, churn: true, ..Kinds::NONE },
     );
