@@ -103,9 +103,10 @@ fn a_node_that_stops_in_order_and_starts_at_once() {
     assert!(counts.stops > 10, "{counts:?}");
 }
 
+/// In seed 200 a node takes a lost one over before it has heard from the third: the wills wait.
 #[test]
 fn all_nodes_start_anew_or_one_stays_away() {
-    let counts = play(100, 3, Kinds { cold: true, away: true, roam: false, ..ONE });
+    let counts = play(250, 3, Kinds { cold: true, away: true, roam: false, ..ONE });
     assert!(counts.cold_starts > 3 && counts.away > 3, "{counts:?}");
 }
 

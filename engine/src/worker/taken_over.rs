@@ -50,8 +50,14 @@ impl Worker {
             }
         }
         self.hold_prepared(prepared);
+        // Before every member has told what it wants, nobody knows for whom a will is.
+        let cluster = self.shared.cluster.as_ref();
+        let knows_all = cluster.is_none_or(|cluster| cluster.status.is_synced());
         for will in wills {
-            self.restore_will(will);
+            match knows_all {
+                true => self.restore_will(will),
+                false => self.hold_will(will.clone()),
+            }
         }
         self.flush();
     }
