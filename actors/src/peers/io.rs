@@ -55,7 +55,7 @@ pub(super) async fn dial(peers: Handle, node: NodeIndex) {
         let address = peers.look(|peers| peers.address(node));
         if let Some(address) = address {
             let up = match connect(&address).await {
-                Ok(stream) => run(&peers, node, stream, Role::Dialer, &[]).await,
+                Ok(stream) => run_dialled(&peers, node, stream).await,
                 Err(error) => {
                     failed(&peers, node, &address, &mut failing, &error);
                     false
@@ -71,7 +71,7 @@ pub(super) async fn dial(peers: Handle, node: NodeIndex) {
                 {
                     // Until it can be reached itself.
                     tokio::select! {
-                        _ = run(&peers, node, stream, Role::Dialer, &[]) => {}
+                        _ = run_dialled(&peers, node, stream) => {}
                         () = reachable_again(&peers, node) => {}
                     }
                 }
@@ -83,6 +83,13 @@ pub(super) async fn dial(peers: Handle, node: NodeIndex) {
         let jitter = rand::rng().random_range(0.5..1.0);
         sleep(backoff.mul_f64(jitter)).await;
     }
+}
+
+/// [`run`] over a connection that this node has made. What is queued on the link may panic where the connection begins
+/// or ends as well: each time one event less is queued, and the node is dialled again.
+async fn run_dialled(peers: &Handle, node: NodeIndex, stream: TcpStream) -> bool {
+    let run = run(peers, node, stream, Role::Dialer, &[]);
+    AssertUnwindSafe(run).catch_unwind().await.unwrap_or(false)
 }
 
 async fn connect(address: &str) -> io::Result<TcpStream> {
@@ -263,8 +270,9 @@ async fn first(mut stream: TcpStream) -> Result<(TcpStream, First, Vec<u8>), Str
     }
 }
 
-/// Carries the link over a connection until that ends. True when it was up. A step that panics ends the connection and
-/// not the task: who dials this node goes on, and the link knows that it is down.
+/// Carries the link over a connection until that ends. True when it was up, and nothing that came over it panicked. A
+/// step that panics ends the connection and not the task: who dials this node goes on, and the link knows that it is
+/// down. The frame whose handling panicked is lost, and keeps its place in the window until either node starts anew.
 pub(super) async fn run(
     peers: &Handle,
     node: NodeIndex,
@@ -296,9 +304,12 @@ pub(super) async fn run(
             "refused"
         }
     };
-    let ended = AssertUnwindSafe(carried).catch_unwind().await;
-    let ended = ended.unwrap_or("what came over it could not be handled");
-    peers.step(|peers, now| peers.handle_disconnected(now, node, connection, ended))
+    let carried = AssertUnwindSafe(carried).catch_unwind().await;
+    let fine = carried.is_ok();
+    let ended = carried.unwrap_or("what came over it could not be handled");
+    let was_up = peers.step(|peers, now| peers.handle_disconnected(now, node, connection, ended));
+    // It may panic at once each time: who dials waits longer and longer.
+    was_up && fine
 }
 
 async fn read(

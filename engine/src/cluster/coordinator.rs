@@ -97,6 +97,9 @@ pub struct Coordinator {
     completed: BTreeMap<u16, VecDeque<CompletionToken>>,
     /// The time of the step under way, as its driver has read it.
     pub(super) now: Now,
+    /// So many control messages panic that come next.
+    #[cfg(any(test, feature = "for-tests"))]
+    pub panics: u32,
 }
 
 impl Coordinator {
@@ -137,6 +140,8 @@ impl Coordinator {
             settling: VecDeque::new(),
             completed: BTreeMap::new(),
             now,
+            #[cfg(any(test, feature = "for-tests"))]
+            panics: 0,
         }
     }
 

@@ -51,6 +51,8 @@ impl Coordinator {
         }
         let was_up = link.link.is_up();
         link.link.disconnected(now.boot.ms());
+        // Before what is queued, which may panic.
+        link.node.is_now_down();
         let id = Arc::clone(&link.node.id);
         if was_up && self.leaves(node) {
             say::info!(each: &id, target: "hydrant::peers", "the link to node {id} is down: it leaves, or has left");
@@ -237,6 +239,11 @@ impl Coordinator {
     }
 
     fn control(&mut self, node: NodeIndex, message: Control) {
+        #[cfg(any(test, feature = "for-tests"))]
+        if let Some(left) = self.panics.checked_sub(1) {
+            self.panics = left;
+            panic!("as a fault would");
+        }
         if self.ends {
             // What is said now may be of sessions that are elsewhere.
             return;

@@ -6,9 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use actix_rt::Arbiter;
-use hydrant_protocol::cluster::link::Role;
+use hydrant_protocol::cluster::link::{Class, Config, Identity, Link, Role};
+use hydrant_protocol::cluster::message::{self, Control};
 use hydrant_protocol::cluster::{Load, Member, MembershipView};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
+use tokio::time::timeout;
 
 use super::*;
 use crate::clock;
@@ -39,6 +42,23 @@ fn driver(world: &World) -> Handle {
     let coordinator = Coordinator::new(&cluster, &shared, clock::now());
     let ends: OnFailure = Arc::new(|why: String| panic!("{why}"));
     Driver::new(coordinator, &cluster, &mailboxes, &store, &ends)
+}
+
+/// The members are these, each at this address.
+fn sees(driver: &Handle, members: &[&str], address: &str) {
+    let member = |id: &&str| Member {
+        node_id: (*id).into(),
+        incarnation: 1,
+        peer: address.to_owned(),
+        mqtt: Vec::new(),
+        version: String::new(),
+        protocol: (1, 1),
+        load: Load::default(),
+        draining: false,
+    };
+    let members = members.iter().map(member).collect();
+    let view = MembershipView { generation: 1, members, current: true };
+    driver.step(|coordinator, now| coordinator.handle_message(now, PeerWork::Members(view)));
 }
 
 async fn when(what: &str, mut done: impl FnMut() -> bool) {
@@ -107,19 +127,7 @@ fn a_deadline_whose_handling_panics_comes_again() {
 fn a_connection_whose_handling_panics_ends_and_its_task_goes_on() {
     actix_rt::System::new().block_on(async {
         let driver = driver(&World::default());
-        let member = |id: &str| Member {
-            node_id: id.into(),
-            incarnation: 1,
-            peer: String::new(),
-            mqtt: Vec::new(),
-            version: String::new(),
-            protocol: (1, 1),
-            load: Load::default(),
-            draining: false,
-        };
-        let members = ["n0", "n1"].map(member).into_iter().collect();
-        let view = MembershipView { generation: 1, members, current: true };
-        driver.step(|coordinator, now| coordinator.handle_message(now, PeerWork::Members(view)));
+        sees(&driver, &["n0", "n1"], "");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
@@ -133,5 +141,49 @@ fn a_connection_whose_handling_panics_ends_and_its_task_goes_on() {
         when("the connection has ended", || run.is_finished()).await;
         assert!(!run.await.unwrap(), "it was never up");
         assert!(!driver.panics.get());
+    });
+}
+
+/// One frame is handled as it comes, one as its connection ends, and one as the next begins.
+#[test]
+fn a_node_whose_frames_panic_one_after_another_is_down_and_dialled_again() {
+    actix_rt::System::new().block_on(async {
+        let driver = driver(&World::default());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        sees(&driver, &["n1", "n2"], &listener.local_addr().unwrap().to_string());
+        assert_eq!(driver.take_to_dial(), [1]);
+        spawn_local(io::dial(Rc::clone(&driver), 1));
+        let me = Identity {
+            cluster: Arc::clone(&driver.cluster.settings.id),
+            node_id: "n2".into(),
+            incarnation: 1,
+        };
+        let mut link = Link::new(Config::default(), me, "n1".into());
+        let (mut stream, _) = listener.accept().await.unwrap();
+        link.connected(0, Role::Acceptor);
+        let (mut read, mut out) = (vec![0; 1 << 16], Vec::new());
+        while !link.is_up() {
+            let n = stream.read(&mut read).await.unwrap();
+            link.receive(0, &read[..n]).unwrap();
+        }
+        link.transmit(0, &mut out, usize::MAX);
+        stream.write_all(&out).await.unwrap();
+        when("it is up", || driver.cluster.is_up(1)).await;
+        driver.step(|coordinator, _| coordinator.panics = 3);
+        let frame = message::encode(&[Control::InterestWhole]);
+        for _ in 0..3 {
+            link.send(Class::Control, message::CONTROL, frame.clone()).unwrap();
+        }
+        out.clear();
+        link.transmit(0, &mut out, usize::MAX);
+        stream.write_all(&out).await.unwrap();
+        when("its connection has ended", || driver.look(|c| c.panics) <= 1).await;
+        assert!(!driver.cluster.is_up(1));
+        for _ in 0..2 {
+            let (dialled, _) = timeout(DEADLINE, listener.accept()).await.unwrap().unwrap();
+            when("the rest is handled", || driver.look(|c| c.panics) == 0).await;
+            drop(dialled);
+        }
+        assert!(!driver.cluster.is_up(1));
     });
 }
