@@ -33,16 +33,16 @@ impl Node {
         self.stops.load(Ordering::SeqCst)
     }
 
-    pub fn is_now_up(&self) {
+    pub(super) fn is_now_up(&self) {
         self.up.store(true, Ordering::SeqCst);
         self.stops.store(false, Ordering::SeqCst);
     }
 
-    pub fn is_now_down(&self) {
+    pub(super) fn is_now_down(&self) {
         self.up.store(false, Ordering::SeqCst);
     }
 
-    pub fn has_said_it_stops(&self) {
+    pub(super) fn has_said_it_stops(&self) {
         self.stops.store(true, Ordering::SeqCst);
     }
 }
