@@ -1,5 +1,5 @@
 //! Mistakes that a test plants in a machine, to see that the simulation finds them. Only builds with the feature
-//! `plants` have them, which no binary has: in all others [`is`] is false, and the compiler leaves the mistake out.
+//! `plants` have them, which no release has: in all others [`is`] is false, and the compiler leaves the mistake out.
 //!
 //! Invariant: a plant is one thread's. Histories are played on one thread each.
 
