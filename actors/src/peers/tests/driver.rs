@@ -10,6 +10,7 @@ use hydrant_protocol::cluster::link::{Class, Config, Identity, Link, Role};
 use hydrant_protocol::cluster::message::{self, Control};
 use hydrant_protocol::cluster::{Load, Member, MembershipView};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream as Stream;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -59,6 +60,38 @@ fn sees(driver: &Handle, members: &[&str], address: &str) {
     let members = members.iter().map(member).collect();
     let view = MembershipView { generation: 1, members, current: true };
     driver.step(|coordinator, now| coordinator.handle_message(now, PeerWork::Members(view)));
+}
+
+/// Another node's end of its link, once that is up at both.
+async fn comes_up(driver: &Handle, id: &str, stream: &mut Stream) -> Link {
+    let cluster = Arc::clone(&driver.cluster.settings.id);
+    let me = Identity { cluster, node_id: id.into(), incarnation: 1 };
+    let mut link = Link::new(Config::default(), me, "n1".into());
+    link.connected(0, Role::Acceptor);
+    let (mut read, mut out) = (vec![0; 1 << 16], Vec::new());
+    loop {
+        out.clear();
+        link.transmit(0, &mut out, usize::MAX);
+        stream.write_all(&out).await.unwrap();
+        if link.is_up() {
+            break;
+        }
+        let n = stream.read(&mut read).await.unwrap();
+        link.receive(0, &read[..n]).unwrap();
+    }
+    when("it is up", || driver.cluster.is_up(1)).await;
+    link
+}
+
+/// Control frames, all in one write.
+async fn send(link: &mut Link, stream: &mut Stream, frames: usize) {
+    let frame = message::encode(&[Control::InterestWhole]);
+    for _ in 0..frames {
+        link.send(Class::Control, message::CONTROL, frame.clone()).unwrap();
+    }
+    let mut out = Vec::new();
+    link.transmit(0, &mut out, usize::MAX);
+    stream.write_all(&out).await.unwrap();
 }
 
 async fn when(what: &str, mut done: impl FnMut() -> bool) {
@@ -153,30 +186,10 @@ fn a_node_whose_frames_panic_one_after_another_is_down_and_dialled_again() {
         sees(&driver, &["n1", "n2"], &listener.local_addr().unwrap().to_string());
         assert_eq!(driver.take_to_dial(), [1]);
         spawn_local(io::dial(Rc::clone(&driver), 1));
-        let me = Identity {
-            cluster: Arc::clone(&driver.cluster.settings.id),
-            node_id: "n2".into(),
-            incarnation: 1,
-        };
-        let mut link = Link::new(Config::default(), me, "n1".into());
         let (mut stream, _) = listener.accept().await.unwrap();
-        link.connected(0, Role::Acceptor);
-        let (mut read, mut out) = (vec![0; 1 << 16], Vec::new());
-        while !link.is_up() {
-            let n = stream.read(&mut read).await.unwrap();
-            link.receive(0, &read[..n]).unwrap();
-        }
-        link.transmit(0, &mut out, usize::MAX);
-        stream.write_all(&out).await.unwrap();
-        when("it is up", || driver.cluster.is_up(1)).await;
+        let mut link = comes_up(&driver, "n2", &mut stream).await;
         driver.step(|coordinator, _| coordinator.panics = 3);
-        let frame = message::encode(&[Control::InterestWhole]);
-        for _ in 0..3 {
-            link.send(Class::Control, message::CONTROL, frame.clone()).unwrap();
-        }
-        out.clear();
-        link.transmit(0, &mut out, usize::MAX);
-        stream.write_all(&out).await.unwrap();
+        send(&mut link, &mut stream, 3).await;
         when("its connection has ended", || driver.look(|c| c.panics) <= 1).await;
         assert!(!driver.cluster.is_up(1));
         for _ in 0..2 {
@@ -185,5 +198,27 @@ fn a_node_whose_frames_panic_one_after_another_is_down_and_dialled_again() {
             drop(dialled);
         }
         assert!(!driver.cluster.is_up(1));
+    });
+}
+
+/// Whoever dials waits longer from one to the next, as where the connection never was up.
+#[test]
+fn a_connection_that_was_up_and_panics_does_not_count_as_one() {
+    actix_rt::System::new().block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for panics in [0, 1] {
+            let driver = driver(&World::default());
+            sees(&driver, &["n1", "n2"], "");
+            let stream = Stream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut other, _) = listener.accept().await.unwrap();
+            let its = Rc::clone(&driver);
+            let run = spawn_local(async move { io::run(&its, 1, stream, Role::Dialer, &[]).await });
+            let mut link = comes_up(&driver, "n2", &mut other).await;
+            driver.step(|coordinator, _| coordinator.panics = panics);
+            send(&mut link, &mut other, 1).await;
+            drop(other);
+            when("the connection has ended", || run.is_finished()).await;
+            assert_eq!(run.await.unwrap(), panics == 0);
+        }
     });
 }
