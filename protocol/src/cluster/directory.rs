@@ -11,7 +11,8 @@
 //! when nobody else holds the session, or when its holder is lost and everything that it held is
 //! another's.
 //! Bounds: an entry a session of the cluster, at its owner and at its holder; claims by the
-//! connections that wait for them, and those that are being withdrawn by what a link keeps.
+//! connections that wait for them, and those that are being withdrawn by what a link keeps. A refused request is kept
+//! once a session held here and a node that asked, until the session goes or that start of the node is over.
 
 mod entries;
 mod owner;
@@ -97,8 +98,9 @@ pub struct Directory {
     /// Nodes whose link is up again and that have not answered since, and their claims.
     resuming: AHashMap<Arc<str>, Resuming>,
     next_question: u64,
-    /// Owners under another view that have asked for what this node holds, by client: the last ticket of each.
-    refused: BTreeMap<(Arc<str>, Arc<str>), u64>,
+    /// Owners under another view that have asked for what this node holds, by client: the start that asked last, and
+    /// its last ticket.
+    refused: BTreeMap<(Arc<str>, Arc<str>), (u64, u64)>,
     /// Lost incarnations whose sessions have a new holder, the last [`REMEMBERED`].
     taken_over: VecDeque<u64>,
     actions: VecDeque<Action>,
@@ -198,6 +200,10 @@ impl Directory {
                 told.entry(owner.node).or_default().push((Arc::clone(client), held.clean));
             }
         }
+        // A later start of who has asked waits for nothing. One that is no member may be one again, and waits.
+        self.refused.retain(|(_, owner), (incarnation, _)| {
+            view.member(owner).is_none_or(|member| member.incarnation <= *incarnation)
+        });
         let before = std::mem::replace(&mut self.view, view);
         (self.ring, self.digest) = (ring, digest);
         // Who waits at an owner that is none any more asks the new one.
@@ -338,15 +344,16 @@ impl Directory {
 
     /// A session is not here any more: the owners whose requests for it were refused wait for nothing.
     fn answer_refused(&mut self, client: &Arc<str>) {
-        let mut refused = Vec::new();
-        self.refused.retain(|(of, owner), ticket| {
-            let its = of == client;
-            if its {
-                refused.push((Arc::clone(owner), *ticket));
-            }
-            !its
-        });
-        for (owner, ticket) in refused {
+        if self.refused.is_empty() {
+            return;
+        }
+        let first = (Arc::clone(client), Arc::from(""));
+        let its = self.refused.range(first..).take_while(|((of, _), _)| of == client);
+        let its: Vec<_> = its.map(|(key, (_, ticket))| (key.clone(), *ticket)).collect();
+        for (key, _) in &its {
+            self.refused.remove(key);
+        }
+        for ((_, owner), ticket) in its {
             let client = Arc::clone(client);
             self.answer(&owner, Control::Released { ticket, client, handed: None });
         }
@@ -438,7 +445,7 @@ impl Directory {
                 if self.owner(&client).as_ref() != Some(from) {
                     if self.held.contains_key(&client) {
                         // The views may agree only once it is not here any more.
-                        self.refused.insert((client, owner), ticket);
+                        self.refused.insert((client, owner), (from.incarnation, ticket));
                     } else {
                         // Who asks waits for it.
                         self.answer(&owner, Control::Released { ticket, client, handed: None });

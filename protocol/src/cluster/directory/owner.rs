@@ -274,6 +274,7 @@ impl Directory {
             self.taken_over.pop_front();
         }
         self.taken_over.push_back(incarnation);
+        self.refused.retain(|_, (of, _)| *of != incarnation);
         let mut left: Vec<Arc<str>> = self
             .owned
             .iter()

@@ -157,3 +157,33 @@ fn an_owner_that_is_refused_under_another_view_hears_when_the_session_is_given_u
         while holder.0.poll_action().is_some() {}
     }
 }
+
+/// Its tickets begin anew: one of an earlier start may be that of another request of this one.
+#[test]
+fn a_later_start_of_a_refused_owner_is_not_told_what_the_earlier_one_asked_for() {
+    for (over, back) in [(true, 4), (false, 4), (false, 5)] {
+        let (mut holder, client) = Owner::new();
+        holder.see(&[1, 2, 3]);
+        // The other one stays.
+        for client in [&client, &Arc::from(format!("{client}-"))] {
+            holder.0.holds(client, false);
+            let (client, to) = (Arc::clone(client), "n2".into());
+            holder.hear(4, Control::Release { ticket: 7, client, to });
+        }
+        if over {
+            let (incarnation, orphan, lineage) = (4, 4, 1);
+            holder.hear(2, Control::TakenOver { incarnation, orphan, lineage });
+        }
+        // It is out of sight for another change.
+        holder.see(&[1, 3]);
+        let members = [("n1", 1), ("n3", 3), ("n4", back)].map(|(node, n)| member(node, n));
+        let members = members.into_iter().collect();
+        holder.0.members_changed(MembershipView { generation: 0, members, current: true });
+        while holder.0.poll_action().is_some() {}
+        holder.0.released(&"n3".into(), 1, &client, None);
+        let told = std::iter::from_fn(|| holder.0.poll_action())
+            .filter(|action| matches!(action, Action::Send(to, Control::Released { ticket: 7, .. }) if **to == *"n4"))
+            .count();
+        assert_eq!(told, usize::from(!over && back == 4), "{over} {back}");
+    }
+}
