@@ -357,7 +357,8 @@ impl MessageLog for EmbeddedLog {
         let mut taken = 0;
         for record in &records {
             let cost = record.cost();
-            if queue.outstanding > 0 && queue.bytes + cost > self.shared.options.max_pending_bytes {
+            // By bytes: whoever appends from within the sink finds the records that it is told of counted, but no cost.
+            if queue.bytes > 0 && queue.bytes + cost > self.shared.options.max_pending_bytes {
                 break;
             }
             queue.bytes += cost;

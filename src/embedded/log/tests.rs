@@ -219,3 +219,21 @@ fn after_a_sync_with_company_as_many_are_gathered_and_after_one_alone_none() {
     drop(log);
     assert_eq!(*batches.lock(), [1, 1, 2, 2, 1]);
 }
+
+#[test]
+fn a_record_larger_than_the_bound_is_taken_from_within_the_sink() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = EmbeddedLog::open(dir.path(), "n1", LogOptions { max_pending_bytes: 1, ..options() })
+        .unwrap();
+    let given_back = Arc::new(Mutex::new(Vec::new()));
+    let (again, rest) = (Arc::downgrade(&log), Arc::clone(&given_back));
+    log.on_report(Box::new(move |reports| {
+        let next = reports[0].id + 1;
+        if let Some(log) = again.upgrade().filter(|_| next < 5) {
+            rest.lock().extend(log.append(vec![record("a", next)]));
+        }
+    }));
+    append(&log, vec![record("a", 0)]);
+    assert!(given_back.lock().is_empty());
+    assert_eq!(log.end_offset("a").unwrap(), Some(5));
+}
