@@ -5,7 +5,7 @@
 //!
 //! A sync of few records is followed by a wait for as many, for [`LogOptions::gather`] at most, and the thread is woken
 //! once for them. So publishers that wait for their acknowledgements meet in one sync, and none waits for longer than
-//! they take to come back. A sync alone is followed by no wait.
+//! they take to come back. No wait follows a sync alone, a batch that failed, or one that was not synced.
 //!
 //! Invariants: records of a topic get their offsets in the order of `append`. After a failed batch
 //! everything pending and everything appended later is reported `Unavailable` until `reset`, so
@@ -27,10 +27,10 @@ use hydrant_actors::say;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use tokio::sync::watch;
 
-use super::OpenError;
 use super::log_options::{LogOptions, TopicInfo};
 use super::segments::Segments;
 use super::store::spawn;
+use super::{OpenError, SyncPolicy};
 
 /// Retention is looked at so often.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -232,7 +232,7 @@ impl EmbeddedLogState {
                 batch.push(record);
             }
             drop(queue);
-            company = batch.len();
+            company = 0;
             if !given_up.is_empty() {
                 let error = LogError::Unavailable("given up by a reset".into());
                 let reports = given_up
@@ -251,6 +251,9 @@ impl EmbeddedLogState {
                         }
                     }),
                 };
+                if result.is_ok() && self.options.sync == SyncPolicy::Always {
+                    company = batch.len();
+                }
                 let mut reports: Vec<_> = batch
                     .drain(..)
                     .map(|record| Report {

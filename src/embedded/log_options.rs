@@ -20,7 +20,7 @@ pub struct LogOptions {
     pub batch_max_records: usize,
     /// `log.batch_max_bytes`: bytes in one batch.
     pub batch_max_bytes: usize,
-    /// How long the writer waits for as many records as it has just written, at most; no key. The kernel's timer slack
+    /// How long the writer waits for as many records as it has just synced, at most; no key. The kernel's timer slack
     /// adds 50 us.
     pub gather: Duration,
     /// `log.retention`: records older than this go, with their segment (up to an eighth later); zero keeps all.

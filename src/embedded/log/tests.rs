@@ -237,3 +237,20 @@ fn a_record_larger_than_the_bound_is_taken_from_within_the_sink() {
     assert!(given_back.lock().is_empty());
     assert_eq!(log.end_offset("a").unwrap(), Some(5));
 }
+
+#[test]
+fn without_a_sync_or_after_a_failure_nothing_is_gathered() {
+    let hour = Duration::from_secs(3600);
+    let dir = tempfile::tempdir().unwrap();
+    let unsynced = LogOptions { gather: hour, sync: SyncPolicy::Never, ..options() };
+    let (log, _reports) = open(dir.path(), unsynced);
+    append(&log, vec![record("a", 0), record("a", 1)]);
+    append(&log, vec![record("a", 2)]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let (log, reports) = open(dir.path(), LogOptions { gather: hour, ..options() });
+    log.shared.queue.lock().failed = Some("away".into());
+    append(&log, vec![record("a", 0), record("a", 1)]);
+    append(&log, vec![record("a", 2)]);
+    assert!(reports.lock().iter().all(|report| report.result.is_err()));
+}
