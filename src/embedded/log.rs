@@ -72,7 +72,8 @@ struct EmbeddedLogState {
     appended: watch::Sender<u64>,
 }
 
-/// The message log on fjall. Dropping it waits for what was taken.
+/// The message log on fjall. Dropping it waits for what was taken. Where the log's own thread is the last to let go, in
+/// the sink, the drop does not wait: the thread ends by itself once everything is written and reported.
 pub struct EmbeddedLog {
     shared: Arc<EmbeddedLogState>,
     writer: Option<JoinHandle<()>>,
