@@ -2,9 +2,9 @@
 //! reported, and past a limit the node is ended.
 //!
 //! Every watched arbiter runs a heartbeat task; one thread of its own looks at the beats.
-//! Time is the watchdog's own waking time: each of its looks counts for two periods at most, so
-//! that a process which was stopped (SIGSTOP) or starved, watchdog and all, is not ended when it
-//! goes on.
+//! Time is the watchdog's own waking time: each of its looks counts for little more than a period, so
+//! that a process which was stopped (SIGSTOP) or starved, watchdog and all, is neither reported nor
+//! ended when it goes on.
 
 use std::fmt;
 use std::sync::Arc;
@@ -153,6 +153,12 @@ impl Drop for Watchdog {
     }
 }
 
+/// What a look counts for. A stop between the beat that a look has missed and the look after it makes three periods and
+/// a quarter: the limit has [`PART`] of them.
+fn counted(passed: Duration, period: Duration) -> Duration {
+    passed.min(period + period / 4)
+}
+
 fn run(
     state: &State,
     period: Duration,
@@ -167,7 +173,7 @@ fn run(
     while !state.stop.load(Ordering::SeqCst) {
         std::thread::park_timeout(period);
         let now = Instant::now();
-        awake += now.duration_since(last).min(period * 2);
+        awake += counted(now.duration_since(last), period);
         last = now;
         for heart in state.hearts.lock().drain(..) {
             let seen = heart.beats.load(Ordering::SeqCst);
@@ -218,5 +224,19 @@ mod tests {
         assert_eq!(watch.look(ms(600), warn, exit), Finding::Blocked(ms(250)), "a new episode");
         assert_eq!(watch.look(ms(900), warn, exit), Finding::TooLong(ms(550)));
         assert_eq!(watch.look(ms(9000), warn, Duration::ZERO), Finding::Fine, "0 is never");
+    }
+
+    #[test]
+    fn a_stop_of_the_whole_process_is_no_blocked_thread() {
+        let warn = Duration::from_secs(1);
+        let period = warn / PART;
+        let mut watch =
+            Watch { heart: Arc::default(), seen: 0, since: Duration::ZERO, reported: false };
+        let mut awake = Duration::ZERO;
+        // A beat comes just behind the first look, the stop before the second. At the third the thread has not beaten.
+        for passed in [period, Duration::from_secs(3600), period] {
+            awake += counted(passed, period);
+            assert_eq!(watch.look(awake, warn, warn), Finding::Fine);
+        }
     }
 }
