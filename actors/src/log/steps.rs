@@ -12,7 +12,6 @@
 //! Bounds: the short way takes [`FEW`] items of each inbox at most. More is LogActor's, so that a worker's thread and the
 //! log's go on with their own work under load.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -26,7 +25,9 @@ use crate::mailboxes::Mailboxes;
 use crate::node_tables::NodeTables;
 use crate::now::Now;
 use crate::ports::{LogRecord, MessageLog, Report};
+use crate::say;
 use crate::step_guard::StepGuard;
+use crate::supervision;
 
 /// Records taken out of the inbox in one step.
 const ADMIT_AT_ONCE: usize = 4096;
@@ -109,9 +110,12 @@ impl LogSteps {
         }
         let now = clock::now();
         // A panic is no fault of this thread's work. What it left is LogActor's, whose supervisor counts the next one.
-        let stepped = catch_unwind(AssertUnwindSafe(|| {
+        let stepped = supervision::catch(|| {
             self.have_turn(now, || {}, |queue, _| _ = self.take_reports(queue, now, || {}));
-        }));
+        });
+        if let Err(status) = &stepped {
+            say::error!(target: "hydrant::log", "a step of the log queue {status}; LogActor takes the next one");
+        }
         if stepped.is_err() || !is_plain() {
             self.left.push((), 0);
         }

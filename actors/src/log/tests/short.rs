@@ -6,6 +6,7 @@ use std::thread;
 use parking_lot::Condvar;
 
 use super::*;
+use crate::supervision;
 
 const MANY: u64 = 65;
 
@@ -97,13 +98,42 @@ fn nothing_overtakes_a_reset_while_reports_are_on_the_way() {
     });
 }
 
+/// What the short way has said.
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Capture;
+
+impl log::Log for Capture {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target() == "hydrant::log" && metadata.level() == log::Level::Error
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        let line = record.args().to_string();
+        if self.enabled(record.metadata()) && line.starts_with("a step of the log queue") {
+            LINES.lock().push(line);
+        }
+    }
+    fn flush(&self) {}
+}
+
+fn capture() {
+    log::set_logger(&Capture).unwrap();
+    log::set_max_level(log::LevelFilter::Error);
+}
+
 #[test]
 fn a_panic_on_the_short_way_spares_the_thread_and_the_actor_goes_on() {
     run(async {
         let log = Played { cheap: true, ..Played::default() };
         let node = Node::start_on(log, |_| {}).await;
         node.log.panic_next.store(true, Ordering::SeqCst);
-        node.mailboxes.log.push_short((0..4).map(work));
+        capture();
+        // A worker's tasks are watched, too: the hook leaves the line to who catches.
+        let pushed = supervision::catch(|| node.mailboxes.log.push_short((0..4).map(work)));
+        assert_eq!(pushed, Ok(()));
+        let lines = LINES.lock().clone();
+        let line = "a step of the log queue panicked: the log panics at actors/src/log/tests.rs";
+        assert!(lines.len() == 1 && lines[0].starts_with(line), "{lines:?}");
         // Two were taken before the panic: they come twice, in order.
         until("it is sent again", || node.log.took() == [0, 1, 0, 1, 2, 3]).await;
         assert_eq!((node.cell.restarts(), node.parts.steps.queue.lock().in_log()), (0, 4));
