@@ -147,7 +147,7 @@ impl LogActor {
     fn take_reports(&mut self, ctx: &mut Context<Self>) {
         let (cell, steps) = (Arc::clone(&self.cell), Arc::clone(&self.parts.steps));
         self.step(ctx, |queue, now, _| {
-            let handled = steps.take_reports(queue, now, || cell.fault_point());
+            let handled = steps.take_reports(queue, now, usize::MAX, || cell.fault_point());
             cell.enter(handled);
         });
     }

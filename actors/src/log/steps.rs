@@ -6,11 +6,11 @@
 //!
 //! Invariants: a step is taken by who has the turn, from the inboxes to the log's `append`. So records reach the log in
 //! the order of the inbox, whoever hands them over, and both inboxes are emptied from the front only.
-//! The short way is open while the queue is plain: no reset, no read and nothing that waits for one. In every other case
-//! LogActor is woken, and finds everything as it would without the short way; also when a step of the short way panics,
-//! or ends with a queue that is not plain, since orders and deadlines are LogActor's.
-//! Bounds: the short way takes [`FEW`] items of each inbox at most. More is LogActor's, so that a worker's thread and the
-//! log's go on with their own work under load.
+//! The short way is open while the queue is plain: no reset, no read, nothing that waits for one, and no record unsent.
+//! In every other case LogActor is woken, and finds everything as it would without the short way; also when a step of
+//! the short way panics, or ends with a queue that is not plain, since orders and deadlines are LogActor's.
+//! Bounds: the short way takes [`FEW`] records and [`FEW`] reports at most, whatever comes meanwhile. More is LogActor's,
+//! so that a worker's thread and the log's go on with their own work under load.
 
 use std::sync::{Arc, Weak};
 
@@ -94,7 +94,7 @@ impl LogSteps {
         act: impl FnOnce(&mut LogQueue, &OfNode<'_>),
     ) {
         let _turn = self.turn.lock();
-        self.have_turn(now, fault_point, act);
+        self.have_turn(now, ADMIT_AT_ONCE, fault_point, act);
     }
 
     /// The same on the thread of who has brought records or reports. False: LogActor is to be woken for the rest of them.
@@ -111,7 +111,14 @@ impl LogSteps {
         let now = clock::now();
         // A panic is no fault of this thread's work. What it left is LogActor's, whose supervisor counts the next one.
         let stepped = supervision::catch(|| {
-            self.have_turn(now, || {}, |queue, _| _ = self.take_reports(queue, now, || {}));
+            self.have_turn(
+                now,
+                FEW,
+                || {},
+                |queue, _| {
+                    self.take_reports(queue, now, FEW, || {});
+                },
+            );
         });
         if let Err(status) = &stepped {
             say::error!(target: "hydrant::log", "a step of the log queue {status}; LogActor takes the next one");
@@ -122,10 +129,11 @@ impl LogSteps {
         stepped.is_ok() && work.is_empty() && reports.is_empty()
     }
 
-    /// The queue is locked but while the log is called.
+    /// The queue is locked but while the log is called. At most so many records are taken out of the inbox.
     fn have_turn(
         &self,
         now: Now,
+        records: usize,
         fault_point: impl Fn(),
         act: impl FnOnce(&mut LogQueue, &OfNode<'_>),
     ) {
@@ -136,7 +144,7 @@ impl LogSteps {
             queue.handle_turn(now, &outside);
             queue.hand_out(&outside, &mut ToInboxes(&self.mailboxes));
             tell(&mut queue, &self.shared, &self.mailboxes);
-            self.admit(&mut queue, &outside, fault_point);
+            self.admit(&mut queue, &outside, records, fault_point);
         }
         while let Some(batch) = self.poll(|queue| queue.poll_append(now)) {
             self.append(batch);
@@ -154,16 +162,21 @@ impl LogSteps {
         ask(&mut self.queue.lock())
     }
 
-    /// Works reports off, within a step. A batch is gone only when every report in it was taken in. Gives their number.
+    /// Works `most` reports off, in whole batches, within a step. A batch is gone only when every report in it was taken
+    /// in. Gives their number.
     pub(super) fn take_reports(
         &self,
         queue: &mut LogQueue,
         now: Now,
+        most: usize,
         fault_point: impl Fn(),
     ) -> u64 {
-        let mut reports = self.reports.take(REPORTS_AT_ONCE);
+        let mut reports = self.reports.take(REPORTS_AT_ONCE.min(most));
         let mut handled = 0;
         while let Some(batch) = reports.front_mut() {
+            if handled + batch.len() > most {
+                break;
+            }
             for report in batch.iter() {
                 handled += 1;
                 match queue.handle_report(now, report.clone()) {
@@ -176,15 +189,21 @@ impl LogSteps {
             }
             reports.pop();
         }
-        handled
+        handled as u64
     }
 
-    /// Admits records while there is room.
-    fn admit(&self, queue: &mut LogQueue, outside: &OfNode<'_>, fault_point: impl Fn()) {
+    /// Admits `most` records while there is room.
+    fn admit(
+        &self,
+        queue: &mut LogQueue,
+        outside: &OfNode<'_>,
+        most: usize,
+        fault_point: impl Fn(),
+    ) {
         let inbox = &self.mailboxes.log;
         // Without room nothing is taken only to be put back.
         let room = queue.has_room();
-        let mut taken = inbox.take(if room { ADMIT_AT_ONCE } else { 0 });
+        let mut taken = inbox.take(if room { most } else { 0 });
         while !taken.is_empty() && queue.has_room() {
             fault_point();
             if let Some(work) = taken.pop() {

@@ -21,6 +21,7 @@ fn work(sequence: u64) -> (LogWork, usize) {
 fn parts(log: &Arc<impl MessageLog>) -> LogParts {
     let mut settings = crate::settings::Settings::for_tests(2);
     settings.log.retry_min = Duration::from_millis(1);
+    settings.log.max_pending_bytes = 1 << 20;
     let mailboxes = Mailboxes::new(&settings, usize::MAX);
     let (settings, gate) = (Arc::new(settings), crate::log::Gate::default());
     let shared = crate::node_tables::NodeTables::for_tests(&settings, gate, crate::clock::now());
@@ -55,6 +56,57 @@ fn few_records_and_reports_need_no_actor_and_many_are_left_to_it() {
     // Few that come behind them do not overtake.
     inbox.push_short([work(MANY)]);
     assert_eq!((log.took().len(), inbox.len() as u64), (0, MANY + 1));
+}
+
+/// Until a step of the short way has looked at its inboxes, and stands before the lanes.
+fn stands(parts: &LogParts) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while parts.steps.queue.try_lock().is_some() {
+        assert!(Instant::now() < until, "no step has begun");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn what_comes_behind_the_look_makes_no_step_longer() {
+    let log = Arc::new(Played { cheap: true, ..Played::default() });
+    let parts = parts(&log);
+    let (inbox, reports) = (&parts.steps.mailboxes.log, &parts.steps.reports);
+    thread::scope(|scope| {
+        let lanes = parts.steps.shared.lanes.lock();
+        scope.spawn(|| inbox.push_short((0..3).map(work)));
+        stands(&parts);
+        inbox.push_all((3..3 + MANY).map(work));
+        drop(lanes);
+    });
+    assert_eq!((log.took().len(), inbox.len()), (64, 4));
+    inbox.push_short([work(3 + MANY)]);
+    assert_eq!((log.took().len(), inbox.len()), (69, 0));
+
+    let few: Vec<_> = (0..40).collect();
+    thread::scope(|scope| {
+        let lanes = parts.steps.shared.lanes.lock();
+        scope.spawn(|| log.report_some(&few, |_| Ok(())));
+        stands(&parts);
+        reports.push((40..69).map(|id| Report { id, result: Ok(()) }).collect(), 29);
+        drop(lanes);
+    });
+    assert_eq!((answered(&parts).len(), reports.len()), (40, 1));
+}
+
+#[test]
+fn records_that_the_log_gives_back_are_left_to_the_actor() {
+    let log = Arc::new(Played { cheap: true, ..Played::default() });
+    let parts = parts(&log);
+    let inbox = &parts.steps.mailboxes.log;
+    log.gives_back.store(true, Ordering::SeqCst);
+    inbox.push_short((0..3).map(work));
+    log.gives_back.store(false, Ordering::SeqCst);
+    assert_eq!(parts.steps.left.len(), 1, "the actor is told");
+    inbox.push_short([work(3)]);
+    assert_eq!((log.took().len(), inbox.len()), (0, 1));
+    parts.steps.step(crate::clock::now(), || {}, |_, _| {});
+    assert_eq!((log.took(), inbox.len()), (vec![0, 1, 2, 3], 0));
 }
 
 #[test]

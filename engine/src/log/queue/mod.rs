@@ -266,8 +266,8 @@ impl LogQueue {
             && !self.late.is_full(self.max_bytes)
     }
 
-    /// Nothing is under way but records and their reports: no reset, no read, and nothing that is to be read. Then a
-    /// step gives no order and sets no deadline.
+    /// Nothing is under way but records in the log's hands and their reports: no reset, no read, nothing that is to be
+    /// read, and no record that is still to be sent. Then a step gives no order and sets no deadline.
     pub fn is_plain(&self, outside: &impl Outside) -> bool {
         !self.reset.is_under_way()
             && self.admitted.is_empty()
@@ -276,6 +276,7 @@ impl LogQueue {
             && self.held.is_empty()
             && self.held.tried() == 0
             && self.late.is_empty()
+            && !self.records.has_unsent()
             && !outside.lanes(|lanes| lanes.any_behind())
             && outside.book(|book| book.next_queued()).is_none()
     }
