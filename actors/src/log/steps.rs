@@ -9,6 +9,8 @@
 //! The short way is open while the queue is plain: no reset, no read, nothing that waits for one, and no record unsent.
 //! In every other case LogActor is woken, and finds everything as it would without the short way; also when a step of
 //! the short way panics, or ends with a queue that is not plain, since orders and deadlines are LogActor's.
+//! The short way does not wait for the dead letters' book, which an operator's command holds for long: it is closed
+//! meanwhile. A step that is under way waits for it where the log refuses a record, or has a dead letter again.
 //! Bounds: the short way takes [`FEW`] records and [`FEW`] reports at most, whatever comes meanwhile. More is LogActor's,
 //! so that a worker's thread and the log's go on with their own work under load.
 
@@ -105,7 +107,7 @@ impl LogSteps {
         }
         let Some(_turn) = self.turn.try_lock() else { return false };
         let is_plain = || self.queue.lock().is_plain(&self.outside());
-        if !is_plain() {
+        if !is_plain() || !self.replays_nothing() {
             return false;
         }
         let now = clock::now();
@@ -127,6 +129,12 @@ impl LogSteps {
             self.left.push((), 0);
         }
         stepped.is_ok() && work.is_empty() && reports.is_empty()
+    }
+
+    /// No dead letter is to be sent again. Who marks some later tells LogActor. False also where somebody has the book.
+    fn replays_nothing(&self) -> bool {
+        let book = self.shared.dead_letters.book.try_lock();
+        book.is_some_and(|book| book.next_queued().is_none())
     }
 
     /// The queue is locked but while the log is called. At most so many records are taken out of the inbox.

@@ -41,7 +41,7 @@ impl Mailboxes {
     ) -> Settled {
         let mut changed = self.dead_letters_changed.subscribe();
         let settled = || tables.dead_letters.book.lock().settled(ids);
-        // Who looks at many does so seldom: the log actor waits meanwhile.
+        // Who looks at many does so seldom: a step of the log queue that has to do with a dead letter waits meanwhile.
         let pause = Duration::from_micros(ids.len() as u64);
         let over = async {
             while settled().pending > 0 && changed.changed().await.is_ok() {

@@ -110,6 +110,26 @@ fn records_that_the_log_gives_back_are_left_to_the_actor() {
 }
 
 #[test]
+fn no_worker_waits_for_a_command_that_holds_the_dead_letters() {
+    let log = Arc::new(Played { cheap: true, ..Played::default() });
+    let parts = parts(&log);
+    let inbox = &parts.steps.mailboxes.log;
+    thread::scope(|scope| {
+        let book = parts.steps.shared.dead_letters.book.lock();
+        let worker = scope.spawn(|| inbox.push_short((0..3).map(work)));
+        let until = Instant::now() + Duration::from_secs(20);
+        while !worker.is_finished() {
+            assert!(Instant::now() < until, "the worker waits");
+            thread::yield_now();
+        }
+        drop(book);
+    });
+    assert_eq!((log.took().len(), inbox.len()), (0, 3), "left to the actor");
+    inbox.push_short([work(3)]);
+    assert_eq!((log.took(), inbox.len()), (vec![0, 1, 2, 3], 0));
+}
+
+#[test]
 fn a_log_whose_append_costs_something_is_called_by_the_actor_only() {
     let log = Arc::<Played>::default();
     let parts = parts(&log);

@@ -267,7 +267,8 @@ impl LogQueue {
     }
 
     /// Nothing is under way but records in the log's hands and their reports: no reset, no read, nothing that is to be
-    /// read, and no record that is still to be sent. Then a step gives no order and sets no deadline.
+    /// read, and no record that is still to be sent. Then a step gives no order and sets no deadline, unless dead letters
+    /// wait to be sent again (`DeadBook::next_queued`): the book, which is held for long, is the driver's to look at.
     pub fn is_plain(&self, outside: &impl Outside) -> bool {
         !self.reset.is_under_way()
             && self.admitted.is_empty()
@@ -278,7 +279,6 @@ impl LogQueue {
             && self.late.is_empty()
             && !self.records.has_unsent()
             && !outside.lanes(|lanes| lanes.any_behind())
-            && outside.book(|book| book.next_queued()).is_none()
     }
 
     /// Something waits that no message announces: room in the log, or that it takes more of a topic. A turn is due
