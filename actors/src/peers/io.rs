@@ -152,7 +152,7 @@ fn failed(peers: &Handle, node: NodeIndex, address: &str, failing: &mut bool, er
         let (id, leaves) =
             (peers.look(|peers| peers.name(node)), peers.look(|peers| peers.leaves(node)));
         if leaves {
-            say::info!(each: &id, target: "hydrant::peers", "node {id} cannot be reached at {address} ({error}); it is offer");
+            say::info!(each: &id, target: "hydrant::peers", "node {id} cannot be reached at {address} ({error}); it leaves, or has left");
         } else {
             say::warn!(each: &id, target: "hydrant::peers", "node {id} cannot be reached at {address} ({error}); it is tried again");
         }

@@ -55,7 +55,7 @@ impl Worker {
             Some(overflow) => say::warn!(
                 target: "hydrant::router",
                 "topic {topic} of client {client} is beyond {cap}: its records go to {overflow}; \
-                 make the topic yourself, raise the cap, or add a route that deps fewer topics"
+                 make the topic yourself, raise the cap, or add a route that makes fewer topics"
             ),
             None => say::warn!(
                 target: "hydrant::router",
