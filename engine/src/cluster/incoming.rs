@@ -301,6 +301,8 @@ impl Coordinator {
                     self.forget_batches(origin, below);
                 }
             }
+            // It was stored before its node was sealed, and is read from there, or it never will be.
+            Control::Retained { .. } if self.is_sealed(node) => {}
             Control::Retained { topic, payload, qos, version, ahead } => {
                 let by = ahead.then_some(node);
                 self.retained(topic, payload, qos, version, by);

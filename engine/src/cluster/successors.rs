@@ -192,6 +192,9 @@ impl Coordinator {
         self.successors.put(Successor { incarnation, orphan, node, by, marked, resent: false });
         let reason = MarkerReason::Successor { incarnation, successor: node };
         self.insert_markers(StreamMarker { reason, to: SmallVec::new() });
+        // What it had changed last may have come to some nodes only. Nothing more of it is stored.
+        self.refresh.again = true;
+        self.refresh_retained();
     }
 
     /// Every prepared publish of an incarnation that this node has taken over is everywhere.
