@@ -290,6 +290,11 @@ impl Conn {
     /// It is read again: nothing that did not come meanwhile is held against its client.
     pub(super) fn clocks_begin_anew(&self, now_ms: u64) {
         self.last_packet_ms.set(now_ms);
+        self.arrives_anew(now_ms);
+    }
+
+    /// The packet whose rest is waited for counts as begun now.
+    fn arrives_anew(&self, now_ms: u64) {
         if let Some(mut arriving) = self.arriving.take() {
             *arriving = Arriving::new(now_ms, self.partial(<[u8]>::len));
             self.arriving.set(Some(arriving));
@@ -299,10 +304,7 @@ impl Conn {
     /// The machine slept, or the thread stood still, for so long: nothing could come in that time.
     pub(super) fn stood_still(&self, now_ms: u64, for_ms: u64) {
         self.last_packet_ms.set(self.last_packet_ms.get().saturating_add(for_ms).min(now_ms));
-        if let Some(mut arriving) = self.arriving.take() {
-            *arriving = Arriving::new(now_ms, self.partial(<[u8]>::len));
-            self.arriving.set(Some(arriving));
-        }
+        self.arrives_anew(now_ms);
     }
 
     /// When the first byte came of a packet whose rest is waited for.
