@@ -24,10 +24,6 @@ mod tests;
 
 /// How often clocks are looked at; keep-alive and time-outs are late by at most this.
 const TICK: Duration = Duration::from_millis(250);
-/// Session expiry is looked at every so many ticks.
-const EXPIRY_TICKS: u64 = 40;
-/// The gauges over sessions are set at each tick below so many sessions, else with expiry.
-const COUNTED_EACH_TICK: usize = 10_000;
 /// Work items handled before other actors of the worker get their turn.
 const AT_ONCE: usize = 256;
 /// A page of a queue that ended so many managers is given up, with its connection.
@@ -56,28 +52,10 @@ impl ConnectionManager {
         let (worker, links) = (self.driver.step(), &self.driver.links);
         self.ticks += 1;
         let (settings, now) = (&worker.shared.settings, worker.now_ms());
-        worker.check_timers(|conn, stood_still| match links.get(conn.id()) {
+        worker.handle_tick(self.ticks, |conn, stood_still| match links.get(conn.id()) {
             Some(link) => link.look(settings, now, stood_still),
             None => SocketState::Goes,
         });
-        // A rebuilt router or a store that came back may have left credit nobody was told of.
-        worker.resume_paused();
-        if worker.index == 0 {
-            worker.shared.clock.look(worker.now());
-            worker.shared.drops.lock().look(&worker.shared.metrics);
-        }
-        worker.restamp_sessions();
-        if self.ticks.is_multiple_of(EXPIRY_TICKS) {
-            worker.expire_sessions();
-            worker.forget_stays();
-        }
-        // A walk over all sessions: seldom where there are many.
-        if self.ticks.is_multiple_of(EXPIRY_TICKS) || worker.session_count() < COUNTED_EACH_TICK {
-            worker.count_sessions();
-        }
-        worker.drain_some();
-        worker.forget_prepared();
-        worker.flush();
         self.driver.report_drained();
     }
 

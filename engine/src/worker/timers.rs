@@ -9,8 +9,37 @@ use super::{Conn, Event, SocketState, Worker};
 
 /// Clocks that were not looked at for so long: the thread was blocked, or the machine asleep.
 const STOOD_STILL_MS: u64 = 1000;
+/// Session expiry is looked at every so many ticks.
+const EXPIRY_TICKS: u64 = 40;
+/// The gauges over sessions are set at each tick below so many sessions, else with expiry.
+const COUNTED_EACH_TICK: usize = 10_000;
 
 impl Worker {
+    /// A quarter of a second has passed, for the time number `ticks`. `look` tells of sockets, as in
+    /// [`Self::check_timers`].
+    pub fn handle_tick(&self, ticks: u64, look: impl Fn(&Conn, bool) -> SocketState) {
+        self.check_timers(look);
+        // A rebuilt router or a store that came back may have left credit nobody was told of.
+        self.resume_paused();
+        if self.index == 0 {
+            self.shared.clock.look(self.now());
+            self.shared.drops.lock().look(&self.shared.metrics);
+        }
+        self.restamp_sessions();
+        let expiry = ticks.is_multiple_of(EXPIRY_TICKS);
+        if expiry {
+            self.expire_sessions();
+            self.forget_stays();
+        }
+        // A walk over all sessions: seldom where there are many.
+        if expiry || self.session_count() < COUNTED_EACH_TICK {
+            self.count_sessions();
+        }
+        self.drain_some();
+        self.forget_prepared();
+        self.flush();
+    }
+
     /// Looks at every connection's clocks: CONNECT in time, keep-alive, a socket that takes
     /// nothing, an actor that does not answer. Of the last two `look` tells, which is called for each connection;
     /// true: the thread stood still, and nobody's silence means anything.

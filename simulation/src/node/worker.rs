@@ -8,9 +8,6 @@ use hydrant_engine::worker::SocketState;
 
 use super::Node;
 
-/// Session expiry is looked at every so many ticks.
-const EXPIRY_TICKS: u64 = 40;
-
 impl Node {
     /// Routes what waits, then up to `most` messages of other workers and nodes.
     pub(super) fn route(&mut self, index: u16, most: usize) {
@@ -68,19 +65,6 @@ impl Node {
         if index == 0 {
             self.ticks += 1;
         }
-        worker.check_timers(|_, _| SocketState::Goes);
-        worker.resume_paused();
-        if index == 0 {
-            self.tables.clock.look(self.now);
-        }
-        worker.restamp_sessions();
-        if self.ticks.is_multiple_of(EXPIRY_TICKS) {
-            worker.expire_sessions();
-            worker.forget_stays();
-        }
-        worker.count_sessions();
-        worker.drain_some();
-        worker.forget_prepared();
-        worker.flush();
+        worker.handle_tick(self.ticks, |_, _| SocketState::Goes);
     }
 }
