@@ -301,7 +301,7 @@ impl Coordinator {
                     self.forget_batches(origin, below);
                 }
             }
-            // It was stored before its node was sealed, and is read from there, or it never will be.
+            // A sealed node stores no change any more. One that it had stored before is read from the store.
             Control::Retained { .. } if self.is_sealed(node) => {}
             Control::Retained { topic, payload, qos, version, ahead } => {
                 let by = ahead.then_some(node);

@@ -192,7 +192,7 @@ impl Coordinator {
         self.successors.put(Successor { incarnation, orphan, node, by, marked, resent: false });
         let reason = MarkerReason::Successor { incarnation, successor: node };
         self.insert_markers(StreamMarker { reason, to: SmallVec::new() });
-        // What it had changed last may have come to some nodes only. Nothing more of it is stored.
+        // The last retained messages of the lost node may have come to some nodes only. It stores no more of them.
         self.refresh.again = true;
         self.refresh_retained();
     }

@@ -19,7 +19,7 @@ impl Worker {
         let clock = &self.shared.clock;
         let (before, jumps) = (self.restamp.get(), clock.jumps());
         if before.jumps != jumps {
-            // The time of this step may have been read before the clock was set: the stamps are those of the next.
+            // This step's time may have been read before the clock was set. The next step writes the stamps.
             return self.restamp.set(Walk { jumps, next: Some(0) });
         }
         let Some(first) = before.next else { return };
